@@ -1,0 +1,69 @@
+"""The exception tree, each with the exit code that the command line ends with.
+
+    SamPipelineError              1
+    ├── ConfigError               2   a setting, a combination of settings, or a plan that cannot be scheduled
+    │   └── FingerprintMismatch   2   a resume whose settings differ from those the run started with
+    ├── InputError                2   nothing to read: missing bucket, wrong key, empty prefix
+    ├── OutputError               2   the output cannot be written: read-only, full, no permission
+    ├── CheckpointError           2   weights missing, corrupt, or of another architecture
+    ├── RunFailed                 1   the run stopped before every planned image was committed
+    └── FencedError               3   a newer run took over this output
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class SamPipelineError(Exception):
+    """Base of everything this package raises on purpose; its message is one line for the user."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ConfigError(SamPipelineError, ValueError):
+    """A setting is out of range, or settings contradict one another."""
+
+    exit_code = 2
+
+
+class FingerprintMismatch(ConfigError):
+    """The output holds results computed with other settings.
+
+    Args:
+        differences: setting name → (value in the output, value asked for).
+    """
+
+    def __init__(self, differences: Mapping[str, tuple[object, object]]) -> None:
+        lines = "; ".join(f"{name}: {old!r} in the output, {new!r} now" for name, (old, new) in differences.items())
+        super().__init__(f"this output was computed with other settings ({lines}); use them, or another --output")
+        self.differences = dict(differences)
+
+
+class InputError(SamPipelineError):
+    """The input cannot be listed, or holds no images."""
+
+    exit_code = 2
+
+
+class OutputError(SamPipelineError):
+    """The output cannot be read or written."""
+
+    exit_code = 2
+
+
+class CheckpointError(SamPipelineError):
+    """Weights are missing, fail their checksum, or do not fit the network."""
+
+    exit_code = 2
+
+
+class RunFailed(SamPipelineError):
+    """The run ended with images left to do; the same command resumes it."""
+
+
+class FencedError(SamPipelineError):
+    """Another run committed to the same output after this one started."""
+
+    exit_code = 3
