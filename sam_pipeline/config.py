@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,10 +13,31 @@ from sam_pipeline.errors import ConfigError
 ModelType = Literal["default", "vit_h", "vit_l", "vit_b", "vit_t"]
 Precision = Literal["auto", "fp32", "bf16"]
 
+PREPROCESSING_VERSION = 1
+"""Raised whenever decoding, orientation or resizing of images changes the pixels that the encoder sees."""
+
+_CREDENTIAL_WORDS = ("key", "secret", "token", "password", "credential")
+
 
 def _check(ok: bool, name: str, requirement: str, value: object) -> None:
     if not ok:
         raise ConfigError(f"{name} must be {requirement}, got {value!r}")
+
+
+def check_storage_options(options: Mapping[str, Any]) -> None:
+    """Refuse options that carry a credential.
+
+    Raises:
+        ConfigError: naming the option (never its value).
+    """
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            check_storage_options(value)
+        elif any(word in name.lower() for word in _CREDENTIAL_WORDS) and value:
+            raise ConfigError(
+                f"storage option {name!r} looks like a credential; give credentials by environment variables "
+                "(AWS_ACCESS_KEY_ID, …), a profile or an instance role"
+            )
 
 
 @dataclass(frozen=True)
@@ -78,3 +101,114 @@ class MaskConfig:
             f"{self.crop_n_points_downscale_factor**self.crop_n_layers}",
             self.points_per_side,
         )
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """How the cluster is divided. Everything left out is worked out from the CPUs and GPUs that Ray reports."""
+
+    encode_actors: int | None = None
+    """Largest number of image encoder actors."""
+    decode_actors: int | None = None
+    """Largest number of mask decoder actors."""
+    encode_batch_size: int | None = None
+    """Images an encoder call; 16 on a GPU, 1 on CPUs, where nothing is gained by waiting for more."""
+    encode_cpus: float | None = None
+    """CPUs that one encoder actor reserves."""
+    decode_cpus: float | None = None
+    """CPUs that one decoder actor reserves."""
+    encode_gpus: float | None = None
+    """GPUs, or a share of one, that one encoder actor reserves."""
+    decode_gpus: float | None = None
+    """GPUs, or a share of one, that one decoder actor reserves."""
+    read_cpus: float | None = None
+    """CPUs that one reading task reserves."""
+    threads: int | None = None
+    """Torch threads of an actor that computes on CPUs."""
+    shard_rows: int | None = None
+    """Images a committed shard; 256 with GPUs, 4 on CPUs, so that a kill costs minutes of work in both cases."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError naming the first setting that is out of range."""
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            _check(value is None or value > 0, item.name, "above 0", value)
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """Which images, and where the run lives."""
+
+    output: str
+    """Folder of the run: a local path or any URI that fsspec and delta-rs both reach (s3://, gs://, az://)."""
+    input: str | None = None
+    """Folder or prefix, glob, or single file; a local path or any fsspec URI. May be left out once there is a plan."""
+    storage_options: str = "{}"
+    """JSON object of fsspec options for remote input and output, such as {"endpoint_url": "…"}. No credentials: they
+    come from the environment. AWS_ENDPOINT_URL is respected."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError if storage_options is not a JSON object, or holds a credential."""
+        check_storage_options(self.parsed_storage_options)
+
+    @property
+    def parsed_storage_options(self) -> dict[str, Any]:
+        """The storage options as a mapping."""
+        try:
+            options = json.loads(self.storage_options)
+        except json.JSONDecodeError as error:
+            raise ConfigError(
+                f"storage_options must be a JSON object, got {self.storage_options!r} ({error})"
+            ) from None
+        _check(isinstance(options, dict), "storage_options", "a JSON object", self.storage_options)
+        return dict(options)
+
+
+@dataclass(frozen=True)
+class AnnotateConfig(PlanConfig):
+    """Everything an annotation run is made of."""
+
+    max_pixels: int = 100_000_000
+    """Images whose header announces more pixels than this become rows with status too_large."""
+    commit_interval_s: float = 10.0
+    """Seconds between commits of finished shards."""
+    stall_timeout_s: float | None = None
+    """Seconds without any progress after which the run fails, to be resumed. Default: 600, and on CPUs one second
+    more for each prompt of an image."""
+    num_cpus: int | None = None
+    """CPUs for a Ray started on this machine; not for a cluster that is there already (RAY_ADDRESS)."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    masks: MaskConfig = field(default_factory=MaskConfig)
+    pools: PoolConfig = field(default_factory=PoolConfig)
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError naming the first setting that is out of range."""
+        super().__post_init__()
+        for name in ("max_pixels", "commit_interval_s", "stall_timeout_s", "num_cpus"):
+            value = getattr(self, name)
+            _check(value is None or value > 0, name, "above 0", value)
+
+
+def fingerprint(config: AnnotateConfig, *, precision: str, weights_sha256: str, schema_version: int) -> dict[str, Any]:
+    """What decides the values of a run's results, by name; a resume must have the same.
+
+    points_per_batch, pools and the like only divide the work, so they may change between starts.
+
+    Args:
+        config: the run's settings.
+        precision: the resolved one, never "auto".
+        weights_sha256: of the checkpoint file.
+        schema_version: of the results table.
+    """
+    masks = dataclasses.asdict(config.masks)
+    del masks["points_per_batch"]
+    model_type = "vit_h" if config.model.model_type == "default" else config.model.model_type
+    return {
+        **masks,
+        "max_pixels": config.max_pixels,
+        "model_type": model_type,
+        "precision": precision,
+        "weights_sha256": weights_sha256,
+        "schema_version": schema_version,
+        "preprocessing_version": PREPROCESSING_VERSION,
+    }

@@ -1,13 +1,13 @@
 """The exception tree, each with the exit code that the command line ends with.
 
-    SamPipelineError              1
-    ├── ConfigError               2   a setting, a combination of settings, or a plan that cannot be scheduled
-    │   └── FingerprintMismatch   2   a resume whose settings differ from those the run started with
-    ├── InputError                2   nothing to read: missing bucket, wrong key, empty prefix
-    ├── OutputError               2   the output cannot be written: read-only, full, no permission
-    ├── CheckpointError           2   weights missing, corrupt, or of another architecture
-    ├── RunFailed                 1   the run stopped before every planned image was committed
-    └── FencedError               3   a newer run took over this output
+SamPipelineError              1
+├── ConfigError               2   a setting, a combination of settings, or a plan that cannot be scheduled
+│   └── FingerprintMismatchError  2  a resume whose settings differ from those the run started with
+├── InputError                2   nothing to read: missing bucket, wrong key, empty prefix
+├── OutputError               2   the output cannot be written: read-only, full, no permission
+├── CheckpointError           2   weights missing, corrupt, or of another architecture
+├── RunFailedError            1   the run stopped before every planned image was committed
+└── FencedError               3   a newer run took over this output
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ConfigError(SamPipelineError, ValueError):
     exit_code = 2
 
 
-class FingerprintMismatch(ConfigError):
+class FingerprintMismatchError(ConfigError):
     """The output holds results computed with other settings.
 
     Args:
@@ -59,7 +59,7 @@ class CheckpointError(SamPipelineError):
     exit_code = 2
 
 
-class RunFailed(SamPipelineError):
+class RunFailedError(SamPipelineError):
     """The run ended with images left to do; the same command resumes it."""
 
 

@@ -1,0 +1,1 @@
+"""The run itself. The only package that imports Ray."""

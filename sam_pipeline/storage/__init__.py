@@ -1,0 +1,1 @@
+"""Where images and results live: fsspec, Pillow, pyarrow and deltalake. Neither torch nor Ray is imported here."""

@@ -1,0 +1,225 @@
+"""The command line: parse, call one function, print. `sam-pipeline COMMAND --help` documents every flag."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+import yaml
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from sam_pipeline.config import AnnotateConfig, PlanConfig
+from sam_pipeline.errors import ConfigError, OutputError, SamPipelineError
+
+_DESCRIPTION = """Dataset-scale Segment Anything: images in object storage in, a table of scored RLE masks out.
+
+Every command also takes --debug (tracebacks and Ray's own log); annotate and plan take --config FILE (TOML or YAML
+with flag names as keys; flags on the command line win).
+Exit codes: 0 done; 1 verification or partial failure; 2 bad usage, input, output or weights; 3 fenced by a newer run."""
+
+_stdout = Console(markup=False, highlight=False)
+_stderr = Console(stderr=True, markup=False, highlight=False)
+
+app = tyro.extras.SubcommandApp()
+
+
+@app.command
+def annotate(config: Annotated[AnnotateConfig, tyro.conf.arg(name="")]) -> int:
+    """Plan if there is no plan yet, then run; the same command resumes after a kill."""
+    from sam_pipeline.pipeline.annotate import annotate as run_annotate
+    from sam_pipeline.pipeline.progress import RichDisplay, format_seconds
+
+    summary = run_annotate(config, lambda num_images, num_before: RichDisplay(num_images, num_before, _stderr))
+    rows = {
+        "output": summary.output,
+        "images": f"{summary.num_images} ({_statuses(summary.num_by_status)})",
+        "annotated now": summary.num_annotated,
+        "masks": summary.num_masks,
+        "time": format_seconds(summary.elapsed_s),
+        "rate": f"{summary.num_annotated / summary.elapsed_s:.3f} images/s",
+    }
+    _print_table(rows)
+    return 0
+
+
+@app.command
+def plan(config: Annotated[PlanConfig, tyro.conf.arg(name="")]) -> int:
+    """List the input once and freeze it, without annotating anything."""
+    from sam_pipeline.pipeline.plan import ensure_plan
+
+    made = ensure_plan(config)
+    _print_table({"output": config.output, "input": made.input, "images": made.num_images})
+    return 0
+
+
+@app.command
+def status(output: tyro.conf.Positional[str], storage_options: str = "{}") -> int:
+    """Show how far a run has come, from storage alone; works from any machine while it runs.
+
+    Args:
+        output: Folder of the run.
+        storage_options: JSON object of fsspec options, as for annotate.
+    """
+    from sam_pipeline.pipeline.progress import format_seconds
+    from sam_pipeline.storage.filesystem import absolute_uri
+    from sam_pipeline.storage.mask_table import read_state
+    from sam_pipeline.storage.plan_table import read_plan
+
+    options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
+    made = read_plan(absolute_uri(output), options)
+    if made is None:
+        raise OutputError(f"no plan in {output}")
+    rows: dict[str, object] = {"output": output, "input": made.input, "images": made.num_images}
+    state = read_state(absolute_uri(output), options)
+    if state is not None:
+        left = made.num_images - state.num_by_status.total()
+        rows |= {"done": f"{state.num_by_status.total()} ({_statuses(state.num_by_status)})", "left": left}
+        rows |= {"masks": state.num_masks}
+        if (rate := state.recent_rate()) is not None:
+            rows |= {"rate": f"{rate:.3f} images/s"}
+            if left:
+                rows |= {"ETA": format_seconds(left / rate)}
+    _print_table(rows)
+    return 0
+
+
+@app.command
+def verify(output: tyro.conf.Positional[str], storage_options: str = "{}") -> int:
+    """Check a finished output: every planned image exactly once, every mask decodes and fits its area and bbox.
+
+    Args:
+        output: Folder of the run.
+        storage_options: JSON object of fsspec options, as for annotate.
+    """
+    from sam_pipeline.storage.filesystem import absolute_uri
+    from sam_pipeline.storage.verify import verify as run_verify
+
+    options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
+    result = run_verify(absolute_uri(output), options)
+    rows = {
+        "output": output,
+        "planned": result.num_planned,
+        "rows": result.num_rows,
+        "masks": result.num_masks,
+        "lost": result.num_lost,
+        "twice": result.num_twice,
+        "unsound": result.num_bad_masks,
+    }
+    _print_table(rows)
+    for problem in result.problems:
+        _stderr.print(problem, soft_wrap=True)
+    return 0 if result.ok else 1
+
+
+@app.command
+def weights(
+    action: tyro.conf.Positional[Literal["list", "fetch", "verify"]],
+    models: tyro.conf.Positional[tuple[str, ...]] = (),
+) -> int:
+    """List, fetch or verify checkpoints in the cache (SAM_PIPELINE_CACHE).
+
+    Args:
+        action: What to do.
+        models: Model types (vit_h, vit_l, vit_b, vit_t); for verify also paths. Default: vit_h; list shows all.
+    """
+    from sam_pipeline.model.checkpoints import checkpoint_status, fetch_checkpoint, verify_checkpoint
+
+    if action == "list":
+        table = Table("model type", "file", "SHA-256", "cached", box=None)
+        for item in checkpoint_status():
+            table.add_row(item.model_type, str(item.path), item.sha256, "yes" if item.cached else "no")
+        _stdout.print(table, soft_wrap=True)
+        return 0
+    for model in models or ("vit_h",):
+        path = fetch_checkpoint(model) if action == "fetch" else verify_checkpoint(model)
+        _stdout.print(path, soft_wrap=True)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `sam-pipeline` and of the scripts in jobs/; exits the process."""
+    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    common.add_argument("--debug", action="store_true")
+    common.add_argument("--config", type=Path)
+    arguments, rest = common.parse_known_args(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.debug else logging.INFO,
+        format="%(message)s",
+        handlers=[RichHandler(console=_stderr, show_time=False, show_path=False, show_level=False)],
+    )
+    try:
+        if arguments.config is not None and rest:
+            rest = [rest[0], *_config_flags(rest[0], arguments.config), *rest[1:]]
+        code = app.cli(prog="sam-pipeline", description=_DESCRIPTION, args=rest, config=(tyro.conf.OmitArgPrefixes,))
+    except SamPipelineError as error:
+        if arguments.debug:
+            raise
+        _stderr.print(f"error: {error}", soft_wrap=True)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        _stderr.print("interrupted; the same command resumes")
+        code = 130
+    except Exception as error:
+        if arguments.debug:
+            raise
+        _stderr.print(f"unexpected {type(error).__name__}: {error} (--debug shows the traceback)", soft_wrap=True)
+        code = 1
+    sys.exit(code)
+
+
+def _config_flags(command: str, path: Path) -> list[str]:
+    """The settings of a file as flags, so that both go through the same checks; keys are flag names.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key is no setting.
+    """
+    settings = {key.replace("-", "_"): value for key, value in _read_config(path).items()}
+    known = _setting_names(AnnotateConfig)
+    if unknown := sorted(settings.keys() - known):
+        raise ConfigError(f"unknown settings in {path}: {', '.join(unknown)}")
+    taken = _setting_names(PlanConfig) if command == "plan" else known
+    flags = []
+    for name in settings.keys() & taken:
+        value = settings[name]
+        text = json.dumps(value) if isinstance(value, Mapping) else str(value)
+        flags += ["--" + name.replace("_", "-"), text]
+    return flags
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+        settings = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} must hold settings by name")
+    return settings
+
+
+def _setting_names(config_class: type) -> set[str]:
+    names: set[str] = set()
+    for item in dataclasses.fields(config_class):
+        factory = item.default_factory
+        names |= _setting_names(factory) if dataclasses.is_dataclass(factory) else {item.name}
+    return names
+
+
+def _statuses(num_by_status: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(num_by_status.items(), key=lambda item: -item[1]))
+
+
+def _print_table(rows: Mapping[str, object]) -> None:
+    width = max(len(name) for name in rows)
+    for name, value in rows.items():
+        _stdout.print(f"{name:<{width}}  {value}", soft_wrap=True)

@@ -1,0 +1,219 @@
+"""Masks of everything in an image, from a grid of point prompts.
+
+Reproduces segment_anything/automatic_mask_generator.py: the same masks, in the same order. Two things are done
+earlier or later than there, which changes no result: masks that fail the predicted-IoU threshold are never upscaled,
+and masks of a crop are placed in the image only once they have survived its NMS.
+
+P prompts, M masks per prompt, N masks; H W pixels of the original frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sam_pipeline.config import MaskConfig
+from sam_pipeline.masks import prediction, rle
+from sam_pipeline.masks.candidates import Candidates
+from sam_pipeline.masks.crops import Box, generate_crop_boxes, prepare_crops
+from sam_pipeline.masks.filters import mask_boxes, near_crop_edge, stability_scores
+from sam_pipeline.masks.grids import build_all_layer_point_grids
+from sam_pipeline.masks.nms import nms
+from sam_pipeline.masks.prediction import EncoderPrecision
+from sam_pipeline.masks.records import MaskRecord
+from sam_pipeline.masks.regions import drop_small_islands, fill_small_holes
+from sam_pipeline.masks.transforms import ResizeLongestSide
+from sam_pipeline.model.sam import Sam
+
+UPSCALE_BYTES = 128 * 2**20
+"""Full-resolution mask logits held at a time: all of one prompt batch of a 24-megapixel image would take 18 GB."""
+
+
+class MaskGenerator:
+    """Finds the masks of images with one set of networks and one set of settings.
+
+    Encoding and decoding are separate, so that they can run in different places; between them pass only the
+    embeddings and the image's size. Nothing is kept from one image to the next.
+
+    Args:
+        sam: the networks, in evaluation mode, on the device to use.
+        config: settings of the mask generator.
+        precision: arithmetic of the image encoder; masks are always decoded in float32.
+    """
+
+    def __init__(self, sam: Sam, config: MaskConfig, precision: EncoderPrecision = "fp32") -> None:
+        self.sam = sam
+        self.config = config
+        self.precision = precision
+        self.transform = ResizeLongestSide(sam.image_encoder.img_size)
+        self.point_grids = build_all_layer_point_grids(
+            config.points_per_side, config.crop_n_layers, config.crop_n_points_downscale_factor
+        )
+
+    def generate(self, image: NDArray[np.uint8]) -> list[MaskRecord]:
+        """Find the masks of one image: `prepare_crops`, `encode` and `decode` in one.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            The masks, in the order of the official generator; none is an empty list.
+
+        Raises:
+            ValueError: the image is not (H, W, 3) uint8, or is empty.
+        """
+        crops = prepare_crops(image, self.config, self.sam.image_encoder.img_size)
+        # One crop at a time: four layers make 341, more than an encoder takes in one batch.
+        image_embeddings = torch.cat([self.encode([crop]) for crop in crops])
+        return self.decode(image_embeddings, image.shape[:2])
+
+    @torch.inference_mode()
+    def encode(self, input_images: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Embed crops, of one image or several, in one batch.
+
+        Args:
+            input_images: crops as `prepare_crops` gives them, each (h, w, 3) uint8.
+
+        Returns:
+            (B, 256, 64, 64) on the device; float32, or bfloat16 if that is the generator's precision.
+        """
+        return prediction.encode(self.sam, input_images, self.precision)
+
+    @torch.inference_mode()
+    def decode(self, image_embeddings: Tensor, original_size: tuple[int, int]) -> list[MaskRecord]:
+        """Find the masks of one image from the embeddings of its crops.
+
+        Args:
+            image_embeddings: (crops, 256, 64, 64), any float type, any device, in the order of `prepare_crops`.
+            original_size: (H, W) of the image.
+
+        Returns:
+            The masks, in the order of the official generator; none is an empty list.
+
+        Raises:
+            ValueError: the number of embeddings is not the number of crops of such an image.
+        """
+        config = self.config
+        crop_boxes, layers = generate_crop_boxes(original_size, config.crop_n_layers, config.crop_overlap_ratio)
+        if len(image_embeddings) != len(crop_boxes):
+            raise ValueError(
+                f"an image of size {original_size} with crop_n_layers={config.crop_n_layers} has {len(crop_boxes)} "
+                f"crops, got {len(image_embeddings)} embeddings; encode what prepare_crops returns for the same config"
+            )
+        image_embeddings = image_embeddings.to(self.sam.device)
+        found = Candidates.concatenate(
+            self._decode_crop(image_embeddings[i : i + 1], crop_boxes[i], self.point_grids[layers[i]], original_size)
+            for i in range(len(crop_boxes))
+        )
+        if len(crop_boxes) > 1:
+            found = found.take(nms(found.boxes_xyxy, _inverse_areas(found.crop_boxes_xyxy), config.crop_nms_thresh))
+        if config.min_mask_region_area > 0:
+            nms_thresh = max(config.box_nms_thresh, config.crop_nms_thresh)
+            found = remove_small_regions(found, config.min_mask_region_area, nms_thresh)
+        return found.to_records()
+
+    def _decode_crop(
+        self, image_embedding: Tensor, crop_box: Box, point_grid: NDArray[np.float64], original_size: tuple[int, int]
+    ) -> Candidates:
+        """Masks of one crop without duplicates, original frame; image_embedding is (1, 256, 64, 64)."""
+        x0, y0, x1, y1 = crop_box
+        points = point_grid * np.array([x1 - x0, y1 - y0])  # (P, 2), crop frame
+        batch_size = self.config.points_per_batch
+        batches = (points[start : start + batch_size] for start in range(0, len(points), batch_size))
+        found = Candidates.concatenate(
+            part for batch in batches for part in self._decode_batch(image_embedding, batch, crop_box, original_size)
+        )
+        keep = nms(found.boxes_xyxy, found.iou_predictions, self.config.box_nms_thresh)
+        return found.take(keep).uncrop(crop_box, original_size)
+
+    def _decode_batch(
+        self, image_embedding: Tensor, points: NDArray[np.float64], crop_box: Box, original_size: tuple[int, int]
+    ) -> Iterator[Candidates]:
+        """Masks of one batch of points, (P, 2), that pass the filters, a chunk at a time; all in the crop frame."""
+        x0, y0, x1, y1 = crop_box
+        crop_size = (y1 - y0, x1 - x0)
+        # float64, as in the official generator, until the prompt encoder has divided by the input size.
+        in_points = torch.as_tensor(self.transform.apply_coords(points, crop_size), device=self.sam.device)
+        in_labels = torch.ones(len(in_points), dtype=torch.int, device=in_points.device)
+        low_res_masks, iou_predictions = prediction.decode_prompts(
+            self.sam, image_embedding, points=(in_points[:, None], in_labels[:, None])
+        )  # (P, M, 256, 256), (P, M)
+        point_coords = points.repeat(low_res_masks.shape[1], axis=0)  # (P * M, 2)
+        low_res_masks, iou_predictions = low_res_masks.flatten(0, 1), iou_predictions.flatten()
+
+        good = torch.arange(len(iou_predictions), device=iou_predictions.device)
+        if self.config.pred_iou_thresh > 0:
+            good = good[iou_predictions > self.config.pred_iou_thresh]
+        chunk_size = max(1, UPSCALE_BYTES // (4 * max(self.transform.target_length**2, crop_size[0] * crop_size[1])))
+        for start in range(0, len(good), chunk_size):
+            chunk = good[start : start + chunk_size]
+            kept, masks, stability, boxes = self._filter_chunk(low_res_masks[chunk], crop_box, original_size)
+            chunk = chunk[kept]
+            yield Candidates(
+                rles=[rle.encode(mask) for mask in masks.cpu().numpy()],
+                boxes_xyxy=boxes.cpu().numpy(),
+                iou_predictions=iou_predictions[chunk].cpu().numpy(),
+                stability_scores=stability.cpu().numpy(),
+                point_coords=point_coords[chunk.cpu().numpy()],
+                crop_boxes_xyxy=np.tile(np.array(crop_box), (len(chunk), 1)),
+            )
+
+    def _filter_chunk(
+        self, low_res_masks: Tensor, crop_box: Box, original_size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Upscale masks, (N, 256, 256), to the crop and keep those that are stable and clear of its edge.
+
+        Returns:
+            Indices into the N, (K,); masks, (K, H, W) bool at the size of the crop; stability scores, (K,);
+            boxes, (K, 4) int64 xyxy.
+        """
+        x0, y0, x1, y1 = crop_box
+        crop_size = (y1 - y0, x1 - x0)
+        input_size = self.transform.get_preprocess_shape(*crop_size, self.transform.target_length)
+        mask_logits = self.sam.postprocess_masks(low_res_masks[None], input_size, crop_size)[0]  # (N, H, W)
+        threshold = self.sam.mask_threshold
+        stability = stability_scores(mask_logits, threshold, self.config.stability_score_offset)
+        kept = torch.arange(len(stability), device=stability.device)
+        if self.config.stability_score_thresh > 0:
+            kept = kept[stability >= self.config.stability_score_thresh]
+        masks = mask_logits[kept] > threshold
+        boxes = mask_boxes(masks)
+        whole = ~near_crop_edge(boxes, crop_box, original_size)
+        kept = kept[whole]
+        return kept, masks[whole], stability[kept], boxes[whole]
+
+
+def remove_small_regions(found: Candidates, min_area: int, nms_thresh: float) -> Candidates:
+    """Fill small holes, drop small islands, then drop duplicates that this made.
+
+    Masks that needed no repair come first, and win over repaired ones.
+
+    Args:
+        found: masks, original frame.
+        min_area: holes and islands of fewer pixels go.
+        nms_thresh: box IoU above which a mask is a duplicate.
+    """
+    rles, boxes, untouched = [], [], []
+    for one in found.rles:
+        mask, filled = fill_small_holes(rle.decode(one), min_area)
+        mask, dropped = drop_small_islands(mask, min_area)
+        rles.append(rle.encode(mask) if filled or dropped else one)
+        boxes.append(mask_boxes(torch.from_numpy(np.ascontiguousarray(mask))[None])[0].numpy())
+        untouched.append(not (filled or dropped))
+    boxes_xyxy = np.array(boxes, dtype=np.int64).reshape(-1, 4)
+    keep = nms(boxes_xyxy, np.array(untouched, dtype=np.float32), nms_thresh)
+    # An empty mask's box is zeros here but may be the corner of its crop in `found`, which is what comes out.
+    boxes_xyxy = np.where(np.array(untouched, dtype=bool)[:, None], found.boxes_xyxy, boxes_xyxy)
+    return replace(found, rles=rles, boxes_xyxy=boxes_xyxy).take(keep)
+
+
+def _inverse_areas(boxes_xyxy: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Scores that prefer masks from smaller crops."""
+    x0, y0, x1, y1 = boxes_xyxy.T
+    inverse_areas: NDArray[np.float32] = np.float32(1) / ((x1 - x0) * (y1 - y0)).astype(np.float32)
+    return inverse_areas

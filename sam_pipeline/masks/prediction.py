@@ -1,0 +1,129 @@
+"""The two halves of SAM as functions of their inputs: images → embeddings, embeddings and prompts → masks.
+
+Nothing here remembers an image. B images, N prompts, M masks per prompt; H W pixels of the original frame (or crop),
+h w pixels of the model input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sam_pipeline.model.sam import Sam
+
+EncoderPrecision = Literal["fp32", "bf16"]
+
+
+@torch.no_grad()
+def encode(sam: Sam, input_images: Sequence[NDArray[np.uint8]], precision: EncoderPrecision = "fp32") -> Tensor:
+    """Run the image encoder on one batch of images, which may differ in shape.
+
+    Images travel to the device as bytes and are normalised and padded there.
+
+    Args:
+        sam: the networks.
+        input_images: each (h, w, 3) uint8, model input frame, unpadded, long side sam.image_encoder.img_size.
+        precision: arithmetic of the image encoder; normalisation is always float32.
+
+    Returns:
+        (B, 256, 64, 64) image embeddings on the device, float32 or bfloat16 as `precision` says.
+
+    Raises:
+        ValueError: there are no images, or one of them is larger than the model input.
+    """
+    if not input_images:
+        raise ValueError("input_images must hold at least one image, got none")
+    with exact_float32():
+        batch = torch.cat([sam.preprocess(_to_device(image, sam.device)) for image in input_images])
+        with torch.autocast(sam.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            image_embeddings: Tensor = sam.image_encoder(batch)  # (B, 256, 64, 64)
+    return image_embeddings.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+
+
+@torch.no_grad()
+def decode_prompts(
+    sam: Sam,
+    image_embeddings: Tensor,
+    points: tuple[Tensor, Tensor] | None = None,
+    boxes: Tensor | None = None,
+    masks: Tensor | None = None,
+    multimask_output: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Run prompt encoder and mask decoder in float32 on N prompts of one image.
+
+    Args:
+        sam: the networks.
+        image_embeddings: (1, 256, 64, 64), any float type.
+        points: coordinates (N, P, 2) in pixels, model input frame, and labels (N, P): 1 foreground, 0 background.
+            Coordinates may be float64, and then stay so until they have been divided by the input size.
+        boxes: (N, 4) xyxy, model input frame.
+        masks: (N, 1, 256, 256) logits of an earlier prediction.
+        multimask_output: three masks a prompt (M = 3) rather than one.
+
+    Returns:
+        Mask logits (N, M, 256, 256) and iou_predictions (N, M), both float32.
+    """
+    with exact_float32():
+        sparse_embeddings, dense_embeddings = sam.prompt_encoder(points=points, boxes=boxes, masks=masks)
+        low_res_masks, iou_predictions = sam.mask_decoder(
+            image_embeddings=image_embeddings.to(torch.float32),
+            image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse_embeddings,
+            dense_prompt_embeddings=dense_embeddings,
+            multimask_output=multimask_output,
+        )
+    return low_res_masks, iou_predictions
+
+
+@torch.no_grad()
+def predict(
+    sam: Sam,
+    image_embeddings: Tensor,
+    input_size: tuple[int, int],
+    original_size: tuple[int, int],
+    points: tuple[Tensor, Tensor] | None = None,
+    boxes: Tensor | None = None,
+    masks: Tensor | None = None,
+    multimask_output: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`decode_prompts`, then the mask logits upscaled to the image.
+
+    Args:
+        sam: see `decode_prompts`, as for the other prompts.
+        image_embeddings: (1, 256, 64, 64), any float type.
+        input_size: (h, w) of the image in the model input frame, before padding.
+        original_size: (H, W).
+        points: coordinates (N, P, 2) in pixels, model input frame, and labels (N, P).
+        boxes: (N, 4) xyxy, model input frame.
+        masks: (N, 1, 256, 256) logits of an earlier prediction.
+        multimask_output: three masks a prompt (M = 3) rather than one.
+
+    Returns:
+        Mask logits (N, M, H, W), iou_predictions (N, M) and low_res_masks (N, M, 256, 256), all float32.
+    """
+    low_res_masks, iou_predictions = decode_prompts(sam, image_embeddings, points, boxes, masks, multimask_output)
+    return sam.postprocess_masks(low_res_masks, input_size, original_size), iou_predictions, low_res_masks
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Keep CUDA from computing float32 products in TF32, as cuDNN does by default: its 10-bit mantissa moves masks."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def _to_device(image: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """(h, w, 3) uint8 → (1, 3, h, w) uint8 on the device."""
+    # torch.tensor copies; torch.as_tensor would share, and warns of, the read-only memory that Arrow hands out.
+    return torch.tensor(image).to(device).permute(2, 0, 1)[None]

@@ -1,0 +1,51 @@
+"""One mask with its scores, as the generator returns it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sam_pipeline.masks import rle
+from sam_pipeline.masks.crops import Box
+from sam_pipeline.masks.rle import Rle
+
+
+@dataclass(frozen=True)
+class MaskRecord:
+    """A mask of an image of (H, W) pixels; the fields are those of SA-1B and of the official generator.
+
+    Boxes are x, y, width, height in pixels of the original frame.
+    """
+
+    segmentation: Rle
+    """The mask, size [H, W]."""
+    area: int
+    """Pixels in the mask."""
+    bbox: Box
+    """Around the mask. Width and height are differences of pixel coordinates: one less than the pixels spanned."""
+    predicted_iou: float
+    """The model's own estimate of the mask's quality; about 0 to 1."""
+    point_coords: tuple[tuple[float, float], ...]
+    """The prompt: (x, y) in pixels of the original frame."""
+    stability_score: float
+    """IoU of the mask cut off above and below the mask threshold, in [0, 1]."""
+    crop_box: Box
+    """The crop of the image in which the mask was found."""
+
+    def binary_mask(self) -> NDArray[np.bool_]:
+        """The mask as an (H, W) bool array."""
+        return rle.decode(self.segmentation)
+
+    def to_dict(self) -> dict[str, object]:
+        """The record as the official generator gives it in output mode `coco_rle`."""
+        return {
+            "segmentation": dict(self.segmentation),
+            "area": self.area,
+            "bbox": list(self.bbox),
+            "predicted_iou": self.predicted_iou,
+            "point_coords": [list(point) for point in self.point_coords],
+            "stability_score": self.stability_score,
+            "crop_box": list(self.crop_box),
+        }

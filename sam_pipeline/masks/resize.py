@@ -1,0 +1,56 @@
+"""Resizing an image so that its long side fits the image encoder, with NumPy and Pillow only.
+
+Reproduces `ResizeLongestSide.apply_image` of segment_anything/utils/transforms.py to the byte. CPU tasks that read
+images call this, so it must not import torch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+def preprocess_shape(height: int, width: int, long_side: int) -> tuple[int, int]:
+    """Size of an image once its long side is `long_side` pixels.
+
+    Args:
+        height: rows of the image, at least 1.
+        width: columns of the image, at least 1.
+        long_side: length of the long side after resizing, in pixels.
+
+    Returns:
+        (height, width) in the model input frame, each at least 1: the official formula rounds the short side of an
+        image thinner than 1:2048 down to 0, which no resize accepts.
+    """
+    scale = long_side * 1.0 / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def resize_image(image: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:
+    """Resize an image with Pillow's antialiased bilinear filter on 8-bit values.
+
+    The masks depend on these bytes: float or OpenCV resizing gives other pixels, and other masks.
+
+    Args:
+        image: (H, W, 3) uint8, original or crop frame.
+        long_side: length of the long side after resizing, in pixels.
+
+    Returns:
+        (h, w, 3) uint8, model input frame, unpadded.
+
+    Raises:
+        ValueError: the image is not (H, W, 3) uint8, or is empty.
+    """
+    check_image(image)
+    height, width = preprocess_shape(image.shape[0], image.shape[1], long_side)
+    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def check_image(image: NDArray[np.uint8]) -> None:
+    """Raise ValueError unless `image` is a non-empty (H, W, 3) uint8 array."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(
+            f"image must be a non-empty (H, W, 3) uint8 array, got shape {image.shape} and dtype {image.dtype}; "
+            "convert grayscale or RGBA images to RGB first"
+        )

@@ -1,0 +1,93 @@
+"""Building a Segment Anything model by the name of its type.
+
+The sizes are those of segment_anything/build_sam.py and, for ``vit_t``, of MobileSAM's build_sam.py.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from sam_pipeline.model.checkpoints import canonical_model_type
+from sam_pipeline.model.image_encoder import ImageEncoderViT
+from sam_pipeline.model.mask_decoder import MaskDecoder
+from sam_pipeline.model.prompt_encoder import PromptEncoder
+from sam_pipeline.model.sam import Sam
+from sam_pipeline.model.state_dicts import assign_state_dict, load_state_dict
+from sam_pipeline.model.tiny_vit import TinyViT
+from sam_pipeline.model.two_way_transformer import TwoWayTransformer
+
+
+class Builder(Protocol):
+    """A value of ``sam_model_registry``."""
+
+    def __call__(self, checkpoint: str | Path | None = None) -> Sam:
+        """Build a model in eval mode; see ``build_sam``."""
+
+
+def build_sam(model_type: str, checkpoint: str | Path | None = None) -> Sam:
+    """Build a model in eval mode on the CPU.
+
+    Args:
+        model_type: vit_h, vit_l, vit_b, vit_t (MobileSAM), or default, which is vit_h.
+        checkpoint: local file or Hugging Face folder of weights; ``resolve_checkpoint`` makes one of a URI or of
+            nothing. Without it the weights are random, as in the official package.
+
+    Raises:
+        ConfigError: no such model type.
+        CheckpointError: the checkpoint cannot be read, or is of another architecture.
+    """
+    model_type = canonical_model_type(model_type)
+    if checkpoint is None:
+        return assemble_sam(_image_encoder(model_type)).eval()
+    state_dict = load_state_dict(checkpoint)
+    # On the meta device nothing is allocated or initialised: the checkpoint's tensors become the parameters.
+    with torch.device("meta"):
+        sam = assemble_sam(_image_encoder(model_type))
+    assign_state_dict(sam, state_dict, source=f"{checkpoint} as {model_type}")
+    return sam.eval()
+
+
+def assemble_sam(image_encoder: ImageEncoderViT | TinyViT) -> Sam:
+    """Join an image encoder with the prompt encoder and mask decoder that all SAM models share.
+
+    Args:
+        image_encoder: of any size; its embedding must have 256 channels and a sixteenth of the input's resolution.
+    """
+    img_size = image_encoder.img_size
+    embed_dim = 256
+    return Sam(
+        image_encoder,
+        PromptEncoder(
+            embed_dim=embed_dim,
+            image_embedding_size=(img_size // 16, img_size // 16),
+            input_image_size=(img_size, img_size),
+            mask_in_chans=16,
+        ),
+        MaskDecoder(
+            transformer_dim=embed_dim,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=embed_dim, num_heads=8, mlp_dim=2048),
+        ),
+    )
+
+
+def _image_encoder(model_type: str) -> ImageEncoderViT | TinyViT:
+    match model_type:
+        case "vit_h":
+            return ImageEncoderViT(embed_dim=1280, depth=32, num_heads=16, global_attn_indexes=(7, 15, 23, 31))
+        case "vit_l":
+            return ImageEncoderViT(embed_dim=1024, depth=24, num_heads=16, global_attn_indexes=(5, 11, 17, 23))
+        case "vit_b":
+            return ImageEncoderViT(embed_dim=768, depth=12, num_heads=12, global_attn_indexes=(2, 5, 8, 11))
+        case _:
+            assert model_type == "vit_t", model_type
+            return TinyViT()
+
+
+sam_model_registry: dict[str, Builder] = {
+    model_type: partial(build_sam, model_type) for model_type in ("default", "vit_h", "vit_l", "vit_b", "vit_t")
+}
+"""Model type → builder, as in the official package: ``sam_model_registry["vit_b"](checkpoint=path)``."""

@@ -1,0 +1,91 @@
+"""The whole Segment Anything model: three networks and the fixed arithmetic before and after them.
+
+Reproduces segment_anything/modeling/sam.py (Kirillov et al. 2023).
+
+Legend: B images or prompts, M masks a prompt, h w pixels of a resized image.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sam_pipeline.model.image_encoder import ImageEncoderViT
+from sam_pipeline.model.mask_decoder import MaskDecoder
+from sam_pipeline.model.prompt_encoder import PromptEncoder
+from sam_pipeline.model.tiny_vit import TinyViT
+
+
+class Sam(nn.Module):
+    """Holds the networks; callers run them one by one, so that an image is encoded once for all its prompts.
+
+    Args:
+        image_encoder: ViT or, for MobileSAM, TinyViT.
+        prompt_encoder: prompts to embeddings.
+        mask_decoder: embeddings to masks.
+    """
+
+    mask_threshold: ClassVar[float] = 0.0
+    """Logits above it belong to the mask."""
+    image_format: ClassVar[str] = "RGB"
+    """Order of the channels that the networks were trained on."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self, image_encoder: ImageEncoderViT | TinyViT, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder
+    ) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.prompt_encoder = prompt_encoder
+        self.mask_decoder = mask_decoder
+        # ImageNet's mean and deviation, 0 to 255. On the CPU by name: the registry builds networks on the meta
+        # device, and no checkpoint fills these.
+        mean = torch.tensor([123.675, 116.28, 103.53], device="cpu").view(3, 1, 1)
+        std = torch.tensor([58.395, 57.12, 57.375], device="cpu").view(3, 1, 1)
+        self.register_buffer("pixel_mean", mean, persistent=False)
+        self.register_buffer("pixel_std", std, persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.pixel_mean.device
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Normalise pixels, then pad with zeros at the bottom and right to the square that the encoder takes.
+
+        Args:
+            images: (B, 3, h, w) or (3, h, w), uint8 or float in 0 to 255, RGB, longest side at most ``img_size``.
+
+        Returns:
+            The same rank, float32, (..., 3, img_size, img_size).
+
+        Raises:
+            ValueError: the image is larger than the encoder's input.
+        """
+        img_size = self.image_encoder.img_size
+        h, w = images.shape[-2:]
+        if max(h, w) > img_size:
+            raise ValueError(f"image must be at most {img_size} pixels a side, got {h} x {w}: resize it first")
+        normalised = (images - self.pixel_mean) / self.pixel_std
+        return F.pad(normalised, (0, img_size - w, 0, img_size - h))
+
+    def postprocess_masks(self, masks: Tensor, input_size: tuple[int, int], original_size: tuple[int, int]) -> Tensor:
+        """Enlarge mask logits to the model input, cut its padding off, and resize to the original image.
+
+        Args:
+            masks: logits, (B, M, 256, 256) float, in the frame of the padded model input.
+            input_size: (h, w) of the resized image before padding.
+            original_size: (height, width) of the image before resizing.
+
+        Returns:
+            Logits (B, M, *original_size) float, in the frame of the original image.
+        """
+        img_size = self.image_encoder.img_size
+        masks = F.interpolate(masks, (img_size, img_size), mode="bilinear", align_corners=False)
+        masks = masks[..., : input_size[0], : input_size[1]]
+        return F.interpolate(masks, original_size, mode="bilinear", align_corners=False)

@@ -1,0 +1,102 @@
+"""Reading a checkpoint's tensors, whatever wrote it, and putting them into a model."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from sam_pipeline.errors import CheckpointError
+from sam_pipeline.model.huggingface import from_huggingface, is_huggingface
+
+_NAMES_SHOWN = 3
+
+
+def load_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a checkpoint with the official parameter names. No code in the file is run.
+
+    Args:
+        path: a ``.pth`` or ``.pt`` file (the official ones), a ``.safetensors`` file, or a folder with a Hugging Face
+            ``model.safetensors``. Hugging Face parameter names are converted.
+
+    Returns:
+        Parameter name → tensor on the CPU; floating ones are float32. They may be backed by the file, so it must not
+        be changed in place while they live.
+
+    Raises:
+        CheckpointError: missing, of another format, corrupt, or holding more than tensors.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint not found: {path}")
+    if path.suffix == ".safetensors":
+        state_dict = _load_safetensors(path)
+    elif path.suffix in (".pth", ".pt"):
+        state_dict = _load_pickle(path)
+    else:
+        raise CheckpointError(f"checkpoint must be .pth, .pt, .safetensors or a Hugging Face folder, got {path}")
+    if is_huggingface(state_dict):
+        state_dict = from_huggingface(state_dict)
+    return {name: value.float() if value.is_floating_point() else value for name, value in state_dict.items()}
+
+
+def assign_state_dict(module: nn.Module, state_dict: Mapping[str, Tensor], source: str) -> None:
+    """Make tensors the parameters and buffers of a module, without copying them.
+
+    Args:
+        module: may be on the meta device.
+        state_dict: exactly the module's names and shapes.
+        source: what the tensors are and what they should fit, for the message.
+
+    Raises:
+        CheckpointError: names or shapes differ.
+    """
+    expected = module.state_dict()
+    missing = [name for name in expected if name not in state_dict]
+    unexpected = [name for name in state_dict if name not in expected]
+    reshaped = [name for name in expected if name in state_dict and expected[name].shape != state_dict[name].shape]
+    if missing or unexpected or reshaped:
+        differences = [_summary("missing", missing), _summary("unexpected", unexpected)]
+        differences.append(_summary("of another shape", reshaped))
+        raise CheckpointError(
+            f"{source}: not the weights of this architecture ({'; '.join(filter(None, differences))})"
+        )
+    module.load_state_dict(state_dict, strict=True, assign=True)
+
+
+def _summary(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = ", …" if len(names) > _NAMES_SHOWN else ""
+    return f"{len(names)} {what}: {', '.join(names[:_NAMES_SHOWN])}{more}"
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {_first_line(error)}") from error
+
+
+def _load_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        # Only files in torch's zip format can be mapped into memory; older ones are read whole.
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} is corrupt, or holds code or objects beside tensors; it was not run") from error
+    except Exception as error:  # a corrupt file can fail anywhere in the unpickler
+        raise CheckpointError(f"{path} cannot be read as a torch checkpoint: {_first_line(error)}") from error
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise CheckpointError(f"{path} is not a state dict: expected parameter names with tensors")
+    return loaded
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,103 @@
+"""The columns that cross from stage to stage, as Arrow; nothing is pickled.
+
+chunks      start, stop, pending                             driver → reading
+images      image_id, uri, height, width, status, error,
+            crops: list<struct<height, width, pixels>>       reading → encoder
+embeddings  the same without crops, with
+            image_embeddings: list<binary>, one a crop       encoder → decoder
+results     MASKS_SCHEMA                                     decoder → writing
+shards      one row a shard                                  writing → driver
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from sam_pipeline.storage.delta import DataFile
+from sam_pipeline.storage.mask_table import Shard
+from sam_pipeline.storage.schema import MASK_TYPE, MASKS_SCHEMA
+
+CROPS = pa.list_(pa.struct([("height", pa.int32()), ("width", pa.int32()), ("pixels", pa.large_binary())]))
+EMBEDDINGS = pa.list_(pa.large_binary())
+
+_IMAGE_FIELDS = [MASKS_SCHEMA.field(name) for name in ("image_id", "uri", "height", "width", "status", "error")]
+IMAGES = pa.schema([*_IMAGE_FIELDS, pa.field("crops", CROPS)])
+SHARDS = pa.schema(
+    [
+        ("path", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("num_rows", pa.int64()),
+        ("min_image_id", pa.int64()),
+        ("max_image_id", pa.int64()),
+        ("num_masks", pa.int64()),
+        ("num_by_status", pa.map_(pa.string(), pa.int64())),
+    ]
+)
+
+
+def chunks_of(pending_ids: npt.NDArray[np.int64], chunk_rows: int) -> Iterator[pa.Table]:
+    """Cut ids that are left to do into chunks of one reading task each.
+
+    Args:
+        pending_ids: (N,) int64, ascending.
+        chunk_rows: ids a chunk.
+
+    Yields:
+        One-row tables: the range [start, stop) of ids, and the pending ones among them as int64 bytes.
+    """
+    for first in range(0, len(pending_ids), chunk_rows):
+        ids = pending_ids[first : first + chunk_rows]
+        yield pa.table({"start": [int(ids[0])], "stop": [int(ids[-1]) + 1], "pending": [ids.tobytes()]})
+
+
+def crop_column(crops_by_image: Sequence[Sequence[npt.NDArray[np.uint8]]]) -> pa.Array:
+    """Pack resized crops, (h, w, 3) uint8 each, a list for every image."""
+    return pa.array(
+        [
+            [{"height": crop.shape[0], "width": crop.shape[1], "pixels": crop.tobytes()} for crop in crops]
+            for crops in crops_by_image
+        ],
+        CROPS,
+    )
+
+
+def crops_by_image(images: pa.Table) -> list[list[npt.NDArray[np.uint8]]]:
+    """Unpack what crop_column packed; the arrays are views of the table's buffers."""
+    return [
+        [
+            np.frombuffer(crop["pixels"].as_buffer(), np.uint8).reshape(
+                crop["height"].as_py(), crop["width"].as_py(), 3
+            )
+            for crop in crops
+        ]
+        for crops in images["crops"]
+    ]
+
+
+def result_table(embeddings: pa.Table, masks_by_image: Sequence[Sequence[dict[str, Any]]]) -> pa.Table:
+    """Replace the embeddings of a batch by its masks."""
+    columns = [embeddings[field.name] for field in _IMAGE_FIELDS]
+    columns.append(pa.array([len(masks) for masks in masks_by_image], pa.int32()))
+    columns.append(pa.array(masks_by_image, pa.list_(MASK_TYPE)))
+    return pa.Table.from_arrays(columns, schema=MASKS_SCHEMA)
+
+
+def shard_row(shard: Shard) -> pa.Table:
+    """A shard's descriptor as one row."""
+    row = {**asdict(shard.file), "num_masks": shard.num_masks, "num_by_status": list(shard.num_by_status.items())}
+    return pa.Table.from_pylist([row], schema=SHARDS)
+
+
+def shards_of(rows: pa.Table) -> list[Shard]:
+    """Unpack what shard_row packed."""
+    shards = []
+    for row in rows.to_pylist():
+        num_masks, num_by_status = row.pop("num_masks"), dict(row.pop("num_by_status"))
+        shards.append(Shard(DataFile(**row), num_masks, num_by_status))
+    return shards

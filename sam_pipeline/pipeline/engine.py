@@ -1,0 +1,58 @@
+"""The networks inside an actor: load the pinned weights once, turn arrays into bytes for Arrow and back.
+
+The only module of this package that imports torch; reading and writing tasks stay free of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sam_pipeline.errors import CheckpointError
+from sam_pipeline.masks.generator import MaskGenerator
+from sam_pipeline.masks.records import MaskRecord
+from sam_pipeline.model.checkpoints import resolve_checkpoint, sha256_of
+from sam_pipeline.model.registry import build_sam
+from sam_pipeline.pipeline.job import Job
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_EMBEDDING_SHAPE = (256, 64, 64)
+
+
+class Engine:
+    """A mask generator whose embeddings are bytes.
+
+    Args:
+        job: the run. Its weights are checked against the pinned sum before they are loaded.
+
+    Raises:
+        CheckpointError: this machine's weights are not the ones that the run was started with.
+    """
+
+    def __init__(self, job: Job) -> None:
+        # Ray sets the number of OpenMP threads from the reserved CPUs, which may be a fraction of one.
+        torch.set_num_threads(job.threads)
+        model = job.config.model
+        path = resolve_checkpoint(model.model_type, model.checkpoint)
+        if (found := sha256_of(path)) != job.weights_sha256:
+            raise CheckpointError(f"{path} has SHA-256 {found}, the run was started with {job.weights_sha256}")
+        sam = build_sam(model.model_type, checkpoint=path).to(job.device)
+        self._generator = MaskGenerator(sam, job.config.masks, job.precision)
+        self._dtype = _DTYPES[job.precision]
+
+    def encode(self, crops: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Iterator[bytes]:
+        """Embed crops, (h, w, 3) uint8 each, batch_size at once; yields the bytes of (256, 64, 64) for each."""
+        for first in range(0, len(crops), batch_size):
+            embeddings = self._generator.encode(crops[first : first + batch_size]).cpu()
+            for embedding in embeddings:
+                # NumPy has no bfloat16: its bytes cross as they are.
+                yield embedding.contiguous().view(torch.uint8).numpy().tobytes()
+
+    def decode(self, embeddings: Sequence[memoryview], original_size: tuple[int, int]) -> list[MaskRecord]:
+        """Find the masks of one image of original_size (H, W) from what encode gave for its crops."""
+        # bytearray: torch warns of read-only memory, and the copy of 4 MB is nothing beside the decoder.
+        crops = [torch.frombuffer(bytearray(data), dtype=self._dtype).view(_EMBEDDING_SHAPE) for data in embeddings]
+        return self._generator.decode(torch.stack(crops), original_size)

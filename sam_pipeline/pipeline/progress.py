@@ -1,0 +1,134 @@
+"""Showing a run's progress: a live line on a terminal, a plain line every ten seconds elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol
+
+import ray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+_PLAIN_INTERVAL_S = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Counts:
+    """Images done in this start, whether committed yet or not."""
+
+    num_by_status: Counter[str] = field(default_factory=Counter)
+    num_masks: int = 0
+
+    @property
+    def num_images(self) -> int:
+        """Images of any status."""
+        return self.num_by_status.total()
+
+    @property
+    def num_errors(self) -> int:
+        """Images with a status other than ok."""
+        return self.num_images - self.num_by_status["ok"]
+
+
+class ProgressCounter:
+    """Actor that decoders tell of every image. For display only: the tables alone say what is done."""
+
+    def __init__(self) -> None:
+        self._counts = Counts()
+
+    def add(self, status: str, num_masks: int) -> None:
+        """Count one image."""
+        self._counts.num_by_status[status] += 1
+        self._counts.num_masks += num_masks
+
+    def read(self) -> Counts:
+        """All counts so far."""
+        return self._counts
+
+
+def start_counter() -> Any:
+    """Start the counter; it takes no CPU away from the run."""
+    return ray.remote(num_cpus=0)(ProgressCounter).remote()
+
+
+def read_counter(counter: Any) -> Counts | None:
+    """Read the counter; None when it died with its node or does not answer, which must not stop a run."""
+    try:
+        counts: Counts = ray.get(counter.read.remote(), timeout=5)
+    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+        return None
+    return counts
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+class Display(Protocol):
+    """What a run reports to."""
+
+    def __enter__(self) -> Display: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def update(self, counts: Counts, num_committed: int) -> None:
+        """Show counts of this start, and how many images of the whole plan are committed."""
+
+
+class RichDisplay:
+    """A live progress bar, or plain lines where there is no terminal.
+
+    Args:
+        num_images: planned images.
+        num_before: images committed by earlier starts.
+        console: where to draw; standard error, so that standard output stays for results.
+    """
+
+    def __init__(self, num_images: int, num_before: int, console: Console) -> None:
+        self._num_images, self._num_before, self._console = num_images, num_before, console
+        self._start = time.monotonic()
+        self._last_plain = self._start
+        self._progress = Progress(
+            TextColumn("masks"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[details]}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("masks", total=num_images, completed=num_before, details="starting")
+
+    def __enter__(self) -> RichDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, counts: Counts, num_committed: int) -> None:
+        """Show counts of this start, and how many images of the whole plan are committed."""
+        now = time.monotonic()
+        done = max(self._num_before + counts.num_images, num_committed)
+        rate = counts.num_images / (now - self._start)
+        eta = format_seconds((self._num_images - done) / rate) if rate else "unknown"
+        details = (
+            f"{rate:.3g} images/s, {counts.num_masks} masks, {counts.num_errors} errors, "
+            f"{num_committed} committed, ETA {eta}"
+        )
+        self._progress.update(self._task, completed=min(done, self._num_images), details=details)
+        if not self._console.is_terminal and now - self._last_plain >= _PLAIN_INTERVAL_S:
+            self._last_plain = now
+            self._console.print(f"{done}/{self._num_images} images, {details}", soft_wrap=True)

@@ -1,0 +1,117 @@
+"""Dividing a cluster among the stages, and refusing a division that could never be scheduled.
+
+Ray Data waits for ever, without a message, when actors hold every CPU and none is left for the tasks that feed them;
+so the division is worked out first, and always leaves room for one reading and one writing task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sam_pipeline.config import PoolConfig
+from sam_pipeline.errors import ConfigError
+
+_MAX_CPU_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What each stage gets; every field is resolved."""
+
+    device: Literal["cpu", "cuda"]
+    encode_actors: int
+    decode_actors: int
+    encode_batch_size: int
+    encode_cpus: float
+    decode_cpus: float
+    encode_gpus: float
+    decode_gpus: float
+    read_cpus: float
+    write_cpus: float
+    threads: int
+    shard_rows: int
+
+
+def divide(pools: PoolConfig, device: Literal["auto", "cpu", "cuda"], num_cpus: float, num_gpus: float) -> Resources:
+    """Divide a cluster.
+
+    On GPUs, each GPU hosts one encoder and one decoder actor. On CPUs, decoding costs by far the most, so it gets
+    most of what is left beside a fifth for reading and writing.
+
+    Args:
+        pools: the user's settings, which win over every default.
+        device: "auto", "cpu" or "cuda".
+        num_cpus: CPUs that Ray reports for the whole cluster.
+        num_gpus: GPUs likewise.
+
+    Raises:
+        ConfigError: the smallest possible set of actors and tasks does not fit, with the arithmetic.
+    """
+    if device == "auto":
+        device = "cuda" if num_gpus >= 1 else "cpu"
+    resources = _on_gpus(pools, num_cpus, num_gpus) if device == "cuda" else _on_cpus(pools, num_cpus)
+    _check_fits(resources, num_cpus, num_gpus)
+    return resources
+
+
+def _on_gpus(pools: PoolConfig, num_cpus: float, num_gpus: float) -> Resources:
+    per_gpu = max(1, int(num_gpus))
+    actor_cpus = min(1.0, _round(0.5 * num_cpus / (2 * per_gpu)))
+    return Resources(
+        device="cuda",
+        encode_actors=pools.encode_actors or per_gpu,
+        decode_actors=pools.decode_actors or per_gpu,
+        encode_batch_size=pools.encode_batch_size or 16,
+        encode_cpus=pools.encode_cpus or actor_cpus,
+        decode_cpus=pools.decode_cpus or actor_cpus,
+        encode_gpus=pools.encode_gpus or 0.5,
+        decode_gpus=pools.decode_gpus or 0.5,
+        read_cpus=pools.read_cpus or min(1.0, _round(num_cpus / 8)),
+        write_cpus=min(0.5, _round(num_cpus / 16)),
+        threads=pools.threads or 1,
+        shard_rows=pools.shard_rows or 256,
+    )
+
+
+def _on_cpus(pools: PoolConfig, num_cpus: float) -> Resources:
+    threads = pools.threads or max(1, min(_MAX_CPU_THREADS, int(num_cpus)))
+    decode_actors = pools.decode_actors or max(1, int(num_cpus) // _MAX_CPU_THREADS)
+    encode_actors = pools.encode_actors or max(1, decode_actors // 8)
+    return Resources(
+        device="cpu",
+        encode_actors=encode_actors,
+        decode_actors=decode_actors,
+        encode_batch_size=pools.encode_batch_size or 1,
+        encode_cpus=pools.encode_cpus or _round(0.2 * num_cpus / encode_actors),
+        decode_cpus=pools.decode_cpus or _round(0.5 * num_cpus / decode_actors),
+        encode_gpus=0,
+        decode_gpus=0,
+        read_cpus=pools.read_cpus or min(1.0, _round(0.1 * num_cpus)),
+        write_cpus=min(0.5, _round(0.1 * num_cpus)),
+        threads=threads,
+        shard_rows=pools.shard_rows or 4,
+    )
+
+
+def _round(cpus: float) -> float:
+    # Ray counts in ten-thousandths; two digits keep messages readable and never round to nothing.
+    return max(0.01, int(cpus * 100) / 100)
+
+
+def _check_fits(r: Resources, num_cpus: float, num_gpus: float) -> None:
+    # Pools start with one actor and grow to their limit, but Ray may grow them at once: all must fit beside the tasks.
+    needed_cpus = r.encode_actors * r.encode_cpus + r.decode_actors * r.decode_cpus + r.read_cpus + r.write_cpus
+    if needed_cpus > num_cpus + 1e-9:
+        raise ConfigError(
+            f"the run cannot be scheduled: {r.encode_actors} encoder x {r.encode_cpus:g} CPUs + {r.decode_actors} "
+            f"decoder x {r.decode_cpus:g} + reading {r.read_cpus:g} + writing {r.write_cpus:g} = {needed_cpus:g} CPUs, "
+            f"the cluster has {num_cpus:g}; lower --encode-actors, --decode-actors or their --*-cpus"
+        )
+    needed_gpus = r.encode_actors * r.encode_gpus + r.decode_actors * r.decode_gpus
+    if needed_gpus > num_gpus + 1e-9:
+        raise ConfigError(
+            f"the run cannot be scheduled: {r.encode_actors} encoder x {r.encode_gpus:g} GPUs + {r.decode_actors} "
+            f"decoder x {r.decode_gpus:g} = {needed_gpus:g} GPUs, the cluster has {num_gpus:g}; "
+            "lower --encode-actors, --decode-actors or their --*-gpus, or use --device cpu"
+        )

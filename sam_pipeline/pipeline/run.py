@@ -1,0 +1,128 @@
+"""The architecture diagram: fetch and decode → encode → decode masks → write, as one Ray Data expression."""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+
+from sam_pipeline.errors import RunFailedError, SamPipelineError
+from sam_pipeline.pipeline.columns import chunks_of, shards_of
+from sam_pipeline.pipeline.job import Job
+from sam_pipeline.pipeline.resources import Resources
+from sam_pipeline.pipeline.stages import Decoder, Encoder, read_images, write_shard
+from sam_pipeline.storage.filesystem import one_line
+from sam_pipeline.storage.mask_table import Shard
+
+logger = logging.getLogger(__name__)
+
+# Smaller than any prepared image or embedding, so that Ray makes one block of each: see stages.read_images.
+_BLOCK_BYTES = 2**20
+_MAX_CHUNK_ROWS = 256
+_MIN_CHUNKS = 64
+
+_ARROW = {"batch_format": "pyarrow"}
+
+
+def shard_dataset(
+    pending_ids: npt.NDArray[np.int64], job: Job, resources: Resources, progress: Any
+) -> ray.data.Dataset:
+    """Ids of images to do in, descriptors of written shards out. Nothing runs until it is iterated."""
+    chunk_rows = min(_MAX_CHUNK_ROWS, math.ceil(len(pending_ids) / _MIN_CHUNKS))
+    return (
+        ray.data.from_arrow(list(chunks_of(pending_ids, chunk_rows)))
+        .map_batches(
+            read_images,
+            fn_kwargs={"job": job},
+            batch_size=None,
+            num_cpus=resources.read_cpus,
+            **_ARROW,
+        )
+        .map_batches(
+            Encoder,
+            fn_constructor_kwargs={"job": job, "batch_size": resources.encode_batch_size},
+            batch_size=resources.encode_batch_size,
+            num_cpus=resources.encode_cpus,
+            num_gpus=resources.encode_gpus,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=resources.encode_actors),
+            **_ARROW,
+        )
+        .map_batches(
+            Decoder,
+            fn_constructor_kwargs={"job": job, "progress": progress},
+            batch_size=1,
+            num_cpus=resources.decode_cpus,
+            num_gpus=resources.decode_gpus,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=resources.decode_actors),
+            **_ARROW,
+        )
+        .map_batches(
+            write_shard,
+            fn_kwargs={"job": job},
+            batch_size=resources.shard_rows,
+            num_cpus=resources.write_cpus,
+            **_ARROW,
+        )
+    )
+
+
+def configured_context(stall_timeout_s: float) -> ray.data.DataContext:
+    """Ray Data's settings for a run: small blocks, our own progress display, and a loud end of a stall."""
+    context = ray.data.DataContext.get_current().copy()
+    context.target_max_block_size = _BLOCK_BYTES
+    context.execution_no_progress_timeout_s = stall_timeout_s
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    if not logger.isEnabledFor(logging.DEBUG):
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return context
+
+
+def iterate_shards(dataset: ray.data.Dataset, poll_s: float) -> Iterator[list[Shard]]:
+    """Run a dataset in a thread and yield shards as they are written; an empty list whenever poll_s passes without.
+
+    Raises:
+        SamPipelineError: the one that a worker raised.
+        RunFailedError: anything else that ended the execution.
+    """
+    produced: queue.SimpleQueue[list[Shard] | Exception | None] = queue.SimpleQueue()
+
+    def produce() -> None:
+        try:
+            for rows in dataset.iter_batches(batch_size=None, prefetch_batches=0, **_ARROW):
+                produced.put(shards_of(rows))
+        except Exception as error:  # noqa: BLE001  whatever it is, the main thread must raise it
+            produced.put(error)
+        else:
+            produced.put(None)
+
+    threading.Thread(target=produce, name="ray-data", daemon=True).start()
+    while True:
+        try:
+            shards = produced.get(timeout=poll_s)
+        except queue.Empty:
+            yield []
+            continue
+        if shards is None:
+            return
+        if isinstance(shards, Exception):
+            raise _worker_error(shards) from shards
+        yield shards
+
+
+def _worker_error(error: BaseException) -> SamPipelineError:
+    """Find our own error in the chain that Ray wraps around it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, SamPipelineError):
+            return seen
+        inner = getattr(seen, "cause", None)
+        seen = inner if isinstance(inner, BaseException) else seen.__cause__ or seen.__context__
+    return RunFailedError(f"the run stopped ({type(error).__name__}: {one_line(error)}); the same command resumes it")

@@ -1,0 +1,57 @@
+"""Arrow schemas of the two Delta tables. Changing either is a new SCHEMA_VERSION, which is part of the fingerprint."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+STATUSES = ("ok", "fetch_error", "decode_error", "too_large", "changed")
+"""How an image ended. Everything but ok has no masks and an error in one line."""
+
+IMAGES_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64()),
+        pa.field("etag", pa.string()),
+    ]
+)
+"""The frozen plan: image_id is 0..N-1 in sorted URI order."""
+
+MASK_TYPE = pa.struct(
+    [
+        pa.field("segmentation", pa.struct([pa.field("size", pa.list_(pa.int32())), pa.field("counts", pa.string())])),
+        pa.field("bbox", pa.list_(pa.int32())),
+        pa.field("area", pa.int32()),
+        pa.field("predicted_iou", pa.float32()),
+        pa.field("stability_score", pa.float32()),
+        pa.field("point_coords", pa.list_(pa.list_(pa.float64()))),
+        pa.field("crop_box", pa.list_(pa.int32())),
+    ]
+)
+"""One mask with the field names of COCO and SA-1B.
+
+segmentation: compressed COCO RLE of the whole image, size [h, w]; pycocotools decodes it as it is.
+bbox, crop_box: [x, y, w, h] in pixels of the image. As in the official generator, bbox's w and h are the distance
+between the first and the last pixel, one less than a pixel count.
+point_coords: [[x, y]] in pixels of the image.
+"""
+
+MASKS_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("num_masks", pa.int32(), nullable=False),
+        pa.field("masks", pa.list_(MASK_TYPE), nullable=False),
+    ]
+)
+"""The results: one row an image, also for an image without masks and for one that could not be read.
+
+height, width: pixels of the image as annotated, after EXIF orientation; null if unreadable.
+num_masks: length of masks, so that counting and filtering need not read them.
+"""
