@@ -25,7 +25,8 @@ _DESCRIPTION = """Dataset-scale Segment Anything: images in object storage in, a
 
 Every command also takes --debug (tracebacks and Ray's own log); annotate and plan take --config FILE (TOML or YAML
 with flag names as keys; flags on the command line win).
-Exit codes: 0 done; 1 verification or partial failure; 2 bad usage, input, output or weights; 3 fenced by a newer run."""
+Exit codes: 0 done; 1 verification or partial failure; 2 bad usage, input, output or weights; 3 a newer run took
+over."""
 
 _stdout = Console(markup=False, highlight=False)
 _stderr = Console(stderr=True, markup=False, highlight=False)
@@ -135,9 +136,9 @@ def weights(
     from sam_pipeline.model.checkpoints import checkpoint_status, fetch_checkpoint, verify_checkpoint
 
     if action == "list":
-        table = Table("model type", "file", "SHA-256", "cached", box=None)
+        table = Table("model type", "cached", "path", box=None)
         for item in checkpoint_status():
-            table.add_row(item.model_type, str(item.path), item.sha256, "yes" if item.cached else "no")
+            table.add_row(item.model_type, "yes" if item.cached else "no", str(item.path))
         _stdout.print(table, soft_wrap=True)
         return 0
     for model in models or ("vit_h",):

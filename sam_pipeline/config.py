@@ -112,7 +112,7 @@ class PoolConfig:
     decode_actors: int | None = None
     """Largest number of mask decoder actors."""
     encode_batch_size: int | None = None
-    """Images an encoder call; 16 on a GPU, 1 on CPUs, where nothing is gained by waiting for more."""
+    """Images an encoder call; 8 on a GPU, 1 on CPUs, where nothing is gained by waiting for more."""
     encode_cpus: float | None = None
     """CPUs that one encoder actor reserves."""
     decode_cpus: float | None = None

@@ -114,13 +114,14 @@ def predict(
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """Keep CUDA from computing float32 products in TF32, as cuDNN does by default: its 10-bit mantissa moves masks."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    # Not the older allow_tf32: reading that raises where a user has set precisions the newer way.
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = matmul.fp32_precision, conv.fp32_precision
+    matmul.fp32_precision = conv.fp32_precision = "ieee"
     try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        matmul.fp32_precision, conv.fp32_precision = before
 
 
 def _to_device(image: NDArray[np.uint8], device: torch.device) -> Tensor:

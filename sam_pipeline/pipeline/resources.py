@@ -62,7 +62,7 @@ def _on_gpus(pools: PoolConfig, num_cpus: float, num_gpus: float) -> Resources:
         device="cuda",
         encode_actors=pools.encode_actors or per_gpu,
         decode_actors=pools.decode_actors or per_gpu,
-        encode_batch_size=pools.encode_batch_size or 16,
+        encode_batch_size=pools.encode_batch_size or 8,
         encode_cpus=pools.encode_cpus or actor_cpus,
         decode_cpus=pools.decode_cpus or actor_cpus,
         encode_gpus=pools.encode_gpus or 0.5,

@@ -7,6 +7,7 @@ import math
 import queue
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,6 @@ _BLOCK_BYTES = 2**20
 _MAX_CHUNK_ROWS = 256
 _MIN_CHUNKS = 64
 
-_ARROW = {"batch_format": "pyarrow"}
-
 
 def shard_dataset(
     pending_ids: npt.NDArray[np.int64], job: Job, resources: Resources, progress: Any
@@ -39,11 +38,10 @@ def shard_dataset(
     return (
         ray.data.from_arrow(list(chunks_of(pending_ids, chunk_rows)))
         .map_batches(
-            read_images,
-            fn_kwargs={"job": job},
+            partial(read_images, job=job),
             batch_size=None,
             num_cpus=resources.read_cpus,
-            **_ARROW,
+            batch_format="pyarrow",
         )
         .map_batches(
             Encoder,
@@ -52,7 +50,7 @@ def shard_dataset(
             num_cpus=resources.encode_cpus,
             num_gpus=resources.encode_gpus,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=resources.encode_actors),
-            **_ARROW,
+            batch_format="pyarrow",
         )
         .map_batches(
             Decoder,
@@ -61,14 +59,13 @@ def shard_dataset(
             num_cpus=resources.decode_cpus,
             num_gpus=resources.decode_gpus,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=resources.decode_actors),
-            **_ARROW,
+            batch_format="pyarrow",
         )
         .map_batches(
-            write_shard,
-            fn_kwargs={"job": job},
+            partial(write_shard, job=job),
             batch_size=resources.shard_rows,
             num_cpus=resources.write_cpus,
-            **_ARROW,
+            batch_format="pyarrow",
         )
     )
 
@@ -96,7 +93,7 @@ def iterate_shards(dataset: ray.data.Dataset, poll_s: float) -> Iterator[list[Sh
 
     def produce() -> None:
         try:
-            for rows in dataset.iter_batches(batch_size=None, prefetch_batches=0, **_ARROW):
+            for rows in dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow"):
                 produced.put(shards_of(rows))
         except Exception as error:  # noqa: BLE001  whatever it is, the main thread must raise it
             produced.put(error)

@@ -66,22 +66,32 @@ def open_table(uri: str, options: StorageOptions) -> DeltaTable | None:
 
 
 def create_table(uri: str, schema: pa.Schema, metadata: Mapping[str, str], options: StorageOptions) -> DeltaTable:
-    """Create an empty Delta table (version 0) that carries metadata.
+    """Create an empty Delta table (version 0) that carries metadata, or open the one that another writer just created.
+
+    Who may go on is decided by the first fenced commit, not here.
 
     Raises:
-        OutputError: it exists already, or the place cannot be written.
+        OutputError: the place cannot be written.
     """
     with output_errors(uri):
         filesystem, path = open_filesystem(uri, options)
         if "file" in filesystem.protocol:
             filesystem.makedirs(path, exist_ok=True)
-        return DeltaTable.create(
-            uri,
-            schema,
-            storage_options=delta_storage_options(uri, options),
-            configuration={METADATA_PREFIX + key: value for key, value in metadata.items()},
-            raise_if_key_not_exists=False,
-        )
+        try:
+            return DeltaTable.create(
+                uri,
+                schema,
+                storage_options=delta_storage_options(uri, options),
+                configuration={METADATA_PREFIX + key: value for key, value in metadata.items()},
+                raise_if_key_not_exists=False,
+                # With retries, the loser of a race commits its own metadata over the winner's, as version 1.
+                commit_properties=CommitProperties(max_commit_retries=0),
+            )
+        except DeltaError:
+            existing = open_table(uri, options)
+            if existing is None:
+                raise
+            return existing
 
 
 def table_metadata(table: DeltaTable) -> dict[str, str]:

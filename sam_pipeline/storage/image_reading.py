@@ -15,8 +15,9 @@ from PIL import Image, ImageOps
 
 from sam_pipeline.storage.filesystem import one_line
 
-# Only formats whose decoders are in daily use on untrusted files; Pillow knows forty more.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+# Only formats whose decoders are in daily use on untrusted files; Pillow knows forty more. MPO, a JPEG with more
+# pictures behind it, is opened as JPEG; naming it here would make Pillow raise KeyError on whatever is not a JPEG.
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 
 _BACKGROUND = (255, 255, 255)
 

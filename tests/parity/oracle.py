@@ -15,6 +15,7 @@ import hashlib
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import tarfile
 import tempfile
@@ -34,8 +35,12 @@ from sam_pipeline.model.downloads import MOBILE_SAM_ARCHIVE, download_source_arc
 
 def official_sam(model_type: str, state_dict: Mapping[str, Tensor] | None = None) -> Any:
     """A segment_anything ``Sam`` in eval mode; given tensors become its parameters, without a copy."""
-    package = _segment_anything()
-    return _with_weights(package.sam_model_registry[model_type](), state_dict)
+    build = _segment_anything().sam_model_registry[model_type]
+    if state_dict is None:
+        return build()
+    with torch.device("meta"):  # no initial values, since all are replaced
+        sam = build()
+    return _with_weights(sam, state_dict)
 
 
 def official_mobile_sam(state_dict: Mapping[str, Tensor] | None = None) -> Any:
@@ -72,9 +77,13 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
                 continue
             if name.endswith("running_var"):
                 value.uniform_(0.5, 1.5, generator=generator)
-            elif name.endswith("rel_pos_h") or name.endswith("rel_pos_w") or "positional_encoding" in name:
+            elif name.endswith(("rel_pos_h", "rel_pos_w")) or "positional_encoding" in name:
                 value.normal_(0, 0.3, generator=generator)
-            elif value.ndim >= 2 and name.endswith("weight") and "embed." not in name and "token" not in name:
+            elif (
+                value.ndim >= 2
+                and name.endswith("weight")
+                and not re.search(r"_embed\.weight|point_embeddings|iou_token|mask_tokens", name)
+            ):
                 value.normal_(0, value[0].numel() ** -0.5, generator=generator)
             elif name.endswith("weight") and value.ndim == 1:
                 value.normal_(1, 0.2, generator=generator)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from oracle import official_mobile_sam, official_module, official_sam, randomise, relative_difference
 from transformers import SamConfig, SamModel
-from transformers.models.sam.configuration_sam import SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
+from transformers.models.sam.configuration_sam import SamPromptEncoderConfig, SamVisionConfig
 
 from sam_pipeline.model.huggingface import from_huggingface, to_huggingface
 from sam_pipeline.model.image_encoder import ImageEncoderViT
 from sam_pipeline.model.registry import assemble_sam, build_sam
 from sam_pipeline.model.state_dicts import assign_state_dict, load_state_dict
+from sam_pipeline.model.windows import window_partition, window_unpartition
+from tests.parity.oracle import official_mobile_sam, official_module, official_sam, randomise, relative_difference
 
 TOLERANCE = 1e-4
 
@@ -84,7 +85,7 @@ def assert_same_masks(ours, theirs, embeddings):
             assert max(of_masks, of_iou) < TOLERANCE, name
 
 
-@pytest.mark.parametrize("model_type", ["vit_b", "vit_l", "vit_h"])
+@pytest.mark.parametrize("model_type", ["vit_b", "vit_l", pytest.param("vit_h", marks=pytest.mark.slow)])
 def test_random_vit_is_official(model_type, images):
     ours, theirs = random_pair(model_type)
     assert_same_masks(ours, theirs, assert_same_embeddings(ours, theirs, images))
@@ -109,7 +110,7 @@ def test_state_dicts_fit_both_ways(model_type):
     ours = build_sam(model_type)
     theirs.load_state_dict(ours.state_dict(), strict=True)
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    assert list(ours.state_dict()) and set(ours.state_dict()) == set(theirs.state_dict())
+    assert list(ours.state_dict()) == list(theirs.state_dict())
 
 
 def test_pre_and_postprocessing_are_official():
@@ -123,11 +124,8 @@ def test_pre_and_postprocessing_are_official():
 
 
 def test_window_padding_is_official():
-    # 64 tokens in windows of 14 are padded to 70, as in every full-size model; 10 in windows of 4 and a remainder
-    # that differs by axis would hide a transposed axis less well.
     official = official_module("modeling.image_encoder")
-    from sam_pipeline.model.windows import window_partition, window_unpartition
-
+    # Unlike in a full-size model, the axes differ, so that swapping them shows.
     tokens = torch.randn(2, 10, 7, 3, generator=torch.Generator().manual_seed(5))
     windows = window_partition(tokens, 4)
     official_windows, padded_hw = official.window_partition(tokens, 4)
@@ -151,12 +149,14 @@ def small_pair():
             global_attn_indexes=[1],
         ),
         prompt_encoder_config=SamPromptEncoderConfig(image_size=128),
-        mask_decoder_config=SamMaskDecoderConfig(),
     )
     return ours, huggingface_model(ours, config)
 
 
 def huggingface_model(ours, config):
+    # Hugging Face runs the decoder's layer norms with eps 1e-6, the official code with 1e-5. On random weights that
+    # alone changes masks by up to 1e-3 of the largest logit, so it is set to the official value to compare the rest.
+    config.mask_decoder_config.layer_norm_eps = 1e-5
     with torch.device("meta"):
         theirs = SamModel(config)
     theirs.load_state_dict(to_huggingface(ours.state_dict()), strict=True, assign=True)

@@ -1,0 +1,33 @@
+# Everything a newcomer needs: `make demo`, `make test`. Each sets up .venv first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint clean
+
+help:
+	@echo "make demo   install, fetch vit_t, annotate four photographs, draw the masks over them"
+	@echo "make test   install, run the test suite"
+	@echo "make lint   install, check style, types and layers"
+	@echo "make clean  remove .venv, caches and the demo"
+
+# The stamp is newer than its inputs only if the whole installation succeeded.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: .venv/installed
+	$(BIN)/python jobs/demo.py demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

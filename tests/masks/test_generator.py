@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+import torch
+from parity.oracle import official_generator
+
+from sam_pipeline.config import MaskConfig
+from sam_pipeline.masks import generator
+from sam_pipeline.masks.crops import prepare_crops
+from sam_pipeline.masks.generator import MaskGenerator
+
+SETTINGS = {
+    "defaults": {"points_per_side": 8},
+    "one filter at a time: IoU": {"points_per_side": 8, "stability_score_thresh": 0.0},
+    "one filter at a time: stability": {"points_per_side": 8, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.9},
+    "no filters, every duplicate": {
+        "points_per_side": 6, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0,
+    },
+    "ragged last batch": {"points_per_side": 7, "points_per_batch": 10, "stability_score_offset": 0.5},
+    "crops": {"points_per_side": 8, "crop_n_layers": 1, "pred_iou_thresh": 0.5},
+    "two layers of crops, coarser grids": {
+        "points_per_side": 9, "crop_n_layers": 2, "crop_n_points_downscale_factor": 2, "crop_nms_thresh": 0.4,
+        "crop_overlap_ratio": 0.5, "pred_iou_thresh": 0.3,
+    },
+    "small regions": {"points_per_side": 8, "min_mask_region_area": 120, "pred_iou_thresh": 0.5},
+    "small regions in crops": {
+        "points_per_side": 6, "min_mask_region_area": 300, "crop_n_layers": 1, "box_nms_thresh": 0.9,
+        "pred_iou_thresh": 0.3,
+    },
+    "regions all small": {"points_per_side": 5, "min_mask_region_area": 10**6, "pred_iou_thresh": 0.5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(150, 230), (260, 140), (61, 60)])
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+def test_records_are_the_official_ones(blob_sam, picture, settings, size):
+    image = picture(*size)
+    official = official_generator(blob_sam, output_mode="coco_rle", **settings).generate(image)
+    records = MaskGenerator(blob_sam, MaskConfig(**settings)).generate(image)
+    assert official
+    assert [record.to_dict() for record in records] == official
+
+
+def test_each_setting_above_takes_effect(blob_sam, picture):
+    """Otherwise the comparison with the official generator would pass without comparing anything."""
+    image = picture(150, 230)
+    masks = {
+        name: tuple(
+            record.segmentation["counts"] for record in MaskGenerator(blob_sam, MaskConfig(**s)).generate(image)
+        )
+        for name, s in SETTINGS.items()
+    }
+    assert len(set(masks.values())) == len(SETTINGS)
+    in_crops = MaskGenerator(blob_sam, MaskConfig(**SETTINGS["small regions in crops"])).generate(image)
+    assert len({record.crop_box for record in in_crops}) > 2
+
+
+def test_encode_and_decode_make_up_generate(blob_sam, picture):
+    image = picture(150, 230)
+    config = MaskConfig(points_per_side=6, crop_n_layers=1, pred_iou_thresh=0.5)
+    masks = MaskGenerator(blob_sam, config)
+    image_embeddings = masks.encode(prepare_crops(image, config, img_size=128))
+    assert masks.decode(image_embeddings, (150, 230)) == masks.generate(image)
+
+
+def test_chunks_of_upscaling_do_not_show(blob_sam, picture, monkeypatch):
+    masks = MaskGenerator(blob_sam, MaskConfig(points_per_side=6, pred_iou_thresh=0.5))
+    whole = masks.generate(picture(150, 230))
+    upscaled = []
+    postprocess_masks = blob_sam.postprocess_masks
+    monkeypatch.setattr(
+        blob_sam, "postprocess_masks", lambda *args: upscaled.append(postprocess_masks(*args)) or upscaled[-1]
+    )
+    monkeypatch.setattr(generator, "UPSCALE_BYTES", 5 * 4 * 150 * 230)
+    assert masks.generate(picture(150, 230)) == whole
+    assert max(mask_logits.shape[1] for mask_logits in upscaled) == 5
+
+
+def test_masks_that_fail_the_iou_threshold_are_never_upscaled(blob_sam, picture, monkeypatch):
+    monkeypatch.setattr(blob_sam, "postprocess_masks", lambda *args: pytest.fail("upscaled a mask"))
+    config = MaskConfig(points_per_side=6, pred_iou_thresh=1.0, crop_n_layers=1)
+    assert MaskGenerator(blob_sam, config).generate(picture(90, 140)) == []
+
+
+@pytest.mark.parametrize("min_area", [0, 100])
+@pytest.mark.parametrize("layers", [0, 1])
+def test_an_image_without_masks_gives_none(blob_sam, picture, layers, min_area):
+    config = MaskConfig(
+        points_per_side=4, pred_iou_thresh=0.99999, crop_n_layers=layers, min_mask_region_area=min_area
+    )  # fmt: skip
+    assert MaskGenerator(blob_sam, config).generate(picture(90, 140)) == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 2), (1, 3000)])
+def test_the_smallest_images_with_every_step_on(blob_sam, size):
+    config = MaskConfig(
+        points_per_side=3, pred_iou_thresh=0.0, stability_score_thresh=0.0, crop_n_layers=2, min_mask_region_area=2
+    )
+    for record in MaskGenerator(blob_sam, config).generate(np.full((*size, 3), 200, np.uint8)):
+        assert record.segmentation["size"] == list(size)
+        assert record.binary_mask().sum() == record.area
+
+
+def test_decode_takes_embeddings_of_other_types_and_refuses_other_counts(blob_sam, picture):
+    config = MaskConfig(points_per_side=4, crop_n_layers=1)
+    masks = MaskGenerator(blob_sam, config, precision="bf16")
+    image_embeddings = masks.encode(prepare_crops(picture(90, 140), config, img_size=128))
+    assert image_embeddings.dtype == torch.bfloat16
+    assert masks.decode(image_embeddings, (90, 140)) == masks.decode(image_embeddings.float(), (90, 140)) != []
+    with pytest.raises(ValueError, match="has 5 crops, got 4 embeddings"):
+        masks.decode(image_embeddings[:4], (90, 140))
+
+
+def test_generate_refuses_grayscale(blob_sam):
+    with pytest.raises(ValueError, match="RGB first"):
+        MaskGenerator(blob_sam, MaskConfig()).generate(np.zeros((4, 4), np.uint8))

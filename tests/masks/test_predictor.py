@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+from parity.oracle import official_predictor
+
+from sam_pipeline.masks.predictor import SamPredictor
+
+POINTS = {"point_coords": np.array([[30, 40], [100, 70]]), "point_labels": np.array([1, 0])}
+BOX = {"box": np.array([20.5, 10, 120, 80])}
+MASK = {"mask_input": np.random.default_rng(0).normal(size=(1, 32, 32)).astype(np.float32)}
+PROMPTS = {
+    "points": POINTS,
+    "box": BOX,
+    "box and points": {**BOX, **POINTS},
+    "mask": MASK,
+    "everything": {**BOX, **POINTS, **MASK},
+    "single mask": {**POINTS, "multimask_output": False},
+    "logits": {**BOX, "return_logits": True},
+}
+
+
+@pytest.fixture
+def predictor(tiny_sam):
+    return SamPredictor(tiny_sam)
+
+
+@pytest.mark.parametrize("image_format", ["RGB", "BGR"])
+@pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS)
+def test_predict_is_the_official_predict(predictor, tiny_sam, picture, prompts, image_format):
+    official = official_predictor(tiny_sam)
+    for each in (predictor, official):
+        each.set_image(picture(90, 140), image_format)
+    for ours, theirs in zip(predictor.predict(**prompts), official.predict(**prompts), strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+    assert torch.equal(predictor.get_image_embedding(), official.get_image_embedding())
+    assert (predictor.input_size, predictor.original_size) == (official.input_size, official.original_size)
+
+
+def test_channel_order_matters(predictor, picture):
+    predictor.set_image(picture(90, 140), "RGB")
+    rgb = predictor.get_image_embedding()
+    predictor.set_image(picture(90, 140)[..., ::-1], "BGR")
+    assert torch.equal(predictor.get_image_embedding(), rgb)
+    predictor.set_image(picture(90, 140), "BGR")
+    assert not torch.equal(predictor.get_image_embedding(), rgb)
+
+
+def test_results_can_be_changed_in_place_and_features_trained_on(predictor, picture):
+    """As the official package allows, which tensors made in inference mode do not."""
+    predictor.set_image(picture(90, 140))
+    box = torch.tensor([[10.0, 10.0, 90.0, 60.0]])
+    for result in predictor.predict_torch(None, None, box):
+        result[0] = 0
+    weight = torch.ones((), requires_grad=True)
+    (predictor.get_image_embedding() * weight).sum().backward()
+    assert weight.grad is not None
+
+
+def test_an_image_is_set_until_it_is_reset(predictor, picture):
+    assert not predictor.is_image_set
+    predictor.set_image(picture(90, 140))
+    assert predictor.is_image_set
+    assert predictor.device == torch.device("cpu")
+    predictor.reset_image()
+    assert not predictor.is_image_set
+    for call in (predictor.predict, predictor.get_image_embedding, lambda: predictor.predict_torch(None, None)):
+        with pytest.raises(RuntimeError, match="call set_image"):
+            call()
+
+
+def test_wrong_input_is_refused_with_a_remedy(predictor, picture):
+    with pytest.raises(ValueError, match="'RGB' or 'BGR', got 'rgb'"):
+        predictor.set_image(picture(90, 140), "rgb")
+    with pytest.raises(ValueError, match="convert grayscale"):
+        predictor.set_image(picture(90, 140)[..., 0])
+    with pytest.raises(ValueError, match=r"long side of 128, got \(1, 3, 90, 140\)"):
+        predictor.set_torch_image(torch.zeros(1, 3, 90, 140), (90, 140))
+    predictor.set_image(picture(90, 140))
+    with pytest.raises(ValueError, match="needs point_labels"):
+        predictor.predict(point_coords=np.array([[1, 2]]))
+    with pytest.raises(ValueError, match="needs point_labels"):
+        predictor.predict_torch(torch.tensor([[[1.0, 2.0]]]), None)

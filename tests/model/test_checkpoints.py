@@ -1,0 +1,205 @@
+import hashlib
+import subprocess
+import sys
+
+import fsspec
+import pytest
+
+from sam_pipeline.errors import CheckpointError, ConfigError
+from sam_pipeline.model import checkpoints
+from sam_pipeline.model.checkpoints import (
+    OFFICIAL_CHECKPOINTS,
+    OfficialCheckpoint,
+    canonical_model_type,
+    checkpoint_status,
+    fetch_checkpoint,
+    resolve_checkpoint,
+    sha256_of,
+    verify_checkpoint,
+)
+
+CONTENT = b"weights"
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class FakeSource:
+    """A source without a network: gives bytes, or raises."""
+
+    def __init__(self, result, url="fake://source"):
+        self.result = result
+        self.url = url
+        self.calls = 0
+
+    def downloader(self, progress):
+        def fill(url, output_file, pooch):
+            self.calls += 1
+            if isinstance(self.result, Exception):
+                raise self.result
+            with open(output_file, "wb") as file:
+                file.write(self.result)
+
+        return fill
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAM_PIPELINE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def sources(monkeypatch):
+    """Replaces the sources of vit_b, whose file becomes CONTENT."""
+
+    def replace(*sources):
+        official = OfficialCheckpoint("vit_b", "sam_vit_b_01ec64.pth", SHA256, sources)
+        monkeypatch.setitem(OFFICIAL_CHECKPOINTS, "vit_b", official)
+
+    return replace
+
+
+def test_default_is_vit_h():
+    assert canonical_model_type("default") == "vit_h"
+    assert canonical_model_type("vit_t") == "vit_t"
+
+
+@pytest.mark.parametrize(
+    "call", [canonical_model_type, fetch_checkpoint, lambda name: resolve_checkpoint(name, "x.pth")]
+)
+def test_unknown_model_type_names_the_known_ones(call):
+    with pytest.raises(ConfigError, match=r"default, vit_h, vit_l, vit_b, vit_t, got 'vit_x'"):
+        call("vit_x")
+
+
+def test_fetch_downloads_once(sources, cache):
+    source = FakeSource(CONTENT)
+    sources(source)
+    path = fetch_checkpoint("vit_b")
+    assert path == cache / "sam_vit_b_01ec64.pth"
+    assert path.read_bytes() == CONTENT
+    assert path.stat().st_mode & 0o044, "other users of a shared cache must be able to read it"
+    assert fetch_checkpoint("vit_b") == path
+    assert source.calls == 1
+    assert [file.name for file in cache.iterdir()] == [path.name]
+
+
+def test_fetch_tries_sources_in_order(sources):
+    broken, good, unused = FakeSource(OSError("down")), FakeSource(CONTENT), FakeSource(CONTENT)
+    sources(broken, good, unused)
+    assert fetch_checkpoint("vit_b").read_bytes() == CONTENT
+    assert (broken.calls, good.calls, unused.calls) == (1, 1, 0)
+
+
+def test_download_with_a_wrong_sum_is_deleted_and_reported(sources, cache):
+    sources(FakeSource(b"something else"))
+    with pytest.raises(CheckpointError, match="does not match the known hash"):
+        fetch_checkpoint("vit_b")
+    assert list(cache.iterdir()) == []
+
+
+def test_cached_file_with_a_wrong_sum_is_replaced_and_reported(sources, cache, caplog):
+    sources(FakeSource(CONTENT))
+    cache.mkdir()
+    (cache / "sam_vit_b_01ec64.pth").write_bytes(b"rotten")
+    assert fetch_checkpoint("vit_b").read_bytes() == CONTENT
+    assert f"does not have the SHA-256 {SHA256}: deleted" in caplog.text
+
+
+def test_no_source_says_what_to_put_where(sources, cache):
+    sources(FakeSource(OSError("no route"), url="first://"), FakeSource(CheckpointError("no pip"), url="second://"))
+    with pytest.raises(CheckpointError) as caught:
+        fetch_checkpoint("vit_b")
+    message = str(caught.value)
+    for part in (str(cache / "sam_vit_b_01ec64.pth"), SHA256, "first://: no route", "second://: no pip"):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_resolve_without_a_checkpoint_fetches(sources):
+    sources(FakeSource(CONTENT))
+    assert resolve_checkpoint("vit_b", None) == fetch_checkpoint("vit_b")
+
+
+def test_resolve_local_paths(tmp_path, monkeypatch):
+    (tmp_path / "own.pth").write_bytes(CONTENT)
+    monkeypatch.chdir(tmp_path)
+    assert resolve_checkpoint("vit_b", str(tmp_path / "own.pth")) == tmp_path / "own.pth"
+    assert resolve_checkpoint("vit_b", "own.pth") == tmp_path / "own.pth"
+    assert resolve_checkpoint("vit_b", f"file://{tmp_path}/own.pth") == tmp_path / "own.pth"
+
+
+def test_resolve_huggingface_folder(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(CONTENT)
+    assert resolve_checkpoint("vit_b", str(tmp_path)) == tmp_path / "model.safetensors"
+
+
+def test_resolve_uri_downloads_into_the_cache_until_it_changes(cache):
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/bucket/own.pth", CONTENT)
+    path = resolve_checkpoint("vit_b", "memory://bucket/own.pth")
+    assert path.read_bytes() == CONTENT
+    assert cache in path.parents
+    assert path.suffix == ".pth"
+    assert resolve_checkpoint("vit_b", "memory://bucket/own.pth") == path
+    memory.pipe("/bucket/own.pth", b"newer weights")
+    assert resolve_checkpoint("vit_b", "memory://bucket/own.pth").read_bytes() == b"newer weights"
+
+
+@pytest.mark.parametrize("checkpoint", ["absent.pth", "memory://bucket/absent.pth"])
+def test_resolve_missing(checkpoint):
+    with pytest.raises(CheckpointError, match=f"checkpoint not found: {checkpoint}"):
+        resolve_checkpoint("vit_b", checkpoint)
+
+
+def test_resolve_unknown_protocol():
+    with pytest.raises(CheckpointError, match=r"checkpoint nosuch://x.pth cannot be read: .*nosuch"):
+        resolve_checkpoint("vit_b", "nosuch://x.pth")
+
+
+def test_verify(sources, cache, tmp_path):
+    sources(FakeSource(CONTENT))
+    with pytest.raises(CheckpointError, match="not found"):
+        verify_checkpoint("vit_b")
+    assert fetch_checkpoint("vit_b") == verify_checkpoint("vit_b")
+    (cache / "sam_vit_b_01ec64.pth").write_bytes(b"rotten")
+    with pytest.raises(CheckpointError, match=f"SHA-256 must be {SHA256}, got"):
+        verify_checkpoint("vit_b")
+
+
+def test_verify_goes_by_file_name(tmp_path):
+    (tmp_path / "mobile_sam.pt").write_bytes(CONTENT)
+    with pytest.raises(CheckpointError, match=f"must be {OFFICIAL_CHECKPOINTS['vit_t'].sha256}, got {SHA256}"):
+        verify_checkpoint(tmp_path / "mobile_sam.pt")
+    with pytest.raises(CheckpointError, match=r"own\.pth has no published SHA-256"):
+        verify_checkpoint(tmp_path / "own.pth")
+
+
+def test_status_lists_every_model(cache):
+    cache.mkdir()
+    (cache / "mobile_sam.pt").write_bytes(CONTENT)
+    status = {line.model_type: line for line in checkpoint_status()}
+    assert list(status) == ["vit_h", "vit_l", "vit_b", "vit_t"]
+    assert status["vit_t"].cached
+    assert not status["vit_h"].cached
+    assert status["vit_h"].path == cache / "sam_vit_h_4b8939.pth"
+
+
+def test_sha256_of(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    assert sha256_of(tmp_path / "file") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_cache_folder_defaults_to_the_users(monkeypatch):
+    monkeypatch.delenv("SAM_PIPELINE_CACHE")
+    assert checkpoints.cache_folder().name == "sam-pipeline"
+
+
+def test_listing_weights_needs_neither_torch_nor_ray():
+    code = "import sys, sam_pipeline.model.checkpoints; print('torch' in sys.modules, 'ray' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.weights
+def test_vit_t_is_the_published_file(vit_t_checkpoint):
+    assert verify_checkpoint(vit_t_checkpoint) == vit_t_checkpoint
