@@ -157,11 +157,11 @@ class PlanConfig:
         try:
             options = json.loads(self.storage_options)
         except json.JSONDecodeError as error:
-            raise ConfigError(
-                f"storage_options must be a JSON object, got {self.storage_options!r} ({error})"
-            ) from None
-        _check(isinstance(options, dict), "storage_options", "a JSON object", self.storage_options)
-        return dict(options)
+            # The value itself is not shown: it may hold a credential that was not to be given this way.
+            raise ConfigError(f"storage_options must be a JSON object: {error}") from None
+        if not isinstance(options, dict):
+            raise ConfigError(f"storage_options must be a JSON object, not {type(options).__name__}")
+        return options
 
 
 @dataclass(frozen=True)

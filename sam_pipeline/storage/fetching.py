@@ -35,7 +35,7 @@ def fetch(uris: Sequence[str], options: StorageOptions) -> list[Fetched]:
         retry_error_callback=lambda _: None,
     )
     def fetch_missing() -> list[str] | None:
-        missing = [uri for uri in uris if not _is_final(results.get(uri))]
+        missing = [uri for uri in dict.fromkeys(uris) if not _is_final(results.get(uri))]
         results.update(_cat(filesystem, missing))
         return [uri for uri in missing if not _is_final(results[uri])]
 
@@ -44,9 +44,10 @@ def fetch(uris: Sequence[str], options: StorageOptions) -> list[Fetched]:
 
 
 def _cat(filesystem: Any, uris: Sequence[str]) -> dict[str, Fetched]:
-    paths = {filesystem._strip_protocol(uri): uri for uri in uris}
-    answers = filesystem.cat(list(paths), on_error="return")
-    return {uri: answers[path] for path, uri in paths.items()}
+    # Not cat: it expands names that hold [, * or ? as globs, and raises where none of them exists.
+    nothing = [None] * len(uris)
+    paths = [filesystem._strip_protocol(uri) for uri in uris]
+    return dict(zip(uris, filesystem.cat_ranges(paths, nothing, nothing, on_error="return"), strict=True))
 
 
 def _is_final(result: Fetched | None) -> bool:

@@ -7,6 +7,7 @@ specifications, process lists and the run's stored configuration.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +17,9 @@ import fsspec
 from sam_pipeline.errors import ConfigError
 
 StorageOptions = Mapping[str, Any]
+
+# simplecache::s3://…, zip://a.jpg::s3://…, zip://a.jpg::/a.zip
+_CHAINED = re.compile(r"[^/]*::[^/]*://|[^/]*://.*::([a-z0-9+]*://|/)")
 
 
 def protocol_of(uri: str) -> str:
@@ -29,14 +33,16 @@ def open_filesystem(uri: str, options: StorageOptions) -> tuple[Any, str]:
     Raises:
         ConfigError: unknown scheme, chained URI (`::`), or a scheme whose fsspec driver is not installed.
     """
-    if "::" in uri:
+    if _CHAINED.match(uri):
         raise ConfigError(f"chained URIs are not supported: {uri!r}")
-    remote_options = {} if protocol_of(uri) == "file" else dict(options)
+    protocol = protocol_of(uri)
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri, **remote_options)
-    except (ValueError, ImportError) as error:
-        raise ConfigError(f"cannot open {uri!r}: {error}") from error
-    return filesystem, path
+        # Not fsspec.core.url_to_fs: it takes any "::" for a chain, also in the name of a file.
+        driver = fsspec.get_filesystem_class(protocol)
+        remote_options = {} if protocol == "file" else {**driver._get_kwargs_from_urls(uri), **options}
+        return driver(**remote_options), driver._strip_protocol(uri)
+    except (ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"cannot open {uri!r}: {one_line(error)}") from error
 
 
 def join_uri(uri: str, *names: str) -> str:
@@ -45,8 +51,13 @@ def join_uri(uri: str, *names: str) -> str:
 
 
 def absolute_uri(uri: str) -> str:
-    """Make a local path absolute, so that workers with another working directory reach the same files."""
-    return os.path.abspath(uri.removeprefix("file://")) if protocol_of(uri) == "file" else uri
+    """Make a local path absolute, so that workers with another working directory reach the same files.
+
+    A slash at the end is dropped everywhere, so that a folder has one name.
+    """
+    if protocol_of(uri) == "file":
+        return os.path.abspath(uri.removeprefix("file://"))
+    return uri if uri.endswith("://") else uri.rstrip("/")
 
 
 def delta_storage_options(uri: str, options: StorageOptions) -> dict[str, str]:
@@ -57,7 +68,7 @@ def delta_storage_options(uri: str, options: StorageOptions) -> dict[str, str]:
     """
     if protocol_of(uri) not in ("s3", "s3a"):
         return {}
-    client = options.get("client_kwargs", {})
+    client = options.get("client_kwargs") or {}
     endpoint = (
         options.get("endpoint_url")
         or client.get("endpoint_url")
@@ -72,11 +83,19 @@ def delta_storage_options(uri: str, options: StorageOptions) -> dict[str, str]:
         translated["AWS_ALLOW_HTTP"] = str(urlsplit(endpoint).scheme == "http").lower()
     if region:
         translated["AWS_REGION"] = region
+    if options.get("anon"):
+        translated["AWS_SKIP_SIGNATURE"] = "true"
     return translated
 
 
 def one_line(error: BaseException) -> str:
-    """The error's first line without query strings, which may hold presigned credentials."""
+    """The error's first line without what may hold credentials: query strings and user names of URLs.
+
+    Control characters, which names of files may hold, are replaced; the line is cut after 300 characters.
+    """
     text = str(error).strip().splitlines()
     line = text[0] if text else type(error).__name__
-    return " ".join(word.split("?", 1)[0] if "://" in word else word for word in line.split(" "))[:300]
+    if "://" in line:
+        # To the end of the word, wherever it begins: a URL's path may hold spaces.
+        line = re.sub(r"\?\S*", "", re.sub(r"://[^/\s@]*@", "://", line))
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in line)[:300]

@@ -57,13 +57,14 @@ def list_images(input_uri: str, options: StorageOptions) -> Listing:
 
 def _find(filesystem: Any, path: str) -> tuple[list[Mapping[str, Any]], bool]:
     """Return the files below, matching, or at the path; and whether the user named one file outright."""
-    if any(character in path for character in "*?["):
+    if any(character in path for character in "*?[") and not filesystem.exists(path):
         return _files(filesystem.glob(path, detail=True).values()), False
     if "file" in filesystem.protocol:
         info = filesystem.info(path)
         if info["type"] == "file":
             return [info], True
-        return _files(filesystem.find(path, detail=True).values()), False
+        # Without on_error, folders that cannot be read are passed over in silence.
+        return _files(filesystem.find(path, detail=True, on_error="raise").values()), False
     # On an object store a prefix is no object: ask for what lies below first, and for an object of that name after.
     below = _files(filesystem.find(path, detail=True).values())
     if len(below) == 1 and below[0]["name"].rstrip("/") == path.rstrip("/"):

@@ -1,0 +1,82 @@
+"""Fixtures of the end-to-end tests: an environment, the command line in it, and one undisturbed run to compare with."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from s3_server import s3
+
+from end_to_end.pictures import save_photos
+from end_to_end.processes import Finished, Program
+from end_to_end.tables import Row, read_rows
+
+__all__ = ["s3"]
+
+NUM_PHOTOS = 10
+
+SETTINGS = ("--model-type", "vit_t", "--points-per-side", "3")
+"""Nine prompts an image: a second of work on one core."""
+
+SMALL_SHARDS = ("--shard-rows", "1", "--commit-interval-s", "0.1", "--threads", "1")
+"""A commit for every image or two; one thread, so that sums of floats never depend on the machine's load."""
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+
+Start = Callable[..., Program]
+"""(command, *arguments, env=more variables) → the running `sam-pipeline command …`."""
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run that nothing interrupted."""
+
+    input: Path
+    output: Path
+    finished: Finished
+    rows: list[Row]
+
+
+@pytest.fixture(scope="session")
+def base_env(vit_t_checkpoint: Path) -> Iterator[dict[str, str]]:
+    """An environment with the weights, without credentials or clusters of whoever runs the tests."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_", "SAM_PIPELINE_"))}
+    # Not pytest's folder: Ray puts Unix sockets there, and their paths must stay short.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as ray_folder:
+        yield env | {"SAM_PIPELINE_CACHE": str(vit_t_checkpoint.parent), "RAY_TMPDIR": ray_folder}
+
+
+@pytest.fixture(scope="session")
+def start(base_env: dict[str, str]) -> Iterator[Start]:
+    """Start `sam-pipeline`; whatever is still running in the end is killed."""
+    started: list[Program] = []
+
+    def start_program(*arguments: object, env: Mapping[str, str] | None = None) -> Program:
+        command = [str(SCRIPTS / "sam-pipeline"), *map(str, arguments)]
+        started.append(Program(command, base_env | dict(env or {})))
+        return started[-1]
+
+    yield start_program
+    for program in started:
+        program.kill()
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small photographs."""
+    return save_photos(tmp_path_factory.mktemp("input") / "photos", NUM_PHOTOS)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(photos: Path, start: Start, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """A run over the photographs on local disk, with two CPUs."""
+    output = tmp_path_factory.mktemp("undisturbed") / "out"
+    arguments = ("--input", photos, "--output", output, *SETTINGS, *SMALL_SHARDS, "--num-cpus", 2)
+    finished = start("annotate", *arguments).wait(measure=True)
+    assert finished.exit_code == 0, finished.stderr
+    return Undisturbed(photos, output, finished, read_rows(str(output)))

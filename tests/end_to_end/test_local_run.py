@@ -1,0 +1,93 @@
+"""A folder on local disk, annotated as a user would do it for the first time."""
+
+import shutil
+
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+
+from end_to_end.conftest import NUM_PHOTOS, SETTINGS, SMALL_SHARDS
+from end_to_end.pictures import HEIGHT, WIDTH, photo
+from end_to_end.tables import by_name, num_data_files, read_rows
+from sam_pipeline.config import MaskConfig
+from sam_pipeline.masks.generator import MaskGenerator
+from sam_pipeline.model.registry import build_sam
+
+pytestmark = pytest.mark.weights
+
+GIB = 2**30
+
+
+@pytest.fixture
+def one_thread():
+    """The threads that the runs have: sums of floats depend on how they are divided."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_rows_hold_exactly_the_masks_of_the_generator(undisturbed, vit_t_checkpoint, one_thread):
+    generator = MaskGenerator(build_sam("vit_t", vit_t_checkpoint), MaskConfig(points_per_side=3))
+    assert [row["image_id"] for row in undisturbed.rows] == list(range(NUM_PHOTOS))
+    assert sum(row["num_masks"] for row in undisturbed.rows) > NUM_PHOTOS
+    for index, row in enumerate(undisturbed.rows):
+        assert row["uri"] == f"file://{undisturbed.input}/{index:02}.png"
+        assert (row["status"], row["error"], row["height"], row["width"]) == ("ok", None, HEIGHT, WIDTH)
+        expected = [mask.to_dict() for mask in generator.generate(photo(index))]
+        assert row["num_masks"] == len(row["masks"]) == len(expected)
+        for mask, wanted in zip(row["masks"], expected, strict=True):
+            scores = {name: pytest.approx(wanted[name], rel=1e-6) for name in ("predicted_iou", "stability_score")}
+            assert mask == wanted | scores  # scores are stored in single precision
+            assert coco_mask.decode(mask["segmentation"]).sum() == mask["area"]
+
+
+def test_a_finished_run_is_compacted_and_passes_verify(undisturbed, start):
+    assert num_data_files(str(undisturbed.output)) == 1
+    verified = start("verify", undisturbed.output).wait()
+    assert verified.exit_code == 0, verified.stderr
+    assert "lost     0" in verified.stdout
+    assert "twice    0" in verified.stdout
+
+
+def test_status_says_what_is_done_and_left(undisturbed, start):
+    status = start("status", undisturbed.output).wait()
+    assert status.exit_code == 0, status.stderr
+    lines = dict(line.split(maxsplit=1) for line in status.stdout.splitlines())
+    assert lines["images"] == str(NUM_PHOTOS)
+    assert lines["done"] == f"{NUM_PHOTOS} ({NUM_PHOTOS} ok)"
+    assert lines["left"] == "0"
+
+
+def test_a_run_stays_under_six_gigabytes_of_memory(undisturbed):
+    assert 0.5 * GIB < undisturbed.finished.peak_memory_bytes < 6 * GIB
+
+
+def test_a_second_start_changes_nothing_and_is_quick(undisturbed, start):
+    again = start("annotate", "--input", undisturbed.input, "--output", undisturbed.output, *SETTINGS).wait()
+    assert again.exit_code == 0, again.stderr
+    assert "annotated now  0" in again.stdout
+    assert read_rows(str(undisturbed.output)) == undisturbed.rows
+    assert again.elapsed_s < undisturbed.finished.elapsed_s
+
+
+def test_a_changed_setting_is_refused_by_name(undisturbed, start):
+    changed = ("--model-type", "vit_t", "--points-per-side", 3, "--box-nms-thresh", 0.5, "--max-pixels", 10**6)
+    refused = start("annotate", "--output", undisturbed.output, *changed).wait()
+    assert refused.exit_code == 2
+    assert "box_nms_thresh: 0.7 in the output, 0.5 now" in refused.stderr
+    assert "max_pixels: 100000000 in the output, 1000000 now" in refused.stderr
+    assert "points_per_side" not in refused.stderr
+    assert read_rows(str(undisturbed.output)) == undisturbed.rows
+
+
+def test_one_cpu_is_enough_and_gives_the_same_masks(undisturbed, start, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("00.png", "01.png"):
+        shutil.copy(undisturbed.input / name, photos)
+    output = tmp_path / "out"
+    arguments = ("--input", photos, "--output", output, *SETTINGS, *SMALL_SHARDS, "--num-cpus", 1)
+    finished = start("annotate", *arguments).wait()
+    assert finished.exit_code == 0, finished.stderr
+    assert by_name(read_rows(str(output))) == by_name(undisturbed.rows[:2])

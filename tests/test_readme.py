@@ -1,0 +1,69 @@
+"""The README's Python snippets run as they stand, in a folder that holds the run that `make demo` leaves."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pycocotools import mask as coco_mask
+
+from sam_pipeline.storage.mask_table import MaskTable, put_shard
+from sam_pipeline.storage.plan_table import write_plan
+from sam_pipeline.storage.schema import MASKS_SCHEMA
+from sam_pipeline.storage.sources import SourceImage
+
+README = Path(__file__).parent.parent / "README.md"
+SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+
+
+@pytest.fixture
+def folder_with_run(tmp_path: Path) -> Path:
+    output = str(tmp_path / "demo" / "run")
+    write_plan(output, "photographs", [SourceImage("file:///photographs/a.png", 1, None)], {})
+    pixels = np.zeros((6, 8), np.uint8, order="F")
+    pixels[1:3, 2:5] = 1
+    segmentation = coco_mask.encode(pixels)
+    segmentation["counts"] = segmentation["counts"].decode()
+    mask = {
+        "segmentation": segmentation,
+        "bbox": [2, 1, 2, 1],
+        "area": 6,
+        "predicted_iou": 0.9,
+        "stability_score": 0.95,
+        "point_coords": [[3.0, 2.0]],
+        "crop_box": [0, 0, 8, 6],
+    }
+    row = {
+        "image_id": 0,
+        "uri": "file:///photographs/a.png",
+        "height": 6,
+        "width": 8,
+        "status": "ok",
+        "error": None,
+        "num_masks": 1,
+        "masks": [mask],
+    }
+    table = MaskTable.take_over(output, {}, {}, {})
+    table.commit([put_shard(output, pa.Table.from_pylist([row], schema=MASKS_SCHEMA), {})])
+    return tmp_path
+
+
+def test_there_are_snippets_for_every_reader_the_readme_names() -> None:
+    readers = ("pycocotools", "duckdb", "polars", "ray.data.read_delta", "SamPredictor")
+    assert all(any(reader in snippet for snippet in SNIPPETS) for reader in readers)
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: snippet.split("\n", 1)[0].replace(" ", "_"))
+def test_snippet_runs_and_prints_the_result(snippet: str, folder_with_run: Path, vit_t_checkpoint: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", snippet], cwd=folder_with_run, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    expected = "(3, 480, 640)" if "SamPredictor" in snippet else "a.png"
+    assert expected in done.stdout
