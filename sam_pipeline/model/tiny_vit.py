@@ -295,4 +295,4 @@ def distance_indexes(window_size: int, device: str) -> Tensor:
     row, column = torch.meshgrid(*[torch.arange(window_size, device=device)] * 2, indexing="ij")
     rows_apart = (row.flatten()[:, None] - row.flatten()[None, :]).abs()
     columns_apart = (column.flatten()[:, None] - column.flatten()[None, :]).abs()
-    return window_size * columns_apart + rows_apart
+    return window_size * rows_apart + columns_apart
