@@ -8,7 +8,9 @@ import json
 import logging
 import sys
 import tomllib
+import traceback
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,12 +35,14 @@ _stderr = Console(stderr=True, markup=False, highlight=False)
 
 app = tyro.extras.SubcommandApp()
 
+_Output = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="OUTPUT")]]
+
 
 @app.command
 def annotate(config: Annotated[AnnotateConfig, tyro.conf.arg(name="")]) -> int:
     """Plan if there is no plan yet, then run; the same command resumes after a kill."""
     from sam_pipeline.pipeline.annotate import annotate as run_annotate
-    from sam_pipeline.pipeline.progress import RichDisplay, format_seconds
+    from sam_pipeline.pipeline.progress import RichDisplay
 
     summary = run_annotate(config, lambda num_images, num_before: RichDisplay(num_images, num_before, _stderr))
     rows = {
@@ -46,7 +50,7 @@ def annotate(config: Annotated[AnnotateConfig, tyro.conf.arg(name="")]) -> int:
         "images": f"{summary.num_images} ({_statuses(summary.num_by_status)})",
         "annotated now": summary.num_annotated,
         "masks": summary.num_masks,
-        "time": format_seconds(summary.elapsed_s),
+        "time": timedelta(seconds=round(summary.elapsed_s)),
         "rate": f"{summary.num_annotated / summary.elapsed_s:.3f} images/s",
     }
     _print_table(rows)
@@ -64,14 +68,13 @@ def plan(config: Annotated[PlanConfig, tyro.conf.arg(name="")]) -> int:
 
 
 @app.command
-def status(output: tyro.conf.Positional[str], storage_options: str = "{}") -> int:
+def status(output: _Output, storage_options: str = "{}") -> int:
     """Show how far a run has come, from storage alone; works from any machine while it runs.
 
     Args:
         output: Folder of the run.
         storage_options: JSON object of fsspec options, as for annotate.
     """
-    from sam_pipeline.pipeline.progress import format_seconds
     from sam_pipeline.storage.filesystem import absolute_uri
     from sam_pipeline.storage.mask_table import read_state
     from sam_pipeline.storage.plan_table import read_plan
@@ -89,13 +92,13 @@ def status(output: tyro.conf.Positional[str], storage_options: str = "{}") -> in
         if (rate := state.recent_rate()) is not None:
             rows |= {"rate": f"{rate:.3f} images/s"}
             if left:
-                rows |= {"ETA": format_seconds(left / rate)}
+                rows |= {"ETA": timedelta(seconds=round(left / rate))}
     _print_table(rows)
     return 0
 
 
 @app.command
-def verify(output: tyro.conf.Positional[str], storage_options: str = "{}") -> int:
+def verify(output: _Output, storage_options: str = "{}") -> int:
     """Check a finished output: every planned image exactly once, every mask decodes and fits its area and bbox.
 
     Args:
@@ -154,26 +157,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     common.add_argument("--config", type=Path)
     arguments, rest = common.parse_known_args(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(
-        level=logging.DEBUG if arguments.debug else logging.INFO,
+        level=logging.DEBUG if arguments.debug else logging.WARNING,
         format="%(message)s",
         handlers=[RichHandler(console=_stderr, show_time=False, show_path=False, show_level=False)],
     )
+    if not arguments.debug:
+        # Ours alone: at this level botocore would announce where it found the credentials.
+        logging.getLogger("sam_pipeline").setLevel(logging.INFO)
     try:
         if arguments.config is not None and rest:
             rest = [rest[0], *_config_flags(rest[0], arguments.config), *rest[1:]]
         code = app.cli(prog="sam-pipeline", description=_DESCRIPTION, args=rest, config=(tyro.conf.OmitArgPrefixes,))
     except SamPipelineError as error:
         if arguments.debug:
-            raise
-        _stderr.print(f"error: {error}", soft_wrap=True)
+            traceback.print_exc()
+        else:
+            _stderr.print(f"error: {error}", soft_wrap=True)
         code = error.exit_code
     except KeyboardInterrupt:
         _stderr.print("interrupted; the same command resumes")
         code = 130
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  whatever it is, the user gets one line of it
+        from sam_pipeline.storage.filesystem import one_line
+
         if arguments.debug:
-            raise
-        _stderr.print(f"unexpected {type(error).__name__}: {error} (--debug shows the traceback)", soft_wrap=True)
+            traceback.print_exc()
+        else:
+            message = f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows the traceback)"
+            _stderr.print(message, soft_wrap=True)
         code = 1
     sys.exit(code)
 

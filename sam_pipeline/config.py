@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,7 +17,18 @@ Precision = Literal["auto", "fp32", "bf16"]
 PREPROCESSING_VERSION = 1
 """Raised whenever decoding, orientation or resizing of images changes the pixels that the encoder sees."""
 
-_CREDENTIAL_WORDS = ("key", "secret", "token", "password", "credential")
+_CREDENTIAL_WORDS = (
+    "key",
+    "secret",
+    "token",
+    "password",
+    "passwd",
+    "passphrase",
+    "credential",
+    "authorization",
+    "connection_string",
+    "cookie",
+)
 
 
 def _check(ok: bool, name: str, requirement: str, value: object) -> None:
@@ -31,13 +43,23 @@ def check_storage_options(options: Mapping[str, Any]) -> None:
         ConfigError: naming the option (never its value).
     """
     for name, value in options.items():
-        if isinstance(value, Mapping):
-            check_storage_options(value)
-        elif any(word in name.lower() for word in _CREDENTIAL_WORDS) and value:
+        if _is_credential(name, value):
             raise ConfigError(
                 f"storage option {name!r} looks like a credential; give credentials by environment variables "
                 "(AWS_ACCESS_KEY_ID, …), a profile or an instance role"
             )
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Mapping):
+                check_storage_options(item)
+
+
+def _is_credential(name: str, value: object) -> bool:
+    if isinstance(value, str) and re.search(r"://[^/@]*@", value):
+        return True  # https://user:password@proxy
+    # Switches, times and counts are none (token_expiry, BucketKeyEnabled), nor is gcsfs's way to ask for no credential.
+    if not value or isinstance(value, bool | int | float) or value in ("anon", "cloud", "google_default"):
+        return False
+    return any(word in name.lower() for word in _CREDENTIAL_WORDS)
 
 
 @dataclass(frozen=True)

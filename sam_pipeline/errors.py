@@ -22,7 +22,7 @@ class SamPipelineError(Exception):
     exit_code: ClassVar[int] = 1
 
 
-class ConfigError(SamPipelineError, ValueError):
+class ConfigError(SamPipelineError):
     """A setting is out of range, or settings contradict one another."""
 
     exit_code = 2

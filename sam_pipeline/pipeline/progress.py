@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -66,12 +67,6 @@ def read_counter(counter: Any) -> Counts | None:
     return counts
 
 
-def format_seconds(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
-
-
 class Display(Protocol):
     """What a run reports to."""
 
@@ -123,7 +118,7 @@ class RichDisplay:
         now = time.monotonic()
         done = max(self._num_before + counts.num_images, num_committed)
         rate = counts.num_images / (now - self._start)
-        eta = format_seconds((self._num_images - done) / rate) if rate else "unknown"
+        eta = timedelta(seconds=round((self._num_images - done) / rate)) if rate else "unknown"
         details = (
             f"{rate:.3g} images/s, {counts.num_masks} masks, {counts.num_errors} errors, "
             f"{num_committed} committed, ETA {eta}"

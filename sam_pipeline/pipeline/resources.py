@@ -33,7 +33,13 @@ class Resources:
     shard_rows: int
 
 
-def divide(pools: PoolConfig, device: Literal["auto", "cpu", "cuda"], num_cpus: float, num_gpus: float) -> Resources:
+def divide(
+    pools: PoolConfig,
+    device: Literal["auto", "cpu", "cuda"],
+    num_cpus: float,
+    num_gpus: float,
+    largest_node_cpus: float | None = None,
+) -> Resources:
     """Divide a cluster.
 
     On GPUs, each GPU hosts one encoder and one decoder actor. On CPUs, decoding costs by far the most, so it gets
@@ -44,6 +50,7 @@ def divide(pools: PoolConfig, device: Literal["auto", "cpu", "cuda"], num_cpus: 
         device: "auto", "cpu" or "cuda".
         num_cpus: CPUs that Ray reports for the whole cluster.
         num_gpus: GPUs likewise.
+        largest_node_cpus: CPUs of the largest machine; None if there is only one.
 
     Raises:
         ConfigError: the smallest possible set of actors and tasks does not fit, with the arithmetic.
@@ -52,6 +59,7 @@ def divide(pools: PoolConfig, device: Literal["auto", "cpu", "cuda"], num_cpus: 
         device = "cuda" if num_gpus >= 1 else "cpu"
     resources = _on_gpus(pools, num_cpus, num_gpus) if device == "cuda" else _on_cpus(pools, num_cpus)
     _check_fits(resources, num_cpus, num_gpus)
+    _check_fits_a_node(resources, num_cpus if largest_node_cpus is None else largest_node_cpus)
     return resources
 
 
@@ -78,13 +86,15 @@ def _on_cpus(pools: PoolConfig, num_cpus: float) -> Resources:
     threads = pools.threads or max(1, min(_MAX_CPU_THREADS, int(num_cpus)))
     decode_actors = pools.decode_actors or max(1, int(num_cpus) // _MAX_CPU_THREADS)
     encode_actors = pools.encode_actors or max(1, decode_actors // 8)
+    decode_cpus = pools.decode_cpus or _round(0.5 * num_cpus / decode_actors)
     return Resources(
         device="cpu",
         encode_actors=encode_actors,
         decode_actors=decode_actors,
         encode_batch_size=pools.encode_batch_size or 1,
-        encode_cpus=pools.encode_cpus or _round(0.2 * num_cpus / encode_actors),
-        decode_cpus=pools.decode_cpus or _round(0.5 * num_cpus / decode_actors),
+        # No more than a decoder: an actor has to fit on one machine, which may hold few of the cluster's CPUs.
+        encode_cpus=pools.encode_cpus or min(decode_cpus, _round(0.2 * num_cpus / encode_actors)),
+        decode_cpus=decode_cpus,
         encode_gpus=0,
         decode_gpus=0,
         read_cpus=pools.read_cpus or min(1.0, _round(0.1 * num_cpus)),
@@ -114,4 +124,13 @@ def _check_fits(r: Resources, num_cpus: float, num_gpus: float) -> None:
             f"the run cannot be scheduled: {r.encode_actors} encoder x {r.encode_gpus:g} GPUs + {r.decode_actors} "
             f"decoder x {r.decode_gpus:g} = {needed_gpus:g} GPUs, the cluster has {num_gpus:g}; "
             "lower --encode-actors, --decode-actors or their --*-gpus, or use --device cpu"
+        )
+
+
+def _check_fits_a_node(r: Resources, node_cpus: float) -> None:
+    largest = max(r.encode_cpus, r.decode_cpus, r.read_cpus)
+    if largest > node_cpus + 1e-9:
+        raise ConfigError(
+            f"the run cannot be scheduled: an actor or task reserves {largest:g} CPUs, the largest machine has "
+            f"{node_cpus:g}; lower --encode-cpus, --decode-cpus or --read-cpus"
         )

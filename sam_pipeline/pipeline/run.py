@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import math
 import queue
+import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Generator
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import ray
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
+from sam_pipeline import errors
 from sam_pipeline.errors import RunFailedError, SamPipelineError
 from sam_pipeline.pipeline.columns import chunks_of, shards_of
 from sam_pipeline.pipeline.job import Job
@@ -28,6 +32,10 @@ logger = logging.getLogger(__name__)
 _BLOCK_BYTES = 2**20
 _MAX_CHUNK_ROWS = 256
 _MIN_CHUNKS = 64
+_STOP_TIMEOUT_S = 30
+
+# The line of a traceback that names an exception: "package.Name: text".
+_RAISED = re.compile(r"^([A-Za-z_][\w.]*): (.+)$", re.MULTILINE)
 
 
 def shard_dataset(
@@ -78,12 +86,15 @@ def configured_context(stall_timeout_s: float) -> ray.data.DataContext:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     if not logger.isEnabledFor(logging.DEBUG):
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        # An error comes back from iterate_shards as one line; Ray Data would print its traceback too.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     return context
 
 
-def iterate_shards(dataset: ray.data.Dataset, poll_s: float) -> Iterator[list[Shard]]:
+def iterate_shards(dataset: ray.data.Dataset, poll_s: float) -> Generator[list[Shard]]:
     """Run a dataset in a thread and yield shards as they are written; an empty list whenever poll_s passes without.
+
+    Closing the iterator ends the execution.
 
     Raises:
         SamPipelineError: the one that a worker raised.
@@ -100,26 +111,50 @@ def iterate_shards(dataset: ray.data.Dataset, poll_s: float) -> Iterator[list[Sh
         else:
             produced.put(None)
 
-    threading.Thread(target=produce, name="ray-data", daemon=True).start()
-    while True:
-        try:
-            shards = produced.get(timeout=poll_s)
-        except queue.Empty:
-            yield []
-            continue
-        if shards is None:
-            return
-        if isinstance(shards, Exception):
-            raise _worker_error(shards) from shards
-        yield shards
+    thread = threading.Thread(target=produce, name="ray-data", daemon=True)
+    thread.start()
+    try:
+        while True:
+            try:
+                shards = produced.get(timeout=poll_s)
+            except queue.Empty:
+                yield []
+                continue
+            if shards is None:
+                return
+            if isinstance(shards, Exception):
+                raise _worker_error(shards) from shards
+            yield shards
+    finally:
+        _stop(dataset, thread)
 
 
-def _worker_error(error: BaseException) -> SamPipelineError:
-    """Find our own error in the chain that Ray wraps around it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, SamPipelineError):
-            return seen
-        inner = getattr(seen, "cause", None)
-        seen = inner if isinstance(inner, BaseException) else seen.__cause__ or seen.__context__
-    return RunFailedError(f"the run stopped ({type(error).__name__}: {one_line(error)}); the same command resumes it")
+def _stop(dataset: ray.data.Dataset, thread: threading.Thread) -> None:
+    """End an execution that nobody waits for any more.
+
+    Ray has no public call for it, and crashes with a segmentation fault (instead of our exit code) when the process
+    ends while the executor's thread is still scheduling.
+    """
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    while thread.is_alive() and time.monotonic() < deadline:
+        for executor in threading.enumerate():
+            if isinstance(executor, StreamingExecutor) and executor.name.endswith(dataset.get_dataset_id()):
+                executor.shutdown(force=True)
+        thread.join(timeout=0.5)
+
+
+def _worker_error(error: Exception) -> SamPipelineError:
+    """Make our own error again of what a worker raised.
+
+    Ray passes on the text of the traceback and not the exception: neither its UserCodeException nor its
+    ActorDiedError has a cause.
+    """
+    if isinstance(error, SamPipelineError):
+        return error
+    raised = [(name, text) for name, text in _RAISED.findall(str(error)) if not name.startswith("ray.")]
+    name, text = raised[-1] if raised else (type(error).__name__, str(error))
+    message = one_line(Exception(text))
+    if name.startswith(f"{errors.__name__}."):
+        own: type[SamPipelineError] = getattr(errors, name.rpartition(".")[2])
+        return own(message)
+    return RunFailedError(f"the run stopped ({name}: {message}); the same command resumes it")

@@ -95,13 +95,20 @@ def create_table(uri: str, schema: pa.Schema, metadata: Mapping[str, str], optio
 
 
 def table_metadata(table: DeltaTable) -> dict[str, str]:
-    """The metadata given to create_table."""
+    """The metadata given to create_table.
+
+    Raises:
+        OutputError: there is none, so the table was made by another program.
+    """
     configuration: dict[str, str] = table.metadata().configuration
-    return {
+    ours = {
         key.removeprefix(METADATA_PREFIX): value
         for key, value in configuration.items()
         if key.startswith(METADATA_PREFIX)
     }
+    if not ours:
+        raise OutputError(f"{table.table_uri} is a Delta table of another program; use another output")
+    return ours
 
 
 def put_parquet(table_uri: str, rows: pa.Table, options: StorageOptions, *, row_group_size: int) -> DataFile:
@@ -145,17 +152,12 @@ def commit_files(
             [_add_action(file) for file in files],
             "append",
             schema,
-            commit_properties=fenced(epoch, custom_metadata),
+            commit_properties=CommitProperties(
+                custom_metadata=None if custom_metadata is None else dict(custom_metadata),
+                app_transactions=[Transaction(APP_ID, epoch)],
+            ),
         )
         table.update_incremental()
-
-
-def fenced(epoch: int, custom_metadata: Mapping[str, Any] | None = None) -> CommitProperties:
-    """Commit properties that make a commit fail once another writer has taken a later epoch."""
-    return CommitProperties(
-        custom_metadata=None if custom_metadata is None else dict(custom_metadata),
-        app_transactions=[Transaction(APP_ID, epoch)],
-    )
 
 
 def _add_action(file: DataFile) -> AddAction:

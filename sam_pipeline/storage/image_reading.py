@@ -58,8 +58,10 @@ def decode_image(data: bytes, *, max_pixels: int) -> npt.NDArray[np.uint8]:
     """
     if not data:
         raise DecodeError("the file is empty")
+    as_format = ""
     try:
         with _own_rules(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            as_format = f" as {image.format}"
             num_pixels = image.width * image.height
             if num_pixels > max_pixels:
                 raise TooLargeError(f"{image.width}x{image.height} pixels, the limit is {max_pixels}")
@@ -81,7 +83,7 @@ def decode_image(data: bytes, *, max_pixels: int) -> npt.NDArray[np.uint8]:
         raise TooLargeError("there is not enough memory to decode it") from error
     except Exception as error:
         kind = "" if isinstance(error, (OSError, SyntaxError, ValueError)) else f"{type(error).__name__}: "
-        raise DecodeError(f"cannot be decoded: {kind}{one_line(error)}") from error
+        raise DecodeError(f"cannot be decoded{as_format}: {kind}{one_line(error)}") from error
 
 
 @contextmanager

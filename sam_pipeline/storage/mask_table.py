@@ -23,7 +23,6 @@ from sam_pipeline.storage.delta import (
     DataFile,
     commit_files,
     create_table,
-    fenced,
     open_table,
     output_errors,
     put_parquet,
@@ -138,9 +137,15 @@ class MaskTable:
         commit_files(self._table, MASKS_SCHEMA, [s.file for s in shards], epoch=self.epoch, custom_metadata=summary)
 
     def compact(self) -> None:
-        """Merge small files. The files they replace stay, unseen, until a vacuum."""
+        """Merge small files. The files they replace stay, unseen, until a vacuum.
+
+        Raises:
+            FencedError: a later start took over.
+        """
+        # delta-rs does not write the application transaction of a compaction, so that alone would pass the fence.
+        commit_files(self._table, MASKS_SCHEMA, [], epoch=self.epoch)
         with output_errors(self._table.table_uri):
-            self._table.optimize.compact(target_size=_COMPACTED_FILE_BYTES, commit_properties=fenced(self.epoch))
+            self._table.optimize.compact(target_size=_COMPACTED_FILE_BYTES)
 
 
 def check_fingerprint(stored: Fingerprint, wanted: Fingerprint) -> None:

@@ -40,9 +40,12 @@ class Plan:
 def read_plan(output: str, options: StorageOptions) -> Plan | None:
     """The plan of an output; None if there is none, or if planning was interrupted before its commit."""
     table = open_table(join_uri(output, "images"), options)
-    if table is None or table.transaction_version(APP_ID) is None:
+    if table is None:
         return None
-    return Plan(output, table_metadata(table)["input"], table.count())
+    metadata = table_metadata(table)
+    if table.transaction_version(APP_ID) is None:
+        return None
+    return Plan(output, metadata["input"], table.count())
 
 
 def write_plan(output: str, input_uri: str, images: Sequence[SourceImage], options: StorageOptions) -> Plan:

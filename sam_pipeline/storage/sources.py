@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,8 @@ def list_images(input_uri: str, options: StorageOptions) -> Listing:
     """List an input once.
 
     A folder or prefix is walked recursively and files without an image suffix are skipped and counted; a file named
-    outright is taken whatever its suffix; hidden files (.DS_Store, ._x.jpg) are skipped.
+    outright is taken whatever its suffix; hidden files (.DS_Store, ._x.jpg) are skipped. Links to files are followed,
+    links to folders below the input are not, since they may form a loop. A name that exists is never taken for a glob.
 
     Raises:
         InputError: nothing there, no permission, or no image among the files.
@@ -58,15 +59,14 @@ def list_images(input_uri: str, options: StorageOptions) -> Listing:
 def _find(filesystem: Any, path: str) -> tuple[list[Mapping[str, Any]], bool]:
     """Return the files below, matching, or at the path; and whether the user named one file outright."""
     if any(character in path for character in "*?[") and not filesystem.exists(path):
-        return _files(filesystem.glob(path, detail=True).values()), False
+        return _files(filesystem, filesystem.glob(path, detail=True).values()), False
     if "file" in filesystem.protocol:
         info = filesystem.info(path)
         if info["type"] == "file":
             return [info], True
-        # Without on_error, folders that cannot be read are passed over in silence.
-        return _files(filesystem.find(path, detail=True, on_error="raise").values()), False
+        return _files(filesystem, _walk(filesystem, path)), False
     # On an object store a prefix is no object: ask for what lies below first, and for an object of that name after.
-    below = _files(filesystem.find(path, detail=True).values())
+    below = _files(filesystem, filesystem.find(path, detail=True).values())
     if len(below) == 1 and below[0]["name"].rstrip("/") == path.rstrip("/"):
         return below, True
     if not below:
@@ -74,9 +74,25 @@ def _find(filesystem: Any, path: str) -> tuple[list[Mapping[str, Any]], bool]:
     return below, False
 
 
-def _files(infos: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    # Zero-byte objects whose key ends in a slash are the folder markers of S3 consoles.
-    return [info for info in infos if info["type"] == "file" and not info["name"].endswith("/")]
+def _walk(filesystem: Any, folder: str) -> Iterator[Mapping[str, Any]]:
+    # Not find: it passes in silence over folders that it cannot read.
+    folders = [folder]
+    while folders:
+        for info in filesystem.ls(folders.pop(), detail=True):
+            if info["type"] == "directory":
+                folders.append(info["name"])
+            else:
+                yield info
+
+
+def _files(filesystem: Any, infos: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [
+        info
+        for info in infos
+        # Zero-byte objects whose key ends in a slash are the folder markers of S3 consoles.
+        if (info["type"] == "file" or (info.get("islink") and filesystem.isfile(info["name"])))
+        and not info["name"].endswith("/")
+    ]
 
 
 def _is_image(name: str) -> bool:

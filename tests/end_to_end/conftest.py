@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +30,7 @@ SMALL_SHARDS = ("--shard-rows", "1", "--commit-interval-s", "0.1", "--threads", 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 Start = Callable[..., Program]
-"""(command, *arguments, env=more variables) → the running `sam-pipeline command …`."""
+"""(*arguments, env=more variables, script="sam-pipeline") → the running script of the virtual environment."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Undisturbed:
     output: Path
     finished: Finished
     rows: list[Row]
+    peak_memory_bytes: int
+    """Of the driver, Ray and the workers together."""
 
 
 @pytest.fixture(scope="session")
@@ -48,17 +51,24 @@ def base_env(vit_t_checkpoint: Path) -> Iterator[dict[str, str]]:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_", "SAM_PIPELINE_"))}
     # Not pytest's folder: Ray puts Unix sockets there, and their paths must stay short.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as ray_folder:
-        yield env | {"SAM_PIPELINE_CACHE": str(vit_t_checkpoint.parent), "RAY_TMPDIR": ray_folder}
+        yield env | {
+            "SAM_PIPELINE_CACHE": str(vit_t_checkpoint.parent),
+            "RAY_TMPDIR": ray_folder,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),  # else Ray would write one into the home folder
+        }
 
 
 @pytest.fixture(scope="session")
-def start(base_env: dict[str, str]) -> Iterator[Start]:
-    """Start `sam-pipeline`; whatever is still running in the end is killed."""
+def start(base_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Start programs; whatever is still running in the end is killed."""
     started: list[Program] = []
 
-    def start_program(*arguments: object, env: Mapping[str, str] | None = None) -> Program:
-        command = [str(SCRIPTS / "sam-pipeline"), *map(str, arguments)]
-        started.append(Program(command, base_env | dict(env or {})))
+    def start_program(
+        *arguments: object, env: Mapping[str, str] | None = None, script: str = "sam-pipeline"
+    ) -> Program:
+        command = [str(SCRIPTS / script), *map(str, arguments)]
+        started.append(Program(command, base_env | dict(env or {}), tmp_path_factory.mktemp("program")))
         return started[-1]
 
     yield start_program
@@ -77,6 +87,7 @@ def undisturbed(photos: Path, start: Start, tmp_path_factory: pytest.TempPathFac
     """A run over the photographs on local disk, with two CPUs."""
     output = tmp_path_factory.mktemp("undisturbed") / "out"
     arguments = ("--input", photos, "--output", output, *SETTINGS, *SMALL_SHARDS, "--num-cpus", 2)
-    finished = start("annotate", *arguments).wait(measure=True)
+    program, memory_bytes = start("annotate", *arguments), [0]
+    finished = program.wait(watch=lambda: memory_bytes.append(program.memory_bytes()))
     assert finished.exit_code == 0, finished.stderr
-    return Undisturbed(photos, output, finished, read_rows(str(output)))
+    return Undisturbed(photos, output, finished, read_rows(str(output)), max(memory_bytes))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO
+from pathlib import Path
 
 import psutil
 
@@ -25,8 +25,6 @@ class Finished:
     stdout: str
     stderr: str
     elapsed_s: float
-    peak_memory_bytes: int
-    """Largest proportional set size of the program and everything it started; 0 if it was not measured."""
 
 
 class Program:
@@ -37,39 +35,39 @@ class Program:
     Args:
         command: program and arguments.
         env: its whole environment.
+        log_folder: for its output; nothing else may be there.
     """
 
-    def __init__(self, command: Sequence[str], env: Mapping[str, str]) -> None:
-        self._stdout, self._stderr = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+    def __init__(self, command: Sequence[str], env: Mapping[str, str], log_folder: Path) -> None:
+        self._stdout, self._stderr = log_folder / "stdout", log_folder / "stderr"
         self._start = time.monotonic()
-        self.process = subprocess.Popen(
-            command, env=env, stdin=subprocess.DEVNULL, stdout=self._stdout, stderr=self._stderr, start_new_session=True
-        )
+        with self._stdout.open("xb") as stdout, self._stderr.open("xb") as stderr:
+            self.process = subprocess.Popen(
+                command, env=env, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True
+            )
         self._sessions = {self.process.pid}
+        self._is_over = False
 
-    def wait(self, *, measure: bool = False) -> Finished:
+    def wait(self, watch: Callable[[], object] | None = None) -> Finished:
         """Wait for the end.
 
         Args:
-            measure: sample the memory of the whole tree twice a second.
+            watch: called several times a second until then.
 
         Raises:
             AssertionError: it did not end in time; it was killed.
         """
-        peak = 0
         while self.process.poll() is None:
-            if measure:
-                peak = max(peak, sum(_memory_bytes(member) for member in self.members()))
+            if watch is not None:
+                watch()
             if time.monotonic() - self._start > TIMEOUT_S:
                 self.kill()
-                raise AssertionError(f"no end after {TIMEOUT_S} s:\n{_content(self._stderr)[-4000:]}")
-            time.sleep(0.5 if measure else 0.05)
+                raise AssertionError(f"no end after {TIMEOUT_S} s:\n{self._last_words()}")
+            time.sleep(0.1)
         elapsed_s = time.monotonic() - self._start
         self.kill()  # daemons that outlive it for a moment
-        stdout, stderr = _content(self._stdout), _content(self._stderr)
-        self._stdout.close()
-        self._stderr.close()
-        return Finished(self.process.returncode, stdout, stderr, elapsed_s, peak)
+        stdout, stderr = self._stdout.read_text(errors="replace"), self._stderr.read_text(errors="replace")
+        return Finished(self.process.returncode, stdout, stderr, elapsed_s)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Poll a condition while the program runs.
@@ -82,12 +80,16 @@ class Program:
             if ended or late:
                 self.kill()
                 reason = "the program ended" if ended else "time ran out"
-                raise AssertionError(f"{reason} before the condition held:\n{_content(self._stderr)[-4000:]}")
+                raise AssertionError(f"{reason} before the condition held:\n{self._last_words()}")
             time.sleep(0.05)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the program alone."""
         self.process.send_signal(number)
+
+    def memory_bytes(self) -> int:
+        """Proportional set size of the program and everything it started: what is shared counts once."""
+        return sum(_memory_bytes(member) for member in self.members())
 
     def members(self) -> list[psutil.Process]:
         """The program, its descendants, and orphans of the sessions that any of them ever led.
@@ -95,6 +97,8 @@ class Program:
         Ray's daemons and workers have process groups of their own, and become orphans when what started them dies; a
         job's driver has a session of its own.
         """
+        if self._is_over:
+            return []  # by now the ids may belong to others
         found = {process.pid: process for process in _descendants(self.process.pid)}
         self._sessions |= {_session(pid) for pid in found} - {os.getsid(0), None}
         for process in psutil.process_iter():
@@ -107,17 +111,15 @@ class Program:
         deadline = time.monotonic() + 60
         while members := self.members():
             for member in members:
-                if member.is_running():  # and its id was not given to another process
+                with contextlib.suppress(psutil.NoSuchProcess):
                     member.kill()
-            self.process.poll()  # our own child stays a zombie until we look
             assert time.monotonic() < deadline, f"these survive SIGKILL: {members}"
             time.sleep(0.02)
         self.process.wait()
+        self._is_over = True
 
-
-def run(command: Sequence[str], env: Mapping[str, str], *, measure: bool = False) -> Finished:
-    """Run a program to its end."""
-    return Program(command, env).wait(measure=measure)
+    def _last_words(self) -> str:
+        return self._stderr.read_text(errors="replace")[-4000:]
 
 
 def _descendants(pid: int) -> list[psutil.Process]:
@@ -148,8 +150,3 @@ def _memory_bytes(process: psutil.Process) -> int:
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return 0
     return memory
-
-
-def _content(stream: IO[bytes]) -> str:
-    stream.seek(0)
-    return stream.read().decode(errors="replace")

@@ -31,9 +31,9 @@ def num_data_files(output: str, options: Mapping[str, str] | None = None) -> int
     return len(DeltaTable(f"{output}/masks", storage_options=options).file_uris())
 
 
-def by_name(rows: Sequence[Row]) -> dict[str, Row]:
-    """Rows by file name, without what depends on the place: to compare runs over copies of a folder."""
-    return {row["uri"].rsplit("/", 1)[-1]: {**row, "uri": None} for row in rows}
+def comparable(rows: Sequence[Row]) -> list[Row]:
+    """Rows with the file's name for its URI: to compare runs over copies of a folder in different places."""
+    return [{**row, "uri": row["uri"].rsplit("/", 1)[-1]} for row in rows]
 
 
 def _count(uri: str, options: Mapping[str, str] | None) -> int:

@@ -1,14 +1,12 @@
 """A folder on local disk, annotated as a user would do it for the first time."""
 
-import shutil
-
 import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from end_to_end.conftest import NUM_PHOTOS, SETTINGS, SMALL_SHARDS
+from end_to_end.conftest import NUM_PHOTOS, SETTINGS
 from end_to_end.pictures import HEIGHT, WIDTH, photo
-from end_to_end.tables import by_name, num_data_files, read_rows
+from end_to_end.tables import num_data_files, read_rows
 from sam_pipeline.config import MaskConfig
 from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.model.registry import build_sam
@@ -46,8 +44,8 @@ def test_a_finished_run_is_compacted_and_passes_verify(undisturbed, start):
     assert num_data_files(str(undisturbed.output)) == 1
     verified = start("verify", undisturbed.output).wait()
     assert verified.exit_code == 0, verified.stderr
-    assert "lost     0" in verified.stdout
-    assert "twice    0" in verified.stdout
+    lines = dict(line.split(maxsplit=1) for line in verified.stdout.splitlines())
+    assert (lines["rows"], lines["lost"], lines["twice"], lines["unsound"]) == (str(NUM_PHOTOS), "0", "0", "0")
 
 
 def test_status_says_what_is_done_and_left(undisturbed, start):
@@ -59,35 +57,24 @@ def test_status_says_what_is_done_and_left(undisturbed, start):
     assert lines["left"] == "0"
 
 
-def test_a_run_stays_under_six_gigabytes_of_memory(undisturbed):
-    assert 0.5 * GIB < undisturbed.finished.peak_memory_bytes < 6 * GIB
+def test_a_run_stays_under_six_gigabytes_of_memory(undisturbed, record_property):
+    record_property("peak_memory_bytes", undisturbed.peak_memory_bytes)
+    assert 0.5 * GIB < undisturbed.peak_memory_bytes < 6 * GIB
 
 
 def test_a_second_start_changes_nothing_and_is_quick(undisturbed, start):
     again = start("annotate", "--input", undisturbed.input, "--output", undisturbed.output, *SETTINGS).wait()
     assert again.exit_code == 0, again.stderr
-    assert "annotated now  0" in again.stdout
+    assert "annotated now  0\n" in again.stdout
     assert read_rows(str(undisturbed.output)) == undisturbed.rows
     assert again.elapsed_s < undisturbed.finished.elapsed_s
 
 
 def test_a_changed_setting_is_refused_by_name(undisturbed, start):
-    changed = ("--model-type", "vit_t", "--points-per-side", 3, "--box-nms-thresh", 0.5, "--max-pixels", 10**6)
+    changed = (*SETTINGS, "--box-nms-thresh", 0.5, "--max-pixels", 10**6)
     refused = start("annotate", "--output", undisturbed.output, *changed).wait()
     assert refused.exit_code == 2
     assert "box_nms_thresh: 0.7 in the output, 0.5 now" in refused.stderr
     assert "max_pixels: 100000000 in the output, 1000000 now" in refused.stderr
     assert "points_per_side" not in refused.stderr
     assert read_rows(str(undisturbed.output)) == undisturbed.rows
-
-
-def test_one_cpu_is_enough_and_gives_the_same_masks(undisturbed, start, tmp_path):
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for name in ("00.png", "01.png"):
-        shutil.copy(undisturbed.input / name, photos)
-    output = tmp_path / "out"
-    arguments = ("--input", photos, "--output", output, *SETTINGS, *SMALL_SHARDS, "--num-cpus", 1)
-    finished = start("annotate", *arguments).wait()
-    assert finished.exit_code == 0, finished.stderr
-    assert by_name(read_rows(str(output))) == by_name(undisturbed.rows[:2])

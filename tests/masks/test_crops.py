@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from parity.oracle import official_module
 
 from sam_pipeline.config import MaskConfig
 from sam_pipeline.masks.crops import generate_crop_boxes, prepare_crops
 from sam_pipeline.masks.resize import resize_image
+from tests.parity.oracle import official_module
 
 
 @given(

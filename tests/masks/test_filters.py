@@ -2,9 +2,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from parity.oracle import official_module
 
 from sam_pipeline.masks.filters import mask_boxes, near_crop_edge, stability_scores
+from tests.parity.oracle import official_module
 
 
 def smooth_logits(count, height, width, seed=0):
@@ -31,8 +31,9 @@ def test_stability_of_an_empty_mask_passes_no_threshold():
 
 def test_stability_survives_rows_wider_than_int16():
     logits = torch.full((1, 2, 40_000), 9.0)
-    logits[:, 1] = 0.5  # within the offset
-    assert stability_scores(logits, 0.0, 1.0).tolist() == [0.5]
+    logits[:, 1, :10_000] = 0.5  # within the offset
+    logits[:, 1, 10_000:] = -9.0
+    assert stability_scores(logits, 0.0, 1.0).tolist() == pytest.approx([0.8])
 
 
 @given(st.integers(0, 2**32), st.integers(1, 9), st.integers(1, 9), st.floats(0, 1))

@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from parity.oracle import official_generator
 
 from sam_pipeline.config import MaskConfig
-from sam_pipeline.masks import generator
+from sam_pipeline.masks import generator, rle
+from sam_pipeline.masks.candidates import Candidates
 from sam_pipeline.masks.crops import prepare_crops
-from sam_pipeline.masks.generator import MaskGenerator
+from sam_pipeline.masks.generator import MaskGenerator, remove_small_regions
+from tests.parity.oracle import official_generator
 
 SETTINGS = {
     "defaults": {"points_per_side": 8},
@@ -90,6 +91,15 @@ def test_an_image_without_masks_gives_none(blob_sam, picture, layers, min_area):
     assert MaskGenerator(blob_sam, config).generate(picture(90, 140)) == []
 
 
+def test_thresholds_of_zero_keep_even_empty_masks(blob_sam, picture, monkeypatch):
+    """Their stability is 0/0; suppression spares boxes without area."""
+    monkeypatch.setattr(blob_sam, "mask_threshold", 1e6)
+    config = MaskConfig(points_per_side=4, pred_iou_thresh=0.0, stability_score_thresh=0.0)
+    records = MaskGenerator(blob_sam, config).generate(picture(90, 140))
+    assert len(records) == 4 * 4 * 3
+    assert {(record.area, record.bbox) for record in records} == {(0, (0, 0, 0, 0))}
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 2), (1, 3000)])
 def test_the_smallest_images_with_every_step_on(blob_sam, size):
     config = MaskConfig(
@@ -98,6 +108,27 @@ def test_the_smallest_images_with_every_step_on(blob_sam, size):
     for record in MaskGenerator(blob_sam, config).generate(np.full((*size, 3), 200, np.uint8)):
         assert record.segmentation["size"] == list(size)
         assert record.binary_mask().sum() == record.area
+
+
+def test_an_empty_mask_passes_small_region_removal_as_it_was():
+    """The official generator suppresses by boxes computed anew, but records them only for masks that changed."""
+    island, square = np.zeros((2, 40, 40), bool)
+    island[5:20, 5:20] = island[30, 30] = True
+    square[22:38, 2:18] = True
+    found = Candidates(
+        rles=[rle.encode(mask) for mask in (island, np.zeros((40, 40), bool), square)],
+        boxes_xyxy=np.array([[5, 5, 30, 30], [20, 20, 20, 20], [2, 22, 17, 37]]),
+        iou_predictions=np.array([0.9, 0.8, 0.7], np.float32),
+        stability_scores=np.ones(3, np.float32),
+        point_coords=np.zeros((3, 2)),
+        crop_boxes_xyxy=np.array([[20, 20, 40, 40]] * 3),
+    )
+    cleaned = remove_small_regions(found, min_area=10, nms_thresh=0.7)
+    assert cleaned.boxes_xyxy.tolist() == [[20, 20, 20, 20], [2, 22, 17, 37], [5, 5, 19, 19]]
+    assert cleaned.iou_predictions.tolist() == found.iou_predictions[[1, 2, 0]].tolist()
+    assert [record.area for record in cleaned.to_records()] == [0, 256, 225]
+    nothing = found.take(np.array([], dtype=np.int64))
+    assert remove_small_regions(nothing, min_area=10, nms_thresh=0.7).to_records() == []
 
 
 def test_decode_takes_embeddings_of_other_types_and_refuses_other_counts(blob_sam, picture):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from parity.oracle import official_module
 
 from sam_pipeline.masks.grids import build_all_layer_point_grids, build_point_grid
+from tests.parity.oracle import official_module
 
 
 @pytest.mark.parametrize(("n_per_side", "n_layers", "scale"), [(32, 0, 1), (32, 2, 2), (7, 1, 3), (1, 0, 1)])

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from parity.oracle import official_predictor
 
 from sam_pipeline.masks.predictor import SamPredictor
+from tests.parity.oracle import official_predictor
 
 POINTS = {"point_coords": np.array([[30, 40], [100, 70]]), "point_labels": np.array([1, 0])}
 BOX = {"box": np.array([20.5, 10, 120, 80])}

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from parity.oracle import official_module
 
 from sam_pipeline.masks.regions import drop_small_islands, fill_small_holes
+from tests.parity.oracle import official_module
 
 
 @pytest.mark.parametrize(("ours", "mode"), [(fill_small_holes, "holes"), (drop_small_islands, "islands")])

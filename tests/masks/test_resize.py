@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from parity.oracle import official_module
 
 from sam_pipeline.masks.resize import preprocess_shape, resize_image
+from tests.parity.oracle import official_module
 
 sides = st.integers(1, 20_000)
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from parity.oracle import official_module
 
 from sam_pipeline.masks.transforms import ResizeLongestSide
+from tests.parity.oracle import official_module
 
 SIZES = [(480, 640), (1371, 777), (5, 3)]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from oracle import official_mobile_sam, official_predictor
 
 from sam_pipeline.masks.predictor import SamPredictor
 from sam_pipeline.model.registry import build_sam
+from tests.parity.oracle import official_mobile_sam, official_predictor
 
 pytestmark = pytest.mark.weights
 

@@ -1,0 +1,85 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from storage.runs import FLOAT_FIELDS, failed_row, row
+
+from sam_pipeline.pipeline.columns import (
+    CROPS,
+    EMBEDDINGS,
+    IMAGES,
+    SHARDS,
+    chunks_of,
+    crop_column,
+    crops_by_image,
+    result_table,
+    shard_row,
+    shards_of,
+)
+from sam_pipeline.storage.delta import DataFile
+from sam_pipeline.storage.mask_table import Shard
+from sam_pipeline.storage.schema import MASKS_SCHEMA
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 3, 7, 100])
+def test_chunks_hold_every_pending_id_once_and_the_range_that_spans_them(chunk_rows):
+    pending_ids = np.array([0, 1, 5, 6, 7, 100, 2**40])
+    found = []
+    for chunk in chunks_of(pending_ids, chunk_rows):
+        (values,) = chunk.to_pylist()
+        ids = np.frombuffer(values["pending"], np.int64)
+        assert 0 < len(ids) <= chunk_rows
+        assert (values["start"], values["stop"]) == (ids[0], ids[-1] + 1)
+        found += ids.tolist()
+    assert found == pending_ids.tolist()
+
+
+def test_where_nothing_is_pending_there_are_no_chunks():
+    assert list(chunks_of(np.array([], np.int64), 4)) == []
+
+
+def test_crops_come_back_as_they_went_also_from_slices_and_chunks():
+    generator = np.random.default_rng(0)
+    images = [
+        [generator.integers(0, 256, (3, 4, 3), dtype=np.uint8), generator.integers(0, 256, (1, 2, 3), dtype=np.uint8)],
+        [],
+        [generator.integers(0, 256, (5, 1, 3), dtype=np.uint8)],
+    ]
+    column = crop_column(images)
+    assert column.type == CROPS
+    table = pa.table({"crops": pa.chunked_array([column.slice(0, 1), column.slice(1)])})
+    for first in range(3):
+        back = crops_by_image(table.slice(first))
+        assert [len(crops) for crops in back] == [len(crops) for crops in images[first:]]
+        for crops, expected in zip(back, images[first:], strict=True):
+            for crop, original in zip(crops, expected, strict=True):
+                np.testing.assert_array_equal(crop, original)
+
+
+def test_crops_that_are_views_of_a_larger_image_are_packed_without_the_rest():
+    image = np.arange(8 * 10 * 3, dtype=np.uint8).reshape(8, 10, 3)
+    table = pa.table({"crops": crop_column([[image[2:5, 3:7]]])})
+    np.testing.assert_array_equal(crops_by_image(table)[0][0], image[2:5, 3:7])
+
+
+def test_results_are_rows_of_the_masks_table():
+    rows = [row(0), failed_row(1), row(2, 0)]
+    fields = [field for field in IMAGES if field.name != "crops"]
+    embeddings = pa.Table.from_pylist(
+        [{field.name: result[field.name] for field in fields} for result in rows], schema=pa.schema(fields)
+    ).append_column("image_embeddings", pa.array([[b"x"], [], [b"y", b"z"]], EMBEDDINGS))
+    results = result_table(embeddings, [result["masks"] for result in rows])
+    assert results.schema == MASKS_SCHEMA
+    results.validate(full=True)
+    assert results.to_pylist() == [
+        result | {"masks": [mask | FLOAT_FIELDS for mask in result["masks"]]} for result in rows
+    ]
+
+
+def test_descriptors_of_shards_come_back_as_they_went():
+    shards = [
+        Shard(DataFile("a.parquet", 123, 4, 0, 2**40), 77, {"ok": 3, "decode_error": 1}),
+        Shard(DataFile("b.parquet", 1, 1, 5, 5), 0, {}),
+    ]
+    rows = pa.concat_tables([shard_row(shard) for shard in shards])
+    assert rows.schema == SHARDS
+    assert shards_of(rows) == shards

@@ -1,0 +1,73 @@
+"""Outputs made by hand, from a plan to committed shards, with masks whose boxes and areas are right."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from sam_pipeline.masks import rle
+from sam_pipeline.storage.mask_table import MaskTable, put_shard
+from sam_pipeline.storage.plan_table import write_plan
+from sam_pipeline.storage.schema import MASKS_SCHEMA
+from sam_pipeline.storage.sources import SourceImage
+
+HEIGHT, WIDTH = 12, 16
+FINGERPRINT = {"points_per_side": 32, "weights_sha256": "aa", "schema_version": 1}
+
+# The scores of a mask after their visit to float32: seven digits remain.
+FLOAT_FIELDS = {"predicted_iou": pytest.approx(0.9, abs=1e-7), "stability_score": pytest.approx(0.97, abs=1e-7)}
+
+
+def plan(output, num_images):
+    images = [SourceImage(f"file:///in/{index:04}.jpg", 100 + index, f"etag-{index}") for index in range(num_images)]
+    return write_plan(output, "/in", images, {})
+
+
+def take_over(output, fingerprint=FINGERPRINT):
+    return MaskTable.take_over(output, fingerprint, {"config": "{}"}, {})
+
+
+def mask(seed):
+    """A rectangle in an image of HEIGHT × WIDTH, as the generator describes it."""
+    generator = np.random.default_rng(seed)
+    x, y, w, h = (int(generator.integers(low, high)) for low, high in ((0, 8), (0, 6), (1, 8), (1, 6)))
+    pixels = np.zeros((HEIGHT, WIDTH), bool)
+    pixels[y : y + h + 1, x : x + w + 1] = True
+    return {
+        "segmentation": rle.encode(pixels),
+        "bbox": [x, y, w, h],
+        "area": int(pixels.sum()),
+        "predicted_iou": 0.9,
+        "stability_score": 0.97,
+        "point_coords": [[x + 0.5, y + 0.25]],
+        "crop_box": [0, 0, WIDTH, HEIGHT],
+    }
+
+
+def row(image_id, num_masks=2, **changes):
+    """The result of one image; changes replace fields."""
+    masks = [mask(10 * image_id + index) for index in range(num_masks)]
+    result = {"image_id": image_id, "uri": f"file:///in/{image_id:04}.jpg", "height": HEIGHT, "width": WIDTH}
+    result |= {"status": "ok", "error": None, "num_masks": num_masks, "masks": masks}
+    return result | changes
+
+
+def failed_row(image_id, status="decode_error"):
+    return row(image_id, 0, height=None, width=None, status=status, error="the file is empty")
+
+
+def results_table(rows):
+    return pa.Table.from_pylist(rows, schema=MASKS_SCHEMA)
+
+
+def shard(output, rows):
+    return put_shard(output, results_table(rows), {})
+
+
+def finished(output, rows, num_images=None):
+    """A plan, and the rows in two commits; returns the table."""
+    plan(output, len(rows) if num_images is None else num_images)
+    table = take_over(output)
+    half = (len(rows) + 1) // 2
+    for part in (rows[:half], rows[half:]):
+        table.commit([shard(output, part)])
+    return table

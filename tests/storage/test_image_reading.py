@@ -1,0 +1,445 @@
+import io
+import struct
+import threading
+import time
+import tracemalloc
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from sam_pipeline.storage import image_reading
+from sam_pipeline.storage.image_reading import DecodeError, TooLargeError, decode_image
+from storage.image_files import FORMATS, noise, png, png_chunk, saved, tiff
+
+LIMIT = 100_000_000
+WHITE = [255, 255, 255]
+
+
+def decoded(data, max_pixels=LIMIT):
+    pixels = decode_image(data, max_pixels=max_pixels)
+    assert pixels.dtype == np.uint8
+    assert pixels.ndim == 3
+    assert pixels.shape[2] == 3
+    return pixels
+
+
+def error_of(data):
+    with pytest.raises(DecodeError) as caught:
+        decode_image(data, max_pixels=LIMIT)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert " at 0x" not in message
+    with pytest.raises(DecodeError) as again:
+        decode_image(bytes(data), max_pixels=LIMIT)
+    assert str(again.value) == message
+    return message
+
+
+def pillow_rgb(data):
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_allowed_format_gives_the_pixels_that_pillow_reads(kind):
+    data = saved(noise(), kind)
+    np.testing.assert_array_equal(decoded(data), pillow_rgb(data))
+
+
+@pytest.mark.parametrize("compression", ["raw", "tiff_lzw", "tiff_deflate", "packbits", "tiff_adobe_deflate"])
+def test_lossless_tiff_variants_give_back_what_was_saved(compression):
+    np.testing.assert_array_equal(decoded(saved(noise(), "TIFF", compression=compression)), noise())
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "ICO", "PPM", "TGA", "SGI", "JPEG2000", "AVIF", "ICNS", "DDS", "PDF"])
+def test_formats_outside_the_allow_list_are_refused(kind):
+    message = error_of(saved(noise(), kind))
+    assert message.startswith("not a readable JPEG, PNG, WEBP, TIFF, BMP or GIF file; it begins with b")
+
+
+def test_an_empty_file_is_a_decode_error():
+    assert error_of(b"") == "the file is empty"
+
+
+def test_a_text_file_named_jpg_is_told_by_its_first_bytes():
+    message = error_of(b"see you later\n")
+    assert message == "not a readable JPEG, PNG, WEBP, TIFF, BMP or GIF file; it begins with b'see you later\\n'"
+
+
+def test_a_web_page_saved_as_jpg_is_told_by_its_first_bytes():
+    assert "it begins with b'<!DOCTYPE html>" in error_of(b"<!DOCTYPE html>\n<html><body>404</body></html>")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_a_truncated_file_is_a_decode_error(kind, share):
+    data = saved(noise(64, 64), kind)
+    assert error_of(data[: int(len(data) * share)]).startswith("cannot be decoded")
+
+
+def test_a_truncated_jpeg_says_so():
+    data = saved(noise(64, 64), "JPEG")
+    assert error_of(data[:-100]).startswith("cannot be decoded as JPEG: image file is truncated")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_file_cut_within_its_signature_is_a_decode_error(kind):
+    assert "begins with" in error_of(saved(noise(), kind)[:3])
+
+
+def test_truncated_files_are_errors_even_where_another_library_tolerates_them(monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    data = saved(noise(64, 64), "JPEG")
+    assert "truncated" in error_of(data[: len(data) // 2])
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+
+def test_an_image_without_pixels_is_a_decode_error():
+    error_of(png(0, 5, 8, 2))
+    assert error_of(struct.pack("<6sHHBBB", b"GIF89a", 0, 0, 0, 0, 0) + b",\0\0\0\0\0\0\0\0\0\2\0;")
+
+
+def test_a_huge_header_is_refused_at_once_and_without_memory():
+    data = png(30_000, 30_000, 8, 2)
+    assert len(data) < 100
+    with pytest.raises(TooLargeError):
+        decode_image(data, max_pixels=LIMIT)  # imports what Pillow loads on first use
+    tracemalloc.start()
+    start = time.perf_counter()
+    with pytest.raises(TooLargeError) as caught:
+        decode_image(data, max_pixels=LIMIT)
+    seconds, peak_bytes = time.perf_counter() - start, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert str(caught.value) == "900000000 pixels, the limit is 100000000"
+    assert seconds < 1
+    assert peak_bytes < 2**20
+
+
+def test_the_limit_counts_pixels_and_is_inclusive():
+    data = saved(noise(12, 16), "PNG")
+    assert decoded(data, max_pixels=12 * 16).shape == (12, 16, 3)
+    with pytest.raises(TooLargeError, match=r"^16x12 pixels, the limit is 191$"):
+        decode_image(data, max_pixels=12 * 16 - 1)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_limit_above_pillows_own_is_the_only_one_that_counts(kind, monkeypatch):
+    data = saved(noise(100, 100), kind)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # in place of 89 million, which would take seconds
+    with pytest.raises(Image.DecompressionBombError), Image.open(io.BytesIO(data)) as image:
+        image.load()
+    assert decoded(data).shape == (100, 100, 3)
+
+
+def test_a_gif_frame_beyond_its_screen_counts_with_its_full_size():
+    screen = struct.pack("<6sHHBBB", b"GIF89a", 1, 1, 0, 0, 0)
+    frame = b"," + struct.pack("<HHHHB", 0, 0, 60_000, 60_000, 0) + b"\2\0;"
+    with pytest.raises(TooLargeError, match="3600000000 pixels, the limit is 100000000"):
+        decode_image(screen + frame, max_pixels=LIMIT)
+
+
+def test_pillows_limit_and_the_warning_filters_are_put_back(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1234)
+    filters = list(warnings.filters)
+    decode_image(saved(noise(100, 100), "PNG"), max_pixels=LIMIT)
+    with pytest.raises(TooLargeError):
+        decode_image(png(30_000, 30_000, 8, 2), max_pixels=LIMIT)
+    assert Image.MAX_IMAGE_PIXELS == 1234
+    assert list(warnings.filters) == filters
+
+
+def test_threads_with_different_limits_do_not_disturb_one_another():
+    small, large = saved(noise(10, 10), "PNG"), png(30_000, 30_000, 8, 2)
+    before = Image.MAX_IMAGE_PIXELS, list(warnings.filters)
+    wrong = []
+
+    def work(max_pixels):
+        for _ in range(40):
+            decode_image(small, max_pixels=max_pixels)
+            try:
+                decode_image(large, max_pixels=max_pixels)
+            except TooLargeError as error:
+                if not str(error).endswith(f"the limit is {max_pixels}"):
+                    wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(max_pixels,)) for max_pixels in (100, 10_000, 1_000_000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert (Image.MAX_IMAGE_PIXELS, list(warnings.filters)) == before
+
+
+def test_running_out_of_memory_is_an_answer_and_not_a_crash(monkeypatch):
+    def load(image):
+        raise MemoryError
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(TooLargeError, match="not enough memory"):
+        decode_image(saved(noise(), "BMP"), max_pixels=LIMIT)
+
+
+def test_a_large_image_is_converted_in_bands_that_join_without_a_seam(monkeypatch):
+    monkeypatch.setattr(image_reading, "_BAND_PIXELS", 50)
+    opaque, transparent = saved(noise(37, 16), "PNG"), saved(noise(37, 16, 4), "PNG")
+    np.testing.assert_array_equal(decoded(opaque), noise(37, 16))
+    in_bands = decoded(transparent)
+    monkeypatch.undo()
+    np.testing.assert_array_equal(in_bands, decoded(transparent))
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 10_000), (10_000, 1)])
+def test_extreme_shapes_survive(height, width):
+    np.testing.assert_array_equal(decoded(saved(noise(height, width), "PNG")), noise(height, width))
+
+
+# 0, the two sides of each rounding step near the ends and the middle, and the largest value.
+SAMPLES_16 = np.array([[0, 1, 128, 129, 257, 385, 386, 0x7FFF, 0x8000, 65406, 65407, 0xFFFF]], np.uint16)
+GREYS_8 = [0, 0, 0, 1, 1, 1, 2, 127, 128, 254, 255, 255]
+
+
+def grey_16_bit_files():
+    yield "png", saved(Image.fromarray(SAMPLES_16), "PNG")
+    for order, code in (("little", "<"), ("big", ">")):
+        samples = SAMPLES_16.astype(code + "u2").tobytes()
+        yield f"tiff, {order} endian", tiff(SAMPLES_16.size, 1, samples, byte_order=order, bits=16)
+
+
+@pytest.mark.parametrize("data", [pytest.param(data, id=name) for name, data in grey_16_bit_files()])
+def test_16_bit_grey_is_scaled_and_not_clipped(data):
+    pixels = decoded(data)
+    assert pixels[0, :, 0].tolist() == GREYS_8
+    assert (pixels == pixels[..., :1]).all()
+
+
+def test_16_bit_colour_keeps_its_high_bytes():
+    rgb = noise().astype(np.uint16) * 256 + 77
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in rgb)
+    np.testing.assert_array_equal(decoded(png(16, 12, 16, 2, rows)), noise())
+
+
+def test_signed_samples_below_zero_are_a_decode_error():
+    samples = np.array([-1, 5], "<i2").tobytes()
+    assert "integer samples beyond 16 bits" in error_of(
+        tiff(2, 1, samples, byte_order="little", bits=16, sample_format=2)
+    )
+
+
+def test_32_bit_integers_beyond_16_bits_are_a_decode_error():
+    assert "no defined range" in error_of(saved(np.array([[0, 70_000]], np.int32), "TIFF"))
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_floating_point_tiff_is_a_decode_error(order):
+    samples = np.ones((2, 2), "<f4" if order == "little" else ">f4").tobytes()
+    data = tiff(2, 2, samples, byte_order=order, bits=32, sample_format=3)
+    assert error_of(data) == "floating-point samples have no defined range"
+
+
+def test_1_bit_images_become_black_and_white():
+    bits = noise(9, 9, 1)[..., 0] > 127
+    for kind in ("PNG", "TIFF", "BMP", "GIF"):
+        pixels = decoded(saved(Image.fromarray(bits), kind))
+        np.testing.assert_array_equal(pixels, np.repeat(bits[..., None], 3, axis=2) * np.uint8(255))
+
+
+def test_grey_becomes_three_equal_channels():
+    grey = noise(channels=1)[..., 0]
+    for kind in ("PNG", "TIFF", "BMP"):
+        np.testing.assert_array_equal(decoded(saved(grey, kind)), np.repeat(grey[..., None], 3, axis=2))
+
+
+def palette_image():
+    image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), "P")
+    image.putpalette([10, 20, 30, 200, 100, 50, 0, 0, 255])
+    return image
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF", "BMP", "TIFF"])
+def test_palettes_become_their_colours(kind):
+    expected = [[[10, 20, 30], [200, 100, 50]], [[0, 0, 255], [200, 100, 50]]]
+    assert decoded(saved(palette_image(), kind)).tolist() == expected
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_the_transparent_entry_of_a_palette_becomes_white(kind):
+    data = saved(palette_image(), kind, transparency=1)
+    assert decoded(data).tolist() == [[[10, 20, 30], WHITE], [[0, 0, 255], WHITE]]
+
+
+def test_a_palette_with_an_alpha_for_each_entry_is_composed_over_white():
+    data = saved(palette_image(), "PNG", transparency=bytes([255, 0, 51]))
+    # 51 is a fifth: 0.2 · (0, 0, 255) + 0.8 · white.
+    assert decoded(data).tolist() == [[[10, 20, 30], WHITE], [[204, 204, 255], WHITE]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_rgba_is_composed_over_white(kind):
+    rgba = np.array([[[0, 100, 200, 255], [0, 100, 200, 0], [0, 100, 200, 51]]], np.uint8)
+    options = {"lossless": True} if kind == "WEBP" else {}
+    pixels = decoded(saved(rgba, kind, **options))
+    assert pixels.tolist() == [[[0, 100, 200], WHITE, [204, 224, 244]]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_grey_with_alpha_is_composed_over_white(kind):
+    pixels = decoded(saved(np.array([[[100, 255], [100, 0], [100, 51]]], np.uint8), kind))
+    assert pixels.tolist() == [[[100] * 3, WHITE, [224] * 3]]
+
+
+def test_a_transparent_colour_named_in_a_png_becomes_white():
+    rgb = np.array([[[1, 2, 3], [9, 9, 9]]], np.uint8)
+    assert decoded(saved(Image.fromarray(rgb), "PNG", transparency=(1, 2, 3))).tolist() == [[WHITE, [9, 9, 9]]]
+    grey = Image.fromarray(np.array([[7, 8]], np.uint8))
+    assert decoded(saved(grey, "PNG", transparency=7)).tolist() == [[WHITE, [8, 8, 8]]]
+
+
+RED_PART, GREEN_PART = (220, 30, 40), (20, 200, 60)
+
+
+def two_colours(make):
+    """A 32×64 image, made of a left and a right half; halves are whole 16-pixel blocks, so that JPEG keeps them."""
+    values = np.zeros((32, 64, len(make(RED_PART))), np.uint8)
+    values[:, :32], values[:, 32:] = make(RED_PART), make(GREEN_PART)
+    return values
+
+
+def assert_two_colours(pixels):
+    # JPEG at quality 100 rounds each of its four components once; the conversion to RGB at most doubles it.
+    assert abs(pixels[:, :32].astype(int) - RED_PART).max() <= 3
+    assert abs(pixels[:, 32:].astype(int) - GREEN_PART).max() <= 3
+
+
+def test_cmyk_jpeg_becomes_rgb():
+    inks = two_colours(lambda rgb: (*(255 - channel for channel in rgb), 0))
+    data = saved(Image.fromarray(inks, "CMYK"), "JPEG", quality=100, subsampling=0)
+    assert_two_colours(decoded(data))
+
+
+def test_ycck_jpeg_becomes_rgb():
+    def ycck(rgb):
+        # Adobe stores the inks inverted, hence RGB itself; libjpeg's YCCK is the YCbCr of the inks' complement.
+        luma_chroma = (
+            Image.new("RGB", (1, 1), tuple(255 - channel for channel in rgb)).convert("YCbCr").getpixel((0, 0))
+        )
+        return tuple(255 - channel for channel in (*luma_chroma, 255))  # Pillow inverts what it writes
+
+    data = saved(Image.fromarray(two_colours(ycck), "CMYK"), "JPEG", quality=100, subsampling=0)
+    marker = data.index(b"Adobe")
+    assert data[marker + 11] == 0, "the transform byte: plain CMYK"
+    assert_two_colours(decoded(data[: marker + 11] + b"\x02" + data[marker + 12 :]))
+
+
+def test_embedded_colour_profiles_are_ignored():
+    np.testing.assert_array_equal(decoded(saved(noise(), "PNG", icc_profile=b"no profile at all")), noise())
+
+
+ORIENTED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a),
+}
+
+
+def exif(orientation):
+    directory = Image.Exif()
+    directory[0x0112] = orientation
+    return directory
+
+
+@pytest.mark.parametrize("orientation", ORIENTED)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_applied(kind, orientation):
+    plain = decoded(saved(noise(), kind))
+    turned = decoded(saved(noise(), kind, exif=exif(orientation)))
+    np.testing.assert_array_equal(turned, ORIENTED[orientation](plain))
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_unknown_orientation_leaves_the_image_as_it_is(orientation):
+    data = saved(noise(), "JPEG", exif=exif(orientation))
+    np.testing.assert_array_equal(decoded(data), decoded(saved(noise(), "JPEG")))
+
+
+@pytest.mark.parametrize(
+    "block", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\x09\x01\x12", b"Exif\0\0junk"]
+)
+def test_damaged_exif_does_not_cost_the_image(block):
+    data = saved(noise(), "JPEG", exif=block)
+    np.testing.assert_array_equal(decoded(data), decoded(saved(noise(), "JPEG")))
+
+
+def test_an_orientation_of_the_wrong_type_does_not_cost_the_image():
+    directory = ImageFileDirectory_v2()
+    directory.tagtype[0x0112] = 2
+    directory[0x0112] = "sideways"
+    stream = io.BytesIO()
+    directory.save(stream)
+    data = saved(noise(), "JPEG", exif=b"Exif\0\0" + stream.getvalue())
+    np.testing.assert_array_equal(decoded(data), decoded(saved(noise(), "JPEG")))
+
+
+@pytest.mark.parametrize(("kind", "options"), [("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {}), ("TIFF", {})])
+def test_of_an_animation_the_first_frame_counts(kind, options):
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "lime", "blue")]
+    data = saved(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.n_frames == 3
+    assert (decoded(data) == [255, 0, 0]).all()
+
+
+def test_of_a_jpeg_with_more_pictures_behind_it_the_first_counts():
+    data = saved(noise(), "MPO", save_all=True, append_images=[Image.fromarray(noise(seed=1))])
+    np.testing.assert_array_equal(decoded(data), decoded(saved(noise(), "JPEG")))
+
+
+def test_large_text_in_a_png_ends_as_a_decode_error_and_not_in_memory():
+    bomb = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(50_000_000)))
+    assert error_of(png(1, 1, 8, 0, b"\0\0", extra=bomb)).startswith("cannot be decoded")
+
+
+SOUND_FILES = [saved(noise(40, 40), kind) for kind in FORMATS] + [
+    saved(noise(40, 40), "JPEG", progressive=True, exif=exif(6)),
+    saved(noise(40, 40, 4), "PNG"),
+    saved(Image.fromarray(SAMPLES_16), "PNG"),
+    saved(noise(40, 40), "TIFF", compression="tiff_lzw"),
+    saved(noise(40, 40), "TIFF", compression="jpeg"),
+    saved(Image.fromarray(noise(40, 40, 4), "CMYK"), "JPEG"),
+]
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    data=st.sampled_from(SOUND_FILES),
+    kept=st.floats(0, 1),
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=8)), max_size=6),
+)
+def test_whatever_happens_to_a_file_the_answer_is_pixels_or_one_of_two_errors_in_one_line(data, kept, changes):
+    damaged = bytearray(data[: int(len(data) * kept)] if kept < 0.5 else data)
+    for place, value in changes:
+        # Squared: headers, where damage is most varied, are at the front.
+        start = int(place**2 * len(damaged))
+        damaged[start : start + len(value)] = value
+    message = None
+    try:
+        pixels = decoded(bytes(damaged), max_pixels=1_000_000)
+    except (DecodeError, TooLargeError) as error:
+        message = str(error)
+    if message is None:
+        assert 0 < pixels.shape[0] * pixels.shape[1] <= 1_000_000
+    else:
+        assert 0 < len(message) < 400
+        assert message.isprintable()
+        assert " at 0x" not in message

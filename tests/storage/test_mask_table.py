@@ -1,0 +1,252 @@
+import json
+from collections import Counter
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pytest
+from deltalake import DeltaTable
+from pycocotools import mask as coco_mask
+
+from sam_pipeline.errors import FencedError, FingerprintMismatchError, OutputError
+from sam_pipeline.storage.mask_table import RunState, check_fingerprint, iterate_rows, read_state
+from sam_pipeline.storage.schema import MASKS_SCHEMA
+from storage.runs import FINGERPRINT, FLOAT_FIELDS, failed_row, finished, row, shard, take_over
+
+ROWS = [row(0), row(1, 0), failed_row(2), row(3, 3), row(4, 1)]
+
+
+@pytest.fixture
+def output(tmp_path):
+    return str(tmp_path)
+
+
+def stored(output):
+    batches = [batch.to_pylist() for batch in iterate_rows(output, {})]
+    return sorted((row for batch in batches for row in batch), key=lambda row: row["image_id"])
+
+
+def as_stored(rows):
+    return [row | {"masks": [mask | FLOAT_FIELDS for mask in row["masks"]]} for row in rows]
+
+
+def files(output):
+    return DeltaTable(f"{output}/masks").file_uris()
+
+
+def test_what_is_committed_is_read_as_it_was_put(output):
+    table = take_over(output)
+    shards = [shard(output, ROWS[3:]), shard(output, ROWS[:3])]
+    table.commit(shards)
+    assert stored(output) == as_stored(ROWS)
+    assert DeltaTable(f"{output}/masks").to_pyarrow_table().schema.equals(MASKS_SCHEMA)
+
+
+def test_a_shard_is_described_without_reading_it_and_sorted_by_image(output):
+    take_over(output)
+    made = shard(output, [ROWS[3], ROWS[0], ROWS[2]])
+    assert (made.file.num_rows, made.file.min_image_id, made.file.max_image_id) == (3, 0, 3)
+    assert made.num_masks == 5
+    assert made.num_by_status == {"ok": 2, "decode_error": 1}
+
+
+def test_committed_ids_are_those_of_committed_shards_only(output):
+    table = take_over(output)
+    assert table.committed_ids(5).tolist() == [False] * 5
+    table.commit([shard(output, [ROWS[1], ROWS[3]])])
+    shard(output, [ROWS[0]])
+    assert table.committed_ids(5).tolist() == [False, True, False, True, False]
+    assert take_over(output).committed_ids(5).tolist() == [False, True, False, True, False]
+
+
+def test_a_shard_that_was_put_and_not_committed_is_seen_by_nobody(output):
+    take_over(output)
+    shard(output, ROWS)
+    assert stored(output) == []
+    assert read_state(output, {}).num_by_status == Counter()
+
+
+def test_a_later_start_fences_an_earlier_one_for_good(output):
+    first = take_over(output)
+    first.commit([shard(output, ROWS[:1])])
+    late = shard(output, ROWS[1:2])
+    second = take_over(output)
+    assert second.epoch == first.epoch + 1
+    for _ in range(2):
+        with pytest.raises(FencedError):
+            first.commit([late])
+    second.commit([shard(output, ROWS[2:3])])
+    with pytest.raises(FencedError):
+        first.commit([late])
+    assert second.committed_ids(5).tolist() == [True, False, True, False, False]
+    assert [row["image_id"] for row in stored(output)] == [0, 2]
+
+
+def test_a_resume_with_other_settings_names_each_of_them_and_changes_nothing(output):
+    first = take_over(output)
+    version = DeltaTable(f"{output}/masks").version()
+    other = {"points_per_side": 16, "weights_sha256": "aa", "schema_version": 1, "max_pixels": 5}
+    with pytest.raises(FingerprintMismatchError) as caught:
+        take_over(output, other)
+    assert caught.value.differences == {"points_per_side": (32, 16), "max_pixels": (None, 5)}
+    assert "points_per_side: 32 in the output, 16 now" in str(caught.value)
+    assert "max_pixels: None in the output, 5 now" in str(caught.value)
+    assert "weights_sha256" not in str(caught.value)
+    assert DeltaTable(f"{output}/masks").version() == version
+    first.commit([shard(output, ROWS)])  # still in charge
+
+
+@pytest.mark.parametrize("changed", FINGERPRINT)
+def test_every_setting_of_the_fingerprint_counts(changed):
+    check_fingerprint(FINGERPRINT, dict(FINGERPRINT))
+    with pytest.raises(FingerprintMismatchError, match=changed):
+        check_fingerprint(FINGERPRINT, FINGERPRINT | {changed: "other"})
+    with pytest.raises(FingerprintMismatchError, match=changed):
+        check_fingerprint(FINGERPRINT, {name: value for name, value in FINGERPRINT.items() if name != changed})
+
+
+def test_the_fingerprint_and_the_configuration_are_stored_with_the_results(output):
+    take_over(output)
+    metadata = read_state(output, {}).metadata
+    assert json.loads(metadata["fingerprint"]) == FINGERPRINT
+    assert metadata["config"] == "{}"
+
+
+def test_compaction_keeps_every_row_and_leaves_one_file(output):
+    table = take_over(output)
+    for part in ROWS:
+        table.commit([shard(output, [part])])
+    before = stored(output)
+    assert len(files(output)) == 5
+    table.compact()
+    assert len(files(output)) == 1
+    assert stored(output) == before
+    assert table.committed_ids(5).all()
+    table.compact()
+    assert stored(output) == before
+
+
+def test_compacting_an_empty_table_does_nothing(output):
+    take_over(output).compact()
+    assert stored(output) == []
+
+
+def test_a_start_that_was_superseded_cannot_compact(output):
+    first = take_over(output)
+    for part in ROWS:
+        first.commit([shard(output, [part])])
+    take_over(output)
+    with pytest.raises(FencedError):
+        first.compact()
+    assert len(files(output)) == 5
+
+
+def test_commits_go_on_after_a_compaction(output):
+    table = take_over(output)
+    for part in ROWS[:4]:
+        table.commit([shard(output, [part])])
+    table.compact()
+    table.commit([shard(output, ROWS[4:])])
+    assert stored(output) == as_stored(ROWS)
+
+
+def test_a_start_that_compacted_is_fenced_by_a_later_one(output):
+    first = take_over(output)
+    for part in ROWS[:2]:
+        first.commit([shard(output, [part])])
+    first.compact()
+    take_over(output)
+    with pytest.raises(FencedError):
+        first.commit([shard(output, ROWS[2:])])
+
+
+def test_the_state_counts_images_by_status_and_masks_and_commits(output):
+    finished(output, ROWS)
+    state = read_state(output, {})
+    assert state.num_by_status == {"ok": 4, "decode_error": 1}
+    assert state.num_masks == 6
+    assert [count for _, count in state.commits] == [3, 2]
+    assert state.commits[0][0] <= state.commits[1][0]
+
+
+def test_compaction_and_new_starts_are_no_commits_of_images(output):
+    table = finished(output, ROWS)
+    table.compact()
+    take_over(output)
+    assert [count for _, count in read_state(output, {}).commits] == [3, 2]
+
+
+def test_where_no_run_started_there_is_no_state_and_no_rows(output):
+    assert read_state(output, {}) is None
+    with pytest.raises(OutputError, match="no results in"):
+        next(iterate_rows(output, {}))
+
+
+@pytest.mark.parametrize(
+    ("commits", "rate"),
+    [
+        ([], None),
+        ([(100.0, 5)], None),
+        ([(100.0, 5), (110.0, 20)], 2.0),
+        ([(100.0, 5), (110.0, 20), (120.0, 40)], 3.0),
+        ([(100.0, 5), (100.0, 20)], None),
+        ([(0.0, 5), (10_000.0, 5), (10_010.0, 30)], 3.0),  # the pause belongs to no period
+        ([(0.0, 9), (10_000.0, 30)], None),
+        ([(float(second), 1) for second in range(0, 200)] + [(200.0, 1)], 1.0),
+    ],
+)
+def test_the_rate_is_that_of_the_last_working_period(commits, rate):
+    assert RunState(Counter(), 0, commits, {}).recent_rate() == rate
+
+
+def test_of_many_commits_only_the_last_ones_make_the_rate():
+    slow = [(float(10 * index), 1) for index in range(100)]
+    fast = [(1000.0 + index, 10) for index in range(60)]
+    assert RunState(Counter(), 0, slow + fast, {}).recent_rate() == 10.0
+
+
+def test_the_result_opens_in_polars(output):
+    finished(output, ROWS)
+    frame = pl.scan_delta(f"{output}/masks").filter(pl.col("status") == "ok").sort("image_id").collect()
+    assert frame["num_masks"].to_list() == [2, 0, 3, 1]
+    areas = frame.explode("masks").drop_nulls("masks").select(pl.col("masks").struct.field("area"))["area"]
+    assert areas.to_list() == [mask["area"] for row in ROWS for mask in row["masks"]]
+
+
+def test_the_result_opens_in_duckdb(output):
+    finished(output, ROWS)
+    dataset = DeltaTable(f"{output}/masks").to_pyarrow_dataset()
+    with duckdb.connect() as connection:
+        connection.register("results", dataset)
+        counts = connection.sql("select status, count(*), sum(num_masks) from results group by 1 order by 1").fetchall()
+        areas = connection.sql("select m.area from (select unnest(masks) as m from results) order by 1").fetchall()
+    assert counts == [("decode_error", 1, 0), ("ok", 4, 6)]
+    assert [area for (area,) in areas] == sorted(mask["area"] for row in ROWS for mask in row["masks"])
+
+
+def test_the_result_opens_in_pandas(output):
+    finished(output, ROWS)
+    frame = DeltaTable(f"{output}/masks").to_pandas().sort_values("image_id")
+    assert frame["status"].tolist() == ["ok", "ok", "decode_error", "ok", "ok"]
+    assert pd.isna(frame["height"].iloc[2])
+
+
+# pycocotools builds its arrays the way NumPy 1 wanted it; until it does otherwise, decoding warns.
+def test_pycocotools_decodes_a_mask_as_read(output):
+    finished(output, ROWS)
+    for stored_row in stored(output):
+        for mask in stored_row["masks"]:
+            assert coco_mask.decode(mask["segmentation"]).sum() == mask["area"]
+
+
+def test_an_output_that_cannot_be_written_is_an_output_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot use output"):
+        take_over(str(tmp_path / "file"))
+
+
+def test_a_delta_table_of_another_program_is_left_alone(output):
+    DeltaTable.create(f"{output}/masks", MASKS_SCHEMA)
+    with pytest.raises(OutputError, match="a Delta table of another program"):
+        take_over(output)
+    assert DeltaTable(f"{output}/masks").version() == 0

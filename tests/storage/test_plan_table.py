@@ -1,0 +1,104 @@
+import pytest
+from deltalake import DeltaTable
+
+from sam_pipeline.errors import FencedError, OutputError
+from sam_pipeline.storage import plan_table
+from sam_pipeline.storage.plan_table import Plan, read_plan, read_planned, write_plan
+from sam_pipeline.storage.schema import IMAGES_SCHEMA
+from sam_pipeline.storage.sources import SourceImage
+
+IMAGES = [SourceImage(f"s3://b/{index:02}.jpg", index * 10, None if index % 2 else f"e{index}") for index in range(10)]
+
+
+@pytest.fixture
+def output(tmp_path):
+    return str(tmp_path / "run")
+
+
+def rows_of(images, start=0):
+    return [
+        {"image_id": start + index, "uri": image.uri, "size_bytes": image.size_bytes, "etag": image.etag}
+        for index, image in enumerate(images)
+    ]
+
+
+def test_where_nothing_was_planned_there_is_no_plan(output):
+    assert read_plan(output, {}) is None
+
+
+@pytest.mark.parametrize("rows_per_file", [3, 1_000_000])
+def test_a_plan_comes_back_as_it_was_written(output, rows_per_file, monkeypatch):
+    monkeypatch.setattr(plan_table, "_ROWS_PER_FILE", rows_per_file)
+    expected = Plan(output, "s3://b", 10)
+    assert write_plan(output, "s3://b", IMAGES, {}) == expected
+    assert read_plan(output, {}) == expected
+    assert len(DeltaTable(f"{output}/images").file_uris()) == -(-10 // rows_per_file)
+    planned = read_planned(output, 0, 10, {})
+    assert planned.schema == IMAGES_SCHEMA
+    assert planned.to_pylist() == rows_of(IMAGES)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (2, 4), (5, 9), (9, 10), (8, 99), (4, 4)])
+def test_a_range_of_ids_is_read_in_order_across_files(output, start, stop, monkeypatch):
+    monkeypatch.setattr(plan_table, "_ROWS_PER_FILE", 3)
+    write_plan(output, "s3://b", IMAGES, {})
+    assert read_planned(output, start, stop, {}).to_pylist() == rows_of(IMAGES[start:stop], start)
+
+
+def test_planning_that_was_killed_before_its_commit_left_no_plan_and_starts_over(output, monkeypatch):
+    def killed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plan_table, "commit_files", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_plan(output, "s3://b", IMAGES, {})
+    assert read_plan(output, {}) is None
+    write_plan(output, "s3://b", IMAGES[:4], {})
+    assert read_plan(output, {}) == Plan(output, "s3://b", 4)
+    assert read_planned(output, 0, 10, {}).to_pylist() == rows_of(IMAGES[:4])
+
+
+def test_planning_begun_for_another_input_is_not_continued(output, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(plan_table, "put_parquet", None)
+        with pytest.raises(TypeError):
+            write_plan(output, "s3://b", IMAGES, {})
+    with pytest.raises(OutputError, match=r"was begun for another input \(s3://b\)"):
+        write_plan(output, "s3://c", IMAGES, {})
+
+
+def test_of_two_planners_at_once_one_is_fenced_and_the_plan_is_the_others(output, monkeypatch):
+    put_parquet = plan_table.put_parquet
+
+    def put_while_another_plans(*arguments, **options):
+        monkeypatch.setattr(plan_table, "put_parquet", put_parquet)
+        write_plan(output, "s3://b", IMAGES[:4], {})
+        return put_parquet(*arguments, **options)
+
+    monkeypatch.setattr(plan_table, "put_parquet", put_while_another_plans)
+    with pytest.raises(FencedError, match="another run took over"):
+        write_plan(output, "s3://b", IMAGES, {})
+    assert read_plan(output, {}) == Plan(output, "s3://b", 4)
+    assert read_planned(output, 0, 10, {}).to_pylist() == rows_of(IMAGES[:4])
+
+
+def test_a_plan_that_disappeared_under_a_worker_is_an_output_error(output):
+    with pytest.raises(OutputError, match="the plan disappeared"):
+        read_planned(output, 0, 1, {})
+
+
+@pytest.mark.parametrize("place", ["{file}/run", "/proc/nowhere/run", "/sys/run"])
+def test_an_output_that_cannot_be_written_is_an_output_error_in_one_line(tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError) as caught:
+        write_plan(place.format(file=tmp_path / "file"), "s3://b", IMAGES, {})
+    assert str(caught.value).startswith("cannot use output ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_delta_table_of_another_program_is_not_taken_for_a_plan(output):
+    DeltaTable.create(f"{output}/images", IMAGES_SCHEMA)
+    for use in (lambda: read_plan(output, {}), lambda: write_plan(output, "s3://b", IMAGES, {})):
+        with pytest.raises(OutputError, match="a Delta table of another program"):
+            use()

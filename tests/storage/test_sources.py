@@ -1,0 +1,203 @@
+import os
+import uuid
+
+import fsspec
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from sam_pipeline.errors import InputError
+from sam_pipeline.storage.fetching import fetch
+from sam_pipeline.storage.sources import SourceImage, list_images
+
+ODD_NAMES = ["with space.jpg", "a#b.jpg", "100%25.jpg", "what?.jpg", "a[1].jpg", "a*.jpg", "é-日本.jpg", "a::b.jpg"]
+
+
+def put(folder, *names, data=b"not empty"):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def names(listing, folder):
+    return [image.uri.removeprefix(f"file://{folder}/") for image in listing.images]
+
+
+@pytest.fixture
+def remote():
+    """A prefix of its own on a filesystem in memory, standing for an object store: it has no folders to ask for."""
+    prefix = f"bucket-{uuid.uuid4()}/in"
+    filesystem = fsspec.filesystem("memory")
+    yield filesystem, prefix
+    if filesystem.exists(prefix):
+        filesystem.rm(prefix, recursive=True)
+
+
+def test_a_folder_is_walked_to_the_bottom_and_listed_in_order(tmp_path):
+    put(tmp_path, "b.jpg", "a/z.png", "a/b/c.webp", "c.jpeg")
+    listing = list_images(str(tmp_path), {})
+    assert names(listing, tmp_path) == ["a/b/c.webp", "a/z.png", "b.jpg", "c.jpeg"]
+    assert listing.num_skipped == 0
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "png", "webp", "tif", "tiff", "bmp", "gif", "JPG", "Tiff"])
+def test_every_image_suffix_counts_in_any_case(tmp_path, suffix):
+    put(tmp_path, f"a.{suffix}")
+    assert names(list_images(str(tmp_path), {}), tmp_path) == [f"a.{suffix}"]
+
+
+def test_other_and_hidden_files_are_counted_and_passed_over(tmp_path):
+    put(tmp_path, "a.jpg", "notes.txt", "jpg", ".DS_Store", "._a.jpg", "sub/.hidden.png", "a.jpg.part")
+    listing = list_images(str(tmp_path), {})
+    assert names(listing, tmp_path) == ["a.jpg"]
+    assert listing.num_skipped == 6
+
+
+def test_what_the_listing_saw_of_a_file_is_kept(tmp_path):
+    put(tmp_path, "a.jpg", data=b"12345")
+    (image,) = list_images(str(tmp_path), {}).images
+    mtime = os.stat(tmp_path / "a.jpg").st_mtime
+    assert image == SourceImage(uri=f"file://{tmp_path}/a.jpg", size_bytes=5, etag=str(mtime))
+
+
+def test_empty_files_are_listed_since_they_are_data(tmp_path):
+    put(tmp_path, "empty.jpg", data=b"")
+    assert list_images(str(tmp_path), {}).images[0].size_bytes == 0
+
+
+def test_a_glob_takes_what_it_matches_and_no_folders(tmp_path):
+    put(tmp_path, "a/1.jpg", "a/2.png", "b/3.jpg", "b/4.txt", "b/deep.jpg/5.jpg")
+    assert names(list_images(f"{tmp_path}/*/*.jpg", {}), tmp_path) == ["a/1.jpg", "b/3.jpg"]
+    assert names(list_images(f"{tmp_path}/**/*.jpg", {}), tmp_path) == ["a/1.jpg", "b/3.jpg", "b/deep.jpg/5.jpg"]
+    assert names(list_images(f"{tmp_path}/a/[12].*", {}), tmp_path) == ["a/1.jpg", "a/2.png"]
+    assert list_images(f"{tmp_path}/b/*", {}).num_skipped == 1
+
+
+@pytest.mark.parametrize("name", ["picture", "picture.dat", ".hidden.jpg", "a.JPG"])
+def test_a_file_named_outright_is_taken_whatever_its_name(tmp_path, name):
+    put(tmp_path, name)
+    assert names(list_images(str(tmp_path / name), {}), tmp_path) == [name]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_odd_names_are_found_in_a_folder_and_alone_and_can_be_fetched(tmp_path, name):
+    put(tmp_path, name, data=name.encode())
+    in_folder = list_images(str(tmp_path), {}).images
+    alone = list_images(str(tmp_path / name), {}).images
+    assert alone == in_folder
+    assert fetch([in_folder[0].uri], {}) == [name.encode()]
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*", "a?", "a b", "a#b"])
+def test_a_folder_that_exists_is_never_taken_for_a_glob(tmp_path, name):
+    put(tmp_path, f"{name}/1.jpg", "a1/2.jpg", "aa/3.jpg")
+    assert names(list_images(str(tmp_path / name), {}), tmp_path) == [f"{name}/1.jpg"]
+
+
+def test_a_relative_path_and_a_file_uri_name_the_same_images(tmp_path, monkeypatch):
+    put(tmp_path, "in/a.jpg")
+    monkeypatch.chdir(tmp_path)
+    expected = list_images(str(tmp_path / "in"), {})
+    assert list_images("in", {}) == list_images("./in/", {}) == list_images(f"file://{tmp_path}/in", {}) == expected
+
+
+def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path):
+    put(tmp_path, "real/a.jpg", data=b"12345")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "link.jpg").symlink_to("../real/a.jpg")
+    (folder / "dangling.jpg").symlink_to("nowhere")
+    (folder / "loop").symlink_to(".")
+    (folder / "folder.jpg").symlink_to("../real")
+    listing = list_images(str(folder), {})
+    assert names(listing, folder) == ["link.jpg"]
+    assert listing.images[0].size_bytes == 5
+    (tmp_path / "whole").symlink_to("in")
+    assert names(list_images(str(tmp_path / "whole"), {}), tmp_path / "whole") == ["link.jpg"]
+
+
+def test_an_empty_folder_and_one_without_images_are_input_errors(tmp_path):
+    with pytest.raises(InputError, match=r"no images in .*: 0 files"):
+        list_images(str(tmp_path), {})
+    put(tmp_path, "a.txt", "b.csv")
+    with pytest.raises(InputError, match=r"no images in .*: 2 files, none ending in one of \.jpg, "):
+        list_images(str(tmp_path), {})
+
+
+@pytest.mark.parametrize("missing", ["none", "none/", "none.jpg", "none/*.jpg"])
+def test_an_input_that_is_not_there_is_an_input_error(tmp_path, missing):
+    with pytest.raises(InputError, match="none"):
+        list_images(f"{tmp_path}/{missing}", {})
+
+
+def test_a_folder_that_cannot_be_read_stops_the_listing_instead_of_losing_its_images(tmp_path, monkeypatch):
+    put(tmp_path, "a.jpg", "locked/b.jpg")
+    real_ls = LocalFileSystem.ls
+
+    def ls(self, path, **options):
+        # Stands for chmod 000, which does not keep root out.
+        if path.endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return real_ls(self, path, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", ls)
+    with pytest.raises(InputError, match="Permission denied"):
+        list_images(str(tmp_path), {})
+
+
+def test_a_remote_prefix_is_listed_to_the_bottom(remote):
+    filesystem, prefix = remote
+    for name in ("b.jpg", "sub/a.PNG", "sub/notes.txt", "sub/.x.jpg"):
+        filesystem.pipe(f"{prefix}/{name}", b"data")
+    listing = list_images(f"memory://{prefix}", {})
+    assert [image.uri for image in listing.images] == [f"memory:///{prefix}/b.jpg", f"memory:///{prefix}/sub/a.PNG"]
+    assert listing.num_skipped == 2
+    assert list_images(f"memory://{prefix}/", {}) == listing
+
+
+def test_a_single_remote_object_is_taken_whatever_its_name(remote):
+    filesystem, prefix = remote
+    filesystem.pipe(f"{prefix}/object", b"data")
+    filesystem.pipe(f"{prefix}/object-2.jpg", b"data")
+    listing = list_images(f"memory://{prefix}/object", {})
+    assert [image.uri for image in listing.images] == [f"memory:///{prefix}/object"]
+
+
+def test_a_remote_glob_and_a_remote_name_with_brackets_are_told_apart(remote):
+    filesystem, prefix = remote
+    filesystem.pipe(f"{prefix}/a[1].jpg", b"data")
+    filesystem.pipe(f"{prefix}/a1.jpg", b"data")
+    literal = list_images(f"memory://{prefix}/a[1].jpg", {})
+    assert [image.uri for image in literal.images] == [f"memory:///{prefix}/a[1].jpg"]
+    assert len(list_images(f"memory://{prefix}/*.jpg", {}).images) == 2
+
+
+@pytest.mark.parametrize("missing", ["none", "none/*.jpg"])
+def test_a_remote_prefix_without_objects_is_an_input_error(remote, missing):
+    with pytest.raises(InputError, match="none"):
+        list_images(f"memory://{remote[1]}/{missing}", {})
+
+
+class ListedStore(LocalFileSystem):
+    """A store whose listing is given: folder markers as consoles make them, ETags in quotes."""
+
+    protocol = "listed"
+    entries = (
+        {"name": "bucket/in/", "size": 0, "type": "file", "ETag": '"d41d"'},
+        {"name": "bucket/in/a.jpg/", "size": 0, "type": "file"},
+        {"name": "bucket/in/b.jpg", "size": 7, "type": "file", "ETag": '"9a0f-2"'},
+    )
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return path.removeprefix("listed://")
+
+    def find(self, path, **options):
+        return {entry["name"]: entry for entry in self.entries}
+
+
+def test_folder_markers_are_no_images_and_etags_lose_their_quotes():
+    fsspec.register_implementation("listed", ListedStore, clobber=True)
+    listing = list_images("listed://bucket/in", {})
+    assert listing.images == [SourceImage("listed://bucket/in/b.jpg", 7, "9a0f-2")]
+    assert listing.num_skipped == 0

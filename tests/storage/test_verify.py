@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+
+from sam_pipeline.errors import OutputError
+from sam_pipeline.masks import rle
+from sam_pipeline.storage import verify as verify_module
+from sam_pipeline.storage.verify import verify
+from storage.runs import HEIGHT, WIDTH, failed_row, finished, mask, plan, row
+
+# pycocotools builds its arrays the way NumPy 1 wanted it; until it does otherwise, decoding warns.
+
+
+@pytest.fixture
+def output(tmp_path):
+    return str(tmp_path)
+
+
+def with_mask(**changes):
+    """Four images, of which number 2 has a mask with other values."""
+    return [row(0), row(1), row(2, 1, masks=[mask(7) | changes]), failed_row(3)]
+
+
+def the_problem(output, rows, num_images=None):
+    finished(output, rows, num_images)
+    result = verify(output, {})
+    assert not result.ok
+    (problem,) = result.problems
+    return result, problem
+
+
+def test_a_sound_run_has_no_problems(output):
+    finished(output, [row(0), row(1, 0), failed_row(2), failed_row(3, "too_large"), row(4)])
+    result = verify(output, {})
+    assert result.ok
+    assert result.problems == []
+    assert (result.num_planned, result.num_rows, result.num_masks) == (5, 5, 4)
+
+
+def test_an_empty_mask_is_sound(output):
+    nothing = rle.encode(np.zeros((HEIGHT, WIDTH), bool))
+    finished(output, with_mask(segmentation=nothing, bbox=[0, 0, 0, 0], area=0))
+    assert verify(output, {}).ok
+
+
+def test_a_lost_row_is_found(output):
+    result, problem = the_problem(output, [row(0), row(2)], num_images=3)
+    assert (result.num_lost, result.num_twice, result.num_bad_masks) == (1, 0, 0)
+    assert problem == "image 1 has no row"
+
+
+@pytest.mark.parametrize("times", [2, 3, 300])
+def test_a_doubled_row_is_found_however_often_it_is_there(output, times):
+    result, problem = the_problem(output, [row(0), row(1)] + [row(2, 0)] * times, num_images=3)
+    assert (result.num_lost, result.num_twice, result.num_bad_masks) == (0, 1, 0)
+    assert problem == "image 2 has more than one row"
+
+
+@pytest.mark.parametrize("image_id", [-1, 3])
+def test_a_row_of_no_planned_image_is_found(output, image_id):
+    result, problem = the_problem(output, [row(0), row(1), row(2), row(5) | {"image_id": image_id}], num_images=3)
+    assert result.num_bad_masks == 1
+    assert problem == f"image_id {image_id} is not in the plan"
+
+
+def test_a_wrong_area_is_found(output):
+    right = mask(7)["area"]
+    _, problem = the_problem(output, with_mask(area=right + 1))
+    assert problem == f"image 2 (file:///in/0002.jpg): mask 0 has {right} pixels, its area says {right + 1}"
+
+
+@pytest.mark.parametrize("axis", range(4))
+def test_a_wrong_bbox_is_found(output, axis):
+    bbox = list(mask(7)["bbox"])
+    bbox[axis] += 1
+    _, problem = the_problem(output, with_mask(bbox=bbox))
+    assert problem.endswith(f"mask 0 spans {mask(7)['bbox']}, its bbox says {bbox}")
+
+
+@pytest.mark.parametrize("counts", ["", "1", "\x7f\x7f\x7f", "zzzzzzzz", None])
+def test_a_mask_that_does_not_decode_is_found(output, counts):
+    _, problem = the_problem(output, with_mask(segmentation={"size": [HEIGHT, WIDTH], "counts": counts}))
+    assert "image 2 (file:///in/0002.jpg): mask 0 " in problem
+
+
+@pytest.mark.parametrize("size", [[WIDTH, HEIGHT], [HEIGHT], [], None, [-1, 5], [200_000, 200_000]])
+def test_a_mask_of_another_size_is_found_before_memory_is_taken_for_it(output, size):
+    _, problem = the_problem(
+        output, with_mask(segmentation={"size": size, "counts": mask(7)["segmentation"]["counts"]})
+    )
+    assert problem.endswith(f"mask 0 has size {size}, the image {HEIGHT}x{WIDTH}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"status": "decode_error", "num_masks": 0, "masks": []}, "status decode_error needs an error and no masks"),
+        ({"status": "fetch_error", "error": "gone"}, "status fetch_error needs an error and no masks"),
+        ({"error": "odd"}, "status ok needs a height and a width, and no error"),
+        ({"height": None, "num_masks": 0, "masks": []}, "status ok needs a height and a width, and no error"),
+        ({"num_masks": 5}, "num_masks is 5 but there are 2 masks"),
+    ],
+)
+def test_a_row_that_contradicts_itself_is_found(output, changes, problem):
+    assert the_problem(output, [row(0), row(1) | changes])[1] == f"image 1 (file:///in/0001.jpg): {problem}"
+
+
+def test_everything_is_counted_but_only_the_first_problems_are_told(output, monkeypatch):
+    monkeypatch.setattr(verify_module, "_MAX_PROBLEMS", 3)
+    finished(output, [row(index) | {"num_masks": 9} for index in range(10)])
+    result = verify(output, {})
+    assert result.num_bad_masks == 10
+    assert len(result.problems) == 3
+
+
+def test_what_is_no_run_is_an_output_error(output):
+    with pytest.raises(OutputError, match="no plan in"):
+        verify(output, {})
+    plan(output, 3)
+    with pytest.raises(OutputError, match="no results in"):
+        verify(output, {})

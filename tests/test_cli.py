@@ -1,0 +1,391 @@
+import ast
+import dataclasses
+import importlib.util
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from storage.image_files import noise, saved
+from storage.runs import finished, plan, row
+
+from sam_pipeline.cli import main
+from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, PlanConfig, PoolConfig
+from sam_pipeline.errors import FencedError, RunFailedError
+from sam_pipeline.pipeline import annotate as annotate_module
+from sam_pipeline.storage.plan_table import read_plan
+
+AMG_FLAGS = (  # as architecture.md lists them
+    "--input --output --model-type --checkpoint --device --points-per-side --points-per-batch --pred-iou-thresh "
+    "--stability-score-thresh --stability-score-offset --box-nms-thresh --crop-n-layers --crop-nms-thresh "
+    "--crop-overlap-ratio --crop-n-points-downscale-factor --min-mask-region-area"
+)
+
+
+@pytest.fixture(autouse=True)
+def _logging_is_left_as_it_was(monkeypatch):
+    monkeypatch.setattr(logging.getLogger("sam_pipeline"), "level", logging.NOTSET)
+    monkeypatch.setenv("COLUMNS", "300")
+
+
+@pytest.fixture
+def cli(capsys):
+    """Run a command; returns its exit code, what it printed, and what it said on standard error."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return caught.value.code, out, err
+
+    return run
+
+
+@pytest.fixture
+def configs(monkeypatch):
+    """The configurations with which annotate was called, in place of a run."""
+    called = []
+
+    def annotate(config, make_display):
+        called.append(config)
+        return annotate_module.Summary(config.output, 10, {"ok": 9, "decode_error": 1}, 33, 4, 8.0)
+
+    monkeypatch.setattr(annotate_module, "annotate", annotate)
+    return called
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An input of two images."""
+    (tmp_path / "in").mkdir()
+    for index in range(2):
+        (tmp_path / "in" / f"{index}.png").write_bytes(saved(noise(seed=index), "PNG"))
+    return tmp_path / "in"
+
+
+def refused(cli, *arguments, code=2):
+    """What a command says that ends with an error: one line."""
+    exit_code, out, err = cli(*arguments)
+    assert exit_code == code, err
+    assert out == ""
+    assert re.fullmatch(r"error: [^\n]+\n", err), err
+    return err.removeprefix("error: ").rstrip()
+
+
+def usage_refused(cli, *arguments):
+    """What a command says of flags that cannot be parsed: a few lines, here without their frame."""
+    exit_code, out, err = cli(*arguments)
+    assert exit_code == 2
+    assert "Traceback" not in out + err
+    return " ".join(re.sub(r"[─│╭╮╰╯]", " ", out + err).split())
+
+
+def setting_names(config_class):
+    for item in dataclasses.fields(config_class):
+        if dataclasses.is_dataclass(item.default_factory):
+            yield from setting_names(item.default_factory)
+        else:
+            yield item.name
+
+
+def flag(name):
+    return "--" + name.replace("_", "-")
+
+
+def test_help_lists_the_commands_and_the_exit_codes(cli):
+    code, out, _ = cli("--help")
+    assert code == 0
+    for word in ("annotate", "plan", "status", "verify", "weights", "--debug", "--config", "Exit codes"):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("annotate", [flag(name) for name in setting_names(AnnotateConfig)]),
+        ("plan", ["--input", "--output", "--storage-options"]),
+        ("status", ["OUTPUT", "--storage-options"]),
+        ("verify", ["OUTPUT", "--storage-options"]),
+        ("weights", ["list", "fetch", "verify"]),
+    ],
+)
+def test_the_help_of_a_command_explains_each_of_its_flags(cli, command, flags):
+    code, out, _ = cli(command, "--help")
+    assert code == 0
+    assert [name for name in flags if not re.search(rf"{name}\b", out, re.IGNORECASE)] == []
+
+
+def official_defaults():
+    """Arguments of the official generator and their defaults, read from its source."""
+    package = importlib.util.find_spec("segment_anything")
+    source = Path(package.origin).with_name("automatic_mask_generator.py").read_text()
+    (init,) = (
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and node.name == "__init__"
+    )
+    names = [argument.arg for argument in init.args.args][-len(init.args.defaults) :]
+    values = [eval(compile(ast.Expression(value), "", "eval")) for value in init.args.defaults]
+    return dict(zip(names, values, strict=True))
+
+
+def test_the_flags_of_the_official_script_are_there_with_the_official_defaults(cli, configs):
+    _, out, _ = cli("annotate", "--help")
+    assert [name for name in AMG_FLAGS.split() if not re.search(rf"{name} ", out)] == []
+    cli("annotate", "--output", "x")
+    official = official_defaults()
+    ours = dataclasses.asdict(configs[0].masks)
+    assert ours == {name: official[name] for name in ours}
+    assert official.keys() - ours.keys() == {"point_grids", "output_mode"}  # neither is a flag of amg.py's defaults
+    assert configs[0].model.model_type == "default"
+
+
+def test_every_flag_reaches_its_setting(cli, configs):
+    code, _, _ = cli(
+        *("annotate", "--output", "out", "--input", "in", "--storage-options", '{"anon": true}'),
+        *("--model-type", "vit_t", "--checkpoint", "c.pth", "--device", "cpu", "--precision", "fp32"),
+        *("--points-per-side", 8, "--pred-iou-thresh", 0.5, "--crop-overlap-ratio", 0.25, "--encode-actors", 3),
+        *("--read-cpus", 0.5, "--max-pixels", 99, "--stall-timeout-s", 5, "--num-cpus", 2),
+    )
+    assert code == 0
+    assert configs == [
+        AnnotateConfig(
+            "out",
+            "in",
+            '{"anon": true}',
+            max_pixels=99,
+            stall_timeout_s=5,
+            num_cpus=2,
+            model=ModelConfig("vit_t", "c.pth", "cpu", "fp32"),
+            masks=MaskConfig(points_per_side=8, pred_iou_thresh=0.5, crop_overlap_ratio=0.25),
+            pools=PoolConfig(encode_actors=3, read_cpus=0.5),
+        )
+    ]
+
+
+def test_a_finished_run_is_summed_up(cli, configs):
+    code, out, _ = cli("annotate", "--output", "out")
+    assert code == 0
+    assert "10 (9 ok, 1 decode_error)" in out
+    assert re.search(r"rate +0\.500 images/s", out)
+
+
+TOML = """
+output = "from-file"
+points-per-side = 16
+pred_iou_thresh = 0.5
+storage_options = {anon = true}
+encode_actors = 2
+"""
+YAML = """
+output: from-file
+points-per-side: 16
+pred_iou_thresh: 0.5
+storage_options: {anon: true}
+encode_actors: 2
+"""
+
+
+@pytest.mark.parametrize(("name", "text"), [("run.toml", TOML), ("run.yaml", YAML), ("run.yml", YAML)])
+def test_settings_come_from_a_file_and_flags_win(cli, configs, tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    cli("annotate", "--config", tmp_path / name)
+    cli("--config", tmp_path / name, "annotate", "--points-per-side", 4, "--output", "flag")
+    from_file = AnnotateConfig(
+        "from-file",
+        storage_options='{"anon": true}',
+        masks=MaskConfig(points_per_side=16, pred_iou_thresh=0.5),
+        pools=PoolConfig(encode_actors=2),
+    )
+    masks = dataclasses.replace(from_file.masks, points_per_side=4)
+    assert configs == [from_file, dataclasses.replace(from_file, output="flag", masks=masks)]
+
+
+def test_the_same_file_serves_planning(cli, folder, tmp_path):
+    (tmp_path / "run.toml").write_text(f'input = "{folder}"\noutput = "{tmp_path}/run"\npoints_per_side = 4\n')
+    assert cli("plan", "--config", tmp_path / "run.toml")[0] == 0
+    assert read_plan(f"{tmp_path}/run", {}).num_images == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("colour = 1\nshape = 2\npoints_per_side = 4", "unknown settings in {path}: colour, shape"),
+        ("[masks]\npoints_per_side = 4", "unknown settings in {path}: masks"),
+        ("points_per_side = = 4", "cannot read {path}: "),
+        ("\xff\x00", "cannot read {path}: "),
+    ],
+)
+def test_a_bad_settings_file_is_refused_in_one_line(cli, tmp_path, text, message):
+    path = tmp_path / "run.toml"
+    path.write_bytes(text.encode("latin-1"))
+    assert refused(cli, "annotate", "--config", path).startswith(message.format(path=path))
+
+
+@pytest.mark.parametrize(("text", "message"), [("- a\n- b", "must hold settings by name"), ("{", "cannot read")])
+def test_a_bad_yaml_file_is_refused_in_one_line(cli, tmp_path, text, message):
+    (tmp_path / "run.yaml").write_text(text)
+    assert message in refused(cli, "annotate", "--config", tmp_path / "run.yaml")
+
+
+def test_a_settings_file_that_is_not_there_is_refused_in_one_line(cli, tmp_path):
+    assert refused(cli, "annotate", "--config", tmp_path / "none.toml").startswith("cannot read ")
+
+
+@pytest.mark.parametrize("command", ["annotate", "plan"])
+def test_an_input_that_is_not_there_is_refused_in_one_line(cli, tmp_path, command):
+    message = refused(cli, command, "--input", tmp_path / "none", "--output", tmp_path / "run")
+    assert message == f"input not found: {tmp_path}/none"
+
+
+@pytest.mark.parametrize("command", ["annotate", "plan"])
+def test_an_empty_prefix_is_refused_in_one_line(cli, tmp_path, command):
+    (tmp_path / "in").mkdir()
+    message = refused(cli, command, "--input", tmp_path / "in", "--output", tmp_path / "run")
+    assert message.startswith(f"no images in {tmp_path}/in: 0 files")
+
+
+@pytest.mark.parametrize("command", ["annotate", "plan"])
+def test_an_output_without_a_plan_needs_an_input(cli, tmp_path, command):
+    assert "say which images with --input" in refused(cli, command, "--output", tmp_path / "run")
+
+
+def test_an_output_that_cannot_be_written_is_refused_in_one_line(cli, folder):
+    message = refused(cli, "plan", "--input", folder, "--output", folder / "0.png" / "run")
+    assert message.startswith("cannot use output ")
+
+
+@pytest.mark.parametrize("command", [("plan", "--output"), ("annotate", "--output"), ("status",), ("verify",)])
+@pytest.mark.parametrize("options", ["{bad", "[]", '{"secret": "canary"}'])
+def test_bad_storage_options_are_refused_without_showing_them(cli, tmp_path, command, options):
+    message = refused(cli, *command, tmp_path / "run", "--storage-options", options)
+    assert message.startswith(
+        ("storage_options must be a JSON object", "storage option 'secret' looks like a credential")
+    )
+    assert "canary" not in message
+
+
+@pytest.mark.parametrize("command", ["status", "verify"])
+def test_a_folder_that_holds_no_run_is_refused_in_one_line(cli, tmp_path, command):
+    assert refused(cli, command, tmp_path) == f"no plan in {tmp_path}"
+    assert refused(cli, command, tmp_path / "none") == f"no plan in {tmp_path}/none"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["annotate", "--model-type", "vit_x", "--output", "o"], "invalid choice 'vit_x' for argument '--model-type'"),
+        (["annotate", "--points-per-side", "many", "--output", "o"], "--points-per-side"),
+        (["annotate", "--points-per-side", 0, "--output", "o"], "points_per_side must be at least 1, got 0"),
+        (["annotate", "--encode-gpus", -1, "--output", "o"], "encode_gpus must be above 0, got -1"),
+        (["annotate", "--output", "o", "--colour", "red"], "--colour"),
+        (["annotate"], "--output"),
+        (["paint"], "paint"),
+        ([], "annotate, plan, status, verify, weights"),
+    ],
+)
+def test_bad_usage_is_explained_without_a_traceback(cli, arguments, message):
+    assert message in usage_refused(cli, *arguments)
+
+
+def test_a_run_setting_out_of_range_is_refused_in_one_line(cli):
+    assert refused(cli, "annotate", "--output", "o", "--max-pixels", 0) == "max_pixels must be above 0, got 0"
+
+
+def test_an_unknown_model_to_fetch_is_refused_in_one_line(cli):
+    assert "got 'vit_x'" in refused(cli, "weights", "fetch", "vit_x")
+
+
+@pytest.mark.parametrize(("error", "code"), [(FencedError("another run took over"), 3), (RunFailedError("2 left"), 1)])
+def test_each_error_ends_with_its_exit_code(cli, monkeypatch, error, code):
+    def annotate(config, make_display):
+        raise error
+
+    monkeypatch.setattr(annotate_module, "annotate", annotate)
+    assert refused(cli, "annotate", "--output", "o", code=code) == str(error)
+
+
+def test_what_nobody_expected_is_one_line_without_credentials_too(cli, monkeypatch):
+    def annotate(config, make_display):
+        raise RuntimeError("403 https://h/a?X-Amz-Signature=canary\nand more\nand more")
+
+    monkeypatch.setattr(annotate_module, "annotate", annotate)
+    code, _, err = cli("annotate", "--output", "o")
+    assert code == 1
+    assert err == "unexpected RuntimeError: 403 https://h/a (--debug shows the traceback)\n"
+
+
+def test_an_interrupted_run_says_how_to_go_on(cli, monkeypatch):
+    def annotate(config, make_display):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(annotate_module, "annotate", annotate)
+    code, _, err = cli("annotate", "--output", "o")
+    assert (code, err) == (130, "interrupted; the same command resumes\n")
+
+
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(tmp_path):
+    command = [sys.executable, "-c", "from sam_pipeline.cli import main; main()", "plan", "--output", str(tmp_path)]
+    message = f"{tmp_path} has no plan yet: say which images with --input"
+    plain = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (plain.returncode, plain.stdout, plain.stderr) == (2, "", f"error: {message}\n")
+    debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, timeout=120)
+    assert debug.returncode == 2
+    assert "Traceback (most recent call last):" in debug.stderr
+    assert debug.stderr.endswith(f"ConfigError: {message}\n")
+
+
+def test_planning_says_what_was_planned_and_can_be_repeated(cli, folder, tmp_path):
+    for _ in range(2):
+        code, out, err = cli("plan", "--input", folder, "--output", tmp_path / "run")
+        assert (code, err) == (0, "")
+        assert re.search(rf"input +{folder}\n", out)
+        assert re.search(r"images +2\n", out)
+
+
+def test_the_status_of_a_planned_run_is_what_was_planned(cli, tmp_path):
+    plan(str(tmp_path), 7)
+    code, out, _ = cli("status", tmp_path)
+    assert code == 0
+    assert re.search(r"images +7\n", out)
+    assert "done" not in out
+
+
+def test_the_status_of_a_run_is_read_from_storage_alone(cli, tmp_path):
+    finished(str(tmp_path), [row(0), row(1, 3)], num_images=5)
+    code, out, err = cli("status", tmp_path)
+    assert (code, err) == (0, "")
+    assert re.search(r"done +2 \(2 ok\)\n", out)
+    assert re.search(r"left +3\n", out)
+    assert re.search(r"masks +5\n", out)
+
+
+def test_verifying_a_sound_output_ends_with_0(cli, tmp_path):
+    finished(str(tmp_path), [row(0), row(1)])
+    code, out, err = cli("verify", tmp_path)
+    assert (code, err) == (0, "")
+    assert re.search(r"lost +0\ntwice +0\nunsound +0\n", out)
+
+
+def test_verifying_an_unsound_output_ends_with_1_and_names_what_is_wrong(cli, tmp_path):
+    finished(str(tmp_path), [row(0), row(0) | {"status": "decode_error"}], num_images=2)
+    code, out, err = cli("verify", tmp_path)
+    assert code == 1
+    assert re.search(r"lost +1\ntwice +1\nunsound +1\n", out)
+    assert err.splitlines() == [
+        "image 0 (file:///in/0000.jpg): status decode_error needs an error and no masks",
+        "image 1 has no row",
+        "image 0 has more than one row",
+    ]
+
+
+def test_weights_are_listed_without_fetching_anything(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAM_PIPELINE_CACHE", str(tmp_path))
+    code, out, _ = cli("weights", "list")
+    assert code == 0
+    assert re.findall(r"(vit_\w) +no", out) == ["vit_h", "vit_l", "vit_b", "vit_t"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_config_is_part_of_annotate_config():
+    assert set(setting_names(PlanConfig)) < set(setting_names(AnnotateConfig))

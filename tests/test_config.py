@@ -1,0 +1,203 @@
+import dataclasses
+import json
+
+import pytest
+
+from sam_pipeline.config import (
+    PREPROCESSING_VERSION,
+    AnnotateConfig,
+    MaskConfig,
+    ModelConfig,
+    PlanConfig,
+    PoolConfig,
+    check_storage_options,
+    fingerprint,
+)
+from sam_pipeline.errors import ConfigError
+
+
+def changed(settings):
+    """Each field of a frozen dataclass with another valid value: name → instance."""
+    other = {"crop_overlap_ratio": 0.25, "stability_score_offset": 2.0}
+    return {
+        item.name: dataclasses.replace(
+            settings,
+            **{item.name: other.get(item.name, 0.5 if isinstance(item.default, float) else item.default + 1)},
+        )
+        for item in dataclasses.fields(settings)
+    }
+
+
+def fingerprint_of(config, **changes):
+    resolved = {"precision": "fp32", "weights_sha256": "aa", "schema_version": 1} | changes
+    return fingerprint(config, **resolved)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "requirement"),
+    [
+        ("points_per_side", [0, -1], "at least 1"),
+        ("points_per_batch", [0, -1], "at least 1"),
+        ("crop_n_points_downscale_factor", [0, -2], "at least 1"),
+        ("crop_n_layers", [-1], "at least 0"),
+        ("crop_n_layers", [5, 99], r"at most 4 \(341 crops an image\)"),
+        ("min_mask_region_area", [-1], "at least 0"),
+        ("stability_score_offset", [-0.1, float("nan")], "at least 0"),
+        ("pred_iou_thresh", [-0.1, 1.1, float("nan")], r"in \[0, 1\]"),
+        ("stability_score_thresh", [-0.1, 1.1, float("nan")], r"in \[0, 1\]"),
+        ("box_nms_thresh", [-0.1, 1.1, float("nan")], r"in \[0, 1\]"),
+        ("crop_nms_thresh", [-0.1, 1.1, float("nan")], r"in \[0, 1\]"),
+        ("crop_overlap_ratio", [-0.1, 1, 1.5, float("nan")], r"in \[0, 1\)"),
+    ],
+)
+def test_a_mask_setting_out_of_range_is_named_with_its_value_and_its_range(name, values, requirement):
+    for value in values:
+        with pytest.raises(ConfigError, match=rf"^{name} must be {requirement}, got {value}$"):
+            MaskConfig(**{name: value})
+
+
+def test_the_ends_of_each_range_are_allowed():
+    for value in (0, 1):
+        MaskConfig(pred_iou_thresh=value, stability_score_thresh=value, box_nms_thresh=value, crop_nms_thresh=value)
+    MaskConfig(points_per_side=1, points_per_batch=1, stability_score_offset=0, crop_overlap_ratio=0)
+    MaskConfig(crop_n_layers=4)
+
+
+def test_a_grid_that_would_have_no_points_in_the_last_crop_layer_is_refused():
+    MaskConfig(points_per_side=8, crop_n_layers=3, crop_n_points_downscale_factor=2)
+    with pytest.raises(ConfigError, match=r"points_per_side must be at least .* = 8, got 7"):
+        MaskConfig(points_per_side=7, crop_n_layers=3, crop_n_points_downscale_factor=2)
+
+
+@pytest.mark.parametrize("name", [item.name for item in dataclasses.fields(PoolConfig)])
+def test_a_pool_setting_that_is_not_above_zero_is_named(name):
+    for value in (0, -1, float("nan")):
+        with pytest.raises(ConfigError, match=f"^{name} must be above 0, got {value}$"):
+            PoolConfig(**{name: value})
+    assert getattr(PoolConfig(**{name: 1}), name) == 1
+
+
+@pytest.mark.parametrize("name", ["max_pixels", "commit_interval_s", "stall_timeout_s", "num_cpus"])
+def test_a_run_setting_that_is_not_above_zero_is_named(name):
+    for value in (0, -1, float("nan")):
+        with pytest.raises(ConfigError, match=f"^{name} must be above 0, got {value}$"):
+            AnnotateConfig("out", **{name: value})
+
+
+@pytest.mark.parametrize("text", ["", "{", "{'a': 1}", "nonsense", '{"key": "AKIA-canary"'])
+def test_storage_options_that_are_no_json_are_refused_without_showing_them(text):
+    with pytest.raises(ConfigError, match=r"^storage_options must be a JSON object: ") as caught:
+        PlanConfig("out", storage_options=text)
+    assert "canary" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "kind"), [("[]", "list"), ("1", "int"), ('"canary"', "str"), ("null", "NoneType")])
+def test_storage_options_that_are_no_object_are_refused_without_showing_them(text, kind):
+    with pytest.raises(ConfigError, match=f"^storage_options must be a JSON object, not {kind}$"):
+        PlanConfig("out", storage_options=text)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"key": "canary"},
+        {"secret": "canary"},
+        {"token": "canary"},
+        {"password": "canary"},
+        {"aws_access_key_id": "canary"},
+        {"aws_session_token": "canary"},
+        {"account_key": "canary"},
+        {"sas_token": "canary"},
+        {"client_secret": "canary"},
+        {"connection_string": "canary"},
+        {"Credential": {"value": "canary"}},
+        {"SECRET": ["canary"]},
+        {"client_kwargs": {"aws_secret_access_key": "canary"}},
+        {"a": {"b": {"c": {"token": "canary"}}}},
+        {"a": [{"b": 1}, {"token": "canary"}]},
+        {"headers": {"Authorization": "Bearer canary"}},
+        {"endpoint_url": "https://user:canary@host"},
+        {"config_kwargs": {"proxies": {"http": "http://user:canary@proxy:3128"}}},
+    ],
+)
+def test_credentials_are_refused_wherever_they_hide_and_never_shown(options):
+    with pytest.raises(
+        ConfigError, match="looks like a credential; give credentials by environment variables"
+    ) as error:
+        PlanConfig("out", storage_options=json.dumps(options))
+    assert "canary" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"anon": True},
+        {"endpoint_url": "http://localhost:9000"},
+        {"client_kwargs": {"region_name": "eu-west-1", "use_ssl": False, "verify": True}},
+        {"config_kwargs": {"s3": {"addressing_style": "path"}, "max_pool_connections": 50}},
+        {"key": "", "secret": None},
+        {"token": "anon"},
+        {"token": "google_default"},
+        {"token_expiry": 3600},
+        {"s3_additional_kwargs": {"BucketKeyEnabled": True}},
+        {"use_listings_cache": False, "profile": "research"},
+        {"proxies": ["http://proxy:3128"]},
+    ],
+)
+def test_options_that_hold_no_credential_are_accepted(options):
+    check_storage_options(options)
+    assert PlanConfig("out", storage_options=json.dumps(options)).parsed_storage_options == options
+
+
+def test_settings_cannot_be_changed_after_they_were_checked():
+    for config in (MaskConfig(), PoolConfig(), ModelConfig(), PlanConfig("out"), AnnotateConfig("out")):
+        name = dataclasses.fields(config)[0].name
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(config, name, None)
+
+
+@pytest.mark.parametrize("name", [item.name for item in dataclasses.fields(MaskConfig)])
+def test_every_mask_setting_is_pinned_but_the_one_that_only_divides_the_work(name):
+    before = fingerprint_of(AnnotateConfig("out"))
+    after = fingerprint_of(AnnotateConfig("out", masks=changed(MaskConfig())[name]))
+    differing = {key for key in before | after if before.get(key) != after.get(key)}
+    assert differing == (set() if name == "points_per_batch" else {name})
+
+
+@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"weights_sha256": "bb"}, {"schema_version": 2}])
+def test_precision_weights_and_schema_are_pinned(changes):
+    before, after = fingerprint_of(AnnotateConfig("out")), fingerprint_of(AnnotateConfig("out"), **changes)
+    assert {key for key in before if before[key] != after[key]} == changes.keys()
+
+
+def test_the_size_limit_the_model_and_the_preprocessing_are_pinned():
+    pinned = fingerprint_of(AnnotateConfig("out", max_pixels=5, model=ModelConfig("vit_b")))
+    assert (pinned["max_pixels"], pinned["model_type"]) == (5, "vit_b")
+    assert pinned["preprocessing_version"] == PREPROCESSING_VERSION
+
+
+def test_the_default_model_is_pinned_by_its_name():
+    default, named = (fingerprint_of(AnnotateConfig("out", model=ModelConfig(name))) for name in ("default", "vit_h"))
+    assert default == named
+
+
+def test_what_divides_the_work_and_where_it_lies_is_not_pinned():
+    pools = PoolConfig(**{item.name: 2 for item in dataclasses.fields(PoolConfig)})
+    moved = AnnotateConfig(
+        "elsewhere",
+        input="in",
+        storage_options='{"anon": true}',
+        commit_interval_s=1,
+        stall_timeout_s=2,
+        num_cpus=3,
+        model=ModelConfig(checkpoint="copy.pth", device="cpu", precision="bf16"),  # precision is pinned as resolved
+        pools=pools,
+    )
+    assert fingerprint_of(moved) == fingerprint_of(AnnotateConfig("out"))
+
+
+def test_a_fingerprint_survives_json():
+    pinned = fingerprint_of(AnnotateConfig("out"))
+    assert json.loads(json.dumps(pinned)) == pinned
