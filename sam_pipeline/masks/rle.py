@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TypedDict
 
 import cv2
@@ -30,7 +31,11 @@ def encode(mask: NDArray[np.bool_]) -> Rle:
 
 def decode(rle: Rle) -> NDArray[np.bool_]:
     """Expand to an (H, W) bool mask."""
-    return np.asarray(coco_mask.decode(rle)).view(np.bool_)
+    with warnings.catch_warnings():
+        # pycocotools 2.0.11 has yet to learn of the copy keyword of NumPy 2; the result is right.
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        mask = coco_mask.decode(rle)
+    return np.asarray(mask).view(np.bool_)
 
 
 def area(rle: Rle) -> int:

@@ -36,6 +36,7 @@ def test_to_dict_has_the_official_keys_and_types(record, mask):
     }
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools under NumPy 2
 def test_binary_mask_is_what_pycocotools_decodes(record, mask):
     np.testing.assert_array_equal(record.binary_mask(), mask)
     np.testing.assert_array_equal(coco_mask.decode(record.to_dict()["segmentation"]), mask)
