@@ -20,7 +20,8 @@ import boto3
 import pytest
 from botocore.client import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from ports import LOOPBACK, free_ports
+
+from tests.ports import LOOPBACK, free_ports
 
 REGION = "us-east-1"
 

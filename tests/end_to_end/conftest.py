@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import os
 import secrets
-import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from s3_server import s3
 
-from end_to_end.pictures import save_photos
-from end_to_end.processes import Finished, Program
-from end_to_end.tables import Row, read_rows
+from tests.end_to_end.pictures import save_photos
+from tests.end_to_end.processes import Finished, Program
+from tests.end_to_end.settings import NUM_PHOTOS, SCRIPTS, SETTINGS, SMALL_SHARDS
+from tests.end_to_end.tables import Row, read_rows
+from tests.s3_server import s3
 
 __all__ = ["s3"]
-
-NUM_PHOTOS = 10
-
-SETTINGS = ("--model-type", "vit_t", "--points-per-side", "3")
-"""Nine prompts an image: a second of work on one core."""
-
-SMALL_SHARDS = ("--shard-rows", "1", "--commit-interval-s", "0.1", "--threads", "1")
-"""A commit for every image or two; one thread, so that sums of floats never depend on the machine's load."""
-
-SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 Start = Callable[..., Program]
 """(*arguments, env=more variables, script="sam-pipeline") → the running script of the virtual environment."""

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from end_to_end.conftest import SETTINGS, SMALL_SHARDS
-from end_to_end.pictures import HEIGHT, WIDTH, photo
-from end_to_end.tables import read_rows
+from tests.end_to_end.pictures import HEIGHT, WIDTH, photo
+from tests.end_to_end.settings import SETTINGS, SMALL_SHARDS
+from tests.end_to_end.tables import read_rows
 
 pytestmark = pytest.mark.weights
 

@@ -6,12 +6,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from ports import LOOPBACK, free_ports
 from pycocotools import mask as coco_mask
 
-from end_to_end.conftest import NUM_PHOTOS, SCRIPTS, SETTINGS, SMALL_SHARDS
-from end_to_end.pictures import HEIGHT, WIDTH
-from end_to_end.tables import comparable, num_data_files, read_rows
+from tests.end_to_end.pictures import HEIGHT, WIDTH
+from tests.end_to_end.settings import NUM_PHOTOS, SCRIPTS, SETTINGS, SMALL_SHARDS
+from tests.end_to_end.tables import comparable, num_data_files, read_rows
+from tests.ports import LOOPBACK, free_ports
 
 pytestmark = [pytest.mark.weights, pytest.mark.s3, pytest.mark.slow]
 

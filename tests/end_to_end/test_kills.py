@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from end_to_end.conftest import NUM_PHOTOS, SETTINGS, SMALL_SHARDS
-from end_to_end.tables import comparable, num_committed, num_planned, read_rows
+from tests.end_to_end.settings import NUM_PHOTOS, SETTINGS, SMALL_SHARDS
+from tests.end_to_end.tables import comparable, num_committed, num_planned, read_rows
 
 pytestmark = [pytest.mark.weights, pytest.mark.slow]
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from end_to_end.conftest import NUM_PHOTOS, SETTINGS
-from end_to_end.pictures import HEIGHT, WIDTH, photo
-from end_to_end.tables import num_data_files, read_rows
 from sam_pipeline.config import MaskConfig
 from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.model.registry import build_sam
+from tests.end_to_end.pictures import HEIGHT, WIDTH, photo
+from tests.end_to_end.settings import NUM_PHOTOS, SETTINGS
+from tests.end_to_end.tables import num_data_files, read_rows
 
 pytestmark = pytest.mark.weights
 
@@ -57,8 +57,8 @@ def test_status_says_what_is_done_and_left(undisturbed, start):
     assert lines["left"] == "0"
 
 
-def test_a_run_stays_under_six_gigabytes_of_memory(undisturbed, record_property):
-    record_property("peak_memory_bytes", undisturbed.peak_memory_bytes)
+def test_a_run_stays_under_six_gigabytes_of_memory(undisturbed, record_testsuite_property):
+    record_testsuite_property("peak_memory_bytes", undisturbed.peak_memory_bytes)
     assert 0.5 * GIB < undisturbed.peak_memory_bytes < 6 * GIB
 
 

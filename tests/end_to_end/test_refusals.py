@@ -2,7 +2,7 @@
 
 import pytest
 
-from end_to_end.conftest import SETTINGS
+from tests.end_to_end.settings import SETTINGS
 
 QUICK_S = 60
 """Seconds on a busy machine; a cluster that starts, or retries that give up, would take longer."""
