@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from storage.image_files import noise, saved
-from storage.runs import finished, plan, row
 
 from sam_pipeline.cli import main
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, PlanConfig, PoolConfig
 from sam_pipeline.errors import FencedError, RunFailedError
 from sam_pipeline.pipeline import annotate as annotate_module
 from sam_pipeline.storage.plan_table import read_plan
+from tests.storage.image_files import noise, saved
+from tests.storage.runs import finished, plan, row
 
 AMG_FLAGS = (  # as architecture.md lists them
     "--input --output --model-type --checkpoint --device --points-per-side --points-per-batch --pred-iou-thresh "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 
 import ray
 
@@ -40,6 +41,8 @@ def connect(num_cpus: int | None) -> tuple[float, float, float]:
             if address:
                 ray.init(logging_level=level, log_to_driver=debug)
             else:
+                # For this cluster alone, and in no file: Ray would write one into the home folder, readable by all.
+                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
                 ray.init(
                     # "local" and not None: a stale cluster's address on this machine must not be picked up.
                     address="local",

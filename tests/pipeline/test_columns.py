@@ -1,7 +1,6 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from storage.runs import FLOAT_FIELDS, failed_row, row
 
 from sam_pipeline.pipeline.columns import (
     CROPS,
@@ -18,6 +17,7 @@ from sam_pipeline.pipeline.columns import (
 from sam_pipeline.storage.delta import DataFile
 from sam_pipeline.storage.mask_table import Shard
 from sam_pipeline.storage.schema import MASKS_SCHEMA
+from tests.storage.runs import FLOAT_FIELDS, failed_row, row
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 3, 7, 100])

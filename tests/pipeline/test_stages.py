@@ -1,7 +1,5 @@
 import numpy as np
 import pytest
-from storage.image_files import noise, saved
-from storage.runs import results_table, row, take_over
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig, PlanConfig
 from sam_pipeline.pipeline.columns import IMAGES, chunks_of, crops_by_image, shards_of
@@ -9,6 +7,8 @@ from sam_pipeline.pipeline.job import Job
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.stages import read_images, write_shard
 from sam_pipeline.storage.mask_table import iterate_rows
+from tests.storage.image_files import noise, saved
+from tests.storage.runs import results_table, row, take_over
 
 
 @pytest.fixture

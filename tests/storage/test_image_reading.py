@@ -15,7 +15,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from sam_pipeline.storage import image_reading
 from sam_pipeline.storage.image_reading import DecodeError, TooLargeError, decode_image
-from storage.image_files import FORMATS, noise, png, png_chunk, saved, tiff
+from tests.storage.image_files import FORMATS, noise, png, png_chunk, saved, tiff
 
 LIMIT = 100_000_000
 WHITE = [255, 255, 255]

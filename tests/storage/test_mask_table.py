@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from sam_pipeline.errors import FencedError, FingerprintMismatchError, OutputError
 from sam_pipeline.storage.mask_table import RunState, check_fingerprint, iterate_rows, read_state
 from sam_pipeline.storage.schema import MASKS_SCHEMA
-from storage.runs import FINGERPRINT, FLOAT_FIELDS, failed_row, finished, row, shard, take_over
+from tests.storage.runs import FINGERPRINT, FLOAT_FIELDS, failed_row, finished, row, shard, take_over
 
 ROWS = [row(0), row(1, 0), failed_row(2), row(3, 3), row(4, 1)]
 

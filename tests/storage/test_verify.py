@@ -5,7 +5,7 @@ from sam_pipeline.errors import OutputError
 from sam_pipeline.masks import rle
 from sam_pipeline.storage import verify as verify_module
 from sam_pipeline.storage.verify import verify
-from storage.runs import HEIGHT, WIDTH, failed_row, finished, mask, plan, row
+from tests.storage.runs import HEIGHT, WIDTH, failed_row, finished, mask, plan, row
 
 # pycocotools builds its arrays the way NumPy 1 wanted it; until it does otherwise, decoding warns.
 
