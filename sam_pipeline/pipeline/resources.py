@@ -105,8 +105,8 @@ def _on_cpus(pools: PoolConfig, num_cpus: float) -> Resources:
 
 
 def _round(cpus: float) -> float:
-    # Ray counts in ten-thousandths; two digits keep messages readable and never round to nothing.
-    return max(0.01, int(cpus * 100) / 100)
+    # Ray counts in ten-thousandths of a CPU.
+    return max(0.0001, int(cpus * 10_000) / 10_000)
 
 
 def _check_fits(r: Resources, num_cpus: float, num_gpus: float) -> None:
