@@ -3,11 +3,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test bench lint clean
 
 help:
 	@echo "make demo   install, fetch vit_t, annotate four photographs, draw the masks over them"
 	@echo "make test   install, run the test suite"
+	@echo "make bench  install, time the generator against the official one (ten minutes on two cores)"
 	@echo "make lint   install, check style, types and layers"
 	@echo "make clean  remove .venv, caches and the demo"
 
@@ -22,6 +23,9 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+bench: .venv/installed
+	$(BIN)/python -m jobs.benchmark
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,17 +22,16 @@ from sam_pipeline.config import MaskConfig
 from sam_pipeline.masks import prediction, rle
 from sam_pipeline.masks.candidates import Candidates
 from sam_pipeline.masks.crops import Box, generate_crop_boxes, prepare_crops
-from sam_pipeline.masks.filters import mask_boxes, near_crop_edge, stability_scores
+from sam_pipeline.masks.filters import mask_boxes, near_crop_edge
 from sam_pipeline.masks.grids import build_all_layer_point_grids
 from sam_pipeline.masks.nms import nms
 from sam_pipeline.masks.prediction import EncoderPrecision
 from sam_pipeline.masks.records import MaskRecord
 from sam_pipeline.masks.regions import drop_small_islands, fill_small_holes
+from sam_pipeline.masks.shared_decoder import PlainDecoder, SharedDecoder
 from sam_pipeline.masks.transforms import ResizeLongestSide
+from sam_pipeline.masks.upscaling import Upscaling
 from sam_pipeline.model.sam import Sam
-
-UPSCALE_BYTES = 128 * 2**20
-"""Full-resolution mask logits held at a time: all of one prompt batch of a 24-megapixel image would take 18 GB."""
 
 
 class MaskGenerator:
@@ -44,12 +44,20 @@ class MaskGenerator:
         sam: the networks, in evaluation mode, on the device to use.
         config: settings of the mask generator.
         precision: arithmetic of the image encoder; masks are always decoded in float32.
+        decoder: what decodes points; the fast one by default.
     """
 
-    def __init__(self, sam: Sam, config: MaskConfig, precision: EncoderPrecision = "fp32") -> None:
+    def __init__(
+        self,
+        sam: Sam,
+        config: MaskConfig,
+        precision: EncoderPrecision = "fp32",
+        decoder: SharedDecoder | PlainDecoder | None = None,
+    ) -> None:
         self.sam = sam
         self.config = config
         self.precision = precision
+        self.decoder = decoder or SharedDecoder(sam)
         self.transform = ResizeLongestSide(sam.image_encoder.img_size)
         self.point_grids = build_all_layer_point_grids(
             config.points_per_side, config.crop_n_layers, config.crop_n_points_downscale_factor
@@ -125,67 +133,53 @@ class MaskGenerator:
         points = point_grid * np.array([x1 - x0, y1 - y0])  # (P, 2), crop frame
         batch_size = self.config.points_per_batch
         batches = (points[start : start + batch_size] for start in range(0, len(points), batch_size))
+        shared = self.decoder.share(image_embedding.to(torch.float32))
         found = Candidates.concatenate(
-            part for batch in batches for part in self._decode_batch(image_embedding, batch, crop_box, original_size)
+            part for batch in batches for part in self._decode_batch(shared, batch, crop_box, original_size)
         )
         keep = nms(found.boxes_xyxy, found.iou_predictions, self.config.box_nms_thresh)
         return found.take(keep).uncrop(crop_box, original_size)
 
     def _decode_batch(
-        self, image_embedding: Tensor, points: NDArray[np.float64], crop_box: Box, original_size: tuple[int, int]
+        self, shared: Any, points: NDArray[np.float64], crop_box: Box, original_size: tuple[int, int]
     ) -> Iterator[Candidates]:
         """Masks of one batch of points, (P, 2), that pass the filters, a chunk at a time; all in the crop frame."""
         x0, y0, x1, y1 = crop_box
         crop_size = (y1 - y0, x1 - x0)
+        upscaling = Upscaling(
+            self.sam, self.transform.get_preprocess_shape(*crop_size, self.transform.target_length), crop_size
+        )
         # float64, as in the official generator, until the prompt encoder has divided by the input size.
         in_points = torch.as_tensor(self.transform.apply_coords(points, crop_size), device=self.sam.device)
         in_labels = torch.ones(len(in_points), dtype=torch.int, device=in_points.device)
-        low_res_masks, iou_predictions = prediction.decode_prompts(
-            self.sam, image_embedding, points=(in_points[:, None], in_labels[:, None])
-        )  # (P, M, 256, 256), (P, M)
-        point_coords = points.repeat(low_res_masks.shape[1], axis=0)  # (P * M, 2)
-        low_res_masks, iou_predictions = low_res_masks.flatten(0, 1), iou_predictions.flatten()
+        decoded = self.decoder.decode(
+            shared, (in_points[:, None], in_labels[:, None]), self._good_enough, upscaling.num_embedding_rows
+        )
+        kept = decoded.kept.flatten().nonzero().flatten().cpu().numpy()
+        point_coords = points.repeat(decoded.kept.shape[1], axis=0)[kept]  # (K, 2)
+        iou_predictions = decoded.iou_predictions.flatten()[kept].cpu().numpy()  # (K,)
 
-        good = torch.arange(len(iou_predictions), device=iou_predictions.device)
-        if self.config.pred_iou_thresh > 0:
-            good = good[iou_predictions > self.config.pred_iou_thresh]
-        chunk_size = max(1, UPSCALE_BYTES // (4 * max(self.transform.target_length**2, crop_size[0] * crop_size[1])))
-        for start in range(0, len(good), chunk_size):
-            chunk = good[start : start + chunk_size]
-            kept, masks, stability, boxes = self._filter_chunk(low_res_masks[chunk], crop_box, original_size)
-            chunk = chunk[kept]
+        for chunk in upscaling.chunks(len(kept)):
+            low_res_masks = decoded.low_res_masks[chunk]
+            stability, boxes = upscaling.measure(low_res_masks, self.config.stability_score_offset)
+            passed = ~near_crop_edge(torch.from_numpy(boxes), crop_box, original_size).numpy()
+            if self.config.stability_score_thresh > 0:
+                passed &= stability >= self.config.stability_score_thresh
+            where = passed.nonzero()[0]
             yield Candidates(
-                rles=[rle.encode(mask) for mask in masks.cpu().numpy()],
-                boxes_xyxy=boxes.cpu().numpy(),
-                iou_predictions=iou_predictions[chunk].cpu().numpy(),
-                stability_scores=stability.cpu().numpy(),
-                point_coords=point_coords[chunk.cpu().numpy()],
-                crop_boxes_xyxy=np.tile(np.array(crop_box), (len(chunk), 1)),
+                rles=[rle.encode(mask) for mask in upscaling.binarize(low_res_masks[where])],
+                boxes_xyxy=boxes[where],
+                iou_predictions=iou_predictions[chunk][where],
+                stability_scores=stability[where],
+                point_coords=point_coords[chunk][where],
+                crop_boxes_xyxy=np.tile(np.array(crop_box), (len(where), 1)),
             )
 
-    def _filter_chunk(
-        self, low_res_masks: Tensor, crop_box: Box, original_size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Upscale masks, (N, 256, 256), to the crop and keep those that are stable and clear of its edge.
-
-        Returns:
-            Indices into the N, (K,); masks, (K, H, W) bool at the size of the crop; stability scores, (K,);
-            boxes, (K, 4) int64 xyxy.
-        """
-        x0, y0, x1, y1 = crop_box
-        crop_size = (y1 - y0, x1 - x0)
-        input_size = self.transform.get_preprocess_shape(*crop_size, self.transform.target_length)
-        mask_logits = self.sam.postprocess_masks(low_res_masks[None], input_size, crop_size)[0]  # (N, H, W)
-        threshold = self.sam.mask_threshold
-        stability = stability_scores(mask_logits, threshold, self.config.stability_score_offset)
-        kept = torch.arange(len(stability), device=stability.device)
-        if self.config.stability_score_thresh > 0:
-            kept = kept[stability >= self.config.stability_score_thresh]
-        masks = mask_logits[kept] > threshold
-        boxes = mask_boxes(masks)
-        whole = ~near_crop_edge(boxes, crop_box, original_size)
-        kept = kept[whole]
-        return kept, masks[whole], stability[kept], boxes[whole]
+    def _good_enough(self, iou_predictions: Tensor) -> Tensor:
+        """Which masks pass the predicted IoU threshold: (P, M) float → (P, M) bool."""
+        if self.config.pred_iou_thresh > 0:
+            return iou_predictions > self.config.pred_iou_thresh
+        return torch.ones_like(iou_predictions, dtype=torch.bool)
 
 
 def remove_small_regions(found: Candidates, min_area: int, nms_thresh: float) -> Candidates:

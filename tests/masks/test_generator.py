@@ -3,10 +3,12 @@ import pytest
 import torch
 
 from sam_pipeline.config import MaskConfig
-from sam_pipeline.masks import generator, rle
+from sam_pipeline.masks import rle, upscaling
 from sam_pipeline.masks.candidates import Candidates
 from sam_pipeline.masks.crops import prepare_crops
 from sam_pipeline.masks.generator import MaskGenerator, remove_small_regions
+from sam_pipeline.masks.shared_decoder import PlainDecoder
+from sam_pipeline.masks.upscaling import Upscaling
 from tests.parity.oracle import official_generator
 
 SETTINGS = {
@@ -31,12 +33,17 @@ SETTINGS = {
 }  # fmt: skip
 
 
+def plain_generator(sam, config, precision="fp32"):
+    """The fast decoder reads weights, and the blob model has none."""
+    return MaskGenerator(sam, config, precision, decoder=PlainDecoder(sam))
+
+
 @pytest.mark.parametrize("size", [(150, 230), (260, 140), (61, 60)])
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_records_are_the_official_ones(blob_sam, picture, settings, size):
     image = picture(*size)
     official = official_generator(blob_sam, output_mode="coco_rle", **settings).generate(image)
-    records = MaskGenerator(blob_sam, MaskConfig(**settings)).generate(image)
+    records = plain_generator(blob_sam, MaskConfig(**settings)).generate(image)
     assert official
     assert [record.to_dict() for record in records] == official
 
@@ -46,40 +53,38 @@ def test_each_setting_above_takes_effect(blob_sam, picture):
     image = picture(150, 230)
     masks = {
         name: tuple(
-            record.segmentation["counts"] for record in MaskGenerator(blob_sam, MaskConfig(**s)).generate(image)
+            record.segmentation["counts"] for record in plain_generator(blob_sam, MaskConfig(**s)).generate(image)
         )
         for name, s in SETTINGS.items()
     }
     assert len(set(masks.values())) == len(SETTINGS)
-    in_crops = MaskGenerator(blob_sam, MaskConfig(**SETTINGS["small regions in crops"])).generate(image)
+    in_crops = plain_generator(blob_sam, MaskConfig(**SETTINGS["small regions in crops"])).generate(image)
     assert len({record.crop_box for record in in_crops}) > 2
 
 
 def test_encode_and_decode_make_up_generate(blob_sam, picture):
     image = picture(150, 230)
     config = MaskConfig(points_per_side=6, crop_n_layers=1, pred_iou_thresh=0.5)
-    masks = MaskGenerator(blob_sam, config)
+    masks = plain_generator(blob_sam, config)
     image_embeddings = masks.encode(prepare_crops(image, config, img_size=128))
     assert masks.decode(image_embeddings, (150, 230)) == masks.generate(image)
 
 
 def test_chunks_of_upscaling_do_not_show(blob_sam, picture, monkeypatch):
-    masks = MaskGenerator(blob_sam, MaskConfig(points_per_side=6, pred_iou_thresh=0.5))
+    masks = plain_generator(blob_sam, MaskConfig(points_per_side=6, pred_iou_thresh=0.5))
     whole = masks.generate(picture(150, 230))
-    upscaled = []
-    postprocess_masks = blob_sam.postprocess_masks
-    monkeypatch.setattr(
-        blob_sam, "postprocess_masks", lambda *args: upscaled.append(postprocess_masks(*args)) or upscaled[-1]
-    )
-    monkeypatch.setattr(generator, "UPSCALE_BYTES", 5 * 4 * 150 * 230)
+    measured = []
+    measure = Upscaling.measure
+    monkeypatch.setattr(Upscaling, "measure", lambda *args: measured.append(len(args[1])) or measure(*args))
+    monkeypatch.setattr(upscaling, "CHUNK_BYTES", 5 * 4 * 150 * 230)
     assert masks.generate(picture(150, 230)) == whole
-    assert max(mask_logits.shape[1] for mask_logits in upscaled) == 5
+    assert max(measured) == 5
 
 
 def test_masks_that_fail_the_iou_threshold_are_never_upscaled(blob_sam, picture, monkeypatch):
-    monkeypatch.setattr(blob_sam, "postprocess_masks", lambda *args: pytest.fail("upscaled a mask"))
+    monkeypatch.setattr(Upscaling, "measure", lambda *args: pytest.fail("upscaled a mask"))
     config = MaskConfig(points_per_side=6, pred_iou_thresh=1.0, crop_n_layers=1)
-    assert MaskGenerator(blob_sam, config).generate(picture(90, 140)) == []
+    assert plain_generator(blob_sam, config).generate(picture(90, 140)) == []
 
 
 @pytest.mark.parametrize("min_area", [0, 100])
@@ -88,14 +93,14 @@ def test_an_image_without_masks_gives_none(blob_sam, picture, layers, min_area):
     config = MaskConfig(
         points_per_side=4, pred_iou_thresh=0.99999, crop_n_layers=layers, min_mask_region_area=min_area
     )  # fmt: skip
-    assert MaskGenerator(blob_sam, config).generate(picture(90, 140)) == []
+    assert plain_generator(blob_sam, config).generate(picture(90, 140)) == []
 
 
 def test_thresholds_of_zero_keep_even_empty_masks(blob_sam, picture, monkeypatch):
     """Their stability is 0/0; suppression spares boxes without area."""
     monkeypatch.setattr(blob_sam, "mask_threshold", 1e6)
     config = MaskConfig(points_per_side=4, pred_iou_thresh=0.0, stability_score_thresh=0.0)
-    records = MaskGenerator(blob_sam, config).generate(picture(90, 140))
+    records = plain_generator(blob_sam, config).generate(picture(90, 140))
     assert len(records) == 4 * 4 * 3
     assert {(record.area, record.bbox) for record in records} == {(0, (0, 0, 0, 0))}
 
@@ -105,7 +110,7 @@ def test_the_smallest_images_with_every_step_on(blob_sam, size):
     config = MaskConfig(
         points_per_side=3, pred_iou_thresh=0.0, stability_score_thresh=0.0, crop_n_layers=2, min_mask_region_area=2
     )
-    for record in MaskGenerator(blob_sam, config).generate(np.full((*size, 3), 200, np.uint8)):
+    for record in plain_generator(blob_sam, config).generate(np.full((*size, 3), 200, np.uint8)):
         assert record.segmentation["size"] == list(size)
         assert record.binary_mask().sum() == record.area
 
@@ -133,7 +138,7 @@ def test_an_empty_mask_passes_small_region_removal_as_it_was():
 
 def test_decode_takes_embeddings_of_other_types_and_refuses_other_counts(blob_sam, picture):
     config = MaskConfig(points_per_side=4, crop_n_layers=1)
-    masks = MaskGenerator(blob_sam, config, precision="bf16")
+    masks = plain_generator(blob_sam, config, precision="bf16")
     image_embeddings = masks.encode(prepare_crops(picture(90, 140), config, img_size=128))
     assert image_embeddings.dtype == torch.bfloat16
     assert masks.decode(image_embeddings, (90, 140)) == masks.decode(image_embeddings.float(), (90, 140)) != []
@@ -143,4 +148,4 @@ def test_decode_takes_embeddings_of_other_types_and_refuses_other_counts(blob_sa
 
 def test_generate_refuses_grayscale(blob_sam):
     with pytest.raises(ValueError, match="RGB first"):
-        MaskGenerator(blob_sam, MaskConfig()).generate(np.zeros((4, 4), np.uint8))
+        plain_generator(blob_sam, MaskConfig()).generate(np.zeros((4, 4), np.uint8))

@@ -1,0 +1,110 @@
+"""From low-resolution logits to what is asked of masks at full resolution: stability, boxes, pixels.
+
+On a CPU the kernels of `mask_kernels` compute it from the logits as they are; on other devices torch upscales the
+logits a chunk at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sam_pipeline.masks.composed_resize import SCALE, Axis, composed_axis
+from sam_pipeline.masks.filters import mask_boxes, stability_scores
+from sam_pipeline.model.sam import Sam
+
+CHUNK_BYTES = 128 * 2**20
+"""Full-resolution pixels held at a time, 4 bytes each: all logits of a prompt batch of a 24-megapixel image would take
+18 GB."""
+
+Result = TypeVar("Result")
+
+_PATCH = 16
+"""Model input pixels per row of the image embedding."""
+
+
+@dataclass(frozen=True)
+class Upscaling:
+    """How the masks of one crop are upscaled.
+
+    Args:
+        sam: its mask threshold and sizes.
+        input_size: (h, w) of the crop in the model input frame, before padding.
+        crop_size: (H, W) of the crop.
+    """
+
+    sam: Sam
+    input_size: tuple[int, int]
+    crop_size: tuple[int, int]
+
+    @property
+    def num_embedding_rows(self) -> int:
+        """Rows of the image embedding whose logits are read; one row below the crop is within reach of its last."""
+        return min(self.sam.image_encoder.img_size, -(-self.input_size[0] // _PATCH) * _PATCH + _PATCH) // _PATCH
+
+    def chunks(self, num_masks: int) -> Iterator[slice]:
+        """Cut masks into chunks of bounded memory."""
+        pixels = max(self.sam.image_encoder.img_size**2, self.crop_size[0] * self.crop_size[1])
+        step = max(1, CHUNK_BYTES // (4 * pixels))
+        return (slice(start, start + step) for start in range(0, num_masks, step))
+
+    def measure(self, low_res_masks: Tensor, offset: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Stability scores and boxes.
+
+        Args:
+            low_res_masks: logits, (N, 4 * rows, 4 * columns) float32.
+            offset: shift of the mask threshold for the stability score, in logits.
+
+        Returns:
+            (N,) float32, NaN where no pixel passes the lower threshold; (N, 4) int64 xyxy, inclusive, crop frame.
+        """
+        threshold = self.sam.mask_threshold
+        if low_res_masks.device.type != "cpu":
+            mask_logits = self._upscaled(low_res_masks)
+            boxes = mask_boxes(mask_logits > threshold)
+            return stability_scores(mask_logits, threshold, offset).cpu().numpy(), boxes.cpu().numpy()
+        from sam_pipeline.masks.mask_kernels import measure_masks  # numba: for CPUs only
+
+        rows, columns = self._axes(low_res_masks)
+        parts = _in_threads(lambda part: measure_masks(part, rows, columns, threshold, offset), low_res_masks)
+        counts = np.concatenate([counts for counts, _ in parts]).astype(np.float32)
+        with np.errstate(invalid="ignore"):
+            return counts[:, 0] / counts[:, 1], np.concatenate([boxes for _, boxes in parts])
+
+    def binarize(self, low_res_masks: Tensor) -> NDArray[np.bool_]:
+        """Masks, (N, H, W) bool, from logits as for `measure`."""
+        threshold = self.sam.mask_threshold
+        if low_res_masks.device.type != "cpu":
+            return (self._upscaled(low_res_masks) > threshold).cpu().numpy()
+        from sam_pipeline.masks.mask_kernels import binary_masks
+
+        rows, columns = self._axes(low_res_masks)
+        return np.concatenate(_in_threads(lambda part: binary_masks(part, rows, columns, threshold), low_res_masks))
+
+    def _axes(self, low_res_masks: Tensor) -> tuple[Axis, Axis]:
+        img_size = self.sam.image_encoder.img_size
+        return (
+            composed_axis(img_size // SCALE, self.input_size[0], self.crop_size[0]),
+            composed_axis(low_res_masks.shape[-1], self.input_size[1], self.crop_size[1]),
+        )
+
+    def _upscaled(self, low_res_masks: Tensor) -> Tensor:
+        missing = low_res_masks.shape[-1] - low_res_masks.shape[-2]
+        padded = F.pad(low_res_masks, (0, 0, 0, missing))
+        return self.sam.postprocess_masks(padded[None], self.input_size, self.crop_size)[0]
+
+
+def _in_threads(kernel: Callable[[NDArray[np.float32]], Result], low_res_masks: Tensor) -> list[Result]:
+    parts = [part for part in np.array_split(low_res_masks.contiguous().numpy(), torch.get_num_threads()) if len(part)]
+    if len(parts) < 2:
+        return [kernel(part) for part in parts or [low_res_masks.numpy()]]
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return list(pool.map(kernel, parts))

@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from sam_pipeline.masks import shared_decoder
+from sam_pipeline.masks.shared_decoder import PlainDecoder, SharedDecoder
+
+# Sums in another order; logits of the random model reach some tens.
+LOGIT_TOLERANCE = 1e-4
+
+
+@pytest.fixture
+def image_embedding(tiny_sam):
+    return torch.randn(1, 256, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def points(num_prompts, points_a_prompt=1, img_size=128):
+    generator = torch.Generator().manual_seed(num_prompts)
+    coords = torch.rand(num_prompts, points_a_prompt, 2, generator=generator, dtype=torch.float64) * img_size
+    labels = torch.randint(0, 2, (num_prompts, points_a_prompt), generator=generator)
+    return coords, labels
+
+
+def decode(decoder, image_embedding, prompts, wanted, num_rows=8):
+    with torch.inference_mode():
+        return decoder.decode(decoder.share(image_embedding), prompts, wanted, num_rows)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("points_a_prompt", [1, 4])
+@pytest.mark.parametrize("num_prompts", [1, 7, 8, 21])
+def test_masks_and_scores_are_those_of_the_plain_networks(
+    tiny_sam, image_embedding, num_prompts, points_a_prompt, threads, monkeypatch
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    prompts = points(num_prompts, points_a_prompt)
+    expected = decode(PlainDecoder(tiny_sam), image_embedding, prompts, lambda iou: iou > 0)
+    decoded = decode(SharedDecoder(tiny_sam), image_embedding, prompts, lambda iou: iou > 0)
+    assert expected.kept.any()
+    torch.testing.assert_close(decoded.iou_predictions, expected.iou_predictions, atol=1e-5, rtol=1e-5)
+    assert torch.equal(decoded.kept, expected.kept)
+    torch.testing.assert_close(decoded.low_res_masks, expected.low_res_masks, atol=LOGIT_TOLERANCE, rtol=1e-4)
+
+
+def test_tiles_do_not_show(tiny_sam, image_embedding, monkeypatch):
+    whole = decode(SharedDecoder(tiny_sam), image_embedding, points(5), torch.isfinite)
+    monkeypatch.setattr(shared_decoder, "_TILE_TOKENS", 24)
+    monkeypatch.setattr(shared_decoder, "_TILE_ROWS", 3)
+    monkeypatch.setattr(shared_decoder, "_PROMPTS_AT_ONCE", 2)
+    tiled = decode(SharedDecoder(tiny_sam), image_embedding, points(5), torch.isfinite)
+    torch.testing.assert_close(tiled.low_res_masks, whole.low_res_masks, atol=LOGIT_TOLERANCE, rtol=1e-4)
+    torch.testing.assert_close(tiled.iou_predictions, whole.iou_predictions, atol=1e-5, rtol=1e-5)
+
+
+def test_only_wanted_masks_and_rows_are_upscaled(tiny_sam, image_embedding):
+    prompts = points(6)
+    everything = decode(SharedDecoder(tiny_sam), image_embedding, prompts, torch.isfinite)
+    second_only = torch.tensor([False, True, False])
+    some = decode(SharedDecoder(tiny_sam), image_embedding, prompts, lambda iou: second_only.expand_as(iou), num_rows=5)
+    assert some.low_res_masks.shape == (6, 20, 32)
+    torch.testing.assert_close(some.low_res_masks, everything.low_res_masks[1::3, :20], atol=LOGIT_TOLERANCE, rtol=1e-4)
+
+
+def test_nothing_wanted_gives_scores_alone(tiny_sam, image_embedding):
+    decoded = decode(SharedDecoder(tiny_sam), image_embedding, points(3), lambda iou: iou > 1e9)
+    assert decoded.iou_predictions.shape == (3, 3)
+    assert decoded.low_res_masks.shape == (0, 32, 32)
