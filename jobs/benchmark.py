@@ -51,6 +51,7 @@ def main() -> None:
         rows.append({"image": image.name, **median, "speedup": ratio, **agreement(runs[0])})
     print_table(rows)
     result = {"machine": machine(), "command": sys.argv, "settings": arguments.settings, "rows": rows}
+    RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{arguments.name}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
