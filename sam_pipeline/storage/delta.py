@@ -23,7 +23,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, Transaction
 
-from sam_pipeline.errors import FencedError, OutputError
+from sam_pipeline.errors import FencedError, OutputError, SamPipelineError
 from sam_pipeline.storage.filesystem import StorageOptions, delta_storage_options, join_uri, one_line, open_filesystem
 
 APP_ID = "sam-pipeline"
@@ -52,7 +52,9 @@ def output_errors(uri: str) -> Iterator[None]:
         if "Concurrent transaction failed" in str(error):
             raise FencedError(f"another run took over {uri}; this one stops") from error
         raise OutputError(f"cannot commit to {uri}: {one_line(error)}") from error
-    except (DeltaError, OSError) as error:
+    except SamPipelineError:
+        raise
+    except Exception as error:
         raise OutputError(f"cannot use output {uri}: {one_line(error)}") from error
 
 

@@ -45,7 +45,7 @@ def list_images(input_uri: str, options: StorageOptions) -> Listing:
         found, explicit = _find(filesystem, path)
     except FileNotFoundError:
         raise InputError(f"input not found: {input_uri}") from None
-    except (OSError, ValueError) as error:  # botocore's errors reach us as OSError through s3fs
+    except Exception as error:
         raise InputError(f"cannot list {input_uri}: {one_line(error)}") from error
     images = [_source_image(filesystem, info) for info in found if explicit or _is_image(info["name"])]
     if not images:

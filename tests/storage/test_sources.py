@@ -201,3 +201,12 @@ def test_folder_markers_are_no_images_and_etags_lose_their_quotes():
     listing = list_images("listed://bucket/in", {})
     assert listing.images == [SourceImage("listed://bucket/in/b.jpg", 7, "9a0f-2")]
     assert listing.num_skipped == 0
+
+
+def test_a_bucket_without_credentials_is_one_clear_error(monkeypatch, tmp_path):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))  # no profile either
+    with pytest.raises(InputError, match="cannot list s3://bucket/photos: Unable to locate credentials"):
+        list_images("s3://bucket/photos", {"endpoint_url": "http://127.0.0.1:1"})
