@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sam_pipeline.masks import shared_decoder
+from sam_pipeline.masks import image_side
 from sam_pipeline.masks.shared_decoder import PlainDecoder, SharedDecoder
 
 # Sums in another order; logits of the random model reach some tens.
@@ -43,9 +43,9 @@ def test_masks_and_scores_are_those_of_the_plain_networks(
 
 def test_tiles_do_not_show(tiny_sam, image_embedding, monkeypatch):
     whole = decode(SharedDecoder(tiny_sam), image_embedding, points(5), torch.isfinite)
-    monkeypatch.setattr(shared_decoder, "_TILE_TOKENS", 24)
-    monkeypatch.setattr(shared_decoder, "_TILE_ROWS", 3)
-    monkeypatch.setattr(shared_decoder, "_PROMPTS_AT_ONCE", 2)
+    monkeypatch.setattr(image_side, "_TILE_TOKENS", 24)
+    monkeypatch.setattr(image_side, "_TILE_ROWS", 3)
+    monkeypatch.setattr(image_side, "_PROMPTS_A_THREAD", 1)
     tiled = decode(SharedDecoder(tiny_sam), image_embedding, points(5), torch.isfinite)
     torch.testing.assert_close(tiled.low_res_masks, whole.low_res_masks, atol=LOGIT_TOLERANCE, rtol=1e-4)
     torch.testing.assert_close(tiled.iou_predictions, whole.iou_predictions, atol=1e-5, rtol=1e-5)
