@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sam_pipeline.masks import rle
 from sam_pipeline.masks.crops import Box
 from sam_pipeline.masks.records import MaskRecord
-from sam_pipeline.masks.rle import Rle
+from sam_pipeline.masks.runs import Runs
+
+Mask = TypeVar("Mask", Tensor, Runs)
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """N masks in the frame of the crop they were found in, or, after `uncrop`, of the image."""
+class Candidates(Generic[Mask]):
+    """N masks: low-resolution logits in the frame of the crop they were found in, later runs in that of the image."""
 
-    rles: Sequence[Rle]
+    masks: Sequence[Mask]
     """N masks."""
     boxes_xyxy: NDArray[np.int64]
     """(N, 4) pixels, both corners inclusive."""
@@ -32,22 +36,22 @@ class Candidates:
     """(N, 4) pixels of the image, lower right corner exclusive."""
 
     @staticmethod
-    def concatenate(parts: Iterable[Candidates]) -> Candidates:
+    def concatenate(parts: Iterable[Candidates[Mask]]) -> Candidates[Mask]:
         """One after the other; of no parts, no candidates."""
-        parts = [_NONE, *parts]
+        parts = list(parts)
         return Candidates(
-            rles=[one for part in parts for one in part.rles],
-            boxes_xyxy=np.concatenate([part.boxes_xyxy for part in parts]),
-            iou_predictions=np.concatenate([part.iou_predictions for part in parts]),
-            stability_scores=np.concatenate([part.stability_scores for part in parts]),
-            point_coords=np.concatenate([part.point_coords for part in parts]),
-            crop_boxes_xyxy=np.concatenate([part.crop_boxes_xyxy for part in parts]),
+            masks=[mask for part in parts for mask in part.masks],
+            boxes_xyxy=np.concatenate([np.empty((0, 4), np.int64), *(part.boxes_xyxy for part in parts)]),
+            iou_predictions=np.concatenate([np.empty(0, np.float32), *(part.iou_predictions for part in parts)]),
+            stability_scores=np.concatenate([np.empty(0, np.float32), *(part.stability_scores for part in parts)]),
+            point_coords=np.concatenate([np.empty((0, 2)), *(part.point_coords for part in parts)]),
+            crop_boxes_xyxy=np.concatenate([np.empty((0, 4), np.int64), *(part.crop_boxes_xyxy for part in parts)]),
         )
 
-    def take(self, indices: NDArray[np.int64]) -> Candidates:
+    def take(self, indices: NDArray[np.int64]) -> Candidates[Mask]:
         """The candidates at `indices`, in that order."""
         return Candidates(
-            rles=[self.rles[i] for i in indices],
+            masks=[self.masks[i] for i in indices],
             boxes_xyxy=self.boxes_xyxy[indices],
             iou_predictions=self.iou_predictions[indices],
             stability_scores=self.stability_scores[indices],
@@ -55,40 +59,33 @@ class Candidates:
             crop_boxes_xyxy=self.crop_boxes_xyxy[indices],
         )
 
-    def uncrop(self, crop_box_xyxy: Box, original_size: tuple[int, int]) -> Candidates:
-        """Move candidates of one crop to the frame of the image, whose (H, W) is `original_size`."""
+    def uncrop(self, runs: Sequence[Runs], crop_box_xyxy: Box, original_size: tuple[int, int]) -> Candidates[Runs]:
+        """Move candidates of one crop, now with these runs as masks, to the frame of the image of (H, W) pixels."""
         x0, y0, _, _ = crop_box_xyxy
-        return replace(
-            self,
-            rles=[rle.uncrop(one, crop_box_xyxy, original_size) for one in self.rles],
+        return Candidates(
+            masks=[mask.uncrop(crop_box_xyxy, original_size) for mask in runs],
             boxes_xyxy=self.boxes_xyxy + np.array([x0, y0, x0, y0]),
+            iou_predictions=self.iou_predictions,
+            stability_scores=self.stability_scores,
             point_coords=self.point_coords + np.array([x0, y0]),
+            crop_boxes_xyxy=self.crop_boxes_xyxy,
         )
 
-    def to_records(self) -> list[MaskRecord]:
-        """The candidates as records, in order."""
-        return [
-            MaskRecord(
-                segmentation=self.rles[i],
-                area=rle.area(self.rles[i]),
-                bbox=_xyxy_to_xywh(self.boxes_xyxy[i]),
-                predicted_iou=float(self.iou_predictions[i]),
-                point_coords=((float(self.point_coords[i, 0]), float(self.point_coords[i, 1])),),
-                stability_score=float(self.stability_scores[i]),
-                crop_box=_xyxy_to_xywh(self.crop_boxes_xyxy[i]),
-            )
-            for i in range(len(self.rles))
-        ]
 
-
-_NONE = Candidates(
-    rles=[],
-    boxes_xyxy=np.empty((0, 4), dtype=np.int64),
-    iou_predictions=np.empty(0, dtype=np.float32),
-    stability_scores=np.empty(0, dtype=np.float32),
-    point_coords=np.empty((0, 2), dtype=np.float64),
-    crop_boxes_xyxy=np.empty((0, 4), dtype=np.int64),
-)
+def to_records(found: Candidates[Runs]) -> list[MaskRecord]:
+    """The candidates of an image as records, in order."""
+    return [
+        MaskRecord(
+            segmentation=rle.encode(mask),
+            area=mask.area(),
+            bbox=_xyxy_to_xywh(found.boxes_xyxy[i]),
+            predicted_iou=float(found.iou_predictions[i]),
+            point_coords=((float(found.point_coords[i, 0]), float(found.point_coords[i, 1])),),
+            stability_score=float(found.stability_scores[i]),
+            crop_box=_xyxy_to_xywh(found.crop_boxes_xyxy[i]),
+        )
+        for i, mask in enumerate(found.masks)
+    ]
 
 
 def _xyxy_to_xywh(box_xyxy: NDArray[np.int64]) -> Box:

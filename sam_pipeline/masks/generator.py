@@ -2,14 +2,14 @@
 
 Reproduces segment_anything/automatic_mask_generator.py: the same masks, in the same order. Two things are done
 earlier or later than there, which changes no result: masks that fail the predicted-IoU threshold are never upscaled,
-and masks of a crop are placed in the image only once they have survived its NMS.
+and pixels of a mask are computed only once it has survived the NMS of its crop.
 
 P prompts, M masks per prompt, N masks; H W pixels of the original frame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam_pipeline.config import MaskConfig
-from sam_pipeline.masks import prediction, rle
-from sam_pipeline.masks.candidates import Candidates
+from sam_pipeline.masks import prediction
+from sam_pipeline.masks.candidates import Candidates, to_records
 from sam_pipeline.masks.crops import Box, generate_crop_boxes, prepare_crops
 from sam_pipeline.masks.filters import mask_boxes, near_crop_edge
 from sam_pipeline.masks.grids import build_all_layer_point_grids
@@ -28,6 +28,7 @@ from sam_pipeline.masks.nms import nms
 from sam_pipeline.masks.prediction import EncoderPrecision
 from sam_pipeline.masks.records import MaskRecord
 from sam_pipeline.masks.regions import drop_small_islands, fill_small_holes
+from sam_pipeline.masks.runs import Runs
 from sam_pipeline.masks.shared_decoder import PlainDecoder, SharedDecoder
 from sam_pipeline.masks.transforms import ResizeLongestSide
 from sam_pipeline.masks.upscaling import Upscaling
@@ -123,57 +124,56 @@ class MaskGenerator:
         if config.min_mask_region_area > 0:
             nms_thresh = max(config.box_nms_thresh, config.crop_nms_thresh)
             found = remove_small_regions(found, config.min_mask_region_area, nms_thresh)
-        return found.to_records()
+        return to_records(found)
 
     def _decode_crop(
         self, image_embedding: Tensor, crop_box: Box, point_grid: NDArray[np.float64], original_size: tuple[int, int]
-    ) -> Candidates:
+    ) -> Candidates[Runs]:
         """Masks of one crop without duplicates, original frame; image_embedding is (1, 256, 64, 64)."""
         x0, y0, x1, y1 = crop_box
-        points = point_grid * np.array([x1 - x0, y1 - y0])  # (P, 2), crop frame
-        batch_size = self.config.points_per_batch
-        batches = (points[start : start + batch_size] for start in range(0, len(points), batch_size))
-        shared = self.decoder.share(image_embedding.to(torch.float32))
-        found = Candidates.concatenate(
-            part for batch in batches for part in self._decode_batch(shared, batch, crop_box, original_size)
-        )
-        keep = nms(found.boxes_xyxy, found.iou_predictions, self.config.box_nms_thresh)
-        return found.take(keep).uncrop(crop_box, original_size)
-
-    def _decode_batch(
-        self, shared: Any, points: NDArray[np.float64], crop_box: Box, original_size: tuple[int, int]
-    ) -> Iterator[Candidates]:
-        """Masks of one batch of points, (P, 2), that pass the filters, a chunk at a time; all in the crop frame."""
-        x0, y0, x1, y1 = crop_box
         crop_size = (y1 - y0, x1 - x0)
+        points = point_grid * np.array([x1 - x0, y1 - y0])  # (P, 2), crop frame
         upscaling = Upscaling(
             self.sam, self.transform.get_preprocess_shape(*crop_size, self.transform.target_length), crop_size
         )
+        shared = self.decoder.share(image_embedding.to(torch.float32))
+        batch_size = self.config.points_per_batch
+        found = Candidates.concatenate(
+            self._decode_batch(shared, points[start : start + batch_size], upscaling, crop_box, original_size)
+            for start in range(0, len(points), batch_size)
+        )
+        found = found.take(nms(found.boxes_xyxy, found.iou_predictions, self.config.box_nms_thresh))
+        return found.uncrop(upscaling.runs(found.masks), crop_box, original_size)
+
+    def _decode_batch(
+        self,
+        shared: Any,
+        points: NDArray[np.float64],
+        upscaling: Upscaling,
+        crop_box: Box,
+        original_size: tuple[int, int],
+    ) -> Candidates[Tensor]:
+        """Masks of one batch of points, (P, 2), that pass the filters; all in the crop frame."""
         # float64, as in the official generator, until the prompt encoder has divided by the input size.
-        in_points = torch.as_tensor(self.transform.apply_coords(points, crop_size), device=self.sam.device)
+        in_points = torch.as_tensor(self.transform.apply_coords(points, upscaling.crop_size), device=self.sam.device)
         in_labels = torch.ones(len(in_points), dtype=torch.int, device=in_points.device)
         decoded = self.decoder.decode(
             shared, (in_points[:, None], in_labels[:, None]), self._good_enough, upscaling.num_embedding_rows
         )
-        kept = decoded.kept.flatten().nonzero().flatten().cpu().numpy()
-        point_coords = points.repeat(decoded.kept.shape[1], axis=0)[kept]  # (K, 2)
-        iou_predictions = decoded.iou_predictions.flatten()[kept].cpu().numpy()  # (K,)
-
-        for chunk in upscaling.chunks(len(kept)):
-            low_res_masks = decoded.low_res_masks[chunk]
-            stability, boxes = upscaling.measure(low_res_masks, self.config.stability_score_offset)
-            passed = ~near_crop_edge(torch.from_numpy(boxes), crop_box, original_size).numpy()
-            if self.config.stability_score_thresh > 0:
-                passed &= stability >= self.config.stability_score_thresh
-            where = passed.nonzero()[0]
-            yield Candidates(
-                rles=[rle.encode(mask) for mask in upscaling.binarize(low_res_masks[where])],
-                boxes_xyxy=boxes[where],
-                iou_predictions=iou_predictions[chunk][where],
-                stability_scores=stability[where],
-                point_coords=point_coords[chunk][where],
-                crop_boxes_xyxy=np.tile(np.array(crop_box), (len(where), 1)),
-            )
+        stability, boxes = upscaling.measure(decoded.low_res_masks, self.config.stability_score_offset)
+        passed = ~near_crop_edge(torch.from_numpy(boxes), crop_box, original_size).numpy()
+        if self.config.stability_score_thresh > 0:
+            passed &= stability >= self.config.stability_score_thresh
+        where = passed.nonzero()[0]
+        prompts, slots = (indices.cpu().numpy()[where] for indices in decoded.kept.nonzero(as_tuple=True))
+        return Candidates(
+            masks=list(decoded.low_res_masks[where]),
+            boxes_xyxy=boxes[where],
+            iou_predictions=decoded.iou_predictions.cpu().numpy()[prompts, slots],
+            stability_scores=stability[where],
+            point_coords=points[prompts],
+            crop_boxes_xyxy=np.tile(np.array(crop_box), (len(where), 1)),
+        )
 
     def _good_enough(self, iou_predictions: Tensor) -> Tensor:
         """Which masks pass the predicted IoU threshold: (P, M) float → (P, M) bool."""
@@ -182,7 +182,7 @@ class MaskGenerator:
         return torch.ones_like(iou_predictions, dtype=torch.bool)
 
 
-def remove_small_regions(found: Candidates, min_area: int, nms_thresh: float) -> Candidates:
+def remove_small_regions(found: Candidates[Runs], min_area: int, nms_thresh: float) -> Candidates[Runs]:
     """Fill small holes, drop small islands, then drop duplicates that this made.
 
     Masks that needed no repair come first, and win over repaired ones.
@@ -192,18 +192,18 @@ def remove_small_regions(found: Candidates, min_area: int, nms_thresh: float) ->
         min_area: holes and islands of fewer pixels go.
         nms_thresh: box IoU above which a mask is a duplicate.
     """
-    rles, boxes, untouched = [], [], []
-    for one in found.rles:
-        mask, filled = fill_small_holes(rle.decode(one), min_area)
+    repaired, boxes, untouched = [], [], []
+    for runs in found.masks:
+        mask, filled = fill_small_holes(runs.to_mask(), min_area)
         mask, dropped = drop_small_islands(mask, min_area)
-        rles.append(rle.encode(mask) if filled or dropped else one)
+        repaired.append(Runs.of_mask(mask) if filled or dropped else runs)
         boxes.append(mask_boxes(torch.from_numpy(np.ascontiguousarray(mask))[None])[0].numpy())
         untouched.append(not (filled or dropped))
     boxes_xyxy = np.array(boxes, dtype=np.int64).reshape(-1, 4)
     keep = nms(boxes_xyxy, np.array(untouched, dtype=np.float32), nms_thresh)
     # An empty mask's box is zeros here but may be the corner of its crop in `found`, which is what comes out.
     boxes_xyxy = np.where(np.array(untouched, dtype=bool)[:, None], found.boxes_xyxy, boxes_xyxy)
-    return replace(found, rles=rles, boxes_xyxy=boxes_xyxy).take(keep)
+    return replace(found, masks=repaired, boxes_xyxy=boxes_xyxy).take(keep)
 
 
 def _inverse_areas(boxes_xyxy: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -59,6 +59,27 @@ def binary_masks(low_res_masks: NDArray[np.float32], rows: Axis, columns: Axis, 
     return masks
 
 
+def mask_edges(logits: NDArray[np.float32], rows: Axis, columns: Axis, threshold: float) -> NDArray[np.int64]:
+    """Where the runs of one mask begin and end, down the columns of its full resolution; see `Runs`.
+
+    Args:
+        logits: (R, S) float32.
+        rows: weights of the H rows.
+        columns: weights of the W columns.
+        threshold: logit above which a pixel belongs to the mask.
+
+    Returns:
+        (2 * runs,) int64, ascending.
+    """
+    edges: NDArray[np.int64] = _edges(
+        logits,
+        rows.starts, rows.weights, rows.groups,
+        columns.starts, columns.weights, columns.groups,
+        np.float32(threshold),
+    )  # fmt: skip
+    return edges
+
+
 @numba.njit(nogil=True, cache=True)
 def _pixel(logits: Floats, i: int, j: int, row_weights: Floats, column_weights: Floats) -> np.float32:
     """The logit of one pixel from the 3 x 3 whose first is at (i, j)."""
@@ -169,3 +190,60 @@ def _fill(
                 for y in range(top, bottom):
                     for x in range(left, right):
                         masks[m, y, x] = _pixel(logits, i, j, y_weights[y], x_weights[x]) > threshold
+
+
+_OUTSIDE, _INSIDE, _MIXED = 0, 1, 2
+
+
+@numba.njit(nogil=True, cache=True)
+def _edges(
+    logits: Floats,
+    y_starts: Ints,
+    y_weights: Floats,
+    y_groups: Ints,
+    x_starts: Ints,
+    x_weights: Floats,
+    x_groups: Ints,
+    threshold: np.float32,
+) -> NDArray[np.int64]:
+    height = len(y_starts)
+    # Which 3 x 3 logits decide all pixels between them, down the columns, as they are read below.
+    kinds = np.empty((logits.shape[1] - 2, len(y_groups) - 1), np.int8)
+    smallest = np.empty(logits.shape[1], np.float32)
+    largest = np.empty(logits.shape[1], np.float32)
+    for group in range(len(y_groups) - 1):
+        _column_extremes(logits, y_starts[y_groups[group]], smallest, largest)
+        for j in range(len(kinds)):
+            if _none_above(largest, j, threshold):
+                kinds[j, group] = _OUTSIDE
+            elif _all_above(smallest, j, threshold):
+                kinds[j, group] = _INSIDE
+            else:
+                kinds[j, group] = _MIXED
+    edges = np.empty(1024, np.int64)
+    num_edges = 0
+    inside = False
+    for x in range(len(x_starts)):
+        j = x_starts[x]
+        for group in range(len(y_groups) - 1):
+            kind = kinds[j, group]
+            if kind == inside:
+                continue
+            top, bottom = y_groups[group], y_groups[group + 1]
+            if num_edges + bottom - top > len(edges):
+                edges = np.concatenate((edges, np.empty(len(edges) + bottom - top, np.int64)))
+            if kind != _MIXED:
+                edges[num_edges] = x * height + top
+                num_edges += 1
+                inside = not inside
+                continue
+            i = y_starts[top]
+            for y in range(top, bottom):
+                if (_pixel(logits, i, j, y_weights[y], x_weights[x]) > threshold) != inside:
+                    edges[num_edges] = x * height + y
+                    num_edges += 1
+                    inside = not inside
+    edges = edges[:num_edges]
+    if inside:
+        edges = np.append(edges, height * len(x_starts))
+    return edges.copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,19 +23,25 @@ def nms(boxes_xyxy: NDArray[np.number], scores: NDArray[np.floating], iou_thresh
         (K,) int64, indices of the kept boxes, highest score first.
     """
     order = np.argsort(-scores, kind="stable")
-    x0, y0, x1, y1 = np.ascontiguousarray(boxes_xyxy[order].T, dtype=np.float32)
-    areas = (x1 - x0) * (y1 - y0)
-    alive = np.ones(len(order), dtype=bool)
+    return order[_unsuppressed(np.ascontiguousarray(boxes_xyxy[order], dtype=np.float32), float(iou_threshold))]
+
+
+@numba.njit(nogil=True, cache=True)
+def _unsuppressed(boxes: NDArray[np.float32], iou_threshold: float) -> NDArray[np.bool_]:
+    """Which boxes, (N, 4) float32 from the highest score down, are kept; (N,) bool."""
     zero = np.float32(0)
-    for i in range(len(order)):
+    alive = np.ones(len(boxes), np.bool_)
+    for i in range(len(boxes)):
         if not alive[i]:
             continue
-        rest = slice(i + 1, None)
-        widths = np.maximum(zero, np.minimum(x1[i], x1[rest]) - np.maximum(x0[i], x0[rest]))
-        heights = np.maximum(zero, np.minimum(y1[i], y1[rest]) - np.maximum(y0[i], y0[rest]))
-        intersections = widths * heights
-        with np.errstate(invalid="ignore"):
-            ious = intersections / (areas[i] + areas[rest] - intersections)
-        # A Python float would be rounded to float32 before the comparison.
-        alive[rest] &= ~(ious.astype(np.float64) > iou_threshold)
-    return order[alive]
+        x0, y0, x1, y1 = boxes[i]
+        area = (x1 - x0) * (y1 - y0)
+        for j in range(i + 1, len(boxes)):
+            width = max(zero, min(x1, boxes[j, 2]) - max(x0, boxes[j, 0]))
+            height = max(zero, min(y1, boxes[j, 3]) - max(y0, boxes[j, 1]))
+            intersection = width * height
+            union = area + (boxes[j, 2] - boxes[j, 0]) * (boxes[j, 3] - boxes[j, 1]) - intersection
+            # Two boxes without area have no IoU, and neither suppresses the other.
+            if union > 0 and np.float64(intersection / union) > iou_threshold:
+                alive[j] = False
+    return alive

@@ -6,7 +6,7 @@ logits a chunk at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,6 +19,8 @@ from torch import Tensor
 
 from sam_pipeline.masks.composed_resize import SCALE, Axis, composed_axis
 from sam_pipeline.masks.filters import mask_boxes, stability_scores
+from sam_pipeline.masks.mask_kernels import binary_masks, mask_edges, measure_masks
+from sam_pipeline.masks.runs import Runs
 from sam_pipeline.model.sam import Sam
 
 CHUNK_BYTES = 128 * 2**20
@@ -50,12 +52,6 @@ class Upscaling:
         """Rows of the image embedding whose logits are read; one row below the crop is within reach of its last."""
         return min(self.sam.image_encoder.img_size, -(-self.input_size[0] // _PATCH) * _PATCH + _PATCH) // _PATCH
 
-    def chunks(self, num_masks: int) -> Iterator[slice]:
-        """Cut masks into chunks of bounded memory."""
-        pixels = max(self.sam.image_encoder.img_size**2, self.crop_size[0] * self.crop_size[1])
-        step = max(1, CHUNK_BYTES // (4 * pixels))
-        return (slice(start, start + step) for start in range(0, num_masks, step))
-
     def measure(self, low_res_masks: Tensor, offset: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Stability scores and boxes.
 
@@ -68,26 +64,43 @@ class Upscaling:
         """
         threshold = self.sam.mask_threshold
         if low_res_masks.device.type != "cpu":
-            mask_logits = self._upscaled(low_res_masks)
-            boxes = mask_boxes(mask_logits > threshold)
-            return stability_scores(mask_logits, threshold, offset).cpu().numpy(), boxes.cpu().numpy()
-        from sam_pipeline.masks.mask_kernels import measure_masks  # numba: for CPUs only
-
+            return self._measure_with_torch(low_res_masks, offset)
         rows, columns = self._axes(low_res_masks)
         parts = _in_threads(lambda part: measure_masks(part, rows, columns, threshold, offset), low_res_masks)
         counts = np.concatenate([counts for counts, _ in parts]).astype(np.float32)
         with np.errstate(invalid="ignore"):
             return counts[:, 0] / counts[:, 1], np.concatenate([boxes for _, boxes in parts])
 
-    def binarize(self, low_res_masks: Tensor) -> NDArray[np.bool_]:
-        """Masks, (N, H, W) bool, from logits as for `measure`."""
+    def runs(self, low_res_masks: Sequence[Tensor]) -> list[Runs]:
+        """Masks at full resolution, from logits as for `measure`, one tensor (4 * rows, 4 * columns) a mask."""
+        if not low_res_masks:
+            return []
+        stacked = torch.stack(list(low_res_masks)).cpu()
+        rows, columns = self._axes(stacked)
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            edges = pool.map(lambda logits: mask_edges(logits, rows, columns, self.sam.mask_threshold), stacked.numpy())
+            return [Runs(self.crop_size, one) for one in edges]
+
+    def binarize(self, low_res_masks: Tensor) -> Tensor:
+        """Masks, (N, H, W) bool on the device of the logits, which are as for `measure`."""
         threshold = self.sam.mask_threshold
         if low_res_masks.device.type != "cpu":
-            return (self._upscaled(low_res_masks) > threshold).cpu().numpy()
-        from sam_pipeline.masks.mask_kernels import binary_masks
-
+            return self._upscaled(low_res_masks) > threshold
         rows, columns = self._axes(low_res_masks)
-        return np.concatenate(_in_threads(lambda part: binary_masks(part, rows, columns, threshold), low_res_masks))
+        parts = _in_threads(lambda part: binary_masks(part, rows, columns, threshold), low_res_masks)
+        return torch.from_numpy(np.concatenate(parts))
+
+    def _measure_with_torch(
+        self, low_res_masks: Tensor, offset: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        threshold = self.sam.mask_threshold
+        pixels = max(self.sam.image_encoder.img_size**2, self.crop_size[0] * self.crop_size[1])
+        scores, boxes = [], []
+        for chunk in torch.split(low_res_masks, max(1, CHUNK_BYTES // (4 * pixels))):
+            mask_logits = self._upscaled(chunk)
+            scores.append(stability_scores(mask_logits, threshold, offset))
+            boxes.append(mask_boxes(mask_logits > threshold))
+        return torch.cat(scores).cpu().numpy(), torch.cat(boxes).cpu().numpy()
 
     def _axes(self, low_res_masks: Tensor) -> tuple[Axis, Axis]:
         img_size = self.sam.image_encoder.img_size

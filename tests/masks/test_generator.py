@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from sam_pipeline.config import MaskConfig
-from sam_pipeline.masks import rle, upscaling
-from sam_pipeline.masks.candidates import Candidates
+from sam_pipeline.masks.candidates import Candidates, to_records
 from sam_pipeline.masks.crops import prepare_crops
 from sam_pipeline.masks.generator import MaskGenerator, remove_small_regions
+from sam_pipeline.masks.runs import Runs
 from sam_pipeline.masks.shared_decoder import PlainDecoder
 from sam_pipeline.masks.upscaling import Upscaling
 from tests.parity.oracle import official_generator
@@ -70,21 +70,13 @@ def test_encode_and_decode_make_up_generate(blob_sam, picture):
     assert masks.decode(image_embeddings, (150, 230)) == masks.generate(image)
 
 
-def test_chunks_of_upscaling_do_not_show(blob_sam, picture, monkeypatch):
-    masks = plain_generator(blob_sam, MaskConfig(points_per_side=6, pred_iou_thresh=0.5))
-    whole = masks.generate(picture(150, 230))
+def test_masks_that_fail_the_iou_threshold_are_never_upscaled(blob_sam, picture, monkeypatch):
     measured = []
     measure = Upscaling.measure
     monkeypatch.setattr(Upscaling, "measure", lambda *args: measured.append(len(args[1])) or measure(*args))
-    monkeypatch.setattr(upscaling, "CHUNK_BYTES", 5 * 4 * 150 * 230)
-    assert masks.generate(picture(150, 230)) == whole
-    assert max(measured) == 5
-
-
-def test_masks_that_fail_the_iou_threshold_are_never_upscaled(blob_sam, picture, monkeypatch):
-    monkeypatch.setattr(Upscaling, "measure", lambda *args: pytest.fail("upscaled a mask"))
     config = MaskConfig(points_per_side=6, pred_iou_thresh=1.0, crop_n_layers=1)
     assert plain_generator(blob_sam, config).generate(picture(90, 140)) == []
+    assert sum(measured) == 0 < len(measured)
 
 
 @pytest.mark.parametrize("min_area", [0, 100])
@@ -121,7 +113,7 @@ def test_an_empty_mask_passes_small_region_removal_as_it_was():
     island[5:20, 5:20] = island[30, 30] = True
     square[22:38, 2:18] = True
     found = Candidates(
-        rles=[rle.encode(mask) for mask in (island, np.zeros((40, 40), bool), square)],
+        masks=[Runs.of_mask(mask) for mask in (island, np.zeros((40, 40), bool), square)],
         boxes_xyxy=np.array([[5, 5, 30, 30], [20, 20, 20, 20], [2, 22, 17, 37]]),
         iou_predictions=np.array([0.9, 0.8, 0.7], np.float32),
         stability_scores=np.ones(3, np.float32),
@@ -131,9 +123,9 @@ def test_an_empty_mask_passes_small_region_removal_as_it_was():
     cleaned = remove_small_regions(found, min_area=10, nms_thresh=0.7)
     assert cleaned.boxes_xyxy.tolist() == [[20, 20, 20, 20], [2, 22, 17, 37], [5, 5, 19, 19]]
     assert cleaned.iou_predictions.tolist() == found.iou_predictions[[1, 2, 0]].tolist()
-    assert [record.area for record in cleaned.to_records()] == [0, 256, 225]
+    assert [record.area for record in to_records(cleaned)] == [0, 256, 225]
     nothing = found.take(np.array([], dtype=np.int64))
-    assert remove_small_regions(nothing, min_area=10, nms_thresh=0.7).to_records() == []
+    assert to_records(remove_small_regions(nothing, min_area=10, nms_thresh=0.7)) == []
 
 
 def test_decode_takes_embeddings_of_other_types_and_refuses_other_counts(blob_sam, picture):

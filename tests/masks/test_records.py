@@ -4,6 +4,7 @@ from pycocotools import mask as coco_mask
 
 from sam_pipeline.masks import rle
 from sam_pipeline.masks.records import MaskRecord
+from sam_pipeline.masks.runs import Runs
 
 
 @pytest.fixture
@@ -14,7 +15,7 @@ def mask():
 @pytest.fixture
 def record(mask):
     return MaskRecord(
-        segmentation=rle.encode(mask),
+        segmentation=rle.encode(Runs.of_mask(mask)),
         area=int(mask.sum()),
         bbox=(0, 0, 8, 5),
         predicted_iou=0.93,

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from sam_pipeline.masks.filters import mask_boxes
 from sam_pipeline.masks.resize import preprocess_shape
+from sam_pipeline.masks.runs import Runs
 from sam_pipeline.masks.upscaling import Upscaling
 
 SIDE = 32  # low-resolution logits along a side of the tiny model, whose input has 128 pixels
@@ -37,7 +38,10 @@ def test_counts_boxes_and_pixels_are_those_of_two_resizes_by_torch(tiny_sam, siz
     low_res_masks = logits(seed, 3, smoothness)
     rows = 4 * upscaling.num_embedding_rows
     stability, boxes = upscaling.measure(low_res_masks[:, :rows], offset)
-    masks = upscaling.binarize(low_res_masks[:, :rows])
+    masks = upscaling.binarize(low_res_masks[:, :rows]).numpy()
+    for runs, mask in zip(upscaling.runs(list(low_res_masks[:, :rows])), masks, strict=True):
+        assert runs.size == size
+        assert runs.edges.tolist() == Runs.of_mask(mask).edges.tolist()
 
     expected = upscaled(tiny_sam, upscaling, low_res_masks)
     certain = (expected.abs() > NEAR).numpy()
@@ -59,7 +63,8 @@ def test_logits_that_are_no_numbers_belong_to_no_mask_and_spoil_no_other_pixel(t
     low_res_masks[1, 10, 10] = torch.inf
     low_res_masks[2] = -torch.inf
     stability, boxes = upscaling.measure(low_res_masks, 1.0)
-    masks = upscaling.binarize(low_res_masks)
+    masks = upscaling.binarize(low_res_masks).numpy()
+    assert [runs.area() for runs in upscaling.runs(list(low_res_masks))] == [mask.sum() for mask in masks]
     for index in (0, 1):
         assert 0.95 < masks[index].mean() < 1
         assert boxes[index].tolist() == [0, 0, 199, 149]
@@ -74,6 +79,7 @@ def test_logits_on_a_threshold_are_not_above_it(tiny_sam, value):
     upscaling = Upscaling(tiny_sam, (128, 128), (128, 128))
     stability, boxes = upscaling.measure(torch.full((1, SIDE, SIDE), value), 1.0)
     assert upscaling.binarize(torch.full((1, SIDE, SIDE), value)).all() == (value > 0)
+    assert upscaling.runs([torch.full((SIDE, SIDE), value)])[0].area() == (value > 0) * 128**2
     assert boxes.any() == (value > 0)
     np.testing.assert_array_equal(stability, np.float32([np.nan if value == -1 else 0]))
 
@@ -84,3 +90,4 @@ def test_no_masks_give_nothing(tiny_sam):
     assert stability.shape == (0,)
     assert boxes.shape == (0, 4)
     assert upscaling.binarize(torch.zeros(0, SIDE, SIDE)).shape == (0, 30, 40)
+    assert upscaling.runs([]) == []

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from sam_pipeline.masks import rle
+from sam_pipeline.masks.runs import Runs
 from sam_pipeline.storage.mask_table import MaskTable, put_shard
 from sam_pipeline.storage.plan_table import write_plan
 from sam_pipeline.storage.schema import MASKS_SCHEMA
@@ -33,7 +34,7 @@ def mask(seed):
     pixels = np.zeros((HEIGHT, WIDTH), bool)
     pixels[y : y + h + 1, x : x + w + 1] = True
     return {
-        "segmentation": rle.encode(pixels),
+        "segmentation": rle.encode(Runs.of_mask(pixels)),
         "bbox": [x, y, w, h],
         "area": int(pixels.sum()),
         "predicted_iou": 0.9,

@@ -3,6 +3,7 @@ import pytest
 
 from sam_pipeline.errors import OutputError
 from sam_pipeline.masks import rle
+from sam_pipeline.masks.runs import Runs
 from sam_pipeline.storage import verify as verify_module
 from sam_pipeline.storage.verify import verify
 from tests.storage.runs import HEIGHT, WIDTH, failed_row, finished, mask, plan, row
@@ -37,7 +38,7 @@ def test_a_sound_run_has_no_problems(output):
 
 
 def test_an_empty_mask_is_sound(output):
-    nothing = rle.encode(np.zeros((HEIGHT, WIDTH), bool))
+    nothing = rle.encode(Runs.of_mask(np.zeros((HEIGHT, WIDTH), bool)))
     finished(output, with_mask(segmentation=nothing, bbox=[0, 0, 0, 0], area=0))
     assert verify(output, {}).ok
 
