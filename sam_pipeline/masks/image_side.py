@@ -216,7 +216,7 @@ class TiledImageSide:
     def _map(self, function: Callable[[int], Result], items: Iterable[int]) -> list[Result]:
         if self._pool is None:
             return [function(item) for item in items]
-        return list(self._pool.map(torch.inference_mode()(function), items))
+        return list(self._pool.map(torch.no_grad()(function), items))
 
 
 def _tiles(length: int, step: int) -> list[slice]:

@@ -81,40 +81,11 @@ def decode_prompts(
     return low_res_masks, iou_predictions
 
 
-@torch.no_grad()
-def predict(
-    sam: Sam,
-    image_embeddings: Tensor,
-    input_size: tuple[int, int],
-    original_size: tuple[int, int],
-    points: tuple[Tensor, Tensor] | None = None,
-    boxes: Tensor | None = None,
-    masks: Tensor | None = None,
-    multimask_output: bool = True,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`decode_prompts`, then the mask logits upscaled to the image.
-
-    Args:
-        sam: see `decode_prompts`, as for the other prompts.
-        image_embeddings: (1, 256, 64, 64), any float type.
-        input_size: (h, w) of the image in the model input frame, before padding.
-        original_size: (H, W).
-        points: coordinates (N, P, 2) in pixels, model input frame, and labels (N, P).
-        boxes: (N, 4) xyxy, model input frame.
-        masks: (N, 1, 256, 256) logits of an earlier prediction.
-        multimask_output: three masks a prompt (M = 3) rather than one.
-
-    Returns:
-        Mask logits (N, M, H, W), iou_predictions (N, M) and low_res_masks (N, M, 256, 256), all float32.
-    """
-    low_res_masks, iou_predictions = decode_prompts(sam, image_embeddings, points, boxes, masks, multimask_output)
-    return sam.postprocess_masks(low_res_masks, input_size, original_size), iou_predictions, low_res_masks
-
-
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """Keep CUDA from computing float32 products in TF32, as cuDNN does by default: its 10-bit mantissa moves masks."""
-    # Not the older allow_tf32: reading that raises where a user has set precisions the newer way.
+    # Not the older allow_tf32: reading that raises where a user has set precisions the newer way. torch's stubs do not
+    # know the newer way for convolutions.
     matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
     before = matmul.fp32_precision, conv.fp32_precision
     matmul.fp32_precision = conv.fp32_precision = "ieee"

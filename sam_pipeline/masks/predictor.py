@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam_pipeline.masks import prediction
+from sam_pipeline.masks.image_side import SharedTokens
 from sam_pipeline.masks.resize import check_image
+from sam_pipeline.masks.shared_decoder import SharedDecoder
 from sam_pipeline.masks.transforms import ResizeLongestSide
+from sam_pipeline.masks.upscaling import Upscaling
 from sam_pipeline.model.sam import Sam
 
 
@@ -27,6 +30,7 @@ class SamPredictor:
     def __init__(self, sam_model: Sam) -> None:
         self.model = sam_model
         self.transform = ResizeLongestSide(sam_model.image_encoder.img_size)
+        self._decoder = SharedDecoder(sam_model)
         self.reset_image()
 
     def set_image(self, image: NDArray[np.uint8], image_format: str = "RGB") -> None:
@@ -114,6 +118,7 @@ class SamPredictor:
         )
         return masks[0].cpu().numpy(), iou_predictions[0].cpu().numpy(), low_res_masks[0].cpu().numpy()
 
+    @torch.no_grad()
     def predict_torch(
         self,
         point_coords: Tensor | None,
@@ -146,11 +151,17 @@ class SamPredictor:
             if point_labels is None:
                 raise ValueError("point_coords needs point_labels: one 1 (object) or 0 (background) for each point")
             points = (point_coords, point_labels)
-        masks, iou_predictions, low_res_masks = prediction.predict(
-            self.model, features, input_size, original_size, points, boxes, mask_input, multimask_output
-        )
-        if not return_logits:
-            masks = masks > self.model.mask_threshold
+        if mask_input is None:
+            low_res_masks, iou_predictions = self._decode(points, boxes, multimask_output)
+        else:  # image tokens differ from prompt to prompt, so nothing is shared
+            low_res_masks, iou_predictions = prediction.decode_prompts(
+                self.model, features, points, boxes, mask_input, multimask_output
+            )
+        if return_logits:
+            masks = self.model.postprocess_masks(low_res_masks, input_size, original_size)
+        else:
+            binary = Upscaling(self.model, input_size, original_size).binarize(low_res_masks.flatten(0, 1))
+            masks = torch.unflatten(binary, 0, low_res_masks.shape[:2])
         return masks, iou_predictions, low_res_masks
 
     def get_image_embedding(self) -> Tensor:
@@ -169,12 +180,31 @@ class SamPredictor:
         self.features: Tensor | None = None
         self.original_size: tuple[int, int] | None = None
         self.input_size: tuple[int, int] | None = None
+        self._shared: SharedTokens | None = None
+
+    def _decode(
+        self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, multimask_output: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (N, M, 256, 256) and iou_predictions (N, M) by the fast decoder."""
+        features, _, _ = self._image()
+        if self._shared is None:
+            self._shared = self._decoder.share(features)
+        decoded = self._decoder.decode(
+            self._shared,
+            points,
+            wanted=lambda iou_predictions: torch.ones_like(iou_predictions, dtype=torch.bool),
+            num_rows=features.shape[2],
+            boxes=boxes,
+            multimask_output=multimask_output,
+        )
+        return torch.unflatten(decoded.low_res_masks, 0, decoded.kept.shape), decoded.iou_predictions
 
     def _set_features(self, features: Tensor, original_size: tuple[int, int], input_size: tuple[int, int]) -> None:
         self.features = features
         self.original_size = original_size
         self.input_size = input_size
         self.is_image_set = True
+        self._shared = None
 
     def _image(self) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
         """Features, input size and original size of the image that is set."""

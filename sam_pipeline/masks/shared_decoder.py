@@ -83,9 +83,11 @@ class SharedDecoder:
     def decode(
         self,
         shared: SharedTokens,
-        points: tuple[Tensor, Tensor],
+        points: tuple[Tensor, Tensor] | None,
         wanted: Callable[[Tensor], Tensor],
         num_rows: int,
+        boxes: Tensor | None = None,
+        multimask_output: bool = True,
     ) -> DecodedPrompts:
         """Decode prompts of an image.
 
@@ -94,10 +96,13 @@ class SharedDecoder:
             points: coordinates (N, P, 2) in pixels, model input frame, and labels (N, P).
             wanted: which masks to upscale, (n, M) predicted IoU → (n, M) bool, for some of the prompts at a time.
             num_rows: rows of the embedding to upscale; those below hold only padding.
+            boxes: (N, 4) xyxy, model input frame.
+            multimask_output: three masks a prompt (M = 3) rather than one.
         """
-        sparse_prompt_embeddings, _ = self._prompt_encoder(points=points, boxes=None, masks=None)
+        sparse_prompt_embeddings, _ = self._prompt_encoder(points=points, boxes=boxes, masks=None)
+        slots = slice(1, None) if multimask_output else slice(0, 1)  # the first mask token is for single masks
         parts = [
-            self._decode_some(shared, sparse, wanted, num_rows)
+            self._decode_some(shared, sparse, wanted, num_rows, slots)
             for sparse in sparse_prompt_embeddings.split(self._image_side.prompts_at_once)
         ]
         return DecodedPrompts(
@@ -107,7 +112,7 @@ class SharedDecoder:
         )
 
     def _decode_some(
-        self, shared: SharedTokens, sparse: Tensor, wanted: Callable[[Tensor], Tensor], num_rows: int
+        self, shared: SharedTokens, sparse: Tensor, wanted: Callable[[Tensor], Tensor], num_rows: int, slots: slice
     ) -> DecodedPrompts:
         decoder, first, second, final = self._decoder, self._first, self._second, self._final
         own_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
@@ -139,10 +144,10 @@ class SharedDecoder:
         state, averages = self._image_side.update_second(state, pushes, push_bias, values, pulls)
         queries = self._final_norm(queries + _project_averages(final, averages))
 
-        iou_predictions = decoder.iou_prediction_head(queries[:, 0])[:, 1:]  # the first is for single masks
+        iou_predictions = decoder.iou_prediction_head(queries[:, 0])[:, slots]
         kept = wanted(iou_predictions)
-        heads = decoder.output_hypernetworks_mlps
-        hyper_in = torch.stack([head(queries[:, 1 + m]) for m, head in enumerate(heads) if m > 0], dim=1)  # (N, M, C/8)
+        heads = list(enumerate(decoder.output_hypernetworks_mlps))[slots]
+        hyper_in = torch.stack([head(queries[:, 1 + m]) for m, head in heads], dim=1)  # (N, M, C / 8)
         return DecodedPrompts(
             iou_predictions, kept, self._image_side.upscale(state, hyper_in, kept, shared.size, num_rows)
         )
@@ -218,11 +223,15 @@ class PlainDecoder:
     def decode(
         self,
         shared: Tensor,
-        points: tuple[Tensor, Tensor],
+        points: tuple[Tensor, Tensor] | None,
         wanted: Callable[[Tensor], Tensor],
         num_rows: int,
+        boxes: Tensor | None = None,
+        multimask_output: bool = True,
     ) -> DecodedPrompts:
         """Decode prompts of an image; see `SharedDecoder.decode`."""
-        low_res_masks, iou_predictions = decode_prompts(self._sam, shared, points)
+        low_res_masks, iou_predictions = decode_prompts(
+            self._sam, shared, points, boxes, multimask_output=multimask_output
+        )
         kept = wanted(iou_predictions)
         return DecodedPrompts(iou_predictions, kept, low_res_masks[kept][:, : 4 * num_rows])

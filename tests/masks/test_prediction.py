@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sam_pipeline.masks.prediction import decode_prompts, encode, exact_float32, predict
+from sam_pipeline.masks.prediction import decode_prompts, encode, exact_float32
 from sam_pipeline.masks.resize import resize_image
 
 
@@ -45,20 +45,6 @@ def test_encode_refuses_what_is_no_input(tiny_sam, images, message):
         encode(tiny_sam, images)
 
 
-def test_predict_is_decode_prompts_upscaled(tiny_sam, inputs):
-    embeddings = encode(tiny_sam, inputs[:1])
-    points = torch.tensor([[[30.0, 40.0]], [[100.0, 20.0]]]), torch.ones((2, 1), dtype=torch.int)
-    low_res_masks, iou_predictions = decode_prompts(tiny_sam, embeddings, points)
-    assert low_res_masks.shape == (2, 3, 32, 32)
-    assert iou_predictions.shape == (2, 3)
-    mask_logits, same_iou, same_low_res = predict(tiny_sam, embeddings, (82, 128), (90, 140), points)
-    assert mask_logits.shape == (2, 3, 90, 140)
-    assert torch.equal(same_iou, iou_predictions)
-    assert torch.equal(same_low_res, low_res_masks)
-    assert torch.equal(mask_logits, tiny_sam.postprocess_masks(low_res_masks, (82, 128), (90, 140)))
-    assert predict(tiny_sam, embeddings, (82, 128), (90, 140), points, multimask_output=False)[0].shape[1] == 1
-
-
 def test_masks_are_decoded_in_float32_whatever_the_embeddings(tiny_sam, inputs):
     boxes = torch.tensor([[10.0, 10.0, 60.0, 70.0]])
     for masks in decode_prompts(tiny_sam, encode(tiny_sam, inputs[:1], "bf16"), boxes=boxes):
@@ -86,7 +72,7 @@ def test_networks_run_in_exact_float32(tiny_sam, inputs, tf32):
         network.register_forward_hook(lambda *_: seen.append([backend.fp32_precision for backend in tf32]))
         for network in (tiny_sam.image_encoder, tiny_sam.mask_decoder)
     ]
-    predict(tiny_sam, encode(tiny_sam, inputs[:1]), (82, 128), (90, 140), boxes=torch.tensor([[1.0, 2.0, 30.0, 40.0]]))
+    decode_prompts(tiny_sam, encode(tiny_sam, inputs[:1]), boxes=torch.tensor([[1.0, 2.0, 30.0, 40.0]]))
     for hook in hooks:
         hook.remove()
     assert seen == [["ieee", "ieee"]] * 2
