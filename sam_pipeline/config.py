@@ -74,7 +74,8 @@ class ModelConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks run; auto takes CUDA when the cluster has GPUs."""
     precision: Precision = "auto"
-    """Arithmetic of the image encoder: auto is bf16 on CUDA and fp32 on CPU. Masks are always decoded in fp32."""
+    """Arithmetic of the image encoder and, on CUDA, of the image tokens in the mask decoder: auto is bf16 on CUDA and
+    fp32 on CPU. Prompt tokens, predicted IoU and mask logits are always fp32."""
 
 
 @dataclass(frozen=True)

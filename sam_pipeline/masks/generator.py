@@ -10,7 +10,7 @@ P prompts, M masks per prompt, N masks; H W pixels of the original frame.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,27 @@ from sam_pipeline.masks.upscaling import Upscaling
 from sam_pipeline.model.sam import Sam
 
 
+@dataclass(frozen=True)
+class CropDetections:
+    """What was found in one crop: low-resolution masks, on the device, that pass the filters."""
+
+    found: Candidates[Tensor]
+    """Crop frame."""
+    upscaling: Upscaling
+    crop_box: Box
+    original_size: tuple[int, int]
+
+    def without_duplicates(self, box_nms_thresh: float) -> CropDetections:
+        """Those that survive NMS, best first."""
+        keep = nms(self.found.boxes_xyxy, self.found.iou_predictions, box_nms_thresh)
+        return replace(self, found=self.found.take(keep))
+
+    def to_image(self) -> Candidates[Runs]:
+        """Their pixels, original frame."""
+        runs = self.upscaling.runs(self.found.masks)
+        return self.found.uncrop(runs, self.crop_box, self.original_size)
+
+
 class MaskGenerator:
     """Finds the masks of images with one set of networks and one set of settings.
 
@@ -44,7 +65,8 @@ class MaskGenerator:
     Args:
         sam: the networks, in evaluation mode, on the device to use.
         config: settings of the mask generator.
-        precision: arithmetic of the image encoder; masks are always decoded in float32.
+        precision: arithmetic of the image encoder and, on a GPU, of the image tokens in the mask decoder; the rest is
+            always float32.
         decoder: what decodes points; the fast one by default.
     """
 
@@ -58,7 +80,7 @@ class MaskGenerator:
         self.sam = sam
         self.config = config
         self.precision = precision
-        self.decoder = decoder or SharedDecoder(sam)
+        self.decoder = decoder or SharedDecoder(sam, precision)
         self.transform = ResizeLongestSide(sam.image_encoder.img_size)
         self.point_grids = build_all_layer_point_grids(
             config.points_per_side, config.crop_n_layers, config.crop_n_points_downscale_factor
@@ -93,9 +115,8 @@ class MaskGenerator:
         """
         return prediction.encode(self.sam, input_images, self.precision)
 
-    @torch.inference_mode()
     def decode(self, image_embeddings: Tensor, original_size: tuple[int, int]) -> list[MaskRecord]:
-        """Find the masks of one image from the embeddings of its crops.
+        """Find the masks of one image from the embeddings of its crops: `detect` and `finish` in one.
 
         Args:
             image_embeddings: (crops, 256, 64, 64), any float type, any device, in the order of `prepare_crops`.
@@ -107,29 +128,42 @@ class MaskGenerator:
         Raises:
             ValueError: the number of embeddings is not the number of crops of such an image.
         """
-        config = self.config
-        crop_boxes, layers = generate_crop_boxes(original_size, config.crop_n_layers, config.crop_overlap_ratio)
+        return self.finish(self.detect(image_embeddings, original_size))
+
+    @torch.inference_mode()
+    def detect(self, image_embeddings: Tensor, original_size: tuple[int, int]) -> list[CropDetections]:
+        """The half of `decode` that keeps the device busy: masks that pass the filters, crop by crop."""
+        crop_boxes, layers = generate_crop_boxes(
+            original_size, self.config.crop_n_layers, self.config.crop_overlap_ratio
+        )
         if len(image_embeddings) != len(crop_boxes):
             raise ValueError(
-                f"an image of size {original_size} with crop_n_layers={config.crop_n_layers} has {len(crop_boxes)} "
-                f"crops, got {len(image_embeddings)} embeddings; encode what prepare_crops returns for the same config"
+                f"an image of size {original_size} with crop_n_layers={self.config.crop_n_layers} has "
+                f"{len(crop_boxes)} crops, got {len(image_embeddings)} embeddings; encode what prepare_crops returns "
+                "for the same config"
             )
         image_embeddings = image_embeddings.to(self.sam.device)
-        found = Candidates.concatenate(
-            self._decode_crop(image_embeddings[i : i + 1], crop_boxes[i], self.point_grids[layers[i]], original_size)
+        return [
+            self._detect_in_crop(image_embeddings[i : i + 1], crop_boxes[i], self.point_grids[layers[i]], original_size)
             for i in range(len(crop_boxes))
-        )
-        if len(crop_boxes) > 1:
+        ]
+
+    @torch.inference_mode()
+    def finish(self, detections: Sequence[CropDetections]) -> list[MaskRecord]:
+        """The half of `decode` that needs CPUs: duplicates go, pixels of the others are computed and compressed."""
+        config = self.config
+        found = Candidates.concatenate(crop.without_duplicates(config.box_nms_thresh).to_image() for crop in detections)
+        if len(detections) > 1:
             found = found.take(nms(found.boxes_xyxy, _inverse_areas(found.crop_boxes_xyxy), config.crop_nms_thresh))
         if config.min_mask_region_area > 0:
             nms_thresh = max(config.box_nms_thresh, config.crop_nms_thresh)
             found = remove_small_regions(found, config.min_mask_region_area, nms_thresh)
         return to_records(found)
 
-    def _decode_crop(
+    def _detect_in_crop(
         self, image_embedding: Tensor, crop_box: Box, point_grid: NDArray[np.float64], original_size: tuple[int, int]
-    ) -> Candidates[Runs]:
-        """Masks of one crop without duplicates, original frame; image_embedding is (1, 256, 64, 64)."""
+    ) -> CropDetections:
+        """Masks of one crop; image_embedding is (1, 256, 64, 64)."""
         x0, y0, x1, y1 = crop_box
         crop_size = (y1 - y0, x1 - x0)
         points = point_grid * np.array([x1 - x0, y1 - y0])  # (P, 2), crop frame
@@ -142,8 +176,7 @@ class MaskGenerator:
             self._decode_batch(shared, points[start : start + batch_size], upscaling, crop_box, original_size)
             for start in range(0, len(points), batch_size)
         )
-        found = found.take(nms(found.boxes_xyxy, found.iou_predictions, self.config.box_nms_thresh))
-        return found.uncrop(upscaling.runs(found.masks), crop_box, original_size)
+        return CropDetections(found, upscaling, crop_box, original_size)
 
     def _decode_batch(
         self,
@@ -179,7 +212,7 @@ class MaskGenerator:
         """Which masks pass the predicted IoU threshold: (P, M) float → (P, M) bool."""
         if self.config.pred_iou_thresh > 0:
             return iou_predictions > self.config.pred_iou_thresh
-        return torch.ones_like(iou_predictions, dtype=torch.bool)
+        return ~iou_predictions.isnan()  # as any threshold drops what is no number
 
 
 def remove_small_regions(found: Candidates[Runs], min_area: int, nms_thresh: float) -> Candidates[Runs]:

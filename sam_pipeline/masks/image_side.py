@@ -11,16 +11,15 @@ and columns of the image embedding, M masks a prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_pipeline.model.layers import LayerNorm2d
+from sam_pipeline.model.linear import linear
 from sam_pipeline.model.sam import Sam
 from sam_pipeline.model.two_way_transformer import TwoWayAttentionBlock
 
@@ -28,10 +27,6 @@ from sam_pipeline.model.two_way_transformer import TwoWayAttentionBlock
 _TILE_TOKENS = 512
 # Rows of the embedding upscaled at once, for the same reason: 4 rows become 256 x 16 pixels of 64 channels.
 _TILE_ROWS = 4
-# Image tokens of this many prompts wait in the third-level cache (4 MB each) while the token side catches up.
-_PROMPTS_A_THREAD = 4
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -141,90 +136,81 @@ class ImageSide(Protocol):
 
 
 class TiledImageSide:
-    """The passes on a CPU: a prompt a thread, a tile of tokens at a time. See `ImageSide`."""
+    """The passes on a CPU: a prompt at a time, in tiles of tokens. See `ImageSide`."""
+
+    prompts_at_once = 8
+    """Their image tokens, 4 MB each, wait in the third-level cache while the token side catches up."""
 
     def __init__(self, weights: ImageSideWeights) -> None:
         self._weights = weights
-        self._threads = torch.get_num_threads()
-        self._pool = _one_thread_each(self._threads) if self._threads > 1 else None
-        self.prompts_at_once = _PROMPTS_A_THREAD * max(2, self._threads)
+        self._up1, self._up2 = weights.up1[0].T.contiguous(), weights.up2[0].T.contiguous()
 
     def update_first(
         self, shared: SharedTokens, key_scores: Tensor, values: Tensor, pulls: Tensor
-    ) -> tuple[list[Tensor], Tensor]:
-        """See `ImageSide`; the state is the image tokens of each prompt, (K, C)."""
-        updated = self._map(
-            lambda n: self._update_first(shared, key_scores[n], values[n], pulls[n]), range(len(key_scores))
-        )
-        return [keys for keys, _ in updated], torch.stack([averages for _, averages in updated])
+    ) -> tuple[Tensor, Tensor]:
+        """See `ImageSide`; the state is the image tokens of each prompt, (N, K, C)."""
+        norm, key_pe, H = self._weights.norms[0], self._weights.key_pe, self._weights.num_heads
+        N, HT, HD = key_scores.shape
+        by_head = key_scores.view(N, H, HT // H, H, HD // H).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2).contiguous()
+        image_queries = shared.image_queries.view(-1, H, HD // H).permute(1, 2, 0).contiguous()
+        state, scores = shared.keys.new_empty(N, *shared.keys.shape), pulls.new_empty(N, HT, len(shared.keys))
+        for n in range(N):
+            to_channels = values[n].T.contiguous()
+            for tile in _tiles(len(shared.keys), _TILE_TOKENS):
+                weights = (by_head[n] @ image_queries[:, :, tile]).softmax(dim=1).flatten(0, 1)  # (H * T, tile)
+                summed = linear(weights.T, to_channels).add_(shared.keys[tile])
+                keys = F.layer_norm(summed, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+                state[n, tile] = keys
+                scores[n, :, tile] = linear(pulls[n], keys.add_(key_pe[tile]))
+        return state, _averages(state, scores)
 
     def update_second(
-        self, state: list[Tensor], pushes: Tensor, push_bias: Tensor, values: Tensor, pulls: Tensor
-    ) -> tuple[list[Tensor], Tensor]:
+        self, state: Tensor, pushes: Tensor, push_bias: Tensor, values: Tensor, pulls: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """See `ImageSide`; overwrites the tokens."""
-        averages = self._map(
-            lambda n: self._update_second(state[n], pushes[n], push_bias[n], values[n], pulls[n]), range(len(state))
-        )
-        return state, torch.stack(averages)
+        norm, key_pe, H = self._weights.norms[1], self._weights.key_pe, self._weights.num_heads
+        N, HT, _ = pushes.shape
+        scores = pulls.new_empty(N, HT, len(key_pe))
+        for n in range(N):
+            to_channels = values[n].T.contiguous()
+            for tile in _tiles(len(key_pe), _TILE_TOKENS):
+                logits = linear(pushes[n], state[n, tile] + key_pe[tile]).add_(push_bias[n, :, None])  # (H * T, tile)
+                weights = logits.view(H, HT // H, -1).softmax(dim=1).flatten(0, 1)
+                summed = linear(weights.T, to_channels).add_(state[n, tile])
+                keys = F.layer_norm(summed, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+                state[n, tile] = keys
+                scores[n, :, tile] = linear(pulls[n], keys.add_(key_pe[tile]))
+        return state, _averages(state, scores)
 
-    def upscale(
-        self, state: list[Tensor], hyper_in: Tensor, kept: Tensor, size: tuple[int, int], num_rows: int
-    ) -> Tensor:
+    def upscale(self, state: Tensor, hyper_in: Tensor, kept: Tensor, size: tuple[int, int], num_rows: int) -> Tensor:
         """See `ImageSide`."""
         worth = kept.any(dim=1).nonzero().flatten().tolist()
-        masks = self._map(lambda n: self._upscale(state[n], hyper_in[n][kept[n]], size, num_rows), worth)
+        masks = [self._upscale(state[n], hyper_in[n][kept[n]], size, num_rows) for n in worth]
         return torch.cat([hyper_in.new_empty((0, 4 * num_rows, 4 * size[1])), *masks])
-
-    def _update_first(
-        self, shared: SharedTokens, key_scores: Tensor, values: Tensor, pulls: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        norm, key_pe = self._weights.norms[0], self._weights.key_pe
-        keys = torch.empty_like(shared.keys)
-        scores = keys.new_empty(len(pulls), len(keys))
-        for tile in _tiles(len(keys), _TILE_TOKENS):
-            logits = key_scores @ shared.image_queries[tile].T  # (H * T, tile)
-            weights = logits.view(self._weights.num_heads, -1, logits.shape[1]).softmax(dim=1).flatten(0, 1)
-            summed = torch.addmm(shared.keys[tile], weights.T, values)
-            keys[tile] = updated = F.layer_norm(summed, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-            scores[:, tile] = pulls @ updated.add_(key_pe[tile]).T
-        return keys, scores.softmax(dim=-1) @ keys
-
-    def _update_second(self, keys: Tensor, pushes: Tensor, push_bias: Tensor, values: Tensor, pulls: Tensor) -> Tensor:
-        norm, key_pe = self._weights.norms[1], self._weights.key_pe
-        scores = keys.new_empty(len(pulls), len(keys))
-        for tile in _tiles(len(keys), _TILE_TOKENS):
-            logits = torch.addmm(push_bias[:, None], pushes, (keys[tile] + key_pe[tile]).T)  # (H * T, tile)
-            weights = logits.view(self._weights.num_heads, -1, logits.shape[1]).softmax(dim=1).flatten(0, 1)
-            summed = torch.addmm(keys[tile], weights.T, values)
-            keys[tile] = updated = F.layer_norm(summed, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-            scores[:, tile] = pulls @ updated.add_(key_pe[tile]).T
-        return scores.softmax(dim=-1) @ keys
 
     def _upscale(self, keys: Tensor, hyper_in: Tensor, size: tuple[int, int], num_rows: int) -> Tensor:
         """Mask logits of one prompt, (masks, 4 * num_rows, 4 * w), from keys (K, C) and hyper_in (masks, C / 8)."""
-        (up1, up1_bias), (up2, up2_bias), norm = self._weights.up1, self._weights.up2, self._weights.up_norm
+        up1_bias, up2_bias, norm = self._weights.up1[1], self._weights.up2[1], self._weights.up_norm
         w = size[1]
+        channels, finest_channels = len(norm.weight), hyper_in.shape[1]
         logits = keys.new_empty(len(hyper_in), num_rows, 2, 2, w, 2, 2)  # masks, then row and column coarse to fine
         for rows in _tiles(num_rows, _TILE_ROWS):
-            fine = torch.addmm(up1_bias, keys[rows.start * w : rows.stop * w], up1).view(-1, len(up2))
-            fine = F.gelu(F.layer_norm(fine, (len(up2),), norm.weight, norm.bias, norm.eps))
-            finest = F.gelu(torch.addmm(up2_bias, fine, up2)).view(-1, hyper_in.shape[1])
-            pixels = (finest @ hyper_in.T).view(-1, w, 2, 2, 2, 2, len(hyper_in))
-            logits[:, rows] = pixels.permute(6, 0, 2, 4, 1, 3, 5)
+            fine = linear(keys[rows.start * w : rows.stop * w], self._up1, up1_bias).view(-1, channels)
+            fine = F.gelu(F.layer_norm(fine, (channels,), norm.weight, norm.bias, norm.eps))
+            finest = F.gelu(linear(fine, self._up2, up2_bias)).view(-1, finest_channels)
+            pixels = (hyper_in @ finest.T).view(len(hyper_in), -1, w, 2, 2, 2, 2)
+            logits[:, rows] = pixels.permute(0, 1, 3, 5, 2, 4, 6)
         return logits.view(len(hyper_in), 4 * num_rows, 4 * w)
 
-    def _map(self, function: Callable[[int], Result], items: Iterable[int]) -> list[Result]:
-        if self._pool is None:
-            return [function(item) for item in items]
-        return list(self._pool.map(torch.no_grad()(function), items))
+
+def _averages(state: Tensor, scores: Tensor) -> Tensor:
+    """Image tokens (N, K, C) weighted by the softmax of scores (N, H * T, K): (N, H * T, C)."""
+    weights = scores.softmax(dim=-1)
+    return torch.stack([linear(weights[n], keys.T) for n, keys in enumerate(state)])
 
 
 def _tiles(length: int, step: int) -> list[slice]:
     return [slice(first, min(first + step, length)) for first in range(0, length, step)]
-
-
-def _one_thread_each(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "mask-decoder", initializer=torch.set_num_threads, initargs=(1,))
 
 
 def _pixel_product(conv: nn.ConvTranspose2d) -> tuple[Tensor, Tensor]:

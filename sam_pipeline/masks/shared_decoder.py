@@ -11,8 +11,8 @@ and without a copy of the image tokens for every prompt:
 - Transposed convolutions whose stride is their kernel are matrix products of single pixels, done for the rows that
   hold the image; the padding below is attended but never upscaled.
 
-On a CPU the image tokens of a prompt should stay in the cache, so each thread works on one prompt, in tiles of tokens,
-while the token side, hundreds of small matrices, is done for many prompts at once.
+The token side, hundreds of small matrices, is done for many prompts at once; how the image side is done best depends on
+the device, see image_side.py.
 
 Legend: N prompts, T tokens a prompt (5 of the decoder and those of the prompt), C channels, H heads, D channels a head,
 K image tokens, h w rows and columns of the image embedding, M masks a prompt.
@@ -22,14 +22,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from threading import Barrier
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam_pipeline.masks.batched_image_side import BatchedImageSide
 from sam_pipeline.masks.image_side import ImageSide, ImageSideWeights, SharedTokens, TiledImageSide
-from sam_pipeline.masks.prediction import decode_prompts
+from sam_pipeline.masks.prediction import EncoderPrecision, decode_prompts, exact_float32
 from sam_pipeline.model.sam import Sam
 from sam_pipeline.model.two_way_transformer import Attention, TwoWayAttentionBlock
 
@@ -51,9 +56,10 @@ class SharedDecoder:
 
     Args:
         sam: the networks, in float32, in evaluation mode, on the device to use. Weights are read when this is made.
+        precision: arithmetic of the image tokens on a GPU. All else, and everything on a CPU, is float32.
     """
 
-    def __init__(self, sam: Sam) -> None:
+    def __init__(self, sam: Sam, precision: EncoderPrecision = "fp32") -> None:
         self._decoder = sam.mask_decoder
         self._prompt_encoder = sam.prompt_encoder
         first, second = sam.mask_decoder.transformer.layers
@@ -65,21 +71,26 @@ class SharedDecoder:
         self._no_mask = sam.prompt_encoder.no_mask_embed.weight.detach()
         weights = ImageSideWeights.of(sam)
         self._key_pe = weights.key_pe
-        self._image_side: ImageSide = TiledImageSide(weights)
+        self._dtype = torch.bfloat16 if precision == "bf16" and sam.device.type != "cpu" else torch.float32
+        self._image_side = _image_side(weights, self._dtype)
+        # On a CPU each thread decodes its own prompts: their image tokens stay in the cache of its core.
+        self._pool = _single_threaded_pool() if sam.device.type == "cpu" and torch.get_num_threads() > 1 else None
 
+    @exact_float32()
     def share(self, image_embedding: Tensor) -> SharedTokens:
         """Compute what all prompts of an image share, from its embedding, (1, C, h, w) float32."""
         keys = (image_embedding[0].flatten(1).T + self._no_mask).contiguous()
         to_image, to_tokens = self._first.cross_attn_token_to_image, self._first.cross_attn_image_to_token
         with_pe = keys + self._key_pe
         return SharedTokens(
-            keys=keys,
+            keys=keys.to(self._dtype),
             size=(image_embedding.shape[2], image_embedding.shape[3]),
-            key_heads=_heads(to_image.k_proj(with_pe), to_image).transpose(0, 1).contiguous(),
-            value_heads=_heads(to_image.v_proj(keys), to_image).transpose(0, 1).contiguous(),
-            image_queries=to_tokens.q_proj(with_pe),
+            key_heads=_heads(to_image.k_proj(with_pe), to_image).transpose(0, 1).to(self._dtype).contiguous(),
+            value_heads=_heads(to_image.v_proj(keys), to_image).transpose(0, 1).to(self._dtype).contiguous(),
+            image_queries=to_tokens.q_proj(with_pe).to(self._dtype),
         )
 
+    @exact_float32()
     def decode(
         self,
         shared: SharedTokens,
@@ -101,18 +112,21 @@ class SharedDecoder:
         """
         sparse_prompt_embeddings, _ = self._prompt_encoder(points=points, boxes=boxes, masks=None)
         slots = slice(1, None) if multimask_output else slice(0, 1)  # the first mask token is for single masks
-        parts = [
-            self._decode_some(shared, sparse, wanted, num_rows, slots)
-            for sparse in sparse_prompt_embeddings.split(self._image_side.prompts_at_once)
-        ]
+        chunks = [some for some in sparse_prompt_embeddings.split(self._image_side.prompts_at_once) if len(some)]
+        decode_some = partial(self._decode_some, shared, wanted, num_rows, slots)
+        parts = list(self._pool.map(decode_some, chunks) if self._pool else map(decode_some, chunks))
+        num_masks = len(range(self._decoder.num_mask_tokens)[slots])
+        no_scores = sparse_prompt_embeddings.new_empty((0, num_masks))
+        no_masks = no_scores.new_empty((0, 4 * num_rows, 4 * shared.size[1]))
         return DecodedPrompts(
-            torch.cat([part.iou_predictions for part in parts]),
-            torch.cat([part.kept for part in parts]),
-            torch.cat([part.low_res_masks for part in parts]),
+            torch.cat([no_scores, *(part.iou_predictions for part in parts)]),
+            torch.cat([no_scores.bool(), *(part.kept for part in parts)]),
+            torch.cat([no_masks, *(part.low_res_masks for part in parts)]),
         )
 
+    @torch.no_grad()  # a thread of the pool does not inherit it
     def _decode_some(
-        self, shared: SharedTokens, sparse: Tensor, wanted: Callable[[Tensor], Tensor], num_rows: int, slots: slice
+        self, shared: SharedTokens, wanted: Callable[[Tensor], Tensor], num_rows: int, slots: slice, sparse: Tensor
     ) -> DecodedPrompts:
         decoder, first, second, final = self._decoder, self._first, self._second, self._final
         own_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
@@ -154,9 +168,34 @@ class SharedDecoder:
 
     def _attend_shared_keys(self, shared: SharedTokens, q: Tensor) -> Tensor:
         """First layer, tokens to image: q (N, T, H * D) → (N, T, H * D)."""
-        by_head = _heads(q, self._first.cross_attn_token_to_image).flatten(0, 1).transpose(0, 1)  # (H, N * T, D)
+        by_head = _heads(q.to(self._dtype), self._first.cross_attn_token_to_image).flatten(0, 1).transpose(0, 1)
         attended = F.scaled_dot_product_attention(by_head[None], shared.key_heads[None], shared.value_heads[None])[0]
-        return attended.transpose(0, 1).reshape(q.shape)
+        return attended.transpose(0, 1).reshape(q.shape).to(q.dtype)  # from (H, N * T, D)
+
+
+def _image_side(weights: ImageSideWeights, dtype: torch.dtype) -> ImageSide:
+    """The passes for the device of the weights, with image tokens of that type."""
+    device = weights.key_pe.device.type
+    if device == "cpu":
+        return TiledImageSide(weights)
+    if device == "cuda" and dtype == torch.bfloat16 and find_spec("triton"):
+        from sam_pipeline.masks.triton_image_side import TritonImageSide  # Triton comes with torch for CUDA alone
+
+        return TritonImageSide(weights, dtype)
+    # In float32 a product is the work of cuBLAS: exact float32 takes no tensor cores, and Triton no pains without them.
+    return BatchedImageSide(weights, dtype)
+
+
+def _single_threaded_pool() -> ThreadPoolExecutor:
+    """As many threads as torch uses, in which torch uses one."""
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, "mask-decoder", initializer=torch.set_num_threads, initargs=(1,))
+    all_started = Barrier(threads + 1)
+    for _ in range(threads):
+        pool.submit(all_started.wait)
+    all_started.wait()
+    torch.set_num_threads(threads)  # the pool's threads have also set the number for those that start later
+    return pool
 
 
 def _root(attn: Attention) -> float:

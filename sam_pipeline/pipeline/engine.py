@@ -5,7 +5,8 @@ The only module of this package that imports torch; reading and writing tasks st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from sam_pipeline.errors import CheckpointError
-from sam_pipeline.masks.generator import MaskGenerator
+from sam_pipeline.masks.generator import CropDetections, MaskGenerator
 from sam_pipeline.masks.records import MaskRecord
 from sam_pipeline.model.checkpoints import resolve_checkpoint, sha256_of
 from sam_pipeline.model.registry import build_sam
@@ -21,6 +22,8 @@ from sam_pipeline.pipeline.job import Job
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _EMBEDDING_SHAPE = (256, 64, 64)
+# Images whose NMS and RLE are done at once, beside the device's work.
+_FINISHING_AT_ONCE = 2
 
 
 def check_weights(model_type: str, path: Path) -> None:
@@ -52,6 +55,7 @@ class Engine:
         sam = build_sam(model.model_type, checkpoint=path).to(job.device)
         self._generator = MaskGenerator(sam, job.config.masks, job.precision)
         self._dtype = _DTYPES[job.precision]
+        self._finishers = ThreadPoolExecutor(_FINISHING_AT_ONCE, "finish-masks")
 
     def encode(self, crops: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Iterator[bytes]:
         """Embed crops, (h, w, 3) uint8 each, batch_size at once; yields the bytes of (256, 64, 64) for each."""
@@ -61,8 +65,17 @@ class Engine:
                 # NumPy has no bfloat16: its bytes cross as they are.
                 yield embedding.contiguous().view(torch.uint8).numpy().tobytes()
 
-    def decode(self, embeddings: Sequence[memoryview], original_size: tuple[int, int]) -> list[MaskRecord]:
-        """Find the masks of one image of original_size (H, W) from what encode gave for its crops."""
+    def decode(self, images: Iterable[tuple[Sequence[memoryview], tuple[int, int]]]) -> list[list[MaskRecord]]:
+        """Find the masks of images, from what encode gave for the crops of each and its original size (H, W).
+
+        While threads finish the masks of one image, the device is busy with the next.
+        """
+        finishing = [self._finishers.submit(self._generator.finish, self._detect(*image)) for image in images]
+        return [masks.result() for masks in finishing]
+
+    def _detect(self, embeddings: Sequence[memoryview], original_size: tuple[int, int]) -> list[CropDetections]:
+        if not embeddings:
+            return []
         # bytearray: torch warns of read-only memory, and the copy of 4 MB is nothing beside the decoder.
         crops = [torch.frombuffer(bytearray(data), dtype=self._dtype).view(_EMBEDDING_SHAPE) for data in embeddings]
-        return self._generator.decode(torch.stack(crops), original_size)
+        return self._generator.detect(torch.stack(crops), original_size)

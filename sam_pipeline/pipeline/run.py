@@ -63,7 +63,7 @@ def shard_dataset(
         .map_batches(
             Decoder,
             fn_constructor_kwargs={"job": job, "progress": progress},
-            batch_size=1,
+            batch_size=resources.decode_batch_size,
             num_cpus=resources.decode_cpus,
             num_gpus=resources.decode_gpus,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=resources.decode_actors),

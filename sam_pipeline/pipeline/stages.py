@@ -100,14 +100,12 @@ class Decoder:
 
     def __call__(self, embeddings: pa.Table) -> pa.Table:
         """Replace the column image_embeddings by num_masks and masks."""
-        masks_by_image = []
-        for row in range(len(embeddings)):
-            encoded = [memoryview(crop.as_buffer()) for crop in embeddings["image_embeddings"][row]]
-            size = (embeddings["height"][row].as_py(), embeddings["width"][row].as_py())
-            masks = self._engine.decode(encoded, size) if encoded else []
-            masks_by_image.append([mask.to_dict() for mask in masks])
-            self._progress.add.remote(embeddings["status"][row].as_py(), len(masks))
-        return result_table(embeddings, masks_by_image)
+        sizes = zip(embeddings["height"].to_pylist(), embeddings["width"].to_pylist(), strict=True)
+        encoded = ([memoryview(crop.as_buffer()) for crop in crops] for crops in embeddings["image_embeddings"])
+        masks_by_image = self._engine.decode(zip(encoded, sizes, strict=True))
+        for status, masks in zip(embeddings["status"].to_pylist(), masks_by_image, strict=True):
+            self._progress.add.remote(status, len(masks))
+        return result_table(embeddings, [[mask.to_dict() for mask in masks] for masks in masks_by_image])
 
 
 def write_shard(results: pa.Table, job: Job) -> pa.Table:

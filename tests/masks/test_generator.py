@@ -97,6 +97,14 @@ def test_thresholds_of_zero_keep_even_empty_masks(blob_sam, picture, monkeypatch
     assert {(record.area, record.bbox) for record in records} == {(0, (0, 0, 0, 0))}
 
 
+@pytest.mark.parametrize("thresholds", [(0.88, 0.95), (0.0, 0.0), (1.0, 1.0)])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_embeddings_that_are_no_numbers_hold_no_masks(tiny_sam, value, thresholds):
+    """Such as a checkpoint with broken weights gives: no crash, and no mask made of noise."""
+    config = MaskConfig(points_per_side=4, pred_iou_thresh=thresholds[0], stability_score_thresh=thresholds[1])
+    assert MaskGenerator(tiny_sam, config).decode(torch.full((1, 256, 8, 8), value), (90, 140)) == []
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (3, 2), (1, 3000)])
 def test_the_smallest_images_with_every_step_on(blob_sam, size):
     config = MaskConfig(

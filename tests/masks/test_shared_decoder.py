@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -45,7 +47,7 @@ def test_tiles_do_not_show(tiny_sam, image_embedding, monkeypatch):
     whole = decode(SharedDecoder(tiny_sam), image_embedding, points(5), torch.isfinite)
     monkeypatch.setattr(image_side, "_TILE_TOKENS", 24)
     monkeypatch.setattr(image_side, "_TILE_ROWS", 3)
-    monkeypatch.setattr(image_side, "_PROMPTS_A_THREAD", 1)
+    monkeypatch.setattr(image_side.TiledImageSide, "prompts_at_once", 2)
     tiled = decode(SharedDecoder(tiny_sam), image_embedding, points(5), torch.isfinite)
     torch.testing.assert_close(tiled.low_res_masks, whole.low_res_masks, atol=LOGIT_TOLERANCE, rtol=1e-4)
     torch.testing.assert_close(tiled.iou_predictions, whole.iou_predictions, atol=1e-5, rtol=1e-5)
@@ -58,6 +60,24 @@ def test_only_wanted_masks_and_rows_are_upscaled(tiny_sam, image_embedding):
     some = decode(SharedDecoder(tiny_sam), image_embedding, prompts, lambda iou: second_only.expand_as(iou), num_rows=5)
     assert some.low_res_masks.shape == (6, 20, 32)
     torch.testing.assert_close(some.low_res_masks, everything.low_res_masks[1::3, :20], atol=LOGIT_TOLERANCE, rtol=1e-4)
+
+
+def test_no_prompts_give_nothing(tiny_sam, image_embedding):
+    decoded = decode(SharedDecoder(tiny_sam), image_embedding, points(0), torch.isfinite)
+    assert decoded.iou_predictions.shape == (0, 3)
+    assert decoded.low_res_masks.shape == (0, 32, 32)
+
+
+def test_threads_of_others_keep_their_number(tiny_sam, monkeypatch):
+    """torch.set_num_threads in one thread also sets the number of threads that start later."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        SharedDecoder(tiny_sam)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_nothing_wanted_gives_scores_alone(tiny_sam, image_embedding):
