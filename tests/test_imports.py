@@ -25,11 +25,12 @@ sys.meta_path.insert(0, Blocker())
 
 def import_all(*packages):
     return f"""
-import importlib, pkgutil
+import importlib.util, pkgutil
 for package in {packages!r}:
     module = importlib.import_module(package)
     for item in pkgutil.walk_packages(getattr(module, "__path__", []), package + "."):
-        importlib.import_module(item.name)
+        if ".triton_" not in item.name or importlib.util.find_spec("triton"):  # for Linux on x86-64
+            importlib.import_module(item.name)
 """
 
 

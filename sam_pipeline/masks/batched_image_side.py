@@ -5,6 +5,8 @@ The algebra of `TiledImageSide`, with all prompts of a call in each operation. L
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,6 +29,7 @@ class BatchedImageSide:
     """
 
     prompts_at_once = _PROMPTS_AT_ONCE
+    max_tokens = math.inf
 
     def __init__(self, weights: ImageSideWeights, dtype: torch.dtype = torch.float32) -> None:
         self._weights = weights
@@ -57,7 +60,8 @@ class BatchedImageSide:
         live = kept.any(dim=1).nonzero().flatten()
         masks = [
             self._upscale(state[some, : num_rows * size[1]], hyper_in[some], size[1])
-            for some in live.split(_PROMPTS_UPSCALED_AT_ONCE)
+            for some in torch.split(live, _PROMPTS_UPSCALED_AT_ONCE)
+            if len(some)  # nothing is split into one part of nothing
         ]
         return torch.cat([hyper_in.new_empty((0, hyper_in.shape[1], 4 * num_rows, 4 * size[1])), *masks])[kept[live]]
 
@@ -73,7 +77,7 @@ class BatchedImageSide:
     def _update(self, layer: int, keys: Tensor, logits: Tensor, values: Tensor, pulls: Tensor) -> tuple[Tensor, Tensor]:
         """Add values (N, H * T, C) to keys (N, K, C) by their logits (N, H * T, K), normalise, and average."""
         norm = self._weights.norms[layer]
-        by_head = logits.unflatten(1, (self._weights.num_heads, -1))  # (N, H, T, K)
+        by_head = logits.view(len(keys), self._weights.num_heads, -1, logits.shape[2])  # (N, H, T, K)
         weights = by_head.softmax(dim=2, dtype=torch.float32).to(self._dtype).flatten(1, 2)
         summed = torch.baddbmm(keys, weights.mT, values.to(self._dtype)).float()
         keys = F.layer_norm(summed, norm.normalized_shape, norm.weight, norm.bias, norm.eps).to(self._dtype)

@@ -171,7 +171,8 @@ class MaskGenerator:
             self.sam, self.transform.get_preprocess_shape(*crop_size, self.transform.target_length), crop_size
         )
         shared = self.decoder.share(image_embedding.to(torch.float32))
-        batch_size = self.config.points_per_batch
+        # A GPU is fed best with many prompts at once, of which the decoder takes as many as fit.
+        batch_size = self.config.points_per_batch if self.sam.device.type == "cpu" else len(points)
         found = Candidates.concatenate(
             self._decode_batch(shared, points[start : start + batch_size], upscaling, crop_box, original_size)
             for start in range(0, len(points), batch_size)
@@ -198,11 +199,13 @@ class MaskGenerator:
         if self.config.stability_score_thresh > 0:
             passed &= stability >= self.config.stability_score_thresh
         where = passed.nonzero()[0]
-        prompts, slots = (indices.cpu().numpy()[where] for indices in decoded.kept.nonzero(as_tuple=True))
+        # Both at once, since each transfer waits for the device.
+        kept, iou_predictions = torch.stack([decoded.kept.float(), decoded.iou_predictions]).cpu().numpy()
+        prompts, slots = (indices[where] for indices in kept.nonzero())
         return Candidates(
             masks=list(decoded.low_res_masks[where]),
             boxes_xyxy=boxes[where],
-            iou_predictions=decoded.iou_predictions.cpu().numpy()[prompts, slots],
+            iou_predictions=iou_predictions[prompts, slots],
             stability_scores=stability[where],
             point_coords=points[prompts],
             crop_boxes_xyxy=np.tile(np.array(crop_box), (len(where), 1)),

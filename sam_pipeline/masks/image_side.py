@@ -11,6 +11,7 @@ and columns of the image embedding, M masks a prompt.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -85,6 +86,8 @@ class ImageSide(Protocol):
 
     prompts_at_once: int
     """Prompts that are best given to one call."""
+    max_tokens: float
+    """T at most."""
 
     def update_first(
         self, shared: SharedTokens, key_scores: Tensor, values: Tensor, pulls: Tensor
@@ -140,6 +143,7 @@ class TiledImageSide:
 
     prompts_at_once = 8
     """Their image tokens, 4 MB each, wait in the third-level cache while the token side catches up."""
+    max_tokens = math.inf
 
     def __init__(self, weights: ImageSideWeights) -> None:
         self._weights = weights

@@ -25,7 +25,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from threading import Barrier
 
 import torch
@@ -72,7 +71,7 @@ class SharedDecoder:
         weights = ImageSideWeights.of(sam)
         self._key_pe = weights.key_pe
         self._dtype = torch.bfloat16 if precision == "bf16" and sam.device.type != "cpu" else torch.float32
-        self._image_side = _image_side(weights, self._dtype)
+        self._image_sides = _image_sides(weights, self._dtype)
         # On a CPU each thread decodes its own prompts: their image tokens stay in the cache of its core.
         self._pool = _single_threaded_pool() if sam.device.type == "cpu" and torch.get_num_threads() > 1 else None
 
@@ -112,8 +111,10 @@ class SharedDecoder:
         """
         sparse_prompt_embeddings, _ = self._prompt_encoder(points=points, boxes=boxes, masks=None)
         slots = slice(1, None) if multimask_output else slice(0, 1)  # the first mask token is for single masks
-        chunks = [some for some in sparse_prompt_embeddings.split(self._image_side.prompts_at_once) if len(some)]
-        decode_some = partial(self._decode_some, shared, wanted, num_rows, slots)
+        num_tokens = 1 + self._decoder.num_mask_tokens + sparse_prompt_embeddings.shape[1]
+        image_side = next(side for side in self._image_sides if num_tokens <= side.max_tokens)
+        chunks = [some for some in sparse_prompt_embeddings.split(image_side.prompts_at_once) if len(some)]
+        decode_some = partial(self._decode_some, image_side, shared, wanted, num_rows, slots)
         parts = list(self._pool.map(decode_some, chunks) if self._pool else map(decode_some, chunks))
         num_masks = len(range(self._decoder.num_mask_tokens)[slots])
         no_scores = sparse_prompt_embeddings.new_empty((0, num_masks))
@@ -126,7 +127,13 @@ class SharedDecoder:
 
     @torch.no_grad()  # a thread of the pool does not inherit it
     def _decode_some(
-        self, shared: SharedTokens, wanted: Callable[[Tensor], Tensor], num_rows: int, slots: slice, sparse: Tensor
+        self,
+        image_side: ImageSide,
+        shared: SharedTokens,
+        wanted: Callable[[Tensor], Tensor],
+        num_rows: int,
+        slots: slice,
+        sparse: Tensor,
     ) -> DecodedPrompts:
         decoder, first, second, final = self._decoder, self._first, self._second, self._final
         own_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
@@ -136,35 +143,33 @@ class SharedDecoder:
         attended = self._attend_shared_keys(shared, first.cross_attn_token_to_image.q_proj(queries + pe))
         queries = first.norm2(queries + first.cross_attn_token_to_image.out_proj(attended))
         queries = first.norm3(queries + first.mlp(queries))
-        image_side = first.cross_attn_image_to_token
-        key_scores = _block_diagonal(image_side.k_proj(queries + pe) / _root(image_side), image_side)
-        values = _projected_values(image_side, queries)
+        to_tokens = first.cross_attn_image_to_token
+        key_scores = _block_diagonal(to_tokens.k_proj(queries + pe) / _root(to_tokens), to_tokens)
+        values = _projected_values(to_tokens, queries)
 
         with_pe = queries + pe
         queries = second.norm1(queries + second.self_attn(q=with_pe, k=with_pe, v=queries))
-        token_side = second.cross_attn_token_to_image
-        pulls = _absorb(token_side.q_proj(queries + pe), token_side.k_proj, token_side)
-        state, averages = self._image_side.update_first(shared, key_scores, values, pulls)
-        queries = second.norm2(queries + _project_averages(token_side, averages))
+        to_image = second.cross_attn_token_to_image
+        pulls = _absorb(to_image.q_proj(queries + pe), to_image.k_proj, to_image)
+        state, averages = image_side.update_first(shared, key_scores, values, pulls)
+        queries = second.norm2(queries + _project_averages(to_image, averages))
         queries = second.norm3(queries + second.mlp(queries))
 
-        image_side = second.cross_attn_image_to_token
-        keys = image_side.k_proj(queries + pe)
-        pushes = _absorb(keys, image_side.q_proj, image_side)
-        push_bias = (_heads(keys, image_side) * _heads(image_side.q_proj.bias, image_side)).sum(-1) / _root(image_side)
+        to_tokens = second.cross_attn_image_to_token
+        keys = to_tokens.k_proj(queries + pe)
+        pushes = _absorb(keys, to_tokens.q_proj, to_tokens)
+        push_bias = (_heads(keys, to_tokens) * _heads(to_tokens.q_proj.bias, to_tokens)).sum(-1) / _root(to_tokens)
         push_bias = push_bias.transpose(1, 2).flatten(1)  # (N, H * T)
-        values = _projected_values(image_side, queries)
+        values = _projected_values(to_tokens, queries)
         pulls = _absorb(final.q_proj(queries + pe), final.k_proj, final)
-        state, averages = self._image_side.update_second(state, pushes, push_bias, values, pulls)
+        state, averages = image_side.update_second(state, pushes, push_bias, values, pulls)
         queries = self._final_norm(queries + _project_averages(final, averages))
 
         iou_predictions = decoder.iou_prediction_head(queries[:, 0])[:, slots]
         kept = wanted(iou_predictions)
         heads = list(enumerate(decoder.output_hypernetworks_mlps))[slots]
         hyper_in = torch.stack([head(queries[:, 1 + m]) for m, head in heads], dim=1)  # (N, M, C / 8)
-        return DecodedPrompts(
-            iou_predictions, kept, self._image_side.upscale(state, hyper_in, kept, shared.size, num_rows)
-        )
+        return DecodedPrompts(iou_predictions, kept, image_side.upscale(state, hyper_in, kept, shared.size, num_rows))
 
     def _attend_shared_keys(self, shared: SharedTokens, q: Tensor) -> Tensor:
         """First layer, tokens to image: q (N, T, H * D) → (N, T, H * D)."""
@@ -173,29 +178,37 @@ class SharedDecoder:
         return attended.transpose(0, 1).reshape(q.shape).to(q.dtype)  # from (H, N * T, D)
 
 
-def _image_side(weights: ImageSideWeights, dtype: torch.dtype) -> ImageSide:
-    """The passes for the device of the weights, with image tokens of that type."""
-    device = weights.key_pe.device.type
-    if device == "cpu":
-        return TiledImageSide(weights)
-    if device == "cuda" and dtype == torch.bfloat16 and find_spec("triton"):
+def _image_sides(weights: ImageSideWeights, dtype: torch.dtype) -> list[ImageSide]:
+    """The passes for the device of the weights, with image tokens of that type, best first."""
+    device = weights.key_pe.device
+    if device.type == "cpu":
+        return [TiledImageSide(weights)]
+    general = BatchedImageSide(weights, dtype)
+    # The kernels need Hopper's shared memory. Exact float32 takes no tensor cores: cuBLAS is best at it.
+    if dtype == torch.bfloat16 and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9:
         from sam_pipeline.masks.triton_image_side import TritonImageSide  # Triton comes with torch for CUDA alone
 
-        return TritonImageSide(weights, dtype)
-    # In float32 a product is the work of cuBLAS: exact float32 takes no tensor cores, and Triton no pains without them.
-    return BatchedImageSide(weights, dtype)
+        return [TritonImageSide(weights, dtype), general]
+    return [general]
 
 
 def _single_threaded_pool() -> ThreadPoolExecutor:
     """As many threads as torch uses, in which torch uses one."""
     threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, "mask-decoder", initializer=torch.set_num_threads, initargs=(1,))
+    pool = ThreadPoolExecutor(threads, "mask-decoder", initializer=_use_one_thread)
     all_started = Barrier(threads + 1)
     for _ in range(threads):
         pool.submit(all_started.wait)
     all_started.wait()
     torch.set_num_threads(threads)  # the pool's threads have also set the number for those that start later
     return pool
+
+
+def _use_one_thread() -> None:
+    """Have torch use one thread when called from this one."""
+    torch.set_num_threads(1)
+    # A thread's first question for its number replaces it by the one for new threads, which is 1 at this moment only.
+    torch.get_num_threads()
 
 
 def _root(attn: Attention) -> float:

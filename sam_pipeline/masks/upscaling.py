@@ -1,7 +1,7 @@
 """From low-resolution logits to what is asked of masks at full resolution: stability, boxes, pixels.
 
-On a CPU the kernels of `mask_kernels` compute it from the logits as they are; on other devices torch upscales the
-logits a chunk at a time.
+The kernels of `mask_kernels`, and on CUDA of `triton_masks`, compute it from the logits as they are; where there is no
+such kernel, torch upscales the logits a chunk at a time.
 """
 
 from __future__ import annotations
@@ -62,11 +62,16 @@ class Upscaling:
         Returns:
             (N,) float32, NaN where no pixel passes the lower threshold; (N, 4) int64 xyxy, inclusive, crop frame.
         """
-        threshold = self.sam.mask_threshold
-        if low_res_masks.device.type != "cpu":
+        device, threshold = low_res_masks.device.type, self.sam.mask_threshold
+        if device not in ("cpu", "cuda"):
             return self._measure_with_torch(low_res_masks, offset)
         rows, columns = self._axes(low_res_masks)
-        parts = _in_threads(lambda part: measure_masks(part, rows, columns, threshold, offset), low_res_masks)
+        if device == "cuda":
+            from sam_pipeline.masks import triton_masks  # Triton comes with torch for CUDA alone
+
+            parts = [triton_masks.measure_masks(low_res_masks, rows, columns, threshold, offset)]
+        else:
+            parts = _in_threads(lambda part: measure_masks(part, rows, columns, threshold, offset), low_res_masks)
         counts = np.concatenate([counts for counts, _ in parts]).astype(np.float32)
         with np.errstate(invalid="ignore"):
             return counts[:, 0] / counts[:, 1], np.concatenate([boxes for _, boxes in parts])

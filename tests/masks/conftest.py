@@ -1,3 +1,5 @@
+import os
+
 import cv2
 import numpy as np
 import pytest
@@ -16,6 +18,10 @@ settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 IMG_SIZE = 128
+
+# Before anything imports Triton: kernels then run on the CPU, interpreted. Where there is a GPU, tests/gpu runs them.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session")

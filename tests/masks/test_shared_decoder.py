@@ -68,14 +68,17 @@ def test_no_prompts_give_nothing(tiny_sam, image_embedding):
     assert decoded.low_res_masks.shape == (0, 32, 32)
 
 
-def test_threads_of_others_keep_their_number(tiny_sam, monkeypatch):
+def test_one_thread_a_worker_and_as_many_as_before_elsewhere(tiny_sam, image_embedding):
     """torch.set_num_threads in one thread also sets the number of threads that start later."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        SharedDecoder(tiny_sam)
+        decoder = SharedDecoder(tiny_sam)
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(torch.get_num_threads).result() == 2
+        seen = []
+        decode(decoder, image_embedding, points(20), lambda iou: seen.append(torch.get_num_threads()) or iou > 0)
+        assert seen == [1, 1, 1]
     finally:
         torch.set_num_threads(before)
 
