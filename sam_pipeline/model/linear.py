@@ -6,13 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# What torch.compile makes of linear layers on a CPU; not in every build of torch (on ARM, say).
+_ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The same map as ``torch.nn.functional.linear``, up to rounding.
 
-    In float32 on a CPU, torch gives matrix products to MKL and convolutions to oneDNN. MKL leaves half the speed of an
-    AMD processor with AVX-512 unused (92 against 190 GFLOP/s a core), so there the map is written as a convolution with
-    a 1×1 kernel, whose channels-last layout is that of ``x`` already.
+    In float32 on a CPU, torch gives matrix products to MKL, which leaves half the speed of an AMD processor with
+    AVX-512 unused (92 against 190 GFLOP/s a core). oneDNN does not, and torch has its linear map as an operator without
+    gradients.
 
     Args:
         x: (..., in) float.
@@ -22,24 +25,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (..., out) float.
     """
-    if not _is_for_onednn(x):
+    if _ONEDNN_LINEAR is None or torch.is_grad_enabled() or not _is_float32_on_cpu(x):
         return F.linear(x, weight, bias)
-    pixels = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, in, rows, 1)
-    # By name, since conv2d leaves single threads and small maps to MKL again.
-    y = torch.mkldnn_convolution(
-        pixels, weight[:, :, None, None], bias, padding=(0, 0), stride=(1, 1), dilation=(1, 1), groups=1
-    )  # (1, out, rows, 1)
-    return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+    y: Tensor = _ONEDNN_LINEAR(x, weight, bias, "none", [], "")
+    return y
 
 
-def _is_for_onednn(x: Tensor) -> bool:
+def _is_float32_on_cpu(x: Tensor) -> bool:
     # In bfloat16, which is what autocast is for, torch gives matrix products to oneDNN by itself.
-    return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    )
+    return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 class Linear(nn.Linear):

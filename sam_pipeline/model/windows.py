@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def window_partition(x: Tensor, window_size: int) -> Tensor:
-    """Cut a feature map into windows, after zero padding at the bottom and right to a multiple of the window size.
+def window_partition(x: Tensor, window_size: int, padding: Tensor | None = None) -> Tensor:
+    """Cut a feature map into windows, after padding at the bottom and right to a multiple of the window size.
 
     SAM's 64×64 tokens become 70×70, so 25 windows of 14×14. The padding takes part in attention as ordinary zero
     tokens (the official networks do not mask it), which is why its exact place matters.
@@ -18,12 +18,16 @@ def window_partition(x: Tensor, window_size: int) -> Tensor:
     Args:
         x: (B, H, W, C) float.
         window_size: S.
+        padding: (C,) float, what a padded position holds; zeros by default.
 
     Returns:
         (B * windows, S, S, C), windows of an image in row-major order.
     """
     B, H, W, C = x.shape
     x = F.pad(x, (0, 0, 0, -W % window_size, 0, -H % window_size))
+    if padding is not None:
+        x[:, H:] = padding
+        x[:, :, W:] = padding
     rows, columns = x.shape[1] // window_size, x.shape[2] // window_size
     x = x.view(B, rows, window_size, columns, window_size, C)
     return x.transpose(2, 3).reshape(B * rows * columns, window_size, window_size, C)
