@@ -1,58 +1,30 @@
-"""Our generator and the official one side by side on photographs, with MobileSAM's weights: `make bench`.
+"""The benchmarks: `python -m jobs.benchmark [generator | fidelity | curves | encoder | pipeline | gpu] [--help]`.
 
-Each run is a process of its own, the contenders take turns, and figures are medians. Needs the development
-dependencies. Prints a table and writes JSON to tests/benchmarks/results/.
+generator, the default and what `make bench` runs: the whole generator beside the official one and peers.
+fidelity: do we find the official masks, on thirty photographs. curves: time against points, image size, batch and
+threads. encoder: the image encoder alone. pipeline: the whole pipeline beside the bare engine. gpu: the bare engine on
+a GPU. Each prints a table and writes JSON to tests/benchmarks/results/.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-import skimage
-
-from tests.benchmarks.report import agreement, machine, print_table
-
-PHOTOGRAPHS = Path(skimage.__file__).parent / "data"
-RESULTS = Path("tests/benchmarks/results")
-
-
-def run(name: str, image: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """One contender on one image, in its own process."""
-    command = [sys.executable, "-m", "tests.benchmarks.contender", name, str(image), json.dumps(settings)]
-    result: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    return result
+ROOT = Path(__file__).resolve().parents[1]
+COMMANDS = ("generator", "fidelity", "curves", "encoder", "pipeline", "gpu")
 
 
 def main() -> None:
-    """Parse, run, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", type=Path, nargs="*", default=[PHOTOGRAPHS / "coffee.png"], help="photographs")
-    parser.add_argument("--settings", type=json.loads, default={}, help="JSON of mask settings, official defaults")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each contender on each image")
-    parser.add_argument("--name", default="generator", help="of the result file")
-    arguments = parser.parse_args()
-    rows = []
-    for image in arguments.images:
-        runs = [
-            {name: run(name, image, arguments.settings) for name in ("official", "ours")} for _ in range(arguments.runs)
-        ]
-        median = {
-            f"{name}_{key}": statistics.median(one[name][key] for one in runs)
-            for name in ("official", "ours")
-            for key in ("seconds", "peak_bytes")
-        }
-        ratio = statistics.median(one["official"]["seconds"] / one["ours"]["seconds"] for one in runs)
-        rows.append({"image": image.name, **median, "speedup": ratio, **agreement(runs[0])})
-    print_table(rows)
-    result = {"machine": machine(), "command": sys.argv, "settings": arguments.settings, "rows": rows}
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{arguments.name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    """Run one benchmark; only its own imports are made, so that gpu needs little more than torch."""
+    arguments = sys.argv[1:]
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(__doc__)
+        return
+    command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "generator"
+    sys.path.insert(0, str(ROOT))  # `python jobs/benchmark.py` puts only jobs/ there
+    import_module(f"tests.benchmarks.{command}").main(arguments)
 
 
 if __name__ == "__main__":
