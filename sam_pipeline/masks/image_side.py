@@ -155,6 +155,7 @@ class TiledImageSide:
         """See `ImageSide`; the state is the image tokens of each prompt, (N, K, C)."""
         norm, key_pe, H = self._weights.norms[0], self._weights.key_pe, self._weights.num_heads
         N, HT, HD = key_scores.shape
+        # Eight small products cost a quarter of the one with the zeros.
         by_head = key_scores.view(N, H, HT // H, H, HD // H).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2).contiguous()
         image_queries = shared.image_queries.view(-1, H, HD // H).permute(1, 2, 0).contiguous()
         state, scores = shared.keys.new_empty(N, *shared.keys.shape), pulls.new_empty(N, HT, len(shared.keys))

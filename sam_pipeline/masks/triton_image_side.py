@@ -5,10 +5,7 @@ second-level cache) and from some hundred rows of its own. So the two passes tha
 chip, a tile at a time; stored, they would be 2 MB a prompt, written twice and read twice. Only prompts with a mask
 worth upscaling have their final tokens written.
 
-A program has one prompt and some of its tiles. In tiles, tokens are columns, (C, TILE): with 256 channels as rows, 8
-warps share a product without any computing the same as another, and tiles can be small enough to leave registers for
-the sums. The rows of T tokens in each of H heads are padded to TP, a power of two, as Triton's blocks are; HT = H * TP
-below. Further legend: see `image_side`.
+A program has one prompt and some of its tiles. The kernels are in triton_kernels.py. Legend: see `image_side`.
 """
 
 from __future__ import annotations
@@ -18,9 +15,9 @@ from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
+from sam_pipeline.masks import triton_kernels as kernels
 from sam_pipeline.masks.image_side import ImageSideWeights, SharedTokens
 
 Layers = tuple[Any, ...]
@@ -93,13 +90,13 @@ class TritonImageSide:
         tokens = self._key_pe.new_empty(num_live, num_tokens, len(self._key_pe))
         launch = self.rebuilding
         tokens_a_program, parts = self._parts(num_tokens, num_live, launch)
-        _rebuild[(N, parts)](
+        kernels.rebuild[(N, parts)](
             *state, _places(live), tokens, self._key_pe.shape[1], num_tokens, tokens_a_program,
             **self._shapes(state), **_options(launch),
         )  # fmt: skip
         masks = hyper_in.new_empty(num_masks, 4 * num_rows, 4 * w)
         launch = self.upscaling
-        _upscale[(N, triton.cdiv(num_tokens, launch.tile))](
+        kernels.upscale[(N, triton.cdiv(num_tokens, launch.tile))](
             tokens, *self._up, hyper_in.contiguous(), _places(live), _places(kept), masks, num_tokens, w,
             M=M, C=tokens.shape[2], F=len(self._up[5]), G=channels, **_options(launch),
         )  # fmt: skip
@@ -111,7 +108,7 @@ class TritonImageSide:
         num_tokens = self._key_pe.shape[1]
         tokens_a_program, parts = self._parts(num_tokens, N, self.averaging)
         averages, log_weights = pulls.new_empty(N, parts, rows, C), pulls.new_empty(N, parts, rows)
-        _average[(N, parts)](
+        kernels.average[(N, parts)](
             *layers, self._operand(pulls), averages, log_weights, num_tokens, tokens_a_program,
             **self._shapes(layers), **_options(self.averaging),
         )  # fmt: skip
@@ -152,290 +149,3 @@ def _options(launch: Launch) -> dict[str, Any]:
 def _places(chosen: Tensor) -> Tensor:
     """Where each of those chosen goes when only they are stored, and -1 for the others; int32."""
     return torch.where(chosen, chosen.flatten().cumsum(0).view_as(chosen) - 1, -1).to(torch.int32)
-
-
-@triton.jit
-def _average(
-    image_queries: tl.tensor,  # (H * D, K)
-    keys: tl.tensor,  # (C, K)
-    key_pe: tl.tensor,  # (C, K)
-    key_scores: tl.tensor,  # (N, H * T, H * D)
-    first_values: tl.tensor,  # (N, H * T, C)
-    first_weight: tl.tensor,  # (C,)
-    first_bias: tl.tensor,  # (C,)
-    first_eps: tl.tensor,
-    pushes: tl.tensor,  # (N, H * T, C); after the first layer alone, none, as are the next five
-    push_bias: tl.tensor,  # (N, H * T)
-    second_values: tl.tensor,  # (N, H * T, C)
-    second_weight: tl.tensor,  # (C,)
-    second_bias: tl.tensor,  # (C,)
-    second_eps: tl.tensor,
-    pulls: tl.tensor,  # (N, H * T, C)
-    averages: tl.tensor,  # out: (N, parts, H * T, C)
-    log_weights: tl.tensor,  # out: (N, parts, H * T), logarithms of the weights of the parts
-    num_tokens: tl.tensor,
-    tokens_a_program: tl.tensor,
-    T: tl.constexpr,
-    H: tl.constexpr,
-    TP: tl.constexpr,
-    D: tl.constexpr,
-    C: tl.constexpr,
-    TILE: tl.constexpr,
-) -> None:
-    """Rebuild the tokens of a prompt after one layer or two, and average them as each of its rows asks."""
-    n, part = tl.program_id(0), tl.program_id(1)
-    dtype: tl.constexpr = keys.dtype.element_ty
-    score_rows, first_rows = _rows(key_scores, n, D, T, H, TP), _rows(first_values, n, C, T, H, TP)
-    if pushes is not None:
-        push_rows, second_rows = _rows(pushes, n, C, T, H, TP), _rows(second_values, n, C, T, H, TP)
-        row_bias = _row_bias(push_bias, n, T, H, TP)
-    pull_rows = _rows(pulls, n, C, T, H, TP)
-
-    # A softmax over all tokens in one go: what has been summed shrinks whenever a larger score turns up.
-    largest = tl.full((H * TP,), float("-inf"), tl.float32)
-    total = tl.zeros((H * TP,), tl.float32)
-    sums = tl.zeros((C, H * TP), tl.float32)
-    start = part * tokens_a_program
-    for first_token in range(start, tl.minimum(start + tokens_a_program, num_tokens), TILE):
-        tokens = first_token + tl.arange(0, TILE)
-        pe = _columns(key_pe, tokens, num_tokens, C)
-        updated = _first_layer(
-            image_queries, keys, tokens, num_tokens, score_rows, first_rows, first_weight, first_bias, first_eps,
-            T, H, TP, D, C,
-        )  # fmt: skip
-        if pushes is not None:
-            updated = _second_layer(
-                updated, pe, push_rows, row_bias, second_rows, second_weight, second_bias, second_eps, T, H, TP, C
-            )
-        scores = tl.dot(pull_rows, (updated + pe).to(dtype), input_precision="ieee")  # (HT, TILE)
-        scores = tl.where((tokens < num_tokens)[None, :], scores, float("-inf"))
-        new_largest = tl.maximum(largest, tl.max(scores, axis=1))
-        weights = tl.exp(scores - new_largest[:, None])
-        shrink = tl.exp(largest - new_largest)
-        total = total * shrink + tl.sum(weights, axis=1)
-        sums = tl.dot(
-            updated.to(dtype), tl.trans(weights.to(dtype)), acc=sums * shrink[None, :], input_precision="ieee"
-        )
-        largest = new_largest
-
-    rows, in_use = _places_of_rows(T, H, TP)
-    rows += (n * tl.num_programs(1) + part) * H * T
-    tl.store(log_weights + rows, largest + tl.log(total), mask=in_use)
-    outputs = averages + rows[None, :] * C + tl.arange(0, C)[:, None]
-    tl.store(outputs, sums / total[None, :], mask=in_use[None, :])
-
-
-@triton.jit
-def _rebuild(
-    image_queries: tl.tensor,  # these fourteen as in _average
-    keys: tl.tensor,
-    key_pe: tl.tensor,
-    key_scores: tl.tensor,
-    first_values: tl.tensor,
-    first_weight: tl.tensor,
-    first_bias: tl.tensor,
-    first_eps: tl.tensor,
-    pushes: tl.tensor,
-    push_bias: tl.tensor,
-    second_values: tl.tensor,
-    second_weight: tl.tensor,
-    second_bias: tl.tensor,
-    second_eps: tl.tensor,
-    places: tl.tensor,  # (N,) int32: place of a prompt in the output, negative for none
-    rebuilt: tl.tensor,  # out: (prompts, num_rebuilt, C)
-    num_tokens: tl.tensor,
-    num_rebuilt: tl.tensor,
-    tokens_a_program: tl.tensor,
-    T: tl.constexpr,
-    H: tl.constexpr,
-    TP: tl.constexpr,
-    D: tl.constexpr,
-    C: tl.constexpr,
-    TILE: tl.constexpr,
-) -> None:
-    """Write the first tokens of a prompt after both layers."""
-    n, part = tl.program_id(0), tl.program_id(1)
-    place = tl.load(places + n)
-    if place < 0:
-        return
-    score_rows, first_rows = _rows(key_scores, n, D, T, H, TP), _rows(first_values, n, C, T, H, TP)
-    push_rows, second_rows = _rows(pushes, n, C, T, H, TP), _rows(second_values, n, C, T, H, TP)
-    row_bias = _row_bias(push_bias, n, T, H, TP)
-    rebuilt += place.to(tl.int64) * num_rebuilt * C
-    start = part * tokens_a_program
-    for first_token in range(start, tl.minimum(start + tokens_a_program, num_rebuilt), TILE):
-        tokens = first_token + tl.arange(0, TILE)
-        pe = _columns(key_pe, tokens, num_tokens, C)
-        updated = _first_layer(
-            image_queries, keys, tokens, num_tokens, score_rows, first_rows, first_weight, first_bias, first_eps,
-            T, H, TP, D, C,
-        )  # fmt: skip
-        updated = _second_layer(
-            updated, pe, push_rows, row_bias, second_rows, second_weight, second_bias, second_eps, T, H, TP, C
-        )
-        outputs = rebuilt + tokens[None, :] * C + tl.arange(0, C)[:, None]
-        tl.store(outputs, updated.to(keys.dtype.element_ty), mask=(tokens < num_rebuilt)[None, :])
-
-
-@triton.jit
-def _upscale(
-    tokens: tl.tensor,  # (prompts, num_tokens, C)
-    up1: tl.tensor,  # (C, 4 * F)
-    up1_bias: tl.tensor,  # (4 * F,)
-    up_weight: tl.tensor,  # (F,)
-    up_bias: tl.tensor,  # (F,)
-    up_eps: tl.tensor,
-    up2: tl.tensor,  # (F, 4 * G)
-    up2_bias: tl.tensor,  # (4 * G,)
-    hyper_in: tl.tensor,  # (N, M, G)
-    prompt_places: tl.tensor,  # (N,) int32: place of a prompt among the tokens, negative for none
-    mask_places: tl.tensor,  # (N, M) int32: place of a mask in the output, negative for none
-    masks: tl.tensor,  # out: (masks, 4 * rows, 4 * w)
-    num_tokens: tl.tensor,  # rows * w
-    w: tl.tensor,
-    M: tl.constexpr,
-    C: tl.constexpr,
-    F: tl.constexpr,
-    G: tl.constexpr,
-    TILE: tl.constexpr,
-) -> None:
-    """Compute the mask logits of the 4 x 4 pixels of each token of a tile; here tokens are rows."""
-    n = tl.program_id(0)
-    prompt_place = tl.load(prompt_places + n)
-    if prompt_place < 0:
-        return
-    token = tl.program_id(1) * TILE + tl.arange(0, TILE)
-    real = token < num_tokens
-    channels, fine_channels, finest_channels = tl.arange(0, C), tl.arange(0, F), tl.arange(0, 4 * G)
-    inputs = tokens + (prompt_place.to(tl.int64) * num_tokens + token)[:, None] * C + channels[None, :]
-    tile = tl.load(inputs, mask=real[:, None], other=0.0)  # (TILE, C)
-    to_finest = tl.load(up2 + fine_channels[:, None] * (4 * G) + finest_channels[None, :])
-    finest_bias = tl.load(up2_bias + finest_channels)
-    corner = tl.arange(0, 4)
-    for quarter in tl.static_range(4):  # of a token, by row and column
-        columns = quarter * F + fine_channels
-        to_fine = tl.load(up1 + channels[:, None] * (4 * F) + columns[None, :])
-        fine = tl.dot(tile, to_fine, input_precision="ieee") + tl.load(up1_bias + columns)[None, :]  # (TILE, F)
-        centred = fine - tl.sum(fine, axis=1, keep_dims=True) / F
-        variance = tl.sum(centred * centred, axis=1, keep_dims=True) / F
-        scale = tl.load(up_weight + fine_channels)[None, :] * tl.rsqrt(variance + up_eps)
-        fine = _gelu(centred * scale + tl.load(up_bias + fine_channels)[None, :])
-        finest = tl.dot(fine.to(tile.dtype), to_finest, input_precision="ieee") + finest_bias[None, :]
-        finest = tl.reshape(_gelu(finest), (TILE, 4, G))
-        row = ((token // w)[:, None] * 2 + quarter // 2) * 2 + (corner // 2)[None, :]
-        column = ((token % w)[:, None] * 2 + quarter % 2) * 2 + (corner % 2)[None, :]
-        pixels = row * (4 * w) + column  # (TILE, 4)
-        for m in tl.static_range(M):
-            place = tl.load(mask_places + n * M + m)
-            if place >= 0:
-                hyper = tl.load(hyper_in + (n * M + m) * G + tl.arange(0, G))
-                logits = tl.sum(finest * hyper[None, None, :], axis=2)
-                tl.store(masks + place.to(tl.int64) * 16 * num_tokens + pixels, logits, mask=real[:, None])
-
-
-@triton.jit
-def _first_layer(
-    image_queries: tl.tensor,
-    keys: tl.tensor,
-    tokens: tl.tensor,
-    num_tokens: tl.tensor,
-    score_rows: tl.tensor,
-    value_rows: tl.tensor,
-    norm_weight: tl.tensor,
-    norm_bias: tl.tensor,
-    norm_eps: tl.tensor,
-    T: tl.constexpr,
-    H: tl.constexpr,
-    TP: tl.constexpr,
-    D: tl.constexpr,
-    C: tl.constexpr,
-) -> tl.tensor:
-    """Image tokens after the first layer, (C, TILE) float32."""
-    before = _columns(keys, tokens, num_tokens, C).to(tl.float32)
-    queries = _columns(image_queries, tokens, num_tokens, D)
-    logits = tl.dot(tl.trans(queries), tl.trans(score_rows), input_precision="ieee")  # (TILE, HT)
-    return _add_values(before, logits, value_rows, norm_weight, norm_bias, norm_eps, T, H, TP, C)
-
-
-@triton.jit
-def _second_layer(
-    before: tl.tensor,
-    pe: tl.tensor,
-    push_rows: tl.tensor,
-    row_bias: tl.tensor,
-    value_rows: tl.tensor,
-    norm_weight: tl.tensor,
-    norm_bias: tl.tensor,
-    norm_eps: tl.tensor,
-    T: tl.constexpr,
-    H: tl.constexpr,
-    TP: tl.constexpr,
-    C: tl.constexpr,
-) -> tl.tensor:
-    """Image tokens after the second layer from those after the first, (C, TILE) float32."""
-    logits = tl.dot(push_rows, (before + pe).to(push_rows.dtype), input_precision="ieee") + row_bias[:, None]
-    logits = tl.trans(logits)
-    return _add_values(before, logits, value_rows, norm_weight, norm_bias, norm_eps, T, H, TP, C)
-
-
-@triton.jit
-def _add_values(
-    before: tl.tensor,
-    logits: tl.tensor,
-    value_rows: tl.tensor,
-    norm_weight: tl.tensor,
-    norm_bias: tl.tensor,
-    norm_eps: tl.tensor,
-    T: tl.constexpr,
-    H: tl.constexpr,
-    TP: tl.constexpr,
-    C: tl.constexpr,
-) -> tl.tensor:
-    """Add to tokens (C, TILE) the values (HT, C) that they attend to by logits (HT, TILE), and normalise."""
-    by_head = tl.reshape(logits, (logits.shape[0], H, TP))
-    by_head = tl.where(tl.arange(0, TP)[None, None, :] < T, by_head, float("-inf"))
-    weights = tl.exp(by_head - tl.max(by_head, axis=2, keep_dims=True))
-    weights = tl.reshape(weights / tl.sum(weights, axis=2, keep_dims=True), logits.shape)
-    summed = tl.dot(tl.trans(value_rows), tl.trans(weights.to(value_rows.dtype)), acc=before, input_precision="ieee")
-
-    centred = summed - tl.sum(summed, axis=0, keep_dims=True) / C
-    variance = tl.sum(centred * centred, axis=0, keep_dims=True) / C
-    channels = tl.arange(0, C)
-    scaled = centred * tl.rsqrt(variance + norm_eps) * tl.load(norm_weight + channels)[:, None]
-    return scaled + tl.load(norm_bias + channels)[:, None]
-
-
-@triton.jit
-def _gelu(x: tl.tensor) -> tl.tensor:
-    return 0.5 * x * (1 + tl.erf(x * 0.7071067811865476))
-
-
-@triton.jit
-def _columns(pointer: tl.tensor, tokens: tl.tensor, num_tokens: tl.tensor, HEIGHT: tl.constexpr) -> tl.tensor:
-    """Columns of image tokens, of (HEIGHT, K), as (HEIGHT, TILE)."""
-    offsets = tl.arange(0, HEIGHT)[:, None] * num_tokens + tokens[None, :]
-    return tl.load(pointer + offsets, mask=(tokens < num_tokens)[None, :], other=0.0)
-
-
-@triton.jit
-def _rows(
-    pointer: tl.tensor, n: tl.tensor, WIDTH: tl.constexpr, T: tl.constexpr, H: tl.constexpr, TP: tl.constexpr
-) -> tl.tensor:
-    """Rows of prompt n, of (N, H * T, WIDTH), as (HT, WIDTH); zero where they are padding."""
-    places, in_use = _places_of_rows(T, H, TP)
-    offsets = (n * H * T + places)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
-    return tl.load(pointer + offsets, mask=in_use[:, None], other=0.0)
-
-
-@triton.jit
-def _row_bias(pointer: tl.tensor, n: tl.tensor, T: tl.constexpr, H: tl.constexpr, TP: tl.constexpr) -> tl.tensor:
-    """Numbers of prompt n, of (N, H * T), as (HT,); zero where they are padding."""
-    places, in_use = _places_of_rows(T, H, TP)
-    return tl.load(pointer + n * H * T + places, mask=in_use, other=0.0)
-
-
-@triton.jit
-def _places_of_rows(T: tl.constexpr, H: tl.constexpr, TP: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
-    """For each of HT padded rows, its place among H * T, and whether it is one of them."""
-    row = tl.arange(0, H * TP)
-    return row // TP * T + row % TP, row % TP < T

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_pipeline.model.layers import Neck
+from sam_pipeline.model.layers import MLPBlock, Neck
 from sam_pipeline.model.linear import Linear, linear
 from sam_pipeline.model.windows import window_partition, window_unpartition
 
@@ -129,7 +129,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, num_heads, size=window_size or tokens)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = FeedForward(dim, mlp_dim)
+        self.mlp = MLPBlock(dim, mlp_dim)
         self.window_size = window_size
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,25 +143,6 @@ class Block(nn.Module):
             band = band + self.attn(self.norm1(band), self.window_size)
             outputs.append(band + self.mlp(self.norm2(band)))
         return torch.cat(outputs, dim=1)
-
-
-class FeedForward(nn.Module):
-    """Two linear layers around a GELU.
-
-    Args:
-        dim: C.
-        mlp_dim: channels between the layers.
-    """
-
-    def __init__(self, dim: int, mlp_dim: int) -> None:
-        super().__init__()
-        self.lin1 = Linear(dim, mlp_dim)
-        self.lin2 = Linear(mlp_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``x`` (..., C) float to the same shape."""
-        x = self.lin2(F.gelu(self.lin1(x)))
-        return x
 
 
 class Attention(nn.Module):

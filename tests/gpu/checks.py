@@ -43,7 +43,7 @@ def bfloat16_is_close() -> str:
     expected = decode(PlainDecoder(sam))
     decoder = SharedDecoder(sam, "bf16")
     decoded = decode(decoder)
-    kernels = isinstance(decoder._image_side, TritonImageSide)
+    kernels = isinstance(decoder._image_sides[0], TritonImageSide)
     ious = (decoded.iou_predictions - expected.iou_predictions).abs().max().item()
     ours, theirs = decoded.low_res_masks, expected.low_res_masks
     error = ((ours - theirs).pow(2).mean() / theirs.pow(2).mean()).sqrt().item()

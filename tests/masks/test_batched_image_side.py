@@ -18,7 +18,7 @@ def decode(sam, decoder, num_prompts, wanted, num_rows=8):
 
 def batched_decoder(sam, dtype=torch.float32):
     decoder = SharedDecoder(sam)
-    decoder._image_side = BatchedImageSide(ImageSideWeights.of(sam), dtype)
+    decoder._image_sides = [BatchedImageSide(ImageSideWeights.of(sam), dtype)]
     return decoder
 
 

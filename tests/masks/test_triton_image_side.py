@@ -67,7 +67,7 @@ def test_passes_are_those_of_batched_products(weights, tile, processors, kept):
 def test_masks_are_those_of_the_plain_networks_up_to_the_rounding_of_operands(tiny_sam):
     decoder = SharedDecoder(tiny_sam)
     # For bfloat16, which the interpreter cannot multiply: also a type that all operands must be rounded to.
-    decoder._image_side = TritonImageSide(ImageSideWeights.of(tiny_sam), torch.float16)
+    decoder._image_sides = [TritonImageSide(ImageSideWeights.of(tiny_sam), torch.float16)]
     image_embedding, points = normal(1, 256, 8, 8), (torch.tensor([[[40.0, 90.0]]]), torch.ones(1, 1))
     decoded, expected = (
         each.decode(each.share(image_embedding), points, torch.isfinite, 8)

@@ -18,7 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import mangle_type
 
-from sam_pipeline.masks import triton_image_side, triton_masks
+from sam_pipeline.masks import triton_image_side, triton_kernels, triton_masks
 from sam_pipeline.masks.composed_resize import composed_axis
 from sam_pipeline.masks.image_side import ImageSideWeights, SharedTokens
 from sam_pipeline.model.layers import LayerNorm2d
@@ -54,7 +54,7 @@ class Compiled:
 
 
 def compile_all() -> None:
-    for module, names in ((triton_image_side, ("_average", "_rebuild", "_upscale")), (triton_masks, ("_measure",))):
+    for module, names in ((triton_kernels, ("average", "rebuild", "upscale")), (triton_masks, ("_measure",))):
         _replace(module, names)
     weights = ImageSideWeights(
         num_heads=8,

@@ -12,14 +12,6 @@ def random(*shape, dtype=torch.float32, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-@pytest.fixture(params=[True, False], ids=["grad", "no grad"])
-def _grad_mode(request):
-    """Gradients and their absence may take different products."""
-    with torch.set_grad_enabled(request.param):
-        yield
-
-
-@pytest.mark.usefixtures("_grad_mode")
 @pytest.mark.parametrize("shape", [(5, 7), (1, 7), (2, 3, 4, 7), (300, 7)])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_is_a_linear_map(shape, with_bias):
@@ -30,7 +22,6 @@ def test_is_a_linear_map(shape, with_bias):
     assert torch.allclose(mapped, F.linear(x, weight, bias), atol=1e-5)
 
 
-@pytest.mark.usefixtures("_grad_mode")
 def test_takes_transposed_and_strided_arguments():
     x, weight = random(7, 40).t(), random(7, 22).t()[::2]
     with torch.no_grad():
@@ -50,7 +41,6 @@ def test_without_the_faster_product_the_map_is_the_same(monkeypatch):
         assert torch.equal(linear(x, weight), F.linear(x, weight))
 
 
-@pytest.mark.usefixtures("_grad_mode")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_dtypes_are_as_ever(dtype):
     x, weight = random(40, 7, dtype=dtype), random(11, 7, dtype=dtype, seed=1)
@@ -58,7 +48,6 @@ def test_other_dtypes_are_as_ever(dtype):
         assert torch.equal(linear(x, weight), F.linear(x, weight))
 
 
-@pytest.mark.usefixtures("_grad_mode")
 def test_autocast_casts():
     x, weight = random(40, 7), random(11, 7, seed=1)
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
