@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,14 +30,17 @@ from tests.benchmarks.photographs import PEERS_ENVIRONMENT, read_photograph
 from tests.benchmarks.report import versions
 from tests.benchmarks.stages import StageClock
 
+if TYPE_CHECKING:
+    from sam_pipeline.masks.prediction import EncoderPrecision
 
-def ours(settings: dict[str, Any], checkpoint: Path) -> Generate:
+
+def ours(settings: dict[str, Any], checkpoint: Path, precision: EncoderPrecision = "fp32") -> Generate:
     """This project's generator."""
     from sam_pipeline.config import MaskConfig
     from sam_pipeline.masks.generator import MaskGenerator
     from sam_pipeline.model.registry import build_sam
 
-    generator = MaskGenerator(build_sam("vit_t", checkpoint), MaskConfig(**settings))
+    generator = MaskGenerator(build_sam("vit_t", checkpoint), MaskConfig(**settings), precision)
     return lambda image: [record.to_dict() for record in generator.generate(image)]
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from sam_pipeline.masks.prediction import EncoderPrecision
 from sam_pipeline.model.checkpoints import fetch_checkpoint
 from tests.benchmarks.contender import official, ours
 from tests.benchmarks.photographs import photographs, read_photograph
@@ -31,11 +32,13 @@ MATCHED_BAR = 0.995
 """Share of masks that must have a partner at IoU 0.99."""
 
 
-def run(images: Sequence[Path], settings: dict[str, Any], official_only: bool, name: str) -> None:
+def run(
+    images: Sequence[Path], settings: dict[str, Any], precision: EncoderPrecision, official_only: bool, name: str
+) -> None:
     """Compare, print, write."""
     checkpoint = fetch_checkpoint("vit_t")
     make_official = functools.cache(lambda: official(settings, checkpoint))  # not loaded when all is in the cache
-    generate = None if official_only else ours(settings, checkpoint)
+    generate = None if official_only else ours(settings, checkpoint, precision)
     progress = Console(stderr=True)
     rows = []
     for path in images:
@@ -46,7 +49,7 @@ def run(images: Sequence[Path], settings: dict[str, Any], official_only: bool, n
             rows.append({"image": path.name, **agreement(official_masks, generate(image))})
     if rows:
         _print(rows)
-        write_result(name, {"settings": settings, "summary": summary(rows), "rows": rows})
+        write_result(name, {"settings": settings, "precision": precision, "summary": summary(rows), "rows": rows})
 
 
 def cached_masks(
@@ -119,7 +122,8 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("benchmark fidelity", description=__doc__)
     parser.add_argument("images", type=Path, nargs="*", help="photographs; by default those in packages")
     parser.add_argument("--settings", type=json.loads, default={}, help="JSON of mask settings, official defaults")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of ours; bf16 has no bars")
     parser.add_argument("--official-only", action="store_true", help="fill the cache of official masks, no more")
     parser.add_argument("--name", default="fidelity", help="of the result file")
     parsed = parser.parse_args(arguments)
-    run(parsed.images or photographs(), parsed.settings, parsed.official_only, parsed.name)
+    run(parsed.images or photographs(), parsed.settings, parsed.precision, parsed.official_only, parsed.name)
