@@ -13,6 +13,7 @@ from sam_pipeline.errors import ConfigError
 
 ModelType = Literal["default", "vit_h", "vit_l", "vit_b", "vit_t"]
 Precision = Literal["auto", "fp32", "bf16"]
+ResolvedPrecision = Literal["fp32", "bf16"]
 
 PREPROCESSING_VERSION = 1
 """Raised whenever decoding, orientation or resizing of images changes the pixels that the encoder sees."""

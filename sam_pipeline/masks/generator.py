@@ -18,14 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sam_pipeline.config import MaskConfig
+from sam_pipeline.config import MaskConfig, ResolvedPrecision
 from sam_pipeline.masks import prediction
 from sam_pipeline.masks.candidates import Candidates, to_records
 from sam_pipeline.masks.crops import Box, generate_crop_boxes, prepare_crops
 from sam_pipeline.masks.filters import mask_boxes, near_crop_edge
 from sam_pipeline.masks.grids import build_all_layer_point_grids
 from sam_pipeline.masks.nms import nms
-from sam_pipeline.masks.prediction import EncoderPrecision
 from sam_pipeline.masks.records import MaskRecord
 from sam_pipeline.masks.regions import drop_small_islands, fill_small_holes
 from sam_pipeline.masks.runs import Runs
@@ -74,7 +73,7 @@ class MaskGenerator:
         self,
         sam: Sam,
         config: MaskConfig,
-        precision: EncoderPrecision = "fp32",
+        precision: ResolvedPrecision = "fp32",
         decoder: SharedDecoder | PlainDecoder | None = None,
     ) -> None:
         self.sam = sam
@@ -132,7 +131,10 @@ class MaskGenerator:
 
     @torch.inference_mode()
     def detect(self, image_embeddings: Tensor, original_size: tuple[int, int]) -> list[CropDetections]:
-        """The half of `decode` that keeps the device busy: masks that pass the filters, crop by crop."""
+        """The half of `decode` that keeps the device busy: masks that pass the filters, crop by crop.
+
+        Arguments and errors are those of `decode`.
+        """
         crop_boxes, layers = generate_crop_boxes(
             original_size, self.config.crop_n_layers, self.config.crop_overlap_ratio
         )

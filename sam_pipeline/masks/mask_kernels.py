@@ -47,18 +47,6 @@ def measure_masks(
     return counts, boxes
 
 
-def binary_masks(low_res_masks: NDArray[np.float32], rows: Axis, columns: Axis, threshold: float) -> NDArray[np.bool_]:
-    """Masks at full resolution, (L, H, W) bool; arguments as for measure_masks."""
-    masks = np.zeros((len(low_res_masks), len(rows.starts), len(columns.starts)), np.bool_)
-    _fill(
-        low_res_masks,
-        rows.starts, rows.weights, rows.groups,
-        columns.starts, columns.weights, columns.groups,
-        np.float32(threshold), masks,
-    )  # fmt: skip
-    return masks
-
-
 def mask_edges(logits: NDArray[np.float32], rows: Axis, columns: Axis, threshold: float) -> NDArray[np.int64]:
     """Where the runs of one mask begin and end, down the columns of its full resolution; see `Runs`.
 
@@ -157,39 +145,6 @@ def _measure(
         counts[m, 0], counts[m, 1] = num_high, num_low
         if x1 >= 0:
             boxes[m, 0], boxes[m, 1], boxes[m, 2], boxes[m, 3] = x0, y0, x1, y1
-
-
-@numba.njit(nogil=True, cache=True)
-def _fill(
-    low_res_masks: Floats,
-    y_starts: Ints,
-    y_weights: Floats,
-    y_groups: Ints,
-    x_starts: Ints,
-    x_weights: Floats,
-    x_groups: Ints,
-    threshold: np.float32,
-    masks: NDArray[np.bool_],
-) -> None:
-    smallest = np.empty(low_res_masks.shape[2], np.float32)
-    largest = np.empty(low_res_masks.shape[2], np.float32)
-    for m in range(len(masks)):
-        logits = low_res_masks[m]
-        for row_group in range(len(y_groups) - 1):
-            top, bottom = y_groups[row_group], y_groups[row_group + 1]
-            i = y_starts[top]
-            _column_extremes(logits, i, smallest, largest)
-            for column_group in range(len(x_groups) - 1):
-                left, right = x_groups[column_group], x_groups[column_group + 1]
-                j = x_starts[left]
-                if _none_above(largest, j, threshold):
-                    continue
-                if _all_above(smallest, j, threshold):
-                    masks[m, top:bottom, left:right] = True
-                    continue
-                for y in range(top, bottom):
-                    for x in range(left, right):
-                        masks[m, y, x] = _pixel(logits, i, j, y_weights[y], x_weights[x]) > threshold
 
 
 _OUTSIDE, _INSIDE, _MIXED = 0, 1, 2

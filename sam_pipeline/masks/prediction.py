@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sam_pipeline.config import ResolvedPrecision
 from sam_pipeline.model.sam import Sam
-
-EncoderPrecision = Literal["fp32", "bf16"]
 
 
 @torch.no_grad()
-def encode(sam: Sam, input_images: Sequence[NDArray[np.uint8]], precision: EncoderPrecision = "fp32") -> Tensor:
+def encode(sam: Sam, input_images: Sequence[NDArray[np.uint8]], precision: ResolvedPrecision = "fp32") -> Tensor:
     """Run the image encoder on one batch of images, which may differ in shape.
 
     Images travel to the device as bytes and are normalised and padded there.
@@ -84,9 +82,9 @@ def decode_prompts(
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """Keep CUDA from computing float32 products in TF32, as cuDNN does by default: its 10-bit mantissa moves masks."""
-    # Not the older allow_tf32: reading that raises where a user has set precisions the newer way. torch's stubs do not
-    # know the newer way for convolutions.
-    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    # Not the older allow_tf32: reading that raises where a user has set precisions the newer way.
+    matmul = torch.backends.cuda.matmul
+    conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # the newer way, which torch's stubs lack
     before = matmul.fp32_precision, conv.fp32_precision
     matmul.fp32_precision = conv.fp32_precision = "ieee"
     try:

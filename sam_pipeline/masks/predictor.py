@@ -24,7 +24,7 @@ class SamPredictor:
     """Embeds an image once, then predicts masks for any number of prompts on it.
 
     Args:
-        sam_model: the networks, in evaluation mode, on the device to use.
+        sam_model: the networks, in evaluation mode, on the device to use. Weights are read when this is made.
     """
 
     def __init__(self, sam_model: Sam) -> None:

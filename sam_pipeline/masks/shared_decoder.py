@@ -31,9 +31,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam_pipeline.config import ResolvedPrecision
 from sam_pipeline.masks.batched_image_side import BatchedImageSide
 from sam_pipeline.masks.image_side import ImageSide, ImageSideWeights, SharedTokens, TiledImageSide
-from sam_pipeline.masks.prediction import EncoderPrecision, decode_prompts, exact_float32
+from sam_pipeline.masks.prediction import decode_prompts, exact_float32
 from sam_pipeline.model.sam import Sam
 from sam_pipeline.model.two_way_transformer import Attention, TwoWayAttentionBlock
 
@@ -58,7 +59,7 @@ class SharedDecoder:
         precision: arithmetic of the image tokens on a GPU. All else, and everything on a CPU, is float32.
     """
 
-    def __init__(self, sam: Sam, precision: EncoderPrecision = "fp32") -> None:
+    def __init__(self, sam: Sam, precision: ResolvedPrecision = "fp32") -> None:
         self._decoder = sam.mask_decoder
         self._prompt_encoder = sam.prompt_encoder
         first, second = sam.mask_decoder.transformer.layers

@@ -23,19 +23,7 @@ _ROWS = 16
 def measure_masks(
     low_res_masks: Tensor, rows: Axis, columns: Axis, threshold: float, offset: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Count pixels above three thresholds and find boxes.
-
-    Args:
-        low_res_masks: (L, R, S) float32.
-        rows: weights of the H rows.
-        columns: weights of the W columns.
-        threshold: logit above which a pixel belongs to the mask.
-        offset: distance of the two other thresholds.
-
-    Returns:
-        Pixels above threshold + offset, and above threshold - offset, (L, 2) int64; boxes, (L, 4) int64 xyxy,
-        inclusive, zeros for an empty mask.
-    """
+    """See `mask_kernels.measure_masks`; low_res_masks is (L, R, S) float32 on a CUDA device."""
     device = low_res_masks.device
     logits = low_res_masks.contiguous()
     L, R, S = logits.shape

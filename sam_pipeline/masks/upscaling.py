@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sam_pipeline.masks.composed_resize import SCALE, Axis, composed_axis
 from sam_pipeline.masks.filters import mask_boxes, stability_scores
-from sam_pipeline.masks.mask_kernels import binary_masks, mask_edges, measure_masks
+from sam_pipeline.masks.mask_kernels import mask_edges, measure_masks
 from sam_pipeline.masks.runs import Runs
 from sam_pipeline.model.sam import Sam
 
@@ -88,12 +88,12 @@ class Upscaling:
 
     def binarize(self, low_res_masks: Tensor) -> Tensor:
         """Masks, (N, H, W) bool on the device of the logits, which are as for `measure`."""
-        threshold = self.sam.mask_threshold
         if low_res_masks.device.type != "cpu":
-            return self._upscaled(low_res_masks) > threshold
-        rows, columns = self._axes(low_res_masks)
-        parts = _in_threads(lambda part: binary_masks(part, rows, columns, threshold), low_res_masks)
-        return torch.from_numpy(np.concatenate(parts))
+            return self._upscaled(low_res_masks) > self.sam.mask_threshold
+        masks = np.empty((len(low_res_masks), *self.crop_size), np.bool_)
+        for mask, runs in zip(masks, self.runs(list(low_res_masks)), strict=True):
+            mask[:] = runs.to_mask()
+        return torch.from_numpy(masks)
 
     def _measure_with_torch(
         self, low_res_masks: Tensor, offset: float

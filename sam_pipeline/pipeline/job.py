@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sam_pipeline.config import AnnotateConfig
+from sam_pipeline.config import AnnotateConfig, ResolvedPrecision
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Job:
     config: AnnotateConfig
     output: str
     device: Literal["cpu", "cuda"]
-    precision: Literal["fp32", "bf16"]
+    precision: ResolvedPrecision
     weights_sha256: str
     threads: int
 

@@ -31,10 +31,10 @@ from tests.benchmarks.report import versions
 from tests.benchmarks.stages import StageClock
 
 if TYPE_CHECKING:
-    from sam_pipeline.masks.prediction import EncoderPrecision
+    from sam_pipeline.config import ResolvedPrecision
 
 
-def ours(settings: dict[str, Any], checkpoint: Path, precision: EncoderPrecision = "fp32") -> Generate:
+def ours(settings: dict[str, Any], checkpoint: Path, precision: ResolvedPrecision = "fp32") -> Generate:
     """This project's generator."""
     from sam_pipeline.config import MaskConfig
     from sam_pipeline.masks.generator import MaskGenerator
@@ -122,7 +122,7 @@ def main(name: str, image_path: str, settings_json: str, checkpoint: str) -> Non
     """Run and print."""
     try:
         result = measure(name, read_photograph(image_path), json.loads(settings_json), Path(checkpoint))
-    except Exception as error:  # noqa: BLE001 - whatever a peer raises is what is reported
+    except Exception as error:  # noqa: BLE001  whatever a peer raises is what is reported
         traceback.print_exc()
         result = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     sys.stdout.write("\n" + json.dumps(result) + "\n")

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from sam_pipeline.masks.prediction import EncoderPrecision
+from sam_pipeline.config import ResolvedPrecision
 from sam_pipeline.model.checkpoints import fetch_checkpoint
 from tests.benchmarks.contender import official, ours
 from tests.benchmarks.photographs import photographs, read_photograph
@@ -33,7 +33,7 @@ MATCHED_BAR = 0.995
 
 
 def run(
-    images: Sequence[Path], settings: dict[str, Any], precision: EncoderPrecision, official_only: bool, name: str
+    images: Sequence[Path], settings: dict[str, Any], precision: ResolvedPrecision, official_only: bool, name: str
 ) -> None:
     """Compare, print, write."""
     checkpoint = fetch_checkpoint("vit_t")

@@ -88,5 +88,5 @@ def main(arguments: Sequence[str]) -> None:
     print_table(COLUMNS, [table_row(row) for row in rows])
     for row in rows:
         if "error" in row:
-            print(f"{row['name']} does not run: {row['error']}")  # noqa: T201
+            print(f"{row['name']} does not run: {row['error']}")
     write_result(parsed.name, {"settings": parsed.settings, "runs": parsed.runs, "rows": rows})

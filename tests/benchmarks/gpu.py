@@ -186,7 +186,7 @@ def main(arguments: Sequence[str]) -> None:
     missing = stand_in_for_missing()
     can_finish = not set(missing) & set(_NEEDED_TO_FINISH)
     if not can_finish:
-        print(f"without finish: {', '.join(_NEEDED_TO_FINISH)} must be installed for it")  # noqa: T201
+        print(f"without finish: {', '.join(_NEEDED_TO_FINISH)} must be installed for it")
     checkpoints = {name: Path(path) for name, path in (pair.split("=", 1) for pair in parsed.checkpoint)}
     if parsed.images:
         images = [read_photograph(path) for path in parsed.images]
@@ -200,7 +200,7 @@ def main(arguments: Sequence[str]) -> None:
             engine = Engine(model_type, checkpoint, parsed.mobile_sam, parsed.settings, precision, parsed.device)
             row = measure(engine, images, parsed.batch_size, parsed.repeats, can_finish)
             rows.append({"model_type": model_type, "precision": precision, "weights": engine.weights, **row})
-            print(json.dumps(rows[-1]), flush=True)  # noqa: T201
+            print(json.dumps(rows[-1]), flush=True)
     setup = {
         "images": "photographs" if parsed.images else "synthetic",
         "sizes_hw": sorted({image.shape[:2] for image in images}),

@@ -55,7 +55,7 @@ def random_pair(model_type, seed=0):
 def assert_same_embeddings(ours, theirs, images):
     embeddings = ours.image_encoder(images)
     difference = relative_difference(embeddings, theirs.image_encoder(images))
-    print(f"image embeddings differ by {difference:.1e}")  # noqa: T201
+    print(f"image embeddings differ by {difference:.1e}")  # noqa: T201  shown by -s
     assert embeddings.std() > 0.05, "degenerate weights compare nothing"
     assert difference < TOLERANCE
     return embeddings
@@ -80,7 +80,7 @@ def assert_same_masks(ours, theirs, embeddings):
             official_masks, official_iou_predictions = decode(theirs, embeddings, prompt, multimask_output)
             of_masks = relative_difference(masks, official_masks)
             of_iou = relative_difference(iou_predictions, official_iou_predictions)
-            print(f"{name}, multimask {multimask_output}: masks differ by {of_masks:.1e}, IoU by {of_iou:.1e}")  # noqa: T201
+            print(f"{name}, multimask {multimask_output}: masks differ by {of_masks:.1e}, IoU by {of_iou:.1e}")  # noqa: T201  shown by -s
             assert masks.std() > 0.05, "degenerate weights compare nothing"
             assert max(of_masks, of_iou) < TOLERANCE, name
 
@@ -167,7 +167,7 @@ def assert_same_as_huggingface(ours, theirs, images):
     boxes = BOXES.float() * size / 1024
     embeddings = ours.image_encoder(images)
     difference = relative_difference(embeddings, theirs.get_image_embeddings(images))
-    print(f"image embeddings differ by {difference:.1e}")  # noqa: T201
+    print(f"image embeddings differ by {difference:.1e}")  # noqa: T201  shown by -s
     assert difference < TOLERANCE
     for multimask_output in (True, False):
         prompt = {"points": (coords, labels), "boxes": boxes, "masks": None}
@@ -181,7 +181,7 @@ def assert_same_as_huggingface(ours, theirs, images):
         )
         of_masks = relative_difference(masks, output.pred_masks[0])
         of_iou = relative_difference(iou_predictions, output.iou_scores[0])
-        print(f"multimask {multimask_output}: masks differ by {of_masks:.1e}, IoU by {of_iou:.1e}")  # noqa: T201
+        print(f"multimask {multimask_output}: masks differ by {of_masks:.1e}, IoU by {of_iou:.1e}")  # noqa: T201  shown by -s
         assert max(of_masks, of_iou) < TOLERANCE
 
 
