@@ -6,7 +6,8 @@ SamPipelineError              1
 ├── InputError                2   nothing to read: missing bucket, wrong key, empty prefix
 ├── OutputError               2   the output cannot be written: read-only, full, no permission
 ├── CheckpointError           2   weights missing, corrupt, or of another architecture
-├── RunFailedError            1   the run stopped before every planned image was committed
+├── RunFailedError            1   the run stopped before every planned image was committed; starting again may help
+│   └── StorageUnavailableError   1   storage did not answer although it was asked again and again
 └── FencedError               3   a newer run took over this output
 """
 
@@ -61,6 +62,10 @@ class CheckpointError(SamPipelineError):
 
 class RunFailedError(SamPipelineError):
     """The run ended with images left to do; the same command resumes it."""
+
+
+class StorageUnavailableError(RunFailedError):
+    """Storage kept failing in ways that may pass (throttling, resets, time-outs) until the limit for trying was over."""
 
 
 class FencedError(SamPipelineError):

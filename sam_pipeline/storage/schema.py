@@ -6,7 +6,7 @@ import pyarrow as pa
 
 SCHEMA_VERSION = 1
 
-STATUSES = ("ok", "fetch_error", "decode_error", "too_large", "changed")
+STATUSES = ("ok", "fetch_error", "decode_error", "too_large", "changed", "worker_crashed")
 """How an image ended. Everything but ok has no masks and an error in one line."""
 
 IMAGES_SCHEMA = pa.schema(
