@@ -3,13 +3,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test bench lint clean
+.PHONY: help demo test bench lint audit clean
 
 help:
 	@echo "make demo   install, fetch vit_t, annotate four photographs, draw the masks over them"
 	@echo "make test   install, run the test suite"
 	@echo "make bench  install, time the generator against the official one and peers (ten minutes on two cores)"
 	@echo "make lint   install, check style, types and layers"
+	@echo "make audit  ask PyPI for known vulnerabilities of the pinned dependencies; fails without an answer"
 	@echo "make clean  remove .venv, caches and the demo"
 
 # The stamp is newer than its inputs only if the whole installation succeeded.
@@ -43,6 +44,19 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Asks first for a release that is known to be vulnerable: an index that cannot answer says of every release that there
+# is nothing to say, which is no pass.
+AUDIT := .venv/audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --desc off
+.venv/audit/installed: infra/audit/requirements.txt
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check -r infra/audit/requirements.txt
+	@touch $@
+
+audit: .venv/audit/installed
+	@$(AUDIT) -r infra/audit/known-vulnerable.txt 2>/dev/null | grep -qE 'CVE-|GHSA-|PYSEC-' || \
+		{ echo "make audit: the vulnerability service (pypi.org) gives no answer, so nothing was audited" >&2; exit 1; }
+	$(AUDIT) -r constraints.txt
 
 clean:
 	rm -rf .venv .venv-peers demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -8,7 +8,6 @@ import json
 import logging
 import sys
 import tomllib
-import traceback
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
 from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.errors import ConfigError, OutputError, SamPipelineError
+from sam_pipeline.terminal import CleanFormatter, PlainConsole
 
 _DESCRIPTION = """Dataset-scale Segment Anything: images in object storage in, a table of scored RLE masks out.
 
@@ -30,8 +29,8 @@ with flag names as keys; flags on the command line win).
 Exit codes: 0 done; 1 verification or partial failure; 2 bad usage, input, output or weights; 3 a newer run took
 over."""
 
-_stdout = Console(markup=False, highlight=False)
-_stderr = Console(stderr=True, markup=False, highlight=False)
+_stdout = PlainConsole(markup=False, highlight=False)
+_stderr = PlainConsole(stderr=True, markup=False, highlight=False)
 
 app = tyro.extras.SubcommandApp()
 
@@ -121,8 +120,51 @@ def verify(output: _Output, storage_options: str = "{}") -> int:
     }
     _print_table(rows)
     for problem in result.problems:
-        _stderr.print(problem, soft_wrap=True)
+        _stderr.print_line(problem)
     return 0 if result.ok else 1
+
+
+@app.command
+def retry(
+    output: _Output, status: Annotated[tuple[str, ...], tyro.conf.arg(metavar="S [S ...]")], storage_options: str = "{}"
+) -> int:
+    """Delete the rows with some statuses, in one transaction, so that the next annotate does their images again.
+
+    A run in progress is fenced by it: it stops with exit code 3, and the same command resumes it.
+
+    Args:
+        output: Folder of the run.
+        status: Which rows: ok, fetch_error, decode_error, too_large, changed, worker_crashed.
+        storage_options: JSON object of fsspec options, as for annotate.
+    """
+    from sam_pipeline.storage.filesystem import absolute_uri
+    from sam_pipeline.storage.mask_table import delete_rows
+
+    options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
+    num_rows = delete_rows(absolute_uri(output), status, options)
+    _print_table({"output": output, "to do again": num_rows})
+    return 0
+
+
+@app.command
+def vacuum(output: _Output, retention_hours: int = 168, storage_options: str = "{}") -> int:
+    """Delete files that no committed version needs: what killed runs left, and what compaction replaced.
+
+    A run in progress is fenced by it, lest it commit a file that is deleted: it stops with exit code 3, and the same
+    command resumes it.
+
+    Args:
+        output: Folder of the run.
+        retention_hours: Files younger than this are kept, at least 1: for readers that still use an older version.
+        storage_options: JSON object of fsspec options, as for annotate.
+    """
+    from sam_pipeline.storage.filesystem import absolute_uri
+    from sam_pipeline.storage.mask_table import vacuum as run_vacuum
+
+    options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
+    num_files = run_vacuum(absolute_uri(output), retention_hours, options)
+    _print_table({"output": output, "files removed": num_files})
+    return 0
 
 
 @app.command
@@ -146,7 +188,7 @@ def weights(
         return 0
     for model in models or ("vit_h",):
         path = fetch_checkpoint(model) if action == "fetch" else verify_checkpoint(model)
-        _stdout.print(path, soft_wrap=True)
+        _stdout.print_line(path)
     return 0
 
 
@@ -156,35 +198,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     common.add_argument("--debug", action="store_true")
     common.add_argument("--config", type=Path)
     arguments, rest = common.parse_known_args(sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(
-        level=logging.DEBUG if arguments.debug else logging.WARNING,
-        format="%(message)s",
-        handlers=[RichHandler(console=_stderr, show_time=False, show_path=False, show_level=False)],
-    )
-    if not arguments.debug:
-        # Ours alone: at this level botocore would announce where it found the credentials.
-        logging.getLogger("sam_pipeline").setLevel(logging.INFO)
+    handler = RichHandler(console=_stderr, show_time=False, show_path=False, show_level=False)
+    handler.setFormatter(CleanFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    # Ours alone: at these levels botocore announces where it found credentials, and prints session tokens.
+    logging.getLogger("sam_pipeline").setLevel(logging.DEBUG if arguments.debug else logging.INFO)
     try:
         if arguments.config is not None and rest:
             rest = [rest[0], *_config_flags(rest[0], arguments.config), *rest[1:]]
         code = app.cli(prog="sam-pipeline", description=_DESCRIPTION, args=rest, config=(tyro.conf.OmitArgPrefixes,))
     except SamPipelineError as error:
         if arguments.debug:
-            traceback.print_exc()
+            _stderr.print_traceback()
         else:
-            _stderr.print(f"error: {error}", soft_wrap=True)
+            _stderr.print_line(f"error: {error}")
         code = error.exit_code
     except KeyboardInterrupt:
         _stderr.print("interrupted; the same command resumes")
         code = 130
     except Exception as error:  # noqa: BLE001  whatever it is, the user gets one line of it
-        from sam_pipeline.storage.filesystem import one_line
+        from sam_pipeline.clean_text import one_line
 
         if arguments.debug:
-            traceback.print_exc()
+            _stderr.print_traceback()
         else:
-            message = f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows the traceback)"
-            _stderr.print(message, soft_wrap=True)
+            _stderr.print_line(f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows the traceback)")
         code = 1
     sys.exit(code)
 
@@ -234,4 +272,4 @@ def _statuses(num_by_status: Mapping[str, int]) -> str:
 def _print_table(rows: Mapping[str, object]) -> None:
     width = max(len(name) for name in rows)
     for name, value in rows.items():
-        _stdout.print(f"{name:<{width}}  {value}", soft_wrap=True)
+        _stdout.print_line(f"{name:<{width}}  {value}")

@@ -15,7 +15,7 @@ ModelType = Literal["default", "vit_h", "vit_l", "vit_b", "vit_t"]
 Precision = Literal["auto", "fp32", "bf16"]
 ResolvedPrecision = Literal["fp32", "bf16"]
 
-PREPROCESSING_VERSION = 1
+PREPROCESSING_VERSION = 2
 """Raised whenever decoding, orientation or resizing of images changes the pixels that the encoder sees."""
 
 _CREDENTIAL_WORDS = (
@@ -193,12 +193,21 @@ class AnnotateConfig(PlanConfig):
     """Everything an annotation run is made of."""
 
     max_pixels: int = 100_000_000
-    """Images whose header announces more pixels than this become rows with status too_large."""
+    """Images whose header announces more pixels than this become rows with status too_large; so do some with fewer, of
+    kinds that take more than ten bytes a pixel to decode (large WebP, CMYK or many-scan JPEG, run-length BMP)."""
     commit_interval_s: float = 10.0
     """Seconds between commits of finished shards."""
     stall_timeout_s: float | None = None
     """Seconds without any progress after which the run fails, to be resumed. Default: 600, and on CPUs one second
     more for each prompt of an image."""
+    image_timeout_s: float | None = None
+    """Seconds after which an image that hangs in a stage costs its worker its life; tried alone at last, it becomes a
+    row with status worker_crashed. Default: a quarter of stall_timeout_s."""
+    worker_memory_gb: float | None = None
+    """Gigabytes of its own that a worker may take; an image for which that is not enough becomes such a row. Default:
+    six tenths of the smallest machine."""
+    max_restarts: int = 0
+    """Times the run starts again by itself after a stall, lost machines or storage that does not answer."""
     num_cpus: int | None = None
     """CPUs for a Ray started on this machine; not for a cluster that is there already (RAY_ADDRESS)."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -208,9 +217,11 @@ class AnnotateConfig(PlanConfig):
     def __post_init__(self) -> None:
         """Raises ConfigError naming the first setting that is out of range."""
         super().__post_init__()
-        for name in ("max_pixels", "commit_interval_s", "stall_timeout_s", "num_cpus"):
+        seconds = ("commit_interval_s", "stall_timeout_s", "image_timeout_s")
+        for name in (*seconds, "max_pixels", "worker_memory_gb", "num_cpus"):
             value = getattr(self, name)
             _check(value is None or value > 0, name, "above 0", value)
+        _check(self.max_restarts >= 0, "max_restarts", "at least 0", self.max_restarts)
 
 
 def fingerprint(config: AnnotateConfig, *, precision: str, weights_sha256: str, schema_version: int) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class RunFailedError(SamPipelineError):
 
 
 class StorageUnavailableError(RunFailedError):
-    """Storage kept failing in ways that may pass (throttling, resets, time-outs) until the limit for trying was over."""
+    """Storage kept failing in ways that may pass (throttling, resets, time-outs), and the limit for trying is over."""
 
 
 class FencedError(SamPipelineError):

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sam_pipeline.model.checkpoints import fetch_checkpoint
+from tests.processes import Start, clean_env, starting
+from tests.s3_server import s3
+
+__all__ = ["s3"]
 
 
 @pytest.fixture(scope="session")
 def vit_t_checkpoint() -> Path:
     """MobileSAM's real weights, fetched into the cache on first use."""
     return fetch_checkpoint("vit_t", progress=False)
+
+
+@pytest.fixture(scope="session")
+def base_env(vit_t_checkpoint: Path) -> Iterator[dict[str, str]]:
+    """An environment with the weights, without credentials or clusters of whoever runs the tests."""
+    with clean_env(vit_t_checkpoint) as env:
+        yield env
+
+
+@pytest.fixture(scope="session")
+def start(base_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Start programs; whatever is still running in the end is killed."""
+    with starting(base_env, lambda: tmp_path_factory.mktemp("program")) as start_program:
+        yield start_program

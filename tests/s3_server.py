@@ -77,6 +77,11 @@ class S3Server:
             body: bytes = client.get_object(Bucket=bucket, Key=key)["Body"].read()
         return body
 
+    def delete(self, bucket: str, key: str) -> None:
+        """Delete one object."""
+        with self._client() as client:
+            client.delete_object(Bucket=bucket, Key=key)
+
     def list_keys(self, bucket: str, prefix: str = "") -> list[str]:
         """All keys below a prefix."""
         with self._client() as client:

@@ -2,6 +2,7 @@ import ast
 import dataclasses
 import importlib.util
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from sam_pipeline.errors import FencedError, RunFailedError
 from sam_pipeline.pipeline import annotate as annotate_module
 from sam_pipeline.storage.plan_table import read_plan
 from tests.storage.image_files import noise, saved
-from tests.storage.runs import finished, plan, row
+from tests.storage.runs import failed_row, finished, plan, row, shard
 
 AMG_FLAGS = (  # as architecture.md lists them
     "--input --output --model-type --checkpoint --device --points-per-side --points-per-batch --pred-iou-thresh "
@@ -108,6 +109,8 @@ def test_help_lists_the_commands_and_the_exit_codes(cli):
         ("plan", ["--input", "--output", "--storage-options"]),
         ("status", ["OUTPUT", "--storage-options"]),
         ("verify", ["OUTPUT", "--storage-options"]),
+        ("retry", ["OUTPUT", "--status", "--storage-options", "exit code 3"]),
+        ("vacuum", ["OUTPUT", "--retention-hours", "--storage-options", "exit code 3"]),
         ("weights", ["list", "fetch", "verify"]),
     ],
 )
@@ -281,7 +284,7 @@ def test_a_folder_that_holds_no_run_is_refused_in_one_line(cli, tmp_path, comman
         (["annotate", "--output", "o", "--colour", "red"], "--colour"),
         (["annotate"], "--output"),
         (["paint"], "paint"),
-        ([], "annotate, plan, status, verify, weights"),
+        ([], "annotate, plan, status, verify, retry, vacuum, weights"),
     ],
 )
 def test_bad_usage_is_explained_without_a_traceback(cli, arguments, message):
@@ -377,6 +380,40 @@ def test_verifying_an_unsound_output_ends_with_1_and_names_what_is_wrong(cli, tm
         "image 1 has no row",
         "image 0 has more than one row",
     ]
+
+
+def test_retrying_says_how_many_images_are_to_do_again(cli, tmp_path):
+    finished(str(tmp_path), [row(0), failed_row(1), failed_row(2, "changed"), failed_row(3, "too_large")])
+    code, out, err = cli("retry", tmp_path, "--status", "decode_error", "changed")
+    assert (code, err) == (0, "")
+    assert re.search(r"to do again +2\n", out)
+    _, out, _ = cli("status", tmp_path)
+    assert re.search(r"left +2\n", out)
+
+
+def test_retrying_what_is_no_status_is_refused(cli, tmp_path):
+    finished(str(tmp_path), [row(0)])
+    message = refused(cli, "retry", tmp_path, "--status", "failed")
+    assert re.fullmatch(r"status must be some of ok, fetch_error, .*; got failed", message)
+    assert refused(cli, "retry", tmp_path, "--status").endswith("; got none")
+    assert "--status" in usage_refused(cli, "retry", tmp_path)
+
+
+def test_vacuuming_says_how_many_files_it_removed(cli, tmp_path):
+    finished(str(tmp_path), [row(0)])
+    orphan = tmp_path / "masks" / shard(str(tmp_path), [row(1)]).file.path
+    os.utime(orphan, (0, 0))
+    code, out, err = cli("vacuum", tmp_path)
+    assert (code, err) == (0, "")
+    assert re.search(r"files removed +1\n", out)
+    assert not orphan.exists()
+    assert refused(cli, "vacuum", tmp_path, "--retention-hours", 0).startswith("retention_hours must be at least 1")
+
+
+@pytest.mark.parametrize("command", [("vacuum",), ("retry", "--status", "ok")])
+def test_without_results_there_is_nothing_to_vacuum_or_to_retry(cli, tmp_path, command):
+    name, *flags = command
+    assert refused(cli, name, tmp_path, *flags) == f"no results in {tmp_path}"
 
 
 def test_weights_are_listed_without_fetching_anything(cli, tmp_path, monkeypatch):

@@ -16,8 +16,18 @@ import fsspec
 import platformdirs
 from fsspec.implementations.local import LocalFileSystem
 
-from sam_pipeline.errors import CheckpointError, ConfigError
-from sam_pipeline.model.downloads import MOBILE_SAM_ARCHIVE, ArchiveMemberSource, HttpSource, Source, download
+from sam_pipeline.clean_text import one_line
+from sam_pipeline.errors import CheckpointError, ConfigError, SamPipelineError
+from sam_pipeline.model.downloads import (
+    MOBILE_SAM_ARCHIVE,
+    ArchiveMemberSource,
+    HttpSource,
+    Source,
+    create_folder,
+    download,
+    readable_by_all,
+)
+from sam_pipeline.uri_rules import check_uri
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +35,7 @@ CACHE_VARIABLE = "SAM_PIPELINE_CACHE"
 """Environment variable that names the cache folder."""
 
 _HF_FILE = "model.safetensors"
+_HTTP = ("http", "https")
 
 
 @dataclass(frozen=True)
@@ -117,8 +128,8 @@ def fetch_checkpoint(model_type: str, *, progress: bool = True) -> Path:
         try:
             download(source, path, official.sha256, progress=progress)
         except (OSError, ValueError, CheckpointError) as error:
-            logger.warning("%s not fetched from %s: %s", official.file_name, source.url, _first_line(error))
-            failures.append(f"{source.url}: {_first_line(error)}")
+            logger.warning("%s not fetched from %s: %s", official.file_name, source.url, one_line(error))
+            failures.append(f"{source.url}: {one_line(error)}")
         else:
             return path
     raise CheckpointError(
@@ -132,28 +143,29 @@ def resolve_checkpoint(model_type: str, checkpoint: str | None) -> Path:
 
     Args:
         model_type: as in ``build_sam``; whose official weights to fetch when ``checkpoint`` is None.
-        checkpoint: None, a local path, or a URI that fsspec reads; a file, or a Hugging Face folder with a
+        checkpoint: None, a local path, or a URI, also of http; a file, or a Hugging Face folder with a
             model.safetensors. What a URI names is downloaded into the cache, and again only when its file system
             reports a change (http does not).
 
     Raises:
-        ConfigError: no such model type.
+        ConfigError: no such model type, or a URI that ``check_uri`` refuses.
         CheckpointError: nothing there, or it cannot be read.
     """
     if checkpoint is None:
         return fetch_checkpoint(model_type)
     canonical_model_type(model_type)
+    check_uri(checkpoint, other_schemes=_HTTP)
     try:
-        fs, path = fsspec.url_to_fs(checkpoint)
+        fs, path = _file_system(checkpoint)
         if fs.isdir(path):
             path = f"{path.rstrip('/')}/{_HF_FILE}"
         if not fs.exists(path):
             raise CheckpointError(f"checkpoint not found: {checkpoint}")
         return Path(path) if isinstance(fs, LocalFileSystem) else _download_uri(fs, path)
-    except CheckpointError:
+    except SamPipelineError:
         raise
     except Exception as error:  # each file system has errors of its own
-        raise CheckpointError(f"checkpoint {checkpoint} cannot be read: {_first_line(error)}") from error
+        raise CheckpointError(f"checkpoint {checkpoint} cannot be read: {one_line(error)}") from error
 
 
 def verify_checkpoint(model_type_or_path: str | Path) -> Path:
@@ -203,18 +215,27 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _file_system(checkpoint: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    # Not fsspec.url_to_fs: it would take a "::" anywhere for a chain of file systems.
+    scheme = checkpoint.partition("://")[0].lower() if "://" in checkpoint else "file"
+    driver = fsspec.get_filesystem_class(scheme)
+    options = driver._get_kwargs_from_urls(checkpoint)
+    if scheme in _HTTP:
+        from sam_pipeline.model.guarded_http import guarded_client  # aiohttp: listing weights does not need it
+
+        options["get_client"] = guarded_client
+    return driver(**options), driver._strip_protocol(checkpoint)
+
+
 def _download_uri(fs: fsspec.AbstractFileSystem, path: str) -> Path:
     """Copy a remote file into the cache under a name that changes with its content; atomic, as ``download`` is."""
     folder = cache_folder() / "remote"
     target = folder / f"{fs.ukey(path)[:16]}-{Path(path).name}"
     if not target.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        create_folder(folder)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # for its owner only, so the file in it is too
             temporary = Path(scratch) / target.name
             fs.get_file(path, str(temporary))
+            readable_by_all(temporary)
             temporary.replace(target)
     return target
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

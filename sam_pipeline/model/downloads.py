@@ -100,8 +100,9 @@ Source = HttpSource | ArchiveMemberSource
 def download(source: Source, path: Path, sha256: str, *, progress: bool) -> None:
     """Put a file in place, whole and verified, or leave nothing.
 
-    It is written under another name in the same folder and renamed once its sum is right, so that processes fetching
-    the same file at once do no harm. A transfer that breaks off is tried again; a host that cannot be reached is not.
+    It is written under another name in the same folder, for its owner only, and renamed once its sum is right, so that
+    processes fetching the same file at once do no harm. A transfer that breaks off is tried again; a host that cannot
+    be reached is not.
 
     Args:
         source: where from.
@@ -121,6 +122,7 @@ def download(source: Source, path: Path, sha256: str, *, progress: bool) -> None
         before_sleep=tenacity.before_sleep_log(logger, logging.WARNING),
         reraise=True,
     )
+    create_folder(path.parent)
     try:
         retrying(
             pooch.retrieve,
@@ -134,7 +136,18 @@ def download(source: Source, path: Path, sha256: str, *, progress: bool) -> None
         if _never_connected(error):
             raise CheckpointError("the host cannot be reached") from error
         raise
-    path.chmod(0o644)  # pooch makes it readable by its owner only, which breaks a cache baked into an image
+    readable_by_all(path)
+
+
+def create_folder(folder: Path) -> None:
+    """Create a folder of the cache, and those above it, in which nobody else can put files, whatever the umask."""
+    for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
+        missing.mkdir(mode=0o755, exist_ok=True)
+
+
+def readable_by_all(path: Path) -> None:
+    """Let others read a file of the cache, which may be shared or baked into an image, and only its owner write it."""
+    path.chmod(0o644)
 
 
 def download_source_archive(archive: SourceArchive, folder: Path) -> Path:

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import CheckpointError
 from sam_pipeline.model.huggingface import from_huggingface, is_huggingface
 
@@ -29,7 +30,8 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
         be changed in place while they live.
 
     Raises:
-        CheckpointError: missing, of another format, corrupt, or holding more than tensors.
+        CheckpointError: missing, of another format, corrupt, holding more than tensors, or larger in memory than a file
+            of its size can be.
     """
     path = Path(path)
     if path.is_dir():
@@ -82,21 +84,37 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {_first_line(error)}") from error
+        raise CheckpointError(f"{path} cannot be read as safetensors: {one_line(error)}") from error
 
 
 def _load_pickle(path: Path) -> dict[str, Tensor]:
     try:
+        zipped = zipfile.is_zipfile(path)
+        if zipped:
+            _refuse_compressed(path)
         # Only files in torch's zip format can be mapped into memory; older ones are read whole.
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} is corrupt, or holds code or objects beside tensors; it was not run") from error
     except Exception as error:  # a corrupt file can fail anywhere in the unpickler
-        raise CheckpointError(f"{path} cannot be read as a torch checkpoint: {_first_line(error)}") from error
+        raise CheckpointError(f"{path} cannot be read as a torch checkpoint: {one_line(error)}") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise CheckpointError(f"{path} is not a state dict: expected parameter names with tensors")
+    _refuse_inflated(loaded, path)
     return loaded
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _refuse_compressed(path: Path) -> None:
+    """Torch never compresses; a file that is compressed may unpack to any size."""
+    with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise CheckpointError(f"{path} is compressed, which no torch checkpoint is; it was not unpacked")
+
+
+def _refuse_inflated(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """A stride of 0 makes a tensor of any size out of a few bytes, which a copy to float32 would need memory for."""
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    if num_bytes > 2 * path.stat().st_size:  # twice, because tied parameters are stored once
+        raise CheckpointError(f"{path} names tensors of {num_bytes} bytes, more than it can hold")

@@ -35,7 +35,7 @@ def check_weights(model_type: str, path: Path) -> None:
     build_sam(model_type, checkpoint=path)
 
 
-class Engine:
+class SamEngine:
     """A mask generator whose embeddings are bytes.
 
     Args:

@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from sam_pipeline.config import AnnotateConfig, ResolvedPrecision
+import numpy as np
+import numpy.typing as npt
+
+from sam_pipeline.config import AnnotateConfig, MaskConfig, ResolvedPrecision
+from sam_pipeline.masks.crops import prepare_crops
+from sam_pipeline.masks.records import MaskRecord
+
+Crops = list[npt.NDArray[np.uint8]]
+
+
+class Engine(Protocol):
+    """The networks inside an actor."""
+
+    def encode(self, crops: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Iterator[bytes]:
+        """Embed crops, (h, w, 3) uint8 each; yields the bytes of each embedding."""
+
+    def decode(self, images: Iterable[tuple[Sequence[memoryview], tuple[int, int]]]) -> list[list[MaskRecord]]:
+        """Masks of images, from what encode gave for the crops of each and its original size (H, W)."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What the stages compute with. There is one in the product; tests of faults put a fast one in its place."""
+
+    prepare: Callable[[npt.NDArray[np.uint8], MaskConfig], Crops]
+    """(H, W, 3) uint8 pixels of an image → its resized crops; called where images are read."""
+    load: Callable[[Job], Engine]
+    """Called once in each actor."""
+
+
+def _load_sam(job: Job) -> Engine:
+    from sam_pipeline.pipeline.engine import SamEngine  # torch: not for the tasks that read and write
+
+    return SamEngine(job)
+
+
+SAM = Backend(prepare_crops, _load_sam)
 
 
 @dataclass(frozen=True)
@@ -18,6 +55,15 @@ class Job:
     precision: ResolvedPrecision
     weights_sha256: str
     threads: int
+    stall_timeout_s: float
+    """After so long without any progress the run fails."""
+    image_timeout_s: float
+    """After so long on one image, or one batch, a stage counts as hanging and its process is ended."""
+    worker_memory_bytes: int
+    """What one worker process may take; a share of the smallest machine."""
+    probe_uri: str | None = None
+    """An image that could be read when the run began: tells a bad image from storage that fails."""
+    backend: Backend = SAM
 
     @property
     def storage_options(self) -> dict[str, Any]:

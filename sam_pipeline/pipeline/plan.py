@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.errors import ConfigError
-from sam_pipeline.storage.filesystem import absolute_uri
-from sam_pipeline.storage.plan_table import Plan, read_plan, write_plan
-from sam_pipeline.storage.sources import list_images
+from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri
+from sam_pipeline.storage.plan_table import Plan, read_plan, read_planned, write_plan
+from sam_pipeline.storage.sources import SourceImage, list_images
+
+_SAMPLED_IMAGES = 20
 
 logger = logging.getLogger(__name__)
 
@@ -33,3 +36,11 @@ def ensure_plan(config: PlanConfig) -> Plan:
     if config.input is not None and absolute_uri(config.input) != plan.input:
         raise ConfigError(f"{config.output} was planned from {plan.input}, not {config.input}; use another --output")
     return plan
+
+
+def sample_images(plan: Plan, options: StorageOptions) -> Iterator[SourceImage]:
+    """Some images spread over a plan, each read from it only when it is asked for."""
+    step = max(1, plan.num_images // _SAMPLED_IMAGES)
+    for image_id in range(0, plan.num_images, step)[:_SAMPLED_IMAGES]:
+        (row,) = read_planned(plan.output, image_id, image_id + 1, options).to_pylist()
+        yield SourceImage(row["uri"], row["size_bytes"], row["etag"])

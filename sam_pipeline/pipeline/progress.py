@@ -4,67 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
-import ray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sam_pipeline.pipeline.monitor import Counts
 
 _PLAIN_INTERVAL_S = 10.0
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Counts:
-    """Images done in this start, whether committed yet or not."""
-
-    num_by_status: Counter[str] = field(default_factory=Counter)
-    num_masks: int = 0
-
-    @property
-    def num_images(self) -> int:
-        """Images of any status."""
-        return self.num_by_status.total()
-
-    @property
-    def num_errors(self) -> int:
-        """Images with a status other than ok."""
-        return self.num_images - self.num_by_status["ok"]
-
-
-class ProgressCounter:
-    """Actor that decoders tell of every image. For display only: the tables alone say what is done."""
-
-    def __init__(self) -> None:
-        self._counts = Counts()
-
-    def add(self, status: str, num_masks: int) -> None:
-        """Count one image."""
-        self._counts.num_by_status[status] += 1
-        self._counts.num_masks += num_masks
-
-    def read(self) -> Counts:
-        """All counts so far."""
-        return self._counts
-
-
-def start_counter() -> Any:
-    """Start the counter; it takes no CPU away from the run."""
-    return ray.remote(num_cpus=0)(ProgressCounter).remote()
-
-
-def read_counter(counter: Any) -> Counts | None:
-    """Read the counter; None when it died with its node or does not answer, which must not stop a run."""
-    try:
-        counts: Counts = ray.get(counter.read.remote(), timeout=5)
-    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-        return None
-    return counts
 
 
 class Display(Protocol):

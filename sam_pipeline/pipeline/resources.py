@@ -18,6 +18,18 @@ _GPU_DECODE_BATCH = 8
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """What Ray reports of the machines."""
+
+    num_cpus: float
+    num_gpus: float
+    largest_node_cpus: float
+    """CPUs of the machine that has the most."""
+    smallest_node_memory_bytes: int
+    """Memory of the worker machine that has the least, without what the object store takes."""
+
+
+@dataclass(frozen=True)
 class Resources:
     """What each stage gets; every field is resolved."""
 
@@ -39,9 +51,7 @@ class Resources:
 def divide(
     pools: PoolConfig,
     device: Literal["auto", "cpu", "cuda"],
-    num_cpus: float,
-    num_gpus: float,
-    largest_node_cpus: float | None = None,
+    cluster: Cluster,
 ) -> Resources:
     """Divide a cluster.
 
@@ -51,18 +61,17 @@ def divide(
     Args:
         pools: the user's settings, which win over every default.
         device: "auto", "cpu" or "cuda".
-        num_cpus: CPUs that Ray reports for the whole cluster.
-        num_gpus: GPUs likewise.
-        largest_node_cpus: CPUs of the largest machine; None if there is only one.
+        cluster: what Ray reports of the machines.
 
     Raises:
         ConfigError: the smallest possible set of actors and tasks does not fit, with the arithmetic.
     """
+    num_cpus, num_gpus = cluster.num_cpus, cluster.num_gpus
     if device == "auto":
         device = "cuda" if num_gpus >= 1 else "cpu"
     resources = _on_gpus(pools, num_cpus, num_gpus) if device == "cuda" else _on_cpus(pools, num_cpus)
     _check_fits(resources, num_cpus, num_gpus)
-    _check_fits_a_node(resources, num_cpus if largest_node_cpus is None else largest_node_cpus)
+    _check_fits_a_node(resources, cluster.largest_node_cpus)
     return resources
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 import queue
 import re
 import threading
 import time
+import warnings
 from collections.abc import Generator
 from functools import partial
 from typing import Any
@@ -16,22 +16,23 @@ import numpy as np
 import numpy.typing as npt
 import ray
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
+from ray.util.annotations import RayDeprecationWarning
 
 from sam_pipeline import errors
+from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import RunFailedError, SamPipelineError
 from sam_pipeline.pipeline.columns import chunks_of, shards_of
 from sam_pipeline.pipeline.job import Job
 from sam_pipeline.pipeline.resources import Resources
 from sam_pipeline.pipeline.stages import Decoder, Encoder, read_images, write_shard
-from sam_pipeline.storage.filesystem import one_line
 from sam_pipeline.storage.mask_table import Shard
 
 logger = logging.getLogger(__name__)
 
 # Smaller than any prepared image or embedding, so that Ray makes one block of each: see stages.read_images.
 _BLOCK_BYTES = 2**20
-_MAX_CHUNK_ROWS = 256
-_MIN_CHUNKS = 64
+# One more attempt for what was beside a crash or on a lost machine; what fails again is for the next pass.
+_RETRIES = 1
 _STOP_TIMEOUT_S = 30
 
 # The line of a traceback that names an exception: "package.Name: text".
@@ -39,43 +40,55 @@ _RAISED = re.compile(r"^([A-Za-z_][\w.]*): (.+)$", re.MULTILINE)
 
 
 def shard_dataset(
-    pending_ids: npt.NDArray[np.int64], job: Job, resources: Resources, progress: Any
+    pending_ids: npt.NDArray[np.int64], chunk_rows: int, job: Job, resources: Resources, monitor: Any
 ) -> ray.data.Dataset:
-    """Ids of images to do in, descriptors of written shards out. Nothing runs until it is iterated."""
-    chunk_rows = min(_MAX_CHUNK_ROWS, math.ceil(len(pending_ids) / _MIN_CHUNKS))
-    return (
-        ray.data.from_arrow(list(chunks_of(pending_ids, chunk_rows)))
-        .map_batches(
-            partial(read_images, job=job),
-            batch_size=None,
-            num_cpus=resources.read_cpus,
-            batch_format="pyarrow",
+    """Ids of images to do in, descriptors of written shards out. Nothing runs until it is iterated.
+
+    A worker that dies is replaced, and its batch tried again a few times; then its rows are dropped, so that the
+    others go on. What is missing in the end is for the next pass.
+    """
+    tries: dict[str, Any] = {"max_retries": _RETRIES}
+    actor_tries: dict[str, Any] = {"max_restarts": -1, "max_task_retries": _RETRIES}
+    with warnings.catch_warnings():
+        # Ray 2.60 has no other way to say how often a task is tried again.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        return (
+            ray.data.from_arrow(list(chunks_of(pending_ids, chunk_rows)))
+            .map_batches(
+                partial(read_images, job=job, monitor=monitor),
+                batch_size=None,
+                num_cpus=resources.read_cpus,
+                batch_format="pyarrow",
+                **tries,
+            )
+            .map_batches(
+                Encoder,
+                fn_constructor_kwargs={"job": job, "batch_size": resources.encode_batch_size, "monitor": monitor},
+                batch_size=resources.encode_batch_size,
+                num_cpus=resources.encode_cpus,
+                num_gpus=resources.encode_gpus,
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=resources.encode_actors),
+                batch_format="pyarrow",
+                **actor_tries,
+            )
+            .map_batches(
+                Decoder,
+                fn_constructor_kwargs={"job": job, "monitor": monitor},
+                batch_size=resources.decode_batch_size,
+                num_cpus=resources.decode_cpus,
+                num_gpus=resources.decode_gpus,
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=resources.decode_actors),
+                batch_format="pyarrow",
+                **actor_tries,
+            )
+            .map_batches(
+                partial(write_shard, job=job, monitor=monitor),
+                batch_size=resources.shard_rows,
+                num_cpus=resources.write_cpus,
+                batch_format="pyarrow",
+                **tries,
+            )
         )
-        .map_batches(
-            Encoder,
-            fn_constructor_kwargs={"job": job, "batch_size": resources.encode_batch_size},
-            batch_size=resources.encode_batch_size,
-            num_cpus=resources.encode_cpus,
-            num_gpus=resources.encode_gpus,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=resources.encode_actors),
-            batch_format="pyarrow",
-        )
-        .map_batches(
-            Decoder,
-            fn_constructor_kwargs={"job": job, "progress": progress},
-            batch_size=resources.decode_batch_size,
-            num_cpus=resources.decode_cpus,
-            num_gpus=resources.decode_gpus,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=resources.decode_actors),
-            batch_format="pyarrow",
-        )
-        .map_batches(
-            partial(write_shard, job=job),
-            batch_size=resources.shard_rows,
-            num_cpus=resources.write_cpus,
-            batch_format="pyarrow",
-        )
-    )
 
 
 def configured_context(stall_timeout_s: float) -> ray.data.DataContext:
@@ -83,6 +96,8 @@ def configured_context(stall_timeout_s: float) -> ray.data.DataContext:
     context = ray.data.DataContext.get_current().copy()
     context.target_max_block_size = _BLOCK_BYTES
     context.execution_no_progress_timeout_s = stall_timeout_s
+    # Rows of a batch that failed every time are dropped: the tables know that they are missing.
+    context.max_errored_blocks = -1
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     if not logger.isEnabledFor(logging.DEBUG):

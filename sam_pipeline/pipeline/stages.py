@@ -5,7 +5,7 @@ An image that cannot be read passes through every stage with its status, without
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sam_pipeline.masks.crops import prepare_crops
+from sam_pipeline.clean_text import one_line
 from sam_pipeline.pipeline.columns import (
     EMBEDDINGS,
     IMAGES,
@@ -22,41 +22,58 @@ from sam_pipeline.pipeline.columns import (
     result_table,
     shard_row,
 )
-from sam_pipeline.pipeline.job import Job
-from sam_pipeline.storage.fetching import Fetched, fetch
-from sam_pipeline.storage.filesystem import one_line
+from sam_pipeline.pipeline.job import Engine, Job
+from sam_pipeline.pipeline.limits import limit_memory, time_limit
+from sam_pipeline.pipeline.monitor import errors_told
+from sam_pipeline.storage.fetching import ChangedError, Fetched, TooLargeToFetchError, fetch
 from sam_pipeline.storage.image_reading import DecodeError, TooLargeError, decode_image
 from sam_pipeline.storage.mask_table import put_shard
 from sam_pipeline.storage.plan_table import read_planned
+from sam_pipeline.storage.sources import SourceImage
 
 # Objects fetched at once by a task: enough to hide latency, few enough that their bytes fit beside everything else.
 _FETCH_AT_ONCE = 8
 
 
-def read_images(chunks: pa.Table, job: Job) -> Iterator[pa.Table]:
+def read_images(chunks: pa.Table, job: Job, monitor: Any) -> Iterator[pa.Table]:
     """Fetch, decode, orient and resize the pending images of each chunk; yields one row at a time.
 
     One row a table, because Ray cuts blocks between tables: the encoder can then form batches of exactly the size it
     wants, and no image waits for others.
     """
-    for chunk in chunks.to_pylist():
-        planned = read_planned(job.output, chunk["start"], chunk["stop"], job.storage_options)
-        pending = pa.array(np.frombuffer(chunk["pending"], np.int64))
-        rows = planned.filter(pc.is_in(planned["image_id"], pending)).to_pylist()
-        for first in range(0, len(rows), _FETCH_AT_ONCE):
-            batch = rows[first : first + _FETCH_AT_ONCE]
-            fetched = fetch([row["uri"] for row in batch], job.storage_options)
-            for row, data in zip(batch, fetched, strict=True):
-                yield _image_row(row, data, job)
+    limit_memory(job.worker_memory_bytes)
+    with errors_told(monitor):
+        for chunk in chunks.to_pylist():
+            planned = read_planned(job.output, chunk["start"], chunk["stop"], job.storage_options)
+            pending = pa.array(np.frombuffer(chunk["pending"], np.int64))
+            rows = planned.filter(pc.is_in(planned["image_id"], pending)).to_pylist()
+            for first in range(0, len(rows), _FETCH_AT_ONCE):
+                batch = rows[first : first + _FETCH_AT_ONCE]
+                for row, data in zip(batch, fetch_planned(batch, job), strict=True):
+                    yield prepare_image(row, data, job)
 
 
-def _image_row(planned: dict[str, Any], data: Fetched, job: Job) -> pa.Table:
+def fetch_planned(rows: Sequence[dict[str, Any]], job: Job) -> list[Fetched]:
+    """Fetch the bytes of planned rows."""
+    images = [SourceImage(row["uri"], row["size_bytes"], row["etag"]) for row in rows]
+    return fetch(images, job.storage_options, job.probe_uri)
+
+
+def prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> pa.Table:
+    """One planned row and what was fetched for it → one row of IMAGES: crops, or a status and an error."""
+    with time_limit(job.image_timeout_s):
+        return _prepare_image(planned, data, job)
+
+
+def _prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> pa.Table:
     pixels: npt.NDArray[np.uint8] | None = None
     status, error = "ok", None
-    if isinstance(data, Exception):
+    if isinstance(data, ChangedError):
+        status, error = "changed", one_line(data)
+    elif isinstance(data, TooLargeToFetchError):
+        status, error = "too_large", one_line(data)
+    elif isinstance(data, Exception):
         status, error = "fetch_error", f"{type(data).__name__}: {one_line(data)}"
-    elif planned["size_bytes"] not in (None, len(data)):
-        status, error = "changed", f"planned with {planned['size_bytes']} bytes, now {len(data)}"
     else:
         try:
             pixels = decode_image(data, max_pixels=job.config.max_pixels)
@@ -65,49 +82,69 @@ def _image_row(planned: dict[str, Any], data: Fetched, job: Job) -> pa.Table:
         except TooLargeError as failure:
             status, error = "too_large", one_line(failure)
     height, width = (None, None) if pixels is None else pixels.shape[:2]
-    crops = [] if pixels is None else prepare_crops(pixels, job.config.masks)
+    crops = [] if pixels is None else job.backend.prepare(pixels, job.config.masks)
     columns = [[planned["image_id"]], [planned["uri"]], [height], [width], [status], [error], crop_column([crops])]
     return pa.Table.from_arrays(
         [pa.array(column, field.type) for column, field in zip(columns, IMAGES, strict=True)], schema=IMAGES
     )
 
 
+def encode_images(images: pa.Table, engine: Engine, batch_size: int, job: Job) -> pa.Table:
+    """Replace the column crops by image_embeddings, (256, 64, 64) each, in the bytes of the run's precision."""
+    by_image = crops_by_image(images)
+    with time_limit(job.image_timeout_s):
+        encoded = engine.encode([crop for crops in by_image for crop in crops], batch_size)
+        embeddings = pa.array([[next(encoded) for _ in crops] for crops in by_image], EMBEDDINGS)
+    return images.drop_columns(["crops"]).append_column("image_embeddings", embeddings)
+
+
+def decode_masks(embeddings: pa.Table, engine: Engine, job: Job) -> pa.Table:
+    """Replace the column image_embeddings by num_masks and masks, in the official order."""
+    sizes = zip(embeddings["height"].to_pylist(), embeddings["width"].to_pylist(), strict=True)
+    encoded = ([memoryview(crop.as_buffer()) for crop in crops] for crops in embeddings["image_embeddings"])
+    with time_limit(job.image_timeout_s):
+        masks_by_image = engine.decode(zip(encoded, sizes, strict=True))
+    return result_table(embeddings, [[mask.to_dict() for mask in masks] for masks in masks_by_image])
+
+
 class Encoder:
-    """Actor: crops → image embeddings, (256, 64, 64) each, in the bytes of the run's precision."""
+    """Actor: crops → image embeddings."""
 
-    def __init__(self, job: Job, batch_size: int) -> None:
-        from sam_pipeline.pipeline.engine import Engine  # torch: not for the tasks that read and write
-
-        self._engine = Engine(job)
-        self._batch_size = batch_size
+    def __init__(self, job: Job, batch_size: int, monitor: Any) -> None:
+        self._job, self._batch_size, self._monitor = job, batch_size, monitor
+        limit_memory(job.worker_memory_bytes)
+        with errors_told(monitor):
+            self._engine = job.backend.load(job)
 
     def __call__(self, images: pa.Table) -> pa.Table:
-        """Replace the column crops by image_embeddings."""
-        by_image = crops_by_image(images)
-        encoded = self._engine.encode([crop for crops in by_image for crop in crops], self._batch_size)
-        embeddings = pa.array([[next(encoded) for _ in crops] for crops in by_image], EMBEDDINGS)
-        return images.drop_columns(["crops"]).append_column("image_embeddings", embeddings)
+        """See encode_images."""
+        with errors_told(self._monitor):
+            return encode_images(images, self._engine, self._batch_size, self._job)
 
 
 class Decoder:
-    """Actor: image embeddings → masks in the official order, and word of each image to the progress display."""
+    """Actor: image embeddings → masks, and word of each image to the driver."""
 
-    def __init__(self, job: Job, progress: Any) -> None:
-        from sam_pipeline.pipeline.engine import Engine
-
-        self._engine = Engine(job)
-        self._progress = progress
+    def __init__(self, job: Job, monitor: Any) -> None:
+        self._job, self._monitor = job, monitor
+        limit_memory(job.worker_memory_bytes)
+        with errors_told(monitor):
+            self._engine = job.backend.load(job)
 
     def __call__(self, embeddings: pa.Table) -> pa.Table:
-        """Replace the column image_embeddings by num_masks and masks."""
-        sizes = zip(embeddings["height"].to_pylist(), embeddings["width"].to_pylist(), strict=True)
-        encoded = ([memoryview(crop.as_buffer()) for crop in crops] for crops in embeddings["image_embeddings"])
-        masks_by_image = self._engine.decode(zip(encoded, sizes, strict=True))
-        for status, masks in zip(embeddings["status"].to_pylist(), masks_by_image, strict=True):
-            self._progress.add.remote(status, len(masks))
-        return result_table(embeddings, [[mask.to_dict() for mask in masks] for masks in masks_by_image])
+        """See decode_masks."""
+        with errors_told(self._monitor):
+            results = decode_masks(embeddings, self._engine, self._job)
+        tell_images(self._monitor, results)
+        return results
 
 
-def write_shard(results: pa.Table, job: Job) -> pa.Table:
+def tell_images(monitor: Any, results: pa.Table) -> None:
+    """Let the driver show what was done."""
+    monitor.add.remote(list(zip(results["status"].to_pylist(), results["num_masks"].to_pylist(), strict=True)))
+
+
+def write_shard(results: pa.Table, job: Job, monitor: Any) -> pa.Table:
     """Put one shard; the driver commits it."""
-    return shard_row(put_shard(job.output, results, job.storage_options))
+    with errors_told(monitor):
+        return shard_row(put_shard(job.output, results, job.storage_options))

@@ -17,6 +17,7 @@ from sam_pipeline.storage.fetching import fetch
 from sam_pipeline.storage.filesystem import StorageOptions
 from sam_pipeline.storage.image_reading import decode_image
 from sam_pipeline.storage.mask_table import iterate_rows
+from sam_pipeline.storage.sources import SourceImage
 
 _OPACITY = 0.45
 # Steps of the golden ratio around the colour circle: neighbours in any list of masks never look alike.
@@ -60,7 +61,7 @@ def write_overlays(output: str, folder: Path, options: StorageOptions) -> Iterat
         for row in batch.to_pylist():
             if row["status"] != "ok":
                 continue
-            data = fetch([row["uri"]], options)[0]
+            data = fetch([SourceImage(row["uri"], None, None)], options, None)[0]
             if isinstance(data, Exception):
                 raise data
             image = decode_image(data, max_pixels=row["height"] * row["width"])

@@ -4,6 +4,9 @@ Delta's log gives atomic commits of many files by conditional PUT on S3, GCS, Az
 application transaction: a commit carries (app id, epoch), and it fails when another writer committed the same app id
 after this writer's snapshot. Such a writer has been superseded and must stop; reloading and retrying would undo the
 fence.
+
+Only `commit_transaction` writes to a table that exists. delta-rs's own optimize and vacuum pass the fence whatever they
+are given, and two compactions from one snapshot leave every row twice (deltalake 1.6.6).
 """
 
 from __future__ import annotations
@@ -12,28 +15,36 @@ import io
 import json
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction, CommitProperties, Transaction
+from deltalake.exceptions import TableNotFoundError
+from deltalake.fs import DeltaStorageHandler
+from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
+from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import FencedError, OutputError, SamPipelineError
-from sam_pipeline.storage.filesystem import StorageOptions, delta_storage_options, join_uri, one_line, open_filesystem
+from sam_pipeline.storage.filesystem import StorageOptions, delta_storage_options, join_uri, open_filesystem
+from sam_pipeline.storage.retrying import retried
 
 APP_ID = "sam-pipeline"
 
 METADATA_PREFIX = "sam_pipeline."
 
+# A small read waits for the store, some 20 ms on S3. More threads than this wait for each other instead.
+_REQUESTS_AT_ONCE = 16
+_FILES_AHEAD = 1024
+
 
 @dataclass(frozen=True)
 class DataFile:
-    """A Parquet file that was put but not yet committed; until then no reader sees it."""
+    """A Parquet file that was put; until it is committed no reader sees it."""
 
     path: str
     """Name inside the table's folder."""
@@ -45,13 +56,9 @@ class DataFile:
 
 @contextmanager
 def output_errors(uri: str) -> Iterator[None]:
-    """Turn storage failures into OutputError, and a lost fence into FencedError."""
+    """Turn what storage and its libraries raise into an OutputError of one line."""
     try:
         yield
-    except CommitFailedError as error:
-        if "Concurrent transaction failed" in str(error):
-            raise FencedError(f"another run took over {uri}; this one stops") from error
-        raise OutputError(f"cannot commit to {uri}: {one_line(error)}") from error
     except SamPipelineError:
         raise
     except Exception as error:
@@ -59,26 +66,28 @@ def output_errors(uri: str) -> Iterator[None]:
 
 
 def open_table(uri: str, options: StorageOptions) -> DeltaTable | None:
-    """Open a Delta table; None where there is none."""
+    """Open a Delta table at its newest version; None where there is none.
+
+    Raises:
+        OutputError: it cannot be read.
+        StorageUnavailableError: storage did not answer.
+    """
     with output_errors(uri):
-        try:
-            return DeltaTable(uri, storage_options=delta_storage_options(uri, options))
-        except TableNotFoundError:
-            return None
+        return retried(lambda: _open(uri, options), what=f"open {uri}")
 
 
 def create_table(uri: str, schema: pa.Schema, metadata: Mapping[str, str], options: StorageOptions) -> DeltaTable:
     """Create an empty Delta table (version 0) that carries metadata, or open the one that another writer just created.
 
-    Who may go on is decided by the first fenced commit, not here.
+    Who may go on is decided by the first fenced commit, not here; so it does not matter either whether the table found
+    after a failure is one that this call made and was not told of.
 
     Raises:
         OutputError: the place cannot be written.
+        StorageUnavailableError: storage did not answer.
     """
-    with output_errors(uri):
-        filesystem, path = open_filesystem(uri, options)
-        if "file" in filesystem.protocol:
-            filesystem.makedirs(path, exist_ok=True)
+
+    def create() -> DeltaTable:
         try:
             return DeltaTable.create(
                 uri,
@@ -89,11 +98,17 @@ def create_table(uri: str, schema: pa.Schema, metadata: Mapping[str, str], optio
                 # With retries, the loser of a race commits its own metadata over the winner's, as version 1.
                 commit_properties=CommitProperties(max_commit_retries=0),
             )
-        except DeltaError:
-            existing = open_table(uri, options)
+        except Exception:
+            existing = _open(uri, options)
             if existing is None:
                 raise
             return existing
+
+    with output_errors(uri):
+        filesystem, path = open_filesystem(uri, options)
+        if "file" in filesystem.protocol:
+            filesystem.makedirs(path, exist_ok=True)
+        return retried(create, what=f"create {uri}")
 
 
 def table_metadata(table: DeltaTable) -> dict[str, str]:
@@ -117,18 +132,20 @@ def put_parquet(table_uri: str, rows: pa.Table, options: StorageOptions, *, row_
     """Write rows, which must have an image_id column, as one Parquet file with one PUT.
 
     The file is built in memory first: closing a half-written stream after an exception would publish a valid but
-    short file. Its name holds a uuid, so that no two attempts at the same rows ever share a name.
+    short file. Its name holds a uuid, so that no two attempts at the same rows ever share a name; a PUT that is tried
+    again writes the same bytes under the same name.
     """
     buffer = io.BytesIO()
     pq.write_table(rows, buffer, compression="zstd", row_group_size=row_group_size)
-    name = f"part-{uuid.uuid4()}.parquet"
+    name, content = f"part-{uuid.uuid4()}.parquet", buffer.getvalue()
     with output_errors(table_uri):
         filesystem, path = open_filesystem(join_uri(table_uri, name), options)
-        filesystem.pipe_file(path, buffer.getvalue())
+        # Not final: a worker puts for days, and a role's credentials are renewed in between.
+        retried(lambda: filesystem.pipe_file(path, content), what=f"write to {table_uri}", denied_is_final=False)
     image_ids = rows["image_id"]
     return DataFile(
         path=name,
-        size_bytes=buffer.tell(),
+        size_bytes=len(content),
         num_rows=rows.num_rows,
         min_image_id=pa.compute.min(image_ids).as_py(),
         max_image_id=pa.compute.max(image_ids).as_py(),
@@ -139,30 +156,214 @@ def commit_files(
     table: DeltaTable,
     schema: pa.Schema,
     files: Sequence[DataFile],
+    options: StorageOptions,
     *,
     epoch: int,
-    custom_metadata: Mapping[str, Any] | None = None,
+    replaced: Sequence[DataFile] = (),
+    custom_metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Append files to a table in one transaction at this epoch, then move the snapshot to it.
+    """Add files to a table in one transaction at this epoch, then move the snapshot to it.
+
+    Args:
+        table: where to; its snapshot decides what is newer.
+        schema: the table's.
+        files: may be empty, which only takes or confirms the epoch.
+        options: storage options.
+        epoch: the writer's.
+        replaced: files whose rows the new ones hold, and which are removed.
+        custom_metadata: kept with the commit.
 
     Raises:
         FencedError: another writer committed since the table's snapshot.
         OutputError: the log could not be written.
+        StorageUnavailableError: storage did not answer.
+    """
+    now_ms = int(time.time() * 1000)
+    actions: list[AddAction | RemoveAction] = [_add_action(file, now_ms, data_change=not replaced) for file in files]
+    actions += [RemoveAction(file.path, False, now_ms, file.size_bytes) for file in replaced]
+
+    def write(properties: CommitProperties) -> None:
+        table.create_write_transaction(actions, "append", schema, commit_properties=properties)
+
+    commit_transaction(table, write, options, epoch=epoch, custom_metadata=custom_metadata)
+
+
+def commit_transaction(
+    table: DeltaTable,
+    write: Callable[[CommitProperties], object],
+    options: StorageOptions,
+    *,
+    epoch: int,
+    custom_metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Do one transaction behind the fence, then move the table's snapshot to it.
+
+    Storage may have done what it reports as failed: the answer was lost, or delta-rs tried again and met its own first
+    attempt. So all attempts carry one id, and after a failure the log decides. Attempts start from the same snapshot;
+    a reload in between would carry a superseded writer over the fence.
+
+    Args:
+        table: whose snapshot the transaction starts from.
+        write: one attempt, with the properties that it must give to the commit.
+        options: storage options.
+        epoch: the writer's.
+        custom_metadata: kept with the commit.
+
+    Raises:
+        FencedError: another writer committed since the table's snapshot.
+        OutputError: the log could not be written.
+        StorageUnavailableError: storage did not answer.
+    """
+    uri, snapshot, commit_id = table.table_uri, table.version(), uuid.uuid4().hex
+    properties = CommitProperties(
+        custom_metadata={**(custom_metadata or {}), "commit_id": commit_id},
+        app_transactions=[Transaction(APP_ID, epoch)],
+    )
+
+    def attempt() -> None:
+        try:
+            write(properties)
+        except Exception as error:
+            if _is_committed(uri, options, commit_id, after=snapshot):
+                return
+            if "Concurrent transaction failed" in str(error):
+                raise _fenced(uri) from error
+            raise
+
+    with output_errors(uri):
+        retried(attempt, what=f"commit to {uri}", denied_is_final=False)
+        retried(table.update_incremental, what=f"read {uri}", denied_is_final=False)
+    check_fence(table, epoch)
+
+
+def check_fence(table: DeltaTable, epoch: int) -> None:
+    """Must follow every update of a snapshot that is committed from.
+
+    Such an update takes in whatever is newest. If that is another writer's epoch, the next commit from this snapshot
+    would no longer meet it as a conflict.
+
+    Raises:
+        FencedError: another writer took over.
+    """
+    if table.transaction_version(APP_ID) != epoch:
+        raise _fenced(table.table_uri)
+
+
+def committed_files(table: DeltaTable) -> list[DataFile]:
+    """The files of the table's snapshot, as the log describes them."""
+    actions = pa.table(table.get_add_actions(flatten=True))
+    columns = ("path", "size_bytes", "num_records", "min.image_id", "max.image_id")
+    return [DataFile(*values) for values in zip(*(actions[name].to_pylist() for name in columns), strict=True)]
+
+
+def file_opener(
+    table: DeltaTable, files: Sequence[DataFile], options: StorageOptions
+) -> Callable[[DataFile], pq.ParquetFile]:
+    """What opens these files of a table, from any thread and without asking storage for their sizes."""
+    sizes = {file.path: file.size_bytes for file in files}
+    handler = DeltaStorageHandler(table.table_uri, delta_storage_options(table.table_uri, options), sizes)
+    filesystem = pa.fs.PyFileSystem(handler)
+    # Buffered ahead: else every column of every row group is a request, one after another.
+    return lambda file: pq.ParquetFile(filesystem.open_input_file(file.path), pre_buffer=True)
+
+
+def read_file(
+    table: DeltaTable,
+    file: DataFile,
+    open_file: Callable[[DataFile], pq.ParquetFile],
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
+    """Read a file of a table, all columns or some.
+
+    Raises:
+        OutputError: it is missing or damaged.
+        StorageUnavailableError: storage did not answer.
+    """
+    uri = join_uri(table.table_uri, file.path)
+    with output_errors(uri):
+        # Callers have threads of their own, one a file; pyarrow's would split the work on a few rows.
+        return retried(lambda: open_file(file).read(columns, use_threads=False), what=f"read {uri}")
+
+
+def read_columns(table: DeltaTable, columns: Sequence[str], options: StorageOptions) -> Iterator[pa.Table]:
+    """Read small columns of every file of the table's snapshot; a table for each file.
+
+    Not as a pyarrow dataset: that keeps the metadata of every file it has read, some 70 KB for one of our shards.
+
+    Raises:
+        OutputError: a file is missing or damaged.
+        StorageUnavailableError: storage did not answer.
+    """
+    files = committed_files(table)
+    open_file = file_opener(table, files, options)
+
+    def read(file: DataFile) -> pa.Table:
+        return read_file(table, file, open_file, columns)
+
+    pool = ThreadPoolExecutor(_REQUESTS_AT_ONCE)
+    try:
+        for start in range(0, len(files), _FILES_AHEAD):
+            yield from pool.map(read, files[start : start + _FILES_AHEAD])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def unused_files(table: DeltaTable, *, retention_hours: int) -> list[str]:
+    """Paths of files that the table's snapshot does not need and that are, or were removed, this long ago.
+
+    Those are what killed writers put and did not commit, and what compaction or a deletion replaced.
     """
     with output_errors(table.table_uri):
-        table.create_write_transaction(
-            [_add_action(file) for file in files],
-            "append",
-            schema,
-            commit_properties=CommitProperties(
-                custom_metadata=None if custom_metadata is None else dict(custom_metadata),
-                app_transactions=[Transaction(APP_ID, epoch)],
-            ),
+        paths: list[str] = retried(
+            lambda: table.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=True),
+            what=f"list {table.table_uri}",
         )
-        table.update_incremental()
+        return paths
 
 
-def _add_action(file: DataFile) -> AddAction:
+def remove_files(table_uri: str, paths: Sequence[str], options: StorageOptions) -> int:
+    """Delete files inside a table's folder.
+
+    Returns:
+        How many there were: the log names what was replaced long after it was deleted.
+    """
+    filesystem, folder = open_filesystem(table_uri, options)
+
+    def remove(name: str) -> None:
+        with suppress(FileNotFoundError):
+            retried(lambda: filesystem.rm_file(join_uri(folder, name)), what=f"delete from {table_uri}")
+
+    pool = ThreadPoolExecutor(_REQUESTS_AT_ONCE)
+    try:
+        with output_errors(table_uri):
+            listed = retried(lambda: filesystem.ls(folder, detail=False, refresh=True), what=f"list {table_uri}")
+            names = {path.rsplit("/", 1)[-1] for path in listed}.intersection(paths)
+            for _ in pool.map(remove, names):
+                pass
+            return len(names)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _open(uri: str, options: StorageOptions) -> DeltaTable | None:
+    try:
+        return DeltaTable(uri, storage_options=delta_storage_options(uri, options))
+    except TableNotFoundError:
+        return None
+
+
+def _is_committed(uri: str, options: StorageOptions, commit_id: str, *, after: int) -> bool:
+    """Whether the log holds a commit with this id that is newer than a version."""
+    newest = DeltaTable(uri, storage_options=delta_storage_options(uri, options))
+    num_newer = newest.version() - after
+    return num_newer > 0 and any(entry.get("commit_id") == commit_id for entry in newest.history(num_newer))
+
+
+def _fenced(uri: str) -> FencedError:
+    return FencedError(f"another run took over {uri}; this one stops")
+
+
+def _add_action(file: DataFile, now_ms: int, *, data_change: bool) -> AddAction:
     stats = {
         "numRecords": file.num_rows,
         "minValues": {"image_id": file.min_image_id},
@@ -173,7 +374,7 @@ def _add_action(file: DataFile) -> AddAction:
         path=file.path,
         size=file.size_bytes,
         partition_values={},
-        modification_time=int(time.time() * 1000),
-        data_change=True,
+        modification_time=now_ms,
+        data_change=data_change,
         stats=json.dumps(stats),
     )

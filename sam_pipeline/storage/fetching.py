@@ -1,54 +1,180 @@
-"""Fetching the bytes of planned images, with retries for what may pass and an answer for every one."""
+"""Fetching the bytes of planned images: bytes, or what is wrong with this image, and never with the storage."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import tenacity
 
+from sam_pipeline.clean_text import one_line
+from sam_pipeline.errors import InputError, SamPipelineError
 from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem
+from sam_pipeline.storage.retrying import ErrorKind, error_kind, http_status, is_denied, is_transient, retried
+from sam_pipeline.storage.sources import SourceImage, source_image
 
-_ATTEMPTS = 5
-_FINAL_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError)
+MAX_IMAGE_BYTES = 2**30
+"""Larger objects are not fetched: a worker holds what it fetches in memory."""
+
+_ATTEMPTS = 6
+_RANGE_NOT_SATISFIABLE = 416
 
 Fetched = bytes | Exception
 
 
-def fetch(uris: Sequence[str], options: StorageOptions) -> list[Fetched]:
+class ChangedError(Exception):
+    """The object is not the one that was planned."""
+
+
+class TooLargeToFetchError(Exception):
+    """The object is larger than MAX_IMAGE_BYTES; nothing of it was read."""
+
+
+_SETTLED = (bytes, FileNotFoundError, IsADirectoryError, ChangedError, TooLargeToFetchError)
+
+
+def fetch(images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None) -> list[Fetched]:
     """Fetch objects at once from the filesystem that the first URI names.
 
-    Errors that may pass (throttling, resets, time-outs) are tried again with exponential backoff and jitter.
+    An error may be the image's (damaged storage of one object, a right that is missing for one key) or the storage's
+    (an outage, credentials that expired). The probe tells: an error is the image's answer only when it was left twice,
+    and both times the probe could be read at once. Otherwise this waits until the probe can be read again.
+
+    Args:
+        images: as planned; their uri, size_bytes and etag are used.
+        options: of the storage.
+        probe_uri: an image that could be read when the run began, from find_probe. Without one every error that is
+            left after the retries is the image's answer.
 
     Returns:
-        For each URI its bytes, or the error that was left after the last attempt.
+        For each image its bytes, whose number is as planned, or what is wrong with it: FileNotFoundError,
+        PermissionError, ChangedError, TooLargeToFetchError, or another error that only this image has.
+
+    Raises:
+        InputError: access is denied to the probe too.
+        StorageUnavailableError: the probe did not answer for two minutes either.
     """
-    if not uris:
-        return []
-    filesystem, _ = open_filesystem(uris[0], options)
-    results: dict[str, Fetched] = {}
-
-    @tenacity.retry(
-        stop=tenacity.stop_after_attempt(_ATTEMPTS),
-        wait=tenacity.wait_random_exponential(multiplier=0.5, max=20),
-        retry=tenacity.retry_if_result(bool),
-        retry_error_callback=lambda _: None,
-    )
-    def fetch_missing() -> list[str] | None:
-        missing = [uri for uri in dict.fromkeys(uris) if not _is_final(results.get(uri))]
-        results.update(_cat(filesystem, missing))
-        return [uri for uri in missing if not _is_final(results[uri])]
-
-    fetch_missing()
-    return [results[uri] for uri in uris]
+    answers: dict[str, Fetched] = {}
+    confirmations = 0
+    while confirmations < 2:
+        _fetch_patiently(images, options, answers)
+        if all(isinstance(answers[image.uri], _SETTLED) for image in images):
+            break
+        confirmations = confirmations + 1 if probe_uri is None or _answers_at_once(probe_uri, options) else 0
+    return [answers[image.uri] for image in images]
 
 
-def _cat(filesystem: Any, uris: Sequence[str]) -> dict[str, Fetched]:
+def find_probe(images: Iterable[SourceImage], options: StorageOptions) -> str | None:
+    """The first of some images that can be read; for the driver, once, at the start.
+
+    Returns:
+        Its URI; None if all that were tried are gone.
+
+    Raises:
+        InputError: none can be read, and not because they are gone.
+        StorageUnavailableError: the storage did not answer for two minutes.
+    """
+    failure: Exception | None = None
+    for image in images:
+        try:
+            retried(partial(_probe, image.uri, options), what=f"read {image.uri}")
+            return image.uri
+        except (FileNotFoundError, IsADirectoryError):
+            continue
+        except SamPipelineError:
+            raise
+        except Exception as error:  # noqa: BLE001  raised below, unless a later image can be read
+            failure = error
+            if error_kind(error) is ErrorKind.BAD_CREDENTIALS:
+                break
+    if failure is not None:
+        raise InputError(f"cannot read the images ({image.uri}): {one_line(failure)}") from failure
+    return None
+
+
+def _probe(uri: str, options: StorageOptions) -> None:
+    """Read one byte of an object, by GET: the answer to a HEAD would not say what is wrong."""
+    filesystem, path = open_filesystem(uri, options)
+    try:
+        filesystem.cat_file(path, start=0, end=1)
+    except OSError as error:
+        if http_status(error) != _RANGE_NOT_SATISFIABLE:  # an empty object, which is as good
+            raise
+
+
+def _answers_at_once(probe_uri: str, options: StorageOptions) -> bool:
+    """Wait until the probe can be read; whether the first attempt was enough."""
+    attempts = 0
+
+    def attempt() -> None:
+        nonlocal attempts
+        attempts += 1
+        _probe(probe_uri, options)
+
+    try:
+        retried(attempt, what=f"read {probe_uri}", denied_is_final=False)
+    except FileNotFoundError:
+        pass  # deleted since: the storage answers, and lets us in
+    except Exception as error:
+        if not is_denied(error):
+            raise
+        raise InputError(
+            f"access was denied to {probe_uri}, which could be read before ({one_line(error)}); "
+            "renew the credentials; the same command resumes"
+        ) from error
+    return attempts == 1
+
+
+@tenacity.retry(
+    stop=tenacity.stop_after_attempt(_ATTEMPTS),
+    wait=tenacity.wait_random_exponential(multiplier=0.5, max=20),
+    retry=tenacity.retry_if_result(bool),
+    retry_error_callback=lambda _: None,
+)
+def _fetch_patiently(images: Sequence[SourceImage], options: StorageOptions, answers: dict[str, Fetched]) -> bool:
+    """Fetch what has no settled answer yet; whether an error is left that may pass."""
+    unsettled = [image for image in images if not isinstance(answers.get(image.uri), _SETTLED)]
+    answers.update(_cat(list({image.uri: image for image in unsettled}.values()), options))
+    return any(isinstance(answer, Exception) and is_transient(answer) for answer in answers.values())
+
+
+def _cat(images: Sequence[SourceImage], options: StorageOptions) -> Iterator[tuple[str, Fetched]]:
+    small = []
+    for image in images:
+        if (image.size_bytes or 0) > MAX_IMAGE_BYTES:
+            yield image.uri, TooLargeToFetchError(f"{image.size_bytes} bytes, the limit is {MAX_IMAGE_BYTES}")
+        else:
+            small.append(image)
+    if not small:
+        return
+    filesystem, _ = open_filesystem(small[0].uri, options)
+    paths = [filesystem._strip_protocol(image.uri) for image in small]
+    # One byte more than planned shows that an object has grown, without loading what it has become. A range also
+    # spares the HEAD with which s3fs begins otherwise. An empty object has no ranges.
+    ends = [image.size_bytes + 1 if image.size_bytes else None for image in small]
+    starts = [None if end is None else 0 for end in ends]
     # Not cat: it expands names that hold [, * or ? as globs, and raises where none of them exists.
-    nothing = [None] * len(uris)
-    paths = [filesystem._strip_protocol(uri) for uri in uris]
-    return dict(zip(uris, filesystem.cat_ranges(paths, nothing, nothing, on_error="return"), strict=True))
+    for image, path, answer in zip(
+        small, paths, filesystem.cat_ranges(paths, starts, ends, on_error="return"), strict=True
+    ):
+        yield image.uri, _compared(filesystem, path, image, answer)
 
 
-def _is_final(result: Fetched | None) -> bool:
-    return isinstance(result, (bytes, *_FINAL_ERRORS))
+def _compared(filesystem: Any, path: str, planned: SourceImage, answer: Fetched) -> Fetched:
+    """The answer; or what became of the object, where it has not the planned length."""
+    if isinstance(answer, Exception) and http_status(answer) != _RANGE_NOT_SATISFIABLE:
+        return answer
+    num_bytes = len(answer) if isinstance(answer, bytes) else 0
+    if isinstance(answer, bytes) and planned.size_bytes in (None, num_bytes):
+        return answer
+    try:
+        filesystem.invalidate_cache()
+        now = source_image(filesystem, filesystem.info(path))
+    except Exception as error:  # noqa: BLE001  sorted by the caller like any other answer
+        return error
+    if now.size_bytes != planned.size_bytes:
+        return ChangedError(f"planned with {planned.size_bytes} bytes, now {now.size_bytes}")
+    if planned.etag not in (None, now.etag):
+        return ChangedError(f"planned with ETag {planned.etag}, now {now.etag}")
+    return ConnectionError(f"{num_bytes} of {planned.size_bytes} bytes came")

@@ -10,14 +10,16 @@ import io
 import re
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+from PIL.ExifTags import Base as Tag
 
-from sam_pipeline.storage.filesystem import one_line
+from sam_pipeline.clean_text import one_line
 
 # Only formats whose decoders are in daily use on untrusted files; Pillow knows forty more. MPO, a JPEG with more
 # pictures behind it, is opened as JPEG; naming it here would make Pillow raise KeyError on whatever is not a JPEG.
@@ -28,7 +30,30 @@ _BACKGROUND = (255, 255, 255)
 # Pixels converted at once: of a whole large image, Pillow's copies for alpha and 16 bits would be gigabytes.
 _BAND_PIXELS = 2**22
 
+# What one image may take. A max_pixels above its default raises these limits in proportion. They were found by
+# measuring hostile files: they keep one below 1 GB and 10 s, except where the file itself is tens of megabytes.
+_BUDGET_PIXELS = 100_000_000
+_MAX_BYTES = 10 * _BUDGET_PIXELS
+_MAX_SCANNED_PIXELS = 100 * _BUDGET_PIXELS
+_MAX_RLE_PIXELS = _BUDGET_PIXELS // 4
+_MAX_ICC_PROFILES = 100
+
+# The start of a scan in a JPEG: marker, length and number of components, in which libjpeg accepts nothing else.
+_SCAN = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 _SETTINGS_LOCK = threading.Lock()
+
+Pixels = npt.NDArray[np.uint8]
 
 
 class DecodeError(ValueError):
@@ -36,10 +61,10 @@ class DecodeError(ValueError):
 
 
 class TooLargeError(ValueError):
-    """The header announces more pixels than the limit; nothing was decoded."""
+    """More pixels than the limit, or more work or memory than any image may take; nothing was decoded."""
 
 
-def decode_image(data: bytes, *, max_pixels: int) -> npt.NDArray[np.uint8]:
+def decode_image(data: bytes, *, max_pixels: int) -> Pixels:
     """Decode the first frame of an image file.
 
     EXIF orientation is applied; 16-bit samples are scaled to 8; alpha is composed over white; palette, grey, CMYK
@@ -54,10 +79,12 @@ def decode_image(data: bytes, *, max_pixels: int) -> npt.NDArray[np.uint8]:
 
     Raises:
         DecodeError: empty, truncated, malformed, or of another format.
-        TooLargeError: more than max_pixels.
+        TooLargeError: more than max_pixels, or of a kind of which so many pixels take too long or too much memory.
     """
     if not data:
         raise DecodeError("the file is empty")
+    if data.count(b"iCCP") > _MAX_ICC_PROFILES:  # a PNG has one at most; Pillow inflates each, in 2 ms
+        raise DecodeError(f"more than {_MAX_ICC_PROFILES} colour profiles")
     as_format = ""
     try:
         with _own_rules(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -67,8 +94,9 @@ def decode_image(data: bytes, *, max_pixels: int) -> npt.NDArray[np.uint8]:
                 raise TooLargeError(f"{image.width}x{image.height} pixels, the limit is {max_pixels}")
             if num_pixels == 0:
                 raise DecodeError(f"{image.width}x{image.height} pixels: the image is empty")
+            _check_cost(image, data, max_pixels)
+            _correct_transparent_colour(image)
             image.load()
-            _orient(image)
             return _rgb_pixels(image)
     except (DecodeError, TooLargeError):
         raise
@@ -88,41 +116,112 @@ def decode_image(data: bytes, *, max_pixels: int) -> npt.NDArray[np.uint8]:
 
 @contextmanager
 def _own_rules(max_pixels: int) -> Iterator[None]:
-    """One limit on pixels instead of Pillow's, truncated files as errors, and no warnings, for one image.
+    """One limit on pixels instead of Pillow's, truncated files as errors, libtiff, and no warnings, for one image.
 
-    Pillow refuses what has more than twice MAX_IMAGE_PIXELS, also for single tiles and frames of a file; and it warns
-    about odd metadata in files that it reads well. All three are settings of the whole process: they are put back
-    afterwards, and threads take turns. The pipeline decodes in processes, one image at a time each.
+    Pillow refuses what has more than twice MAX_IMAGE_PIXELS, also for single tiles and frames of a file. It warns
+    about odd metadata in files that it reads well. Its own reader of uncompressed TIFFs takes planes of 16 bits for
+    8 bits, and decodes as many strips as a file cares to list. All are settings of the whole process: they are put
+    back afterwards, and threads take turns. The pipeline decodes in processes, one image at a time each.
     """
     with _SETTINGS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
-        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = max_pixels, False
+        before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, TiffImagePlugin.READ_LIBTIFF
+        Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, TiffImagePlugin.READ_LIBTIFF = max_pixels, False, True
         try:
             yield
         finally:
-            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
+            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, TiffImagePlugin.READ_LIBTIFF = before
 
 
-def _orient(image: Image.Image) -> None:
-    with suppress(Exception):  # damaged EXIF is no reason to lose an image that decodes
-        ImageOps.exif_transpose(image, in_place=True)
+def _check_cost(image: ImageFile.ImageFile, data: bytes, max_pixels: int) -> None:
+    """Refuse images that would take far more than others of their size, before a pixel is decoded."""
+    num_pixels = image.width * image.height
+    scale = max(1.0, max_pixels / _BUDGET_PIXELS)
+    what = f"{image.width}x{image.height} pixels"
+    num_bytes = _decoding_bytes(image)
+    if num_bytes > scale * _MAX_BYTES:
+        raise TooLargeError(f"{what} need {num_bytes} bytes to be decoded, the limit is {scale * _MAX_BYTES:.0f}")
+    if image.format == "BMP" and image.info["compression"] in (1, 2) and num_pixels > scale * _MAX_RLE_PIXELS:
+        raise TooLargeError(f"{what} with run-length encoding, the limit is {scale * _MAX_RLE_PIXELS:.0f}")
+    if image.format in ("JPEG", "MPO"):
+        num_scans = len(_SCAN.findall(data))
+        if num_scans * num_pixels > scale * _MAX_SCANNED_PIXELS:
+            raise TooLargeError(f"{what} in {num_scans} scans")
 
 
-def _rgb_pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
-    pixels = np.empty((image.height, image.width, 3), np.uint8)
+def _decoding_bytes(image: ImageFile.ImageFile) -> int:
+    """The most memory that decoding takes at one time: Pillow keeps a pixel in 4 bytes, what we return has 3."""
+    num_pixels = image.width * image.height
+    if image.format == "WEBP":
+        return 16 * num_pixels  # two canvases of libwebp, a copy of one, and Pillow's own
+    if image.format in ("JPEG", "MPO"):
+        return (4 + 2 * len(image.getbands())) * num_pixels  # all coefficients, if the file is progressive
+    if image.format == "TIFF":
+        return 4 * num_pixels + _tiff_block_bytes(_tiff_tags(image))
+    return 7 * num_pixels
+
+
+def _tiff_tags(image: Image.Image) -> Mapping[int, Any]:
+    return getattr(image, "tag_v2", {})
+
+
+def _tiff_block_bytes(tags: Mapping[int, Any]) -> int:
+    """The size of a strip or a tile; libtiff decodes them whole, and a tile may be larger than the image."""
+    if Tag.TileWidth in tags:
+        num_pixels = tags[Tag.TileWidth] * tags[Tag.TileLength]
+    else:
+        height = tags[Tag.ImageLength]
+        num_pixels = tags[Tag.ImageWidth] * min(height, tags.get(Tag.RowsPerStrip, height))
+    bits = tags.get(Tag.BitsPerSample, (1,))
+    return int(num_pixels * max(bits) * max(len(bits), tags.get(Tag.SamplesPerPixel, 1)) // 8)
+
+
+def _correct_transparent_colour(image: ImageFile.ImageFile) -> None:
+    """Bring the transparent colour that a PNG names to 8 bits; Pillow keeps it as it is, but not the samples."""
+    colour = image.info.get("transparency")
+    if image.format != "PNG" or not isinstance(colour, int | tuple):
+        return
+    raw_mode = str(image.tile[0].args)
+    if raw_mode in ("L;2", "L;4"):
+        image.info["transparency"] = colour * (85 if raw_mode == "L;2" else 17)
+    elif "16" in raw_mode:  # there is no telling it from its neighbours
+        del image.info["transparency"]
+
+
+def _rgb_pixels(image: Image.Image) -> Pixels:
+    orientation = _orientation(image)
+    sideways = orientation >= 5
+    pixels = np.empty((*(image.size if sideways else image.size[::-1]), 3), np.uint8)
+    tags = _tiff_tags(image)
+    largest = 0xFFF if tags.get(Tag.BitsPerSample) == (12,) else 0xFFFF
     num_rows = max(1, _BAND_PIXELS // image.width)
     for top in range(0, image.height, num_rows):
         bottom = min(top + num_rows, image.height)
-        pixels[top:bottom] = np.asarray(_to_rgb(image.crop((0, top, image.width, bottom))))
+        band = _to_rgb(image.crop((0, top, image.width, bottom)), largest)
+        if orientation in _TURNS:  # here, because a whole image would be in memory once more
+            band = band.transpose(_TURNS[orientation])
+        place = slice(image.height - bottom, image.height - top) if orientation in (3, 4, 6, 7) else slice(top, bottom)
+        pixels[(slice(None), place) if sideways else place] = np.asarray(band)
+    if image.mode == "I;16" and tags.get(Tag.PhotometricInterpretation) == 0:
+        np.invert(pixels, out=pixels)  # white is 0: Pillow heeds it in 8 bits only
     return pixels
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8; of a TIFF always 1, because Pillow turns it itself."""
+    with suppress(Exception):  # damaged EXIF is no reason to lose an image that decodes
+        orientation = image.getexif().get(Tag.Orientation)
+        return int(orientation) if orientation in _TURNS else 1
+    return 1
+
+
+def _to_rgb(image: Image.Image, largest: int) -> Image.Image:
     if image.mode.startswith("I"):
-        return _scaled_from_16_bit(image)
+        return _scaled_to_8_bit(image, largest)
     if image.mode == "F":
         raise DecodeError("floating-point samples have no defined range")
+    if image.mode == "La":
+        image = image.convert("LA")  # Pillow knows no way from there to RGBA
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         background = Image.new("RGBA", rgba.size, (*_BACKGROUND, 255))
@@ -130,8 +229,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _scaled_from_16_bit(image: Image.Image) -> Image.Image:
+def _scaled_to_8_bit(image: Image.Image, largest: int) -> Image.Image:
     samples = np.asarray(image).astype(np.int64)
-    if samples.min() < 0 or samples.max() > 0xFFFF:
+    if samples.min() < 0 or samples.max() > largest:
         raise DecodeError("integer samples beyond 16 bits have no defined range")
-    return Image.fromarray(((samples + 128) // 257).astype(np.uint8)).convert("RGB")
+    return Image.fromarray(((samples * 255 + largest // 2) // largest).astype(np.uint8)).convert("RGB")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sam_pipeline.errors import OutputError
+from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage.delta import (
     APP_ID,
     commit_files,
@@ -17,8 +17,10 @@ from sam_pipeline.storage.delta import (
     output_errors,
     put_parquet,
     table_metadata,
+    unused_files,
 )
 from sam_pipeline.storage.filesystem import StorageOptions, join_uri
+from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.schema import IMAGES_SCHEMA
 from sam_pipeline.storage.sources import SourceImage
 
@@ -63,11 +65,14 @@ def write_plan(output: str, input_uri: str, images: Sequence[SourceImage], optio
         raise OutputError(
             f"{uri} was begun for another input ({table_metadata(table).get('input')}); use another output"
         )
+    if table.transaction_version(APP_ID) is not None:
+        # A commit from this snapshot would meet no conflict and plan every image a second time.
+        raise FencedError(f"another run made a plan in {uri} meanwhile; the same command uses it")
     files = [
         put_parquet(uri, _rows(images, start), options, row_group_size=_ROWS_PER_GROUP)
         for start in range(0, len(images), _ROWS_PER_FILE)
     ]
-    commit_files(table, IMAGES_SCHEMA, files, epoch=_EPOCH)
+    commit_files(table, IMAGES_SCHEMA, files, options, epoch=_EPOCH)
     return Plan(output, input_uri, len(images))
 
 
@@ -79,8 +84,19 @@ def read_planned(output: str, start: int, stop: int, options: StorageOptions) ->
         raise OutputError(f"the plan disappeared: {uri}")
     in_range = (pc.field("image_id") >= start) & (pc.field("image_id") < stop)
     with output_errors(uri):
-        rows = table.to_pyarrow_dataset().to_table(filter=in_range)
+        # Not denied for good: workers read plans for days, and a role's credentials are renewed in between.
+        rows = retried(
+            lambda: table.to_pyarrow_dataset().to_table(filter=in_range), what=f"read {uri}", denied_is_final=False
+        )
     return rows.sort_by("image_id").cast(IMAGES_SCHEMA)
+
+
+def unused_plan_files(output: str, retention_hours: int, options: StorageOptions) -> list[str]:
+    """Files that interrupted planners left; none before there is a plan, while one of them may still be committed."""
+    table = open_table(join_uri(output, "images"), options)
+    if table is None or table.transaction_version(APP_ID) is None:
+        return []
+    return unused_files(table, retention_hours=retention_hours)
 
 
 def _rows(images: Sequence[SourceImage], start: int) -> pa.Table:

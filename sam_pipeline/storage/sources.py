@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from glob import has_magic
 from typing import Any
 
-from sam_pipeline.errors import InputError
-from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri, one_line, open_filesystem
+from fsspec.utils import glob_translate
+
+from sam_pipeline.clean_text import one_line
+from sam_pipeline.errors import InputError, SamPipelineError
+from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri, open_filesystem
+from sam_pipeline.storage.retrying import retried
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 
@@ -39,15 +46,19 @@ def list_images(input_uri: str, options: StorageOptions) -> Listing:
 
     Raises:
         InputError: nothing there, no permission, or no image among the files.
+        StorageUnavailableError: the storage did not answer for two minutes.
     """
     filesystem, path = open_filesystem(absolute_uri(input_uri), options)
     try:
-        found, explicit = _find(filesystem, path)
+        # The listing as a whole: half of one is worth nothing.
+        found, explicit = retried(lambda: _find(filesystem, path), what=f"list {input_uri}")
     except FileNotFoundError:
         raise InputError(f"input not found: {input_uri}") from None
+    except SamPipelineError:
+        raise
     except Exception as error:
         raise InputError(f"cannot list {input_uri}: {one_line(error)}") from error
-    images = [_source_image(filesystem, info) for info in found if explicit or _is_image(info["name"])]
+    images = [source_image(filesystem, info) for info in found if explicit or _is_image(info["name"])]
     if not images:
         raise InputError(
             f"no images in {input_uri}: {len(found)} files, none ending in one of {', '.join(IMAGE_SUFFIXES)}"
@@ -58,8 +69,8 @@ def list_images(input_uri: str, options: StorageOptions) -> Listing:
 
 def _find(filesystem: Any, path: str) -> tuple[list[Mapping[str, Any]], bool]:
     """Return the files below, matching, or at the path; and whether the user named one file outright."""
-    if any(character in path for character in "*?[") and not filesystem.exists(path):
-        return _files(filesystem, filesystem.glob(path, detail=True).values()), False
+    if has_magic(path) and not filesystem.exists(path):
+        return _files(filesystem, _glob(filesystem, path)), False
     if "file" in filesystem.protocol:
         info = filesystem.info(path)
         if info["type"] == "file":
@@ -74,15 +85,29 @@ def _find(filesystem: Any, path: str) -> tuple[list[Mapping[str, Any]], bool]:
     return below, False
 
 
-def _walk(filesystem: Any, folder: str) -> Iterator[Mapping[str, Any]]:
-    # Not find: it passes in silence over folders that it cannot read.
-    folders = [folder]
+def _glob(filesystem: Any, pattern: str) -> Iterator[Mapping[str, Any]]:
+    # Not filesystem.glob: it passes in silence over what it cannot list, and an outage would give fewer images.
+    matches = re.compile(glob_translate(pattern)).match
+    root = re.split(r"[*?[]", pattern, maxsplit=1)[0].rpartition("/")[0] or filesystem.root_marker
+    if "**" not in pattern:
+        infos = _walk(filesystem, root, max_depth=pattern.count("/") - root.rstrip("/").count("/"))
+    elif "file" in filesystem.protocol:
+        infos = _walk(filesystem, root)
+    else:
+        infos = filesystem.find(root, detail=True).values()
+    return (info for info in infos if matches(info["name"]))
+
+
+def _walk(filesystem: Any, root: str, max_depth: float = math.inf) -> Iterator[Mapping[str, Any]]:
+    # Not find: on a local disk it passes in silence over folders that it cannot read.
+    folders = [(root, 1)]
     while folders:
-        for info in filesystem.ls(folders.pop(), detail=True):
-            if info["type"] == "directory":
-                folders.append(info["name"])
-            else:
+        folder, depth = folders.pop()
+        for info in filesystem.ls(folder, detail=True):
+            if info["type"] != "directory":
                 yield info
+            elif depth < max_depth and info["name"].rstrip("/") != folder.rstrip("/"):
+                folders.append((info["name"], depth + 1))
 
 
 def _files(filesystem: Any, infos: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -100,7 +125,8 @@ def _is_image(name: str) -> bool:
     return not base.startswith(".") and base.lower().endswith(IMAGE_SUFFIXES)
 
 
-def _source_image(filesystem: Any, info: Mapping[str, Any]) -> SourceImage:
+def source_image(filesystem: Any, info: Mapping[str, Any]) -> SourceImage:
+    """What fsspec's listing or info says of one object."""
     etag = next((info[name] for name in ("ETag", "etag", "mtime", "last_modified") if info.get(name)), None)
     return SourceImage(
         uri=filesystem.unstrip_protocol(info["name"]),

@@ -1,8 +1,5 @@
 """What the runs of these tests have in common."""
 
-import sysconfig
-from pathlib import Path
-
 NUM_PHOTOS = 8
 """More than three starts commit before they are killed, few enough for a test."""
 
@@ -11,5 +8,3 @@ SETTINGS = ("--model-type", "vit_t", "--points-per-side", "3")
 
 SMALL_SHARDS = ("--shard-rows", "1", "--commit-interval-s", "0.1", "--threads", "1")
 """A commit for every image or two; one thread, so that sums of floats never depend on the machine's load."""
-
-SCRIPTS = Path(sysconfig.get_path("scripts"))

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from pycocotools import mask as coco_mask
 
+from tests.clusters import ray_head
 from tests.end_to_end.pictures import HEIGHT, WIDTH
-from tests.end_to_end.settings import NUM_PHOTOS, SCRIPTS, SETTINGS, SMALL_SHARDS
+from tests.end_to_end.settings import NUM_PHOTOS, SETTINGS, SMALL_SHARDS
 from tests.end_to_end.tables import comparable, num_data_files, read_rows
-from tests.ports import LOOPBACK, free_ports
+from tests.processes import SCRIPTS
 
 pytestmark = [pytest.mark.weights, pytest.mark.s3, pytest.mark.slow]
 
@@ -61,34 +62,8 @@ def ray_env(base_env, s3, tmp_path_factory):
 @pytest.fixture(scope="module")
 def cluster(ray_env, start):
     """The address, for job submission, of a cluster of one head node with three CPUs."""
-    ports = ["port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port"]
-    flags = [f"--{name}={port}" for name, port in zip(ports, free_ports(len(ports)), strict=True)]
-    dashboard_port = flags[1].partition("=")[2]
-    address = f"http://{LOOPBACK}:{dashboard_port}"
-    flags += [
-        f"--node-ip-address={LOOPBACK}",
-        f"--dashboard-host={LOOPBACK}",
-        f"--temp-dir={ray_env['RAY_TMPDIR']}/ray",
-    ]
-    flags += ["--num-cpus=3", f"--object-store-memory={2**29}", "--disable-usage-stats", "--block"]
-    head = start("start", "--head", *flags, script="ray", env=ray_env)
-    try:
-        head.wait_until(lambda: answers(f"{address}/api/jobs/", ray_env["RAY_AUTH_TOKEN"]))
-        yield address
-    finally:
-        head.kill()
-
-
-def answers(url, token):
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
-    try:
-        with urllib.request.urlopen(request, timeout=5):
-            return True
-    except urllib.error.HTTPError as error:
-        error.close()
-        return False
-    except OSError:
-        return False
+    with ray_head(start, ray_env, num_cpus=3, object_store_bytes=2**29) as head:
+        yield head.dashboard
 
 
 def files_with(text, folder):

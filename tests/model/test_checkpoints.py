@@ -1,12 +1,18 @@
 import hashlib
+import http.server
+import os
 import subprocess
 import sys
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import fsspec
 import pytest
 
 from sam_pipeline.errors import CheckpointError, ConfigError
-from sam_pipeline.model import checkpoints
+from sam_pipeline.model import checkpoints, guarded_http
 from sam_pipeline.model.checkpoints import (
     OFFICIAL_CHECKPOINTS,
     OfficialCheckpoint,
@@ -152,8 +158,129 @@ def test_resolve_missing(checkpoint):
 
 
 def test_resolve_unknown_protocol():
-    with pytest.raises(CheckpointError, match=r"checkpoint nosuch://x.pth cannot be read: .*nosuch"):
+    with pytest.raises(ConfigError, match=r"cannot open 'nosuch' URIs: .* http, https"):
         resolve_checkpoint("vit_b", "nosuch://x.pth")
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    ["https://h/own.pth?X-Amz-Signature=canary", "https://user:canary@h/own.pth", "s3://key:canary@bucket/own.pth"],
+)
+def test_resolve_refuses_credentials_without_showing_them(checkpoint):
+    with pytest.raises(ConfigError, match="must not") as caught:
+        resolve_checkpoint("vit_b", checkpoint)
+    assert "canary" not in str(caught.value)
+
+
+def test_resolve_takes_colons_in_a_name_for_no_chain(tmp_path):
+    (tmp_path / "a::b.pth").write_bytes(CONTENT)
+    assert resolve_checkpoint("vit_b", str(tmp_path / "a::b.pth")).read_bytes() == CONTENT
+    with pytest.raises(CheckpointError, match="not found"):
+        resolve_checkpoint("vit_b", f"memory://bucket/a::file://{tmp_path}/a::b.pth")
+
+
+@pytest.fixture
+def open_umask():
+    """The umask of a system that lets everybody write everything, which is left to no file of ours."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_only_the_owner_writes_in_the_cache_whatever_the_umask(sources, cache):
+    sources(FakeSource(CONTENT))
+    fsspec.filesystem("memory").pipe("/bucket/own.pth", CONTENT)
+    paths = [fetch_checkpoint("vit_b"), resolve_checkpoint("vit_b", "memory://bucket/own.pth")]
+    for path in [*paths, cache, cache / "remote"]:
+        assert path.stat().st_mode & 0o022 == 0, path
+        assert path.stat().st_mode & 0o444 == 0o444, path
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_nobody_else_reads_or_writes_a_download_before_it_is_verified(sources, cache):
+    class Watched(FakeSource):
+        def downloader(self, progress):
+            fill = super().downloader(progress)
+
+            def watched(url, output_file, pooch):
+                fill(url, output_file, pooch)
+                seen.append(Path(output_file))
+                assert seen[-1].stat().st_mode & 0o077 == 0
+
+            return watched
+
+    seen = []
+    sources(Watched(CONTENT))
+    fetch_checkpoint("vit_b")
+    fetch_checkpoint("vit_b")
+    (temporary,) = seen
+    assert temporary.parent == cache
+    assert temporary.name != "sam_vit_b_01ec64.pth"
+
+
+@pytest.fixture
+def redirect(monkeypatch):
+    """A server on loopback, which counts here as far away, that redirects to the address it is given."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(302 if self.path.startswith("/to") else 200)
+            self.send_header("Location", self.server.location)
+            self.send_header("Content-Length", "7")
+            self.end_headers()
+            self.wfile.write(CONTENT)
+
+        do_HEAD = do_GET  # noqa: N815  http.server's name
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        guarded = guarded_http.is_internal_address
+        monkeypatch.setattr(
+            guarded_http, "is_internal_address", lambda address: address != "127.0.0.1" and guarded(address)
+        )
+
+        def redirecting(location):
+            server.location = location
+            return f"http://127.0.0.1:{server.server_port}/to/own-{uuid.uuid4()}.pth"
+
+        yield redirecting
+        server.shutdown()
+
+
+def test_http_checkpoints_are_fetched_also_by_a_redirect(redirect):
+    assert resolve_checkpoint("vit_b", redirect("/own.pth")).read_bytes() == CONTENT
+
+
+def test_one_checkpoint_is_fetched_many_times_at_once(redirect):
+    uri = redirect("/own.pth")  # not of memory://, whose files are shared by their readers
+    with ThreadPoolExecutor(8) as pool:
+        (path,) = set(pool.map(lambda _: resolve_checkpoint("vit_b", uri), range(16)))
+    assert path.read_bytes() == CONTENT
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    "location", ["http://169.254.169.254/latest/meta-data/", "http://127.0.0.2:1/", "http://[::1]/"]
+)
+def test_a_redirect_does_not_lead_to_an_internal_address(redirect, location):
+    with pytest.raises(CheckpointError, match="internal addresses"):
+        resolve_checkpoint("vit_b", redirect(location))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("169.254.169.254", "0xA9FEA9FE", "[::ffff:169.254.169.254]", "[fe80::1]", "[fd00:ec2::254]"),
+        *("localhost", "127.0.0.1", "0.0.0.0", "[::1]"),  # aiohttp takes 2852039166 and 127.1 for no host at all
+    ],
+)
+def test_http_checkpoints_do_not_come_from_internal_addresses_however_they_are_spelt(host):
+    with pytest.raises(CheckpointError, match="internal addresses"):
+        resolve_checkpoint("vit_b", f"http://{host}/own.pth")
 
 
 def test_verify(sources, cache, tmp_path):

@@ -1,4 +1,5 @@
 import pickle
+import zipfile
 
 import pytest
 import safetensors.torch
@@ -113,3 +114,28 @@ def test_assign_names_every_kind_of_difference(tensors):
         "own.pth as vit_b: not the weights of this architecture (4 missing: 0.weight, 0.bias, 1.weight, …; "
         "1 unexpected: extra; 1 of another shape: 2.weight)"
     )
+
+
+def test_compressed_file_is_not_unpacked(tmp_path, tensors):
+    torch.save(tensors, tmp_path / "stored.pth")
+    with zipfile.ZipFile(tmp_path / "stored.pth") as stored, zipfile.ZipFile(tmp_path / "own.pth", "w") as compressed:
+        for entry in stored.infolist():
+            compressed.writestr(entry.filename, stored.read(entry), compress_type=zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match=r"own\.pth is compressed, which no torch checkpoint is"):
+        load_state_dict(tmp_path / "own.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tensor_larger_than_its_file_is_refused_before_it_takes_memory(tmp_path, zipped):
+    huge = torch.ones(1, dtype=torch.bfloat16).expand(2**50)  # as float32 four pebibytes
+    torch.save({"weight": huge}, tmp_path / "own.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        CheckpointError, match=r"own\.pth names tensors of 2251799813685248 bytes, more than it can hold"
+    ):
+        load_state_dict(tmp_path / "own.pth")
+
+
+def test_tied_parameters_are_no_inflation(tmp_path):
+    weight = torch.ones(1000, 1000)
+    torch.save({"weight": weight, "tied": weight}, tmp_path / "own.pth")
+    assert load_state_dict(tmp_path / "own.pth").keys() == {"weight", "tied"}

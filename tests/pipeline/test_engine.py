@@ -4,10 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sam_pipeline.config import AnnotateConfig
 from sam_pipeline.pipeline import engine as engine_module
-from sam_pipeline.pipeline.engine import Engine
-from sam_pipeline.pipeline.job import Job
+from sam_pipeline.pipeline.engine import SamEngine
+from tests.pipeline.jobs import job_of
 
 EMBEDDING = memoryview(torch.zeros(256, 64, 64).numpy().tobytes())
 
@@ -36,7 +35,7 @@ def engine(monkeypatch):
     monkeypatch.setattr(engine_module, "build_sam", lambda *_, **__: torch.nn.Identity())
     monkeypatch.setattr(engine_module, "MaskGenerator", Halves)
     threads = torch.get_num_threads()
-    yield Engine(Job(AnnotateConfig("run"), "run", device="cpu", precision="fp32", weights_sha256="0", threads=threads))
+    yield SamEngine(job_of(threads=threads))
     torch.set_num_threads(threads)
 
 

@@ -4,7 +4,13 @@ from hypothesis import strategies as st
 
 from sam_pipeline.config import PoolConfig
 from sam_pipeline.errors import ConfigError
-from sam_pipeline.pipeline.resources import divide
+from sam_pipeline.pipeline.resources import Cluster, divide
+
+
+def division(pools, device, num_cpus, num_gpus, largest_node_cpus=None):
+    """The division of a cluster of one machine, unless its largest is said to be smaller."""
+    largest_node_cpus = num_cpus if largest_node_cpus is None else largest_node_cpus
+    return divide(pools, device, Cluster(num_cpus, num_gpus, largest_node_cpus, smallest_node_memory_bytes=0))
 
 
 def reserved_cpus(r):
@@ -20,7 +26,7 @@ def reserved_gpus(r):
     [(1, 1, 1, 1), (2, 1, 1, 2), (4, 1, 1, 4), (16, 1, 4, 4), (64, 2, 16, 4)],
 )
 def test_on_cpus_decoders_get_the_most_and_everything_fits(num_cpus, encode_actors, decode_actors, threads):
-    r = divide(PoolConfig(), "auto", num_cpus, 0)
+    r = division(PoolConfig(), "auto", num_cpus, 0)
     assert (r.device, r.encode_actors, r.decode_actors, r.threads) == ("cpu", encode_actors, decode_actors, threads)
     assert r.decode_actors * r.decode_cpus == pytest.approx(num_cpus / 2)
     assert (r.encode_batch_size, r.shard_rows, r.encode_gpus, r.decode_gpus) == (1, 4, 0, 0)
@@ -30,7 +36,7 @@ def test_on_cpus_decoders_get_the_most_and_everything_fits(num_cpus, encode_acto
 @pytest.mark.parametrize("num_gpus", [1, 8])
 @pytest.mark.parametrize("num_cpus", [4, 16, 192])
 def test_each_gpu_gets_an_encoder_and_a_decoder(num_cpus, num_gpus):
-    r = divide(PoolConfig(), "auto", num_cpus, num_gpus)
+    r = division(PoolConfig(), "auto", num_cpus, num_gpus)
     assert (r.device, r.encode_actors, r.decode_actors) == ("cuda", num_gpus, num_gpus)
     assert (r.encode_batch_size, r.shard_rows) == (8, 256)
     assert reserved_gpus(r) == num_gpus
@@ -40,7 +46,7 @@ def test_each_gpu_gets_an_encoder_and_a_decoder(num_cpus, num_gpus):
 
 @given(num_cpus=st.integers(1, 4096), num_gpus=st.integers(0, 64))
 def test_whatever_the_cluster_there_is_room_for_a_reader_and_a_writer_beside_all_actors(num_cpus, num_gpus):
-    r = divide(PoolConfig(), "auto", num_cpus, num_gpus)
+    r = division(PoolConfig(), "auto", num_cpus, num_gpus)
     assert min(r.read_cpus, r.write_cpus, r.encode_cpus, r.decode_cpus) > 0
     assert reserved_cpus(r) <= num_cpus + 1e-9
     assert reserved_gpus(r) <= num_gpus
@@ -49,13 +55,13 @@ def test_whatever_the_cluster_there_is_room_for_a_reader_and_a_writer_beside_all
 @given(num_cpus=st.integers(1, 4096))
 def test_no_actor_on_cpus_needs_a_machine_larger_than_four_cpus(num_cpus):
     # The cluster's CPUs may be spread over many machines: an actor larger than each of them would wait for ever.
-    r = divide(PoolConfig(), "cpu", num_cpus, 0)
+    r = division(PoolConfig(), "cpu", num_cpus, 0)
     assert max(r.encode_cpus, r.decode_cpus) <= 4
 
 
 def test_the_cpu_is_used_when_asked_for_or_when_there_is_no_whole_gpu():
-    assert divide(PoolConfig(), "cpu", 4, 8).device == "cpu"
-    assert divide(PoolConfig(), "auto", 4, 0.5).device == "cpu"
+    assert division(PoolConfig(), "cpu", 4, 8).device == "cpu"
+    assert division(PoolConfig(), "auto", 4, 0.5).device == "cpu"
 
 
 def test_what_the_user_sets_wins_on_cpus():
@@ -69,7 +75,7 @@ def test_what_the_user_sets_wins_on_cpus():
         threads=7,
         shard_rows=9,
     )
-    r = divide(pools, "auto", 8, 0)
+    r = division(pools, "auto", 8, 0)
     assert (r.encode_actors, r.decode_actors, r.encode_batch_size) == (2, 3, 5)
     assert (r.encode_cpus, r.decode_cpus, r.read_cpus, r.threads, r.shard_rows) == (0.5, 0.7, 0.3, 7, 9)
 
@@ -87,7 +93,7 @@ def test_what_the_user_sets_wins_on_gpus():
         threads=3,
         shard_rows=1000,
     )
-    r = divide(pools, "cuda", 16, 2)
+    r = division(pools, "cuda", 16, 2)
     assert (r.encode_actors, r.decode_actors, r.encode_batch_size) == (1, 6, 64)
     assert (r.encode_cpus, r.decode_cpus, r.encode_gpus, r.decode_gpus) == (2, 0.25, 0.5, 0.25)
     assert (r.read_cpus, r.threads, r.shard_rows) == (0.5, 3, 1000)
@@ -95,7 +101,7 @@ def test_what_the_user_sets_wins_on_gpus():
 
 def test_actors_that_leave_no_cpu_for_reading_are_refused_with_the_arithmetic():
     with pytest.raises(ConfigError) as caught:
-        divide(PoolConfig(encode_cpus=1, decode_cpus=1), "cpu", 2, 0)
+        division(PoolConfig(encode_cpus=1, decode_cpus=1), "cpu", 2, 0)
     assert str(caught.value) == (
         "the run cannot be scheduled: 1 encoder x 1 CPUs + 1 decoder x 1 + reading 0.2 + writing 0.2 = 2.4 CPUs, "
         "the cluster has 2; lower --encode-actors, --decode-actors or their --*-cpus"
@@ -104,25 +110,25 @@ def test_actors_that_leave_no_cpu_for_reading_are_refused_with_the_arithmetic():
 
 def test_more_gpus_than_there_are_are_refused_with_the_arithmetic():
     with pytest.raises(ConfigError, match=r"2 encoder x 0\.5 GPUs \+ 1 decoder x 0\.5 = 1\.5 GPUs, the cluster has 1"):
-        divide(PoolConfig(encode_actors=2), "cuda", 8, 1)
+        division(PoolConfig(encode_actors=2), "cuda", 8, 1)
 
 
 @pytest.mark.parametrize("num_gpus", [0, 0.5])
 def test_cuda_without_a_whole_gpu_is_refused_with_a_way_out(num_gpus):
     with pytest.raises(ConfigError, match=rf"= 1 GPUs, the cluster has {num_gpus:g}; .* use --device cpu"):
-        divide(PoolConfig(), "cuda", 8, num_gpus)
+        division(PoolConfig(), "cuda", 8, num_gpus)
 
 
 def test_shares_of_a_gpu_can_be_asked_for():
-    r = divide(PoolConfig(encode_gpus=0.2, decode_gpus=0.2), "cuda", 8, 0.5)
+    r = division(PoolConfig(encode_gpus=0.2, decode_gpus=0.2), "cuda", 8, 0.5)
     assert reserved_gpus(r) == pytest.approx(0.4)
 
 
 def test_a_cluster_without_cpus_is_refused():
     with pytest.raises(ConfigError, match="the cluster has 0"):
-        divide(PoolConfig(), "auto", 0, 0)
+        division(PoolConfig(), "auto", 0, 0)
 
 
 def test_an_actor_that_fits_the_cluster_but_none_of_its_machines_is_refused() -> None:
     with pytest.raises(ConfigError, match="reserves 4 CPUs, the largest machine has 2"):
-        divide(PoolConfig(decode_cpus=4, decode_actors=1), "cpu", num_cpus=16, num_gpus=0, largest_node_cpus=2)
+        division(PoolConfig(decode_cpus=4, decode_actors=1), "cpu", num_cpus=16, num_gpus=0, largest_node_cpus=2)

@@ -3,10 +3,10 @@ import pytest
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig, PlanConfig
 from sam_pipeline.pipeline.columns import IMAGES, chunks_of, crops_by_image, shards_of
-from sam_pipeline.pipeline.job import Job
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.stages import read_images, write_shard
 from sam_pipeline.storage.mask_table import iterate_rows
+from tests.pipeline.jobs import Monitor, job_of
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import results_table, row, take_over
 
@@ -32,11 +32,11 @@ def job_for(folder, **masks):
     output = str(folder.parent / "run")
     ensure_plan(PlanConfig(output, str(folder)))
     config = AnnotateConfig(output, max_pixels=10_000, masks=MaskConfig(**masks))
-    return Job(config, output, device="cpu", precision="fp32", weights_sha256="", threads=1)
+    return job_of(config)
 
 
 def read(job, ids):
-    return [table for chunk in chunks_of(np.array(ids), 100) for table in read_images(chunk, job)]
+    return [table for chunk in chunks_of(np.array(ids), 100) for table in read_images(chunk, job, Monitor())]
 
 
 def test_every_image_is_one_row_whatever_its_fate(folder):
@@ -79,7 +79,7 @@ def test_more_images_than_are_fetched_at_once_keep_their_order(folder):
 def test_a_written_shard_can_be_committed_from_its_descriptor(folder):
     job = job_for(folder)
     table = take_over(job.output)
-    (shard,) = shards_of(write_shard(results_table([row(1), row(0)]), job))
+    (shard,) = shards_of(write_shard(results_table([row(1), row(0)]), job, Monitor()))
     table.commit([shard])
     assert table.committed_ids(3).tolist() == [True, True, False]
     assert [row["image_id"] for batch in iterate_rows(job.output, {}) for row in batch.to_pylist()] == [0, 1]

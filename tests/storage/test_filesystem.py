@@ -1,14 +1,16 @@
 import pytest
 
+from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.storage.filesystem import (
     absolute_uri,
     delta_storage_options,
     join_uri,
-    one_line,
     open_filesystem,
     protocol_of,
 )
+
+LIMITS = {"connect_timeout": "5s", "timeout": "30s", "max_retries": "3", "retry_timeout": "10s"}
 
 
 @pytest.fixture(autouse=True)
@@ -73,9 +75,26 @@ def test_only_s3_needs_options_of_delta(uri, monkeypatch):
     assert delta_storage_options(uri, {"endpoint_url": "http://localhost:2"}) == {}
 
 
-def test_without_options_and_variables_delta_is_left_to_its_defaults():
-    assert delta_storage_options("s3://bucket/run", {}) == {}
-    assert delta_storage_options("s3://bucket/run", {"client_kwargs": None}) == {}
+def test_without_options_and_variables_delta_gets_its_limits_in_time_alone():
+    assert delta_storage_options("s3://bucket/run", {}) == LIMITS
+    assert delta_storage_options("s3://bucket/run", {"client_kwargs": None, "config_kwargs": None}) == LIMITS
+
+
+def test_time_outs_that_the_user_gave_are_those_of_delta_and_of_s3fs():
+    options = {"config_kwargs": {"connect_timeout": 2, "read_timeout": 60, "max_pool_connections": 99}}
+    assert delta_storage_options("s3://b/run", options) == LIMITS | {"connect_timeout": "2s", "timeout": "60s"}
+    filesystem, _ = open_filesystem("s3://bucket/key", options)
+    assert filesystem.config_kwargs == options["config_kwargs"] | {"retries": {"total_max_attempts": 1}}
+
+
+def test_s3_is_given_time_outs_of_seconds_and_one_attempt():
+    filesystem, _ = open_filesystem("s3://bucket/key", {})
+    assert filesystem.retries == 1
+    assert filesystem.config_kwargs == {
+        "connect_timeout": 5,
+        "read_timeout": 20,
+        "retries": {"total_max_attempts": 1},
+    }
 
 
 @pytest.mark.parametrize(
@@ -92,7 +111,7 @@ def test_the_endpoint_is_taken_from_the_options_and_then_from_the_environment(
 ):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    expected = {"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "false"}
+    expected = LIMITS | {"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "false"}
     assert delta_storage_options("s3://bucket/run", options) == expected
     assert delta_storage_options("s3a://bucket/run", options) == expected
 
@@ -103,11 +122,12 @@ def test_plain_http_is_allowed_only_for_an_endpoint_that_says_so():
 
 def test_region_and_anonymous_access_are_translated(monkeypatch):
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-2")
-    assert delta_storage_options("s3://b/run", {}) == {"AWS_REGION": "us-east-2"}
+    assert delta_storage_options("s3://b/run", {}) == LIMITS | {"AWS_REGION": "us-east-2"}
     monkeypatch.setenv("AWS_REGION", "us-west-1")
-    assert delta_storage_options("s3://b/run", {}) == {"AWS_REGION": "us-west-1"}
+    assert delta_storage_options("s3://b/run", {}) == LIMITS | {"AWS_REGION": "us-west-1"}
     options = {"client_kwargs": {"region_name": "eu-west-1"}, "anon": True}
-    assert delta_storage_options("s3://b/run", options) == {"AWS_REGION": "eu-west-1", "AWS_SKIP_SIGNATURE": "true"}
+    expected = LIMITS | {"AWS_REGION": "eu-west-1", "AWS_SKIP_SIGNATURE": "true"}
+    assert delta_storage_options("s3://b/run", options) == expected
 
 
 @pytest.mark.parametrize(

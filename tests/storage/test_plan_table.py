@@ -83,6 +83,27 @@ def test_of_two_planners_at_once_one_is_fenced_and_the_plan_is_the_others(output
     assert read_planned(output, 0, 10, {}).to_pylist() == rows_of(IMAGES[:4])
 
 
+def test_who_looked_before_another_planned_and_opened_the_table_after_is_fenced(output):
+    assert read_plan(output, {}) is None
+    write_plan(output, "s3://b", IMAGES[:4], {})
+    with pytest.raises(FencedError, match="another run made a plan"):
+        write_plan(output, "s3://b", IMAGES, {})
+    assert read_plan(output, {}) == Plan(output, "s3://b", 4)
+
+
+def test_a_plan_whose_answer_was_lost_is_there_once(output, monkeypatch, clock):
+    write = DeltaTable.create_write_transaction
+
+    def write_and_fail(*arguments, **options):
+        monkeypatch.setattr(DeltaTable, "create_write_transaction", write)
+        write(*arguments, **options)
+        raise OSError("Generic S3 error: HTTP error: error sending request")
+
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", write_and_fail)
+    assert write_plan(output, "s3://b", IMAGES, {}) == Plan(output, "s3://b", 10)
+    assert read_plan(output, {}) == Plan(output, "s3://b", 10)
+
+
 def test_a_plan_that_disappeared_under_a_worker_is_an_output_error(output):
     with pytest.raises(OutputError, match="the plan disappeared"):
         read_planned(output, 0, 1, {})

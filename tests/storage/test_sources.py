@@ -5,6 +5,7 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
+from sam_pipeline import uri_rules
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.fetching import fetch
 from sam_pipeline.storage.sources import SourceImage, list_images
@@ -85,7 +86,7 @@ def test_odd_names_are_found_in_a_folder_and_alone_and_can_be_fetched(tmp_path, 
     in_folder = list_images(str(tmp_path), {}).images
     alone = list_images(str(tmp_path / name), {}).images
     assert alone == in_folder
-    assert fetch([in_folder[0].uri], {}) == [name.encode()]
+    assert fetch(in_folder, {}, None) == [name.encode()]
 
 
 @pytest.mark.parametrize("name", ["a[1]", "a*", "a?", "a b", "a#b"])
@@ -141,8 +142,10 @@ def test_a_folder_that_cannot_be_read_stops_the_listing_instead_of_losing_its_im
         return real_ls(self, path, **options)
 
     monkeypatch.setattr(LocalFileSystem, "ls", ls)
-    with pytest.raises(InputError, match="Permission denied"):
-        list_images(str(tmp_path), {})
+    for pattern in ("", "/*/*.jpg", "/**/*.jpg"):
+        with pytest.raises(InputError, match="Permission denied"):
+            list_images(f"{tmp_path}{pattern}", {})
+    assert names(list_images(f"{tmp_path}/*.jpg", {}), tmp_path) == ["a.jpg"]  # does not look into folders
 
 
 def test_a_remote_prefix_is_listed_to_the_bottom(remote):
@@ -196,7 +199,8 @@ class ListedStore(LocalFileSystem):
         return {entry["name"]: entry for entry in self.entries}
 
 
-def test_folder_markers_are_no_images_and_etags_lose_their_quotes():
+def test_folder_markers_are_no_images_and_etags_lose_their_quotes(monkeypatch):
+    monkeypatch.setattr(uri_rules, "DATA_SCHEMES", (*uri_rules.DATA_SCHEMES, "listed"))
     fsspec.register_implementation("listed", ListedStore, clobber=True)
     listing = list_images("listed://bucket/in", {})
     assert listing.images == [SourceImage("listed://bucket/in/b.jpg", 7, "9a0f-2")]

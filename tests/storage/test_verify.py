@@ -1,12 +1,16 @@
+from pathlib import Path
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from sam_pipeline.errors import OutputError
+from sam_pipeline.errors import OutputError, StorageUnavailableError
 from sam_pipeline.masks import rle
 from sam_pipeline.masks.runs import Runs
 from sam_pipeline.storage import verify as verify_module
 from sam_pipeline.storage.verify import verify
-from tests.storage.runs import HEIGHT, WIDTH, failed_row, finished, mask, plan, row
+from tests.storage.runs import HEIGHT, WIDTH, failed_row, finished, mask, plan, row, shard
 
 # pycocotools builds its arrays the way NumPy 1 wanted it; until it does otherwise, decoding warns.
 
@@ -98,11 +102,62 @@ def test_a_mask_of_another_size_is_found_before_memory_is_taken_for_it(output, s
         ({"status": "fetch_error", "error": "gone"}, "status fetch_error needs an error and no masks"),
         ({"error": "odd"}, "status ok needs a height and a width, and no error"),
         ({"height": None, "num_masks": 0, "masks": []}, "status ok needs a height and a width, and no error"),
+        ({"uri": "file:///in/0000.jpg"}, "the plan has another uri for this image_id"),
         ({"num_masks": 5}, "num_masks is 5 but there are 2 masks"),
     ],
 )
 def test_a_row_that_contradicts_itself_is_found(output, changes, problem):
-    assert the_problem(output, [row(0), row(1) | changes])[1] == f"image 1 (file:///in/0001.jpg): {problem}"
+    uri = changes.get("uri", "file:///in/0001.jpg")
+    assert the_problem(output, [row(0), row(1) | changes])[1] == f"image 1 ({uri}): {problem}"
+
+
+def test_an_unknown_status_is_found(output):
+    _, problem = the_problem(output, [row(0), failed_row(1, "lost")])
+    assert problem == "image 1 (file:///in/0001.jpg): there is no status 'lost'"
+
+
+@pytest.mark.parametrize("num_planned_at_once", [1, 2, 3, 100])
+def test_uris_are_compared_with_the_whole_plan(output, num_planned_at_once, monkeypatch):
+    monkeypatch.setattr(verify_module, "_PLANNED_AT_ONCE", num_planned_at_once)
+    finished(output, [row(index, 0) for index in range(5)])
+    assert verify(output, {}).ok
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def _overwrite(path):
+    content = bytearray(path.read_bytes())
+    content[4 : len(content) // 2] = bytes(len(content) // 2 - 4)
+    path.write_bytes(content)
+
+
+def _replace(path):
+    pq.write_table(pa.table({"image_id": [2]}), path)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, _cut, _overwrite, _replace])
+def test_a_shard_that_cannot_be_read_is_found_and_the_others_are_checked(output, damage):
+    table = finished(output, [row(0), row(1)], num_images=4)
+    broken = shard(output, [row(2), row(3)])
+    table.commit([broken])
+    damage(Path(output, "masks", broken.file.path))
+    result = verify(output, {})
+    assert (result.num_rows, result.num_lost, result.num_bad_masks) == (2, 2, 1)
+    assert result.problems[0].startswith(f"masks/{broken.file.path}, of 2 images, cannot be read: ")
+    assert result.problems[1:] == ["image 2 has no row", "image 3 has no row"]
+
+
+def test_storage_that_does_not_answer_is_no_problem_of_a_shard(output, monkeypatch, clock):
+    finished(output, [row(0), row(1)])
+
+    def fail(*arguments):
+        raise OSError("Generic S3 error: HTTP error: error sending request")
+
+    monkeypatch.setattr(verify_module.pq.ParquetFile, "read_row_group", fail)
+    with pytest.raises(StorageUnavailableError):
+        verify(output, {})
 
 
 def test_everything_is_counted_but_only_the_first_problems_are_told(output, monkeypatch):

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
+import sysconfig
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 TIMEOUT_S = 300
 """For anything that a test waits for; generous, because test machines are shared."""
@@ -120,6 +126,43 @@ class Program:
 
     def _last_words(self) -> str:
         return self._stderr.read_text(errors="replace")[-4000:]
+
+
+Start = Callable[..., Program]
+"""(*arguments, env=more variables, script="sam-pipeline") → the running script of the virtual environment."""
+
+
+@contextmanager
+def clean_env(checkpoint: Path) -> Iterator[dict[str, str]]:
+    """An environment with the weights, without credentials or clusters of whoever runs the tests."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "AWS_", "SAM_PIPELINE_"))}
+    # Not pytest's folder: Ray puts Unix sockets there, and their paths must stay short.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as ray_folder:
+        yield env | {
+            "SAM_PIPELINE_CACHE": str(checkpoint.parent),
+            "RAY_TMPDIR": ray_folder,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),  # else Ray would write one into the home folder
+        }
+
+
+@contextmanager
+def starting(common: Mapping[str, str], make_folder: Callable[[], Path]) -> Iterator[Start]:
+    """Start programs in an environment; whatever is still running in the end is killed."""
+    started: list[Program] = []
+
+    def start_program(
+        *arguments: object, env: Mapping[str, str] | None = None, script: str = "sam-pipeline"
+    ) -> Program:
+        command = [str(SCRIPTS / script), *map(str, arguments)]
+        started.append(Program(command, {**common, **(env or {})}, make_folder()))
+        return started[-1]
+
+    try:
+        yield start_program
+    finally:
+        for program in started:
+            program.kill()
 
 
 def _descendants(pid: int) -> list[psutil.Process]:

@@ -1,0 +1,44 @@
+"""Text that comes from outside, made fit to be printed, logged and stored.
+
+Names of files and messages of errors come from whoever filled a bucket or answered a request. They may hold escape
+sequences that a terminal obeys, characters that turn the order of letters around, and URLs that hold credentials.
+"""
+
+from __future__ import annotations
+
+import re
+
+_MAX_LENGTH = 300
+
+_USER_OF_URL = re.compile(r"://[^/\s@]*@")
+# To the end of the word, wherever it begins: a URL's path may hold spaces.
+_QUERY = re.compile(r"\?\S*")
+# S3 answers a wrong signature with what was signed, the session token among it.
+_SESSION_TOKEN = re.compile(r"(x-amz-security-token\W+)[^\s'\"<>&,;]+", re.IGNORECASE)
+
+# The arrows with which delta-rs draws the causes of an error, one line each.
+_DELTA_ARROW = re.compile("\\s*\x1b\\[31m\N{DOWNWARDS ARROW WITH TIP RIGHTWARDS}\x1b\\[0m\\s*")
+
+
+def printable(text: str) -> str:
+    """Replace what does not print: control characters, line breaks, and marks that change the direction of writing."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+def without_credentials(line: str) -> str:
+    """Remove from a line what may hold credentials: user names and query strings of URLs, session tokens."""
+    line = _SESSION_TOKEN.sub(r"\1(removed)", line)
+    if "://" not in line:
+        return line
+    return _QUERY.sub("", _USER_OF_URL.sub("://", line))
+
+
+def error_text(error: BaseException) -> str:
+    """The error's message, in which the causes that delta-rs lists are one line: "Generic S3 error: …: …"."""
+    return _DELTA_ARROW.sub(": ", str(error)).strip()
+
+
+def one_line(error: BaseException) -> str:
+    """The error's first line, printable, without credentials, and cut after 300 characters."""
+    lines = error_text(error).splitlines() or [type(error).__name__]
+    return printable(without_credentials(lines[0]))[:_MAX_LENGTH]

@@ -1,0 +1,170 @@
+"""The isolation pass: what a pass could not account for, one image at a time, in a process that may die.
+
+An image that crashes, hangs or exhausts its worker takes the rows near it down with it; here it has a process of its
+own, and what still fails ends as a row with status worker_crashed. The process never touches storage, so that a
+failing store is never taken for a bad image. Before its first image it annotates a blank one: where that fails, the
+machine or the weights are at fault and the run stops.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import signal
+import time
+from collections.abc import Generator
+from itertools import chain
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pyarrow as pa
+import ray
+from PIL import Image
+from ray.util import ActorPool
+
+from sam_pipeline.clean_text import one_line
+from sam_pipeline.errors import RunFailedError, SamPipelineError
+from sam_pipeline.pipeline.columns import shard_row, shards_of
+from sam_pipeline.pipeline.job import Job
+from sam_pipeline.pipeline.limits import limit_memory
+from sam_pipeline.pipeline.monitor import errors_told
+from sam_pipeline.pipeline.resources import Resources
+from sam_pipeline.pipeline.stages import decode_masks, encode_images, fetch_planned, prepare_image, tell_images
+from sam_pipeline.storage.fetching import Fetched
+from sam_pipeline.storage.mask_table import Shard, put_shard
+from sam_pipeline.storage.plan_table import read_planned
+from sam_pipeline.storage.schema import MASKS_SCHEMA
+
+# Importing torch and loading ViT-H from a cold disk takes a minute or two.
+_START_TIMEOUT_S = 600.0
+_RETRIES = 2  # when an annotator is lost with its machine
+
+
+def annotate_isolated(image_ids: list[int], job: Job, resources: Resources, monitor: Any) -> Generator[list[Shard]]:
+    """Annotate images, each alone; yields the shard of each as it is written.
+
+    Raises:
+        SamPipelineError: storage or the machines failed, which is not the image's fault.
+    """
+    actor = ray.remote(
+        num_cpus=resources.decode_cpus,
+        num_gpus=resources.encode_gpus + resources.decode_gpus,
+        max_restarts=-1,  # with its node; each image is tried a few times only
+        max_task_retries=_RETRIES,
+    )(IsolatedAnnotator)
+    pool: Any = ActorPool([actor.remote(job, monitor) for _ in range(min(len(image_ids), resources.decode_actors))])
+    try:
+        for rows in pool.map_unordered(lambda annotator, image_id: annotator.annotate.remote(image_id), image_ids):
+            yield shards_of(rows)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, SamPipelineError):
+            raise error.cause from None
+        raise
+
+
+class IsolatedAnnotator:
+    """Actor: fetches and writes itself, and lets a child process do what may crash."""
+
+    def __init__(self, job: Job, monitor: Any) -> None:
+        self._job, self._monitor = job, monitor
+        self._child: _Child | None = None
+
+    def annotate(self, image_id: int) -> pa.Table:
+        """Do one planned image; returns its shard's descriptor."""
+        job = self._job
+        with errors_told(self._monitor):
+            (planned,) = read_planned(job.output, image_id, image_id + 1, job.storage_options).to_pylist()
+            (data,) = fetch_planned([planned], job)
+            results = self._results(planned, data)
+            tell_images(self._monitor, results)
+            return shard_row(put_shard(job.output, results, job.storage_options))
+
+    def _results(self, planned: dict[str, Any], data: Fetched) -> pa.Table:
+        if self._child is None or not self._child.is_alive():
+            self._child = _Child(self._job)
+        answer = self._child.ask((planned, data), self._job.image_timeout_s)
+        return _crashed_row(planned, answer) if isinstance(answer, str) else answer
+
+
+def _crashed_row(planned: dict[str, Any], reason: str) -> pa.Table:
+    row = {"image_id": planned["image_id"], "uri": planned["uri"], "status": "worker_crashed", "error": reason}
+    return pa.Table.from_pylist([row | {"num_masks": 0, "masks": []}], schema=MASKS_SCHEMA)
+
+
+class _Child:
+    """A process that annotates one image after another, until one of them ends it.
+
+    Raises:
+        RunFailedError: it cannot annotate even a blank image.
+    """
+
+    def __init__(self, job: Job) -> None:
+        # Spawned: CUDA does not survive a fork, and Ray's threads would be missing in one.
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(job, theirs), daemon=True)
+        self._process.start()
+        theirs.close()  # so that the end of the process ends the connection
+        answer = self._answer(_START_TIMEOUT_S)
+        if isinstance(answer, str):
+            raise RunFailedError(f"this machine cannot annotate even a blank image: {answer}; the same command resumes")
+
+    def is_alive(self) -> bool:
+        """Whether it can take another image."""
+        return self._process.is_alive()
+
+    def ask(self, image: tuple[dict[str, Any], Fetched], timeout_s: float) -> pa.Table | str:
+        """The image's result row, or what became of it in words."""
+        self._connection.send(image)
+        return self._answer(timeout_s)
+
+    def _answer(self, timeout_s: float) -> pa.Table | str:
+        deadline = time.monotonic() + timeout_s
+        doing = "starting"
+        try:
+            while self._connection.poll(max(0.0, deadline - time.monotonic())):
+                kind, content = self._connection.recv()
+                if kind != "doing":
+                    return content
+                doing = content
+        except EOFError:
+            self._process.join()
+            return f"the process was ended by {_cause_of_death(self._process.exitcode)} while {doing}"
+        self._process.kill()
+        self._process.join()
+        return f"the process took more than {timeout_s:g} s and was killed while {doing}"
+
+
+def _cause_of_death(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        return f"signal {-exit_code} ({signal.Signals(-exit_code).name})"
+    return f"exit code {exit_code}"
+
+
+def _serve(job: Job, connection: Connection) -> None:
+    """The child: answers each image with ("result", table) or ("failed", reason), and tells what it is doing."""
+    limit_memory(job.worker_memory_bytes)
+    connection.send(("doing", "loading the model"))
+    try:
+        engine = job.backend.load(job)
+    except SamPipelineError as error:
+        connection.send(("failed", str(error)))
+        return
+    # The parent waits for the blank image's answer first, then asks.
+    for planned, data in chain([_blank_image()], iter(connection.recv, None)):
+        try:
+            connection.send(("doing", "reading the image"))
+            images = prepare_image(planned, data, job)
+            connection.send(("doing", "encoding it"))
+            embeddings = encode_images(images, engine, 1, job)
+            connection.send(("doing", "finding its masks"))
+            answer: tuple[str, Any] = "result", decode_masks(embeddings, engine, job)
+        except Exception as error:  # noqa: BLE001  whatever a library raises of an image is that image's end
+            answer = "failed", f"{type(error).__name__}: {one_line(error)}"
+        connection.send(answer)
+
+
+def _blank_image() -> tuple[dict[str, Any], bytes]:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "white").save(file, "PNG")
+    return {"image_id": -1, "uri": "a blank image"}, file.getvalue()

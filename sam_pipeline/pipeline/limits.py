@@ -1,0 +1,36 @@
+"""Limits on what one image may take, which hold even where it loops or allocates inside a C library.
+
+Both end in a dead worker or in an exception, and so in the same way as an image that crashes: its rows are missing
+when the pass is over, and it is done again in isolation.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """End this process if the block takes longer.
+
+    Python's watchdog thread in C needs no GIL, so that it ends loops inside extensions too. There is one for the
+    process: blocks must not be nested, and no two threads may be in one.
+    """
+    faulthandler.dump_traceback_later(seconds, exit=True, file=2)  # pytest, for one, replaces sys.stderr
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def limit_memory(num_bytes: int) -> None:
+    """Let allocations fail beyond so many bytes of private memory; shared memory (Ray's objects) does not count.
+
+    Linux enforces it; macOS accepts and ignores it.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    soft = num_bytes if hard == resource.RLIM_INFINITY else min(num_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

@@ -1,0 +1,104 @@
+"""Word from the workers to the driver, beside the data: each image done, and each error that concerns the whole run.
+
+For display and for stopping soon. The tables alone say what is done, so nothing depends on this actor's life: counts
+that die with its node are shown no more, and an error that it did not pass on comes back with the next image.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from sam_pipeline.clean_text import one_line
+from sam_pipeline.errors import SamPipelineError
+
+_ANSWER_TIMEOUT_S = 5.0
+
+
+@dataclass
+class Counts:
+    """Images done in this start, whether committed yet or not."""
+
+    num_by_status: Counter[str] = field(default_factory=Counter)
+    num_masks: int = 0
+
+    @property
+    def num_images(self) -> int:
+        """Images of any status."""
+        return self.num_by_status.total()
+
+    @property
+    def num_errors(self) -> int:
+        """Images with a status other than ok."""
+        return self.num_images - self.num_by_status["ok"]
+
+
+@dataclass
+class Word:
+    """What workers said so far."""
+
+    counts: Counts = field(default_factory=Counts)
+    failure: SamPipelineError | None = None
+    """The first error that concerns the run and not one image."""
+    last_error: str | None = None
+    """The last error of any other kind; the images that it hit are left for the next pass."""
+
+
+class RunMonitor:
+    """The actor that workers tell."""
+
+    def __init__(self) -> None:
+        self._word = Word()
+
+    def add(self, num_masks_by_image: list[tuple[str, int]]) -> None:
+        """Count images, (status, masks) of each."""
+        for status, num_masks in num_masks_by_image:
+            self._word.counts.num_by_status[status] += 1
+            self._word.counts.num_masks += num_masks
+
+    def fail(self, error: SamPipelineError) -> None:
+        """Take note of an error; later ones are most often its consequences."""
+        self._word.failure = self._word.failure or error
+
+    def note(self, error: str) -> None:
+        """Take note of an error that may be one image's."""
+        self._word.last_error = error
+
+    def read(self) -> Word:
+        """All that was said."""
+        return self._word
+
+
+def start_monitor() -> Any:
+    """Start the actor; it takes no CPU away from the run, and comes back should it die."""
+    return ray.remote(num_cpus=0, max_restarts=-1)(RunMonitor).remote()
+
+
+def read_monitor(monitor: Any) -> Word | None:
+    """What was said so far; None when the actor does not answer now, which must not stop a run."""
+    try:
+        word: Word = ray.get(monitor.read.remote(), timeout=_ANSWER_TIMEOUT_S)
+    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+        return None
+    return word
+
+
+@contextmanager
+def errors_told(monitor: Any) -> Iterator[None]:
+    """Tell the driver of errors in a worker: Ray drops the rows of a task that fails, and goes on without a word.
+
+    Our own errors concern the run, which must stop; the driver raises them.
+    """
+    try:
+        yield
+    except SamPipelineError as error:
+        ray.get(monitor.fail.remote(error), timeout=_ANSWER_TIMEOUT_S)
+        raise
+    except Exception as error:
+        monitor.note.remote(f"{type(error).__name__}: {one_line(error)}")
+        raise

@@ -1,0 +1,163 @@
+"""An engine that finds rectangles instead of running SAM, and that crashes or hangs where a test asks for it.
+
+An image of the tests is one colour, which is its number. The number travels through the stages as SAM's crops and
+embeddings would, and decides the masks, so that every run over the same images gives the same rows.
+
+What goes wrong is in the Instructions that the engine is made with; they travel to the workers with the job.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from sam_pipeline.masks.records import MaskRecord
+from sam_pipeline.pipeline.job import Backend
+
+SIZE = 8
+"""Height and width of the images."""
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """What the engine does beside its work."""
+
+    poison: dict = field(default_factory=dict)
+    """Number of an image → [stage, fault]: prepare, encode or decode; crash, raise, allocate or hang.
+
+    A third element is a file: the fault happens once, when it takes the file away.
+    """
+    seconds: float = 0
+    """What decoding an image takes."""
+    embedding_bytes: int = 0
+    """Beside the number; SAM's are 4 MiB."""
+    crash_in_constructor: str = ""
+    """A file; the constructor takes it away and crashes, or does not find it and goes on."""
+    log: str = ""
+    """A folder, in which each process appends the numbers it decoded: to count what was done again."""
+
+
+def image_file(number):
+    """The PNG of an image's number."""
+    file = io.BytesIO()
+    Image.new("RGB", (SIZE, SIZE), tuple(number.to_bytes(3, "big"))).save(file, "PNG")
+    return file.getvalue()
+
+
+def expected_masks(number):
+    """The masks that the engine finds: none, one or two rectangles."""
+    masks = []
+    for index in range(number % 3):
+        generator = np.random.default_rng((number, index))
+        x, y, w, h = (int(value) for value in generator.integers((0, 0, 1, 1), (4, 4, 4, 4)))
+        pixels = np.zeros((SIZE, SIZE), np.uint8, order="F")
+        pixels[y : y + h + 1, x : x + w + 1] = 1
+        rle = coco_mask.encode(pixels)
+        masks.append(
+            MaskRecord(
+                segmentation={"size": [SIZE, SIZE], "counts": rle["counts"].decode()},
+                area=int(pixels.sum()),
+                bbox=(x, y, w, h),
+                predicted_iou=round(float(generator.random()), 4),
+                point_coords=((x + 0.5, y + 0.5),),
+                stability_score=round(float(generator.random()), 4),
+                crop_box=(0, 0, SIZE, SIZE),
+            )
+        )
+    return masks
+
+
+def without_scores(mask):
+    """A mask as it is stored: scores lose digits in float32."""
+    kept = {name: value for name, value in mask.items() if name not in ("predicted_iou", "stability_score")}
+    kept["bbox"], kept["crop_box"] = list(mask["bbox"]), list(mask["crop_box"])
+    kept["point_coords"] = [list(point) for point in mask["point_coords"]]
+    return kept
+
+
+def act(instructions, number, stage):
+    """Do what the instructions say about an image in a stage."""
+    where, fault, *once = instructions.poison.get(str(number), (None, None))
+    if where != stage or not all(map(_take_away, once)):
+        return
+    if fault == "crash":
+        crash()
+    if fault == "raise":
+        raise RuntimeError(f"image {number} is poison")
+    hoard = []
+    while fault == "allocate":
+        hoard.append(np.ones(2**27, np.uint8))
+    while fault == "hang":
+        time.sleep(1)
+    raise ValueError(fault)
+
+
+def _take_away(file):
+    try:
+        os.unlink(file)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def crash():
+    """End like a bug in a C library."""
+    signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGSEGV)
+    time.sleep(60)
+
+
+def prepare(pixels, settings, instructions):
+    """One crop of one pixel: the number."""
+    act(instructions, _number(pixels[0, 0]), "prepare")
+    return [np.ascontiguousarray(pixels[:1, :1])]
+
+
+def _number(colour):
+    return int.from_bytes(bytes(bytearray(colour)[:3]), "big")
+
+
+class FakeEngine:
+    def __init__(self, job, instructions):
+        self._instructions = instructions
+        if instructions.crash_in_constructor and _take_away(instructions.crash_in_constructor):
+            crash()
+        name = f"{os.getpid()}-{time.time_ns()}"
+        self._log = (Path(instructions.log) / name).open("a", buffering=1) if instructions.log else None
+
+    def encode(self, crops, batch_size):
+        for crop in crops:
+            act(self._instructions, _number(crop[0, 0]), "encode")
+            yield crop.tobytes() + bytes(self._instructions.embedding_bytes)
+
+    def decode(self, images):
+        return [self._masks(*image) for image in images]
+
+    def _masks(self, embeddings, original_size):
+        if not embeddings:
+            return []
+        number = _number(embeddings[0][:3])
+        act(self._instructions, number, "decode")
+        if self._log is not None:
+            self._log.write(f"{number}\n")
+        if self._instructions.seconds:
+            time.sleep(self._instructions.seconds)
+        return expected_masks(number)
+
+
+def fake_backend(instructions):
+    return Backend(partial(prepare, instructions=instructions), partial(FakeEngine, instructions=instructions))
+
+
+def decoded_numbers(folder):
+    """All numbers that were decoded, as often as they were."""
+    return [int(line) for path in Path(folder).iterdir() for line in path.read_text().splitlines() if line]

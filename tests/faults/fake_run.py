@@ -1,0 +1,17 @@
+"""`sam-pipeline` with the fake engine in SAM's place: the same commands, flags, graph, tables and exit codes.
+
+The engine's instructions are JSON in the environment variable FAKE_ENGINE.
+"""
+
+import json
+import os
+from functools import partial
+
+from sam_pipeline import cli
+from sam_pipeline.pipeline import annotate
+from tests.faults.fake_engine import Instructions, fake_backend
+
+if __name__ == "__main__":
+    instructions = Instructions(**json.loads(os.environ.get("FAKE_ENGINE", "{}")))
+    annotate.annotate = partial(annotate.annotate, backend=fake_backend(instructions))
+    cli.main()

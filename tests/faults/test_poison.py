@@ -1,0 +1,45 @@
+"""Images that kill, hang or exhaust their workers: each ends as a row, and takes no other image with it."""
+
+import pytest
+
+from tests.faults.conftest import NUM_IMAGES
+from tests.faults.fake_engine import Instructions
+
+pytestmark = [pytest.mark.s3, pytest.mark.slow]
+
+LIMITS = ("--image-timeout-s", 4, "--worker-memory-gb", 1.5)
+
+WHITE = 0xFFFFFF
+"""The number of the blank image."""
+
+POISON = {
+    3: ("prepare", "crash"),
+    8: ("encode", "crash"),
+    13: ("decode", "crash"),
+    18: ("prepare", "allocate"),
+    23: ("decode", "hang"),
+    28: ("encode", "raise"),
+}
+
+
+def test_poison_images_end_as_rows_that_say_why_and_all_others_are_done(run, cluster):
+    instructions = Instructions(poison={str(number): fault for number, fault in POISON.items()})
+    finished = run.annotate(*LIMITS, address=cluster, instructions=instructions).wait()
+    assert finished.exit_code == 0, finished.stderr
+    run.assert_complete(but=dict.fromkeys(POISON, "worker_crashed"))
+    errors = {row["image_id"]: row["error"] for row in run.rows() if row["error"]}
+    assert errors[3] == "the process was ended by signal 11 (SIGSEGV) while reading the image"
+    assert errors[8] == "the process was ended by signal 11 (SIGSEGV) while encoding it"
+    assert errors[13] == "the process was ended by signal 11 (SIGSEGV) while finding its masks"
+    assert errors[18].startswith("MemoryError: Unable to allocate")
+    assert errors[23] == "the process took more than 4 s and was killed while finding its masks"
+    assert errors[28] == "RuntimeError: image 28 is poison"
+
+
+def test_where_nothing_works_the_run_stops_and_says_so(run, cluster):
+    numbers = [*range(NUM_IMAGES), WHITE]
+    instructions = Instructions(poison={str(number): ("decode", "raise") for number in numbers})
+    finished = run.annotate(address=cluster, instructions=instructions).wait()
+    assert finished.exit_code == 1, finished.stderr
+    assert "cannot annotate even a blank image: RuntimeError: image" in finished.stderr.splitlines()[-1]
+    assert run.num_committed() == 0

@@ -1,0 +1,178 @@
+"""The storage layer over a network and a store that fail, through the proxy."""
+
+import time
+
+import pytest
+from deltalake import DeltaTable
+
+from sam_pipeline.errors import InputError, StorageUnavailableError
+from sam_pipeline.storage import retrying
+from sam_pipeline.storage.delta import open_table
+from sam_pipeline.storage.fetching import ChangedError, fetch, find_probe
+from sam_pipeline.storage.filesystem import delta_storage_options, open_filesystem
+from sam_pipeline.storage.retrying import error_kind, is_transient, retried
+from sam_pipeline.storage.sources import SourceImage, list_images
+from tests.faults.delta_steps import create_and_commit
+from tests.faults.proxy import NO_RANDOM_FAULTS, TRANSIENT, Fault, RandomFaults, Rule, fault_proxy
+
+pytestmark = pytest.mark.s3
+
+NUM_IMAGES = 100
+
+# The server says nothing of a body that it cut itself, and delta-rs has no length to compare with: it fails with what
+# its parsers say, which is not tried again.
+SEEN_BY_DELTA = tuple(fault for fault in TRANSIENT if fault is not Fault.SHORT_BODY)
+
+
+def data_of(index):
+    return bytes([index]) * (1000 + index)
+
+
+@pytest.fixture(scope="module")
+def bucket(s3):
+    name = s3.create_bucket()
+    for index in range(NUM_IMAGES):
+        s3.put(name, f"in/{index % 3}/{index:03}.jpg", data_of(index))
+    return name
+
+
+@pytest.fixture
+def proxy(s3, monkeypatch):
+    with fault_proxy(s3, stall_s=3) as proxy:
+        for name, value in proxy.server.env.items():
+            monkeypatch.setenv(name, value)
+        yield proxy
+
+
+@pytest.fixture
+def options(proxy):
+    """Time-outs shorter than the stalls of the proxy."""
+    # The endpoint too, else fsspec gives the filesystem of another test's proxy.
+    return {"endpoint_url": proxy.endpoint, "config_kwargs": {"read_timeout": 0.5, "connect_timeout": 1}}
+
+
+def test_with_three_requests_in_ten_failing_everything_is_done_and_the_same(proxy, options, bucket):
+    proxy.random_faults = RandomFaults(0.3, seed=7)
+    listing = list_images(f"s3://{bucket}/in", options)
+    assert list_images(f"s3://{bucket}/in/*/*.jpg", options) == listing
+    assert [image.uri for image in listing.images] == sorted(
+        f"s3://{bucket}/in/{index % 3}/{index:03}.jpg" for index in range(NUM_IMAGES)
+    )
+    probe = find_probe(listing.images, options)
+    assert probe == listing.images[0].uri
+    for start in range(0, NUM_IMAGES, 8):
+        batch = listing.images[start : start + 8]
+        assert fetch(batch, options, probe) == [data_of(int(image.uri[-7:-4])) for image in batch]
+
+    proxy.random_faults = RandomFaults(0.3, seed=8, kinds=SEEN_BY_DELTA)
+    uri = f"s3://{bucket}/table"
+    create_and_commit(uri, options, num_commits=10)
+
+    proxy.random_faults = NO_RANDOM_FAULTS
+    found = open_table(uri, options).to_pyarrow_table().sort_by("image_id")
+    assert found["image_id"].to_pylist() == list(range(20))
+    assert found["data"].to_pylist() == [f"row {image_id // 2}" for image_id in range(20)]
+    assert set(proxy.faults) == set(TRANSIENT)
+    assert proxy.faults.total() > 50
+
+
+@pytest.mark.parametrize("fault", TRANSIENT)
+@pytest.mark.parametrize("pattern", ["in", "in/*/*.jpg", "in/**/0*.jpg"])
+def test_a_listing_that_fails_is_never_a_shorter_listing(proxy, options, bucket, fault, pattern, monkeypatch):
+    proxy.rules.append(Rule(fault, method="GET"))
+    monkeypatch.setattr(
+        "sam_pipeline.storage.sources.retried", lambda call, *, what: retried(call, what=what, limit_s=0)
+    )
+    filesystem, _ = open_filesystem(f"s3://{bucket}", options)
+    filesystem.invalidate_cache()
+    with pytest.raises(StorageUnavailableError, match="cannot list "):
+        list_images(f"s3://{bucket}/{pattern}", options)
+    assert proxy.faults[fault] >= 1
+
+
+@pytest.mark.parametrize("fault", [Fault.STALLED_HEADERS, Fault.STALLED_BODY])
+def test_time_outs_reach_both_clients(proxy, options, bucket, fault):
+    filesystem, path = open_filesystem(f"s3://{bucket}/in/0/000.jpg", options)
+    proxy.rules.append(Rule(fault, method="GET"))
+    started = time.monotonic()
+    with pytest.raises(Exception) as caught:  # noqa: PT011  of several libraries
+        filesystem.cat_file(path, start=0, end=2000)
+    assert is_transient(caught.value)
+    assert 0.5 <= time.monotonic() - started < 2
+    started = time.monotonic()
+    with pytest.raises(StorageUnavailableError, match="timed out"):
+        retried(lambda: _open_delta(f"s3://{bucket}/none", options), what="open", limit_s=0)
+    # delta-rs tries a stalled request four times.
+    assert 0.5 <= time.monotonic() - started < 8
+
+
+def _open_delta(uri, options):
+    return DeltaTable(uri, storage_options=delta_storage_options(uri, options))
+
+
+def test_credentials_that_expire_in_mid_run_stop_it(proxy, options, bucket, monkeypatch):
+    images = list_images(f"s3://{bucket}/in", options).images
+    probe = find_probe(images, options)
+    assert fetch(images[:2], options, probe) == [data_of(0), data_of(3)]
+    monkeypatch.setattr(retrying, "_MAX_DENIALS", 2)
+    proxy.rules.append(Rule(Fault.ACCESS_DENIED))
+    with pytest.raises(InputError, match=r"access was denied to .*; the same command resumes"):
+        fetch(images[:2], options, probe)
+
+
+def test_one_forbidden_one_missing_and_one_changed_object_are_answers(s3, proxy, options, bucket):
+    images = list_images(f"s3://{bucket}/in", options).images
+    proxy.rules.append(Rule(Fault.ACCESS_DENIED, path="003.jpg"))
+    missing = SourceImage(f"s3://{bucket}/in/none.jpg", 5, "0")
+    changed = SourceImage(images[2].uri, 7, "0")
+    answers = fetch([images[0], images[1], missing, changed], options, images[0].uri)
+    assert [type(answer) for answer in answers] == [bytes, PermissionError, FileNotFoundError, ChangedError]
+    s3.put(bucket, "empty.jpg", b"")
+    shrunk, empty = (SourceImage(f"s3://{bucket}/empty.jpg", size, None) for size in (5, 0))
+    assert fetch([empty], options, images[0].uri) == [b""]
+    (answer,) = fetch([shrunk], options, images[0].uri)
+    assert str(answer) == "planned with 5 bytes, now 0"
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ({"key": "AKnone", "secret": "x"}, "in"),
+        ({"secret": "wrong"}, "in"),
+        ({"secret": "wrong"}, "in/*/*.jpg"),
+        ({"anon": True}, "in"),
+        ({}, "none"),
+    ],
+)
+def test_a_wrong_key_or_name_is_one_line_within_seconds(s3, options, bucket, key, name):
+    key = {"key": s3.access_key, **key} if "secret" in key else key
+    started = time.monotonic()
+    with pytest.raises(InputError) as caught:
+        list_images(f"s3://{bucket}/{name}", options | key)
+    assert time.monotonic() - started < 5
+    assert "\n" not in str(caught.value)
+    image = SourceImage(f"s3://{bucket}/in/0/000.jpg", 1000, None)
+    if key:
+        with pytest.raises(InputError):
+            find_probe([image] * 30, options | key)
+    assert time.monotonic() - started < 10
+
+
+def test_a_missing_bucket_is_one_line_within_seconds(options):
+    started = time.monotonic()
+    with pytest.raises(InputError, match="input not found: s3://no-such-bucket-at-all/in"):
+        list_images("s3://no-such-bucket-at-all/in", options)
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("fault", [fault for fault in TRANSIENT if fault is not Fault.SHORT_BODY])
+def test_what_both_clients_say_of_a_fault_is_sorted_as_transient(proxy, options, bucket, fault):
+    filesystem, path = open_filesystem(f"s3://{bucket}/in/0/000.jpg", options)
+    proxy.rules.append(Rule(fault, method="GET"))
+    for read in (
+        lambda: filesystem.cat_file(path, start=0, end=2000),
+        lambda: _open_delta(f"s3://{bucket}/x", options),
+    ):
+        with pytest.raises(Exception) as caught:  # noqa: PT011  of several libraries
+            read()
+        assert error_kind(caught.value).name == "TRANSIENT", caught.value
