@@ -1,13 +1,16 @@
 # Everything a newcomer needs: `make demo`, `make test`. Each sets up .venv first.
 
+# For PIPESTATUS: a soak prints and keeps what it prints.
+SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test bench lint audit clean
+.PHONY: help demo test soak bench lint audit clean
 
 help:
 	@echo "make demo   install, fetch vit_t, annotate four photographs, draw the masks over them"
 	@echo "make test   install, run the test suite"
+	@echo "make soak   install, run what takes too long for make test: faults at random, races, fuzzing (forty minutes)"
 	@echo "make bench  install, time the generator against the official one and peers (ten minutes on two cores)"
 	@echo "make lint   install, check style, types and layers"
 	@echo "make audit  ask PyPI for known vulnerabilities of the pinned dependencies; fails without an answer"
@@ -24,6 +27,14 @@ demo: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+SOAK := tests/faults/results
+soak: .venv/installed
+	$(BIN)/python -m tests.faults.soak --output $(SOAK)/soak.json
+	$(BIN)/python -m pytest -m soak --durations=0 -s 2>&1 | tee $(SOAK)/pytest.txt; test $${PIPESTATUS[0]} -eq 0
+	$(BIN)/python -m tests.faults.fuzz_images --mutations 20000 --seed 1 --output $(SOAK)/fuzz.json
+	$(BIN)/python -m tests.faults.resume_at_scale | tee $(SOAK)/resume.txt; test $${PIPESTATUS[0]} -eq 0
+	$(BIN)/python -m tests.faults.mutations | tee $(SOAK)/mutations.txt; test $${PIPESTATUS[0]} -eq 0
 
 bench: .venv/installed .venv-peers/installed
 	$(BIN)/python -m jobs.benchmark

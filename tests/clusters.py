@@ -40,6 +40,7 @@ def ray_head(
     head = Head(program, f"{LOOPBACK}:{ports[0]}", f"http://{LOOPBACK}:{ports[1]}")
     try:
         program.wait_until(lambda: _answers(f"{head.dashboard}/api/jobs/", env["RAY_AUTH_TOKEN"]))
+        program.wait_until(lambda: _num_nodes(head, env["RAY_AUTH_TOKEN"]) > 0)
         yield head
     finally:
         program.kill()

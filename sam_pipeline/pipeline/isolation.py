@@ -13,6 +13,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from itertools import chain
 from multiprocessing.connection import Connection
 from typing import Any
@@ -102,6 +103,8 @@ class _Child:
         # Spawned: CUDA does not survive a fork, and Ray's threads would be missing in one.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
+        # Its own watchdog comes second: for the case that this process, which watches it, is gone.
+        job = replace(job, image_timeout_s=2 * job.image_timeout_s)
         self._process = context.Process(target=_serve, args=(job, theirs), daemon=True)
         self._process.start()
         theirs.close()  # so that the end of the process ends the connection

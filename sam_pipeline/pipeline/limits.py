@@ -11,6 +11,8 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
+
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
@@ -27,10 +29,16 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def limit_memory(num_bytes: int) -> None:
-    """Let allocations fail beyond so many bytes of private memory; shared memory (Ray's objects) does not count.
+    """Let allocations fail once this process has taken so much more private memory than now.
 
+    Shared memory, such as Ray's objects, does not count. A limit that is set already stays: workers do many tasks.
     Linux enforces it; macOS accepts and ignores it.
     """
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    soft = num_bytes if hard == resource.RLIM_INFINITY else min(num_bytes, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft == resource.RLIM_INFINITY:
+        # Address space counts, not pages in use: threads and arenas of a fresh worker take more than a gigabyte of it.
+        resource.setrlimit(resource.RLIMIT_DATA, (_private_bytes() + num_bytes, hard))
+
+
+def _private_bytes() -> int:
+    return int(getattr(psutil.Process().memory_info(), "data", 0))

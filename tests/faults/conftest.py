@@ -72,6 +72,10 @@ class Run:
         """The same run, reaching S3 through a proxy."""
         return replace(self, s3=proxy.server, env={**self.env, **proxy.server.env})
 
+    def to_output(self, output: str) -> Run:
+        """A run over the same images."""
+        return replace(self, output=output)
+
     def plan(self) -> Program:
         """Start planning."""
         return self.start("plan", "--input", self.input, "--output", self.output, env=self.env)

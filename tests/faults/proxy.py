@@ -60,6 +60,8 @@ class Rule:
     """GET, PUT, ...; empty for any."""
     path: str = ""
     """Regular expression, searched in the raw path with its query."""
+    client: str = ""
+    """Regular expression, searched in the command line of the process that asks."""
     nth: int | None = None
     """Only the n-th match, counted from 1; None for every one."""
     after: bool = False
@@ -67,9 +69,11 @@ class Rule:
     before, and the connection is reset without the server having seen the request."""
     matches: int = 0
 
-    def applies_to(self, method: str, path: str) -> bool:
+    def applies_to(self, request: web.BaseRequest) -> bool:
         """Count this request if it matches; whether something is to be done to it."""
-        if self.method not in ("", method) or not re.search(self.path, path):
+        if self.method not in ("", request.method) or not re.search(self.path, request.raw_path):
+            return False
+        if self.client and not re.search(self.client, " ".join(psutil.Process(_client_pid(request)).cmdline())):
             return False
         self.matches += 1
         return self.nth in (None, self.matches)
@@ -167,12 +171,12 @@ class _Handler:
         self._generator = random.Random(proxy.random_faults.seed)
 
     async def handle(self, request: web.BaseRequest) -> web.Response:
-        method, path = request.method, request.raw_path
+        method = request.method
         self._proxy.requests[method] += 1
         if request.headers.get("Expect", "").lower() == "100-continue":
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await request.content.read()  # not request.read(), which has a limit
-        rule = next((rule for rule in list(self._proxy.rules) if rule.applies_to(method, path)), None)
+        rule = next((rule for rule in list(self._proxy.rules) if rule.applies_to(request)), None)
         fault = self._proxy.random_faults.draw(self._generator, method)
         if rule is not None and not isinstance(rule.do, Fault):
             return await self._at_point(request, body, rule)

@@ -7,7 +7,7 @@ from tests.faults.fake_engine import Instructions
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
 
-LIMITS = ("--image-timeout-s", 4, "--worker-memory-gb", 1.5)
+LIMITS = ("--image-timeout-s", 4, "--worker-memory-gb", 1)
 
 WHITE = 0xFFFFFF
 """The number of the blank image."""

@@ -12,13 +12,16 @@ COMMIT = r"/masks/_delta_log/\d{20}\.json"
 SHARD = r"/masks/part-[0-9a-f]{8}-"
 
 
+LARGE_SHARDS = ("--shard-rows", 10, "--commit-interval-s", 2)
+
 EIGHT = tuple(fault for fault in TRANSIENT if fault is not Fault.SHORT_BODY)
 """Without bodies that are cut and whose length says otherwise: for delta-rs those are files that are damaged."""
 
 
+@pytest.mark.soak
 def test_with_three_requests_of_ten_failing_in_eight_ways_the_run_ends_complete(run, cluster):
     with fault_proxy(run.s3, random_faults=RandomFaults(0.3, seed=1, kinds=EIGHT), stall_s=30) as proxy:
-        finished = run.through(proxy).annotate(address=cluster).wait()
+        finished = run.through(proxy).annotate(*LARGE_SHARDS, address=cluster).wait()
         assert finished.exit_code == 0, finished.stderr
         assert set(proxy.faults) == set(EIGHT), "some kind never came"
         share = proxy.faults.total() / proxy.requests.total()

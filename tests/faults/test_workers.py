@@ -56,6 +56,7 @@ def test_a_node_lost_without_grace_costs_nothing(run, start, fault_env):
     run.assert_complete()
 
 
+@pytest.mark.soak
 def test_a_lost_head_ends_the_run_and_with_a_new_one_it_is_resumed(run, start, fault_env):
     env = fault_env | {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}  # else the driver waits for a minute
     with ray_head(start, env, num_cpus=2) as head:
@@ -72,6 +73,7 @@ def test_a_lost_head_ends_the_run_and_with_a_new_one_it_is_resumed(run, start, f
     run.assert_complete()
 
 
+@pytest.mark.soak
 def test_an_object_store_smaller_than_the_embeddings_in_flight_spills_or_waits(run, start, fault_env):
     big = Instructions(embedding_bytes=4 * 2**20)
     with ray_head(start, fault_env, num_cpus=2, object_store_bytes=80 * 2**20) as head:

@@ -1,0 +1,26 @@
+"""Fifty races of two drivers for one output."""
+
+import pytest
+
+from tests.faults.test_driver_kills import ROOM_FOR_TWO
+
+pytestmark = [pytest.mark.s3, pytest.mark.soak]
+
+NUM_RACES = 50
+LIMIT_S = 30
+
+
+@pytest.mark.timeout(1500)
+def test_of_two_drivers_one_survives_and_the_other_says_so_in_time(run, cluster):
+    slowest_s = 0.0
+    for race in range(NUM_RACES):
+        each = run.to_output(f"{run.output}-{race}")
+        programs = [each.annotate(*ROOM_FOR_TWO, address=cluster) for _ in range(2)]
+        survivor, loser = sorted((program.wait() for program in programs), key=lambda finished: finished.exit_code)
+        assert (survivor.exit_code, loser.exit_code) == (0, 3), survivor.stderr + loser.stderr
+        assert "another run took over" in loser.stderr.splitlines()[-1]
+        # From its start, which is earlier than when it was overtaken.
+        assert loser.elapsed_s <= LIMIT_S
+        slowest_s = max(slowest_s, loser.elapsed_s)
+        each.assert_complete()
+    print(f"{NUM_RACES} races, one survivor each; the slowest loser ended {slowest_s:.1f} s after its start")
