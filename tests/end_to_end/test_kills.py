@@ -24,7 +24,7 @@ class Place:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
-@pytest.fixture(params=["local disk", pytest.param("S3", marks=pytest.mark.s3)])
+@pytest.fixture(params=["local disk", pytest.param("S3", marks=[pytest.mark.s3, pytest.mark.soak])])
 def place(request, photos, tmp_path):
     if request.param == "local disk":
         return Place(str(photos), str(tmp_path / "out"))

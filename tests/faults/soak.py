@@ -43,8 +43,11 @@ TITLES = {"worker": ("MapBatches(read_images)", "MapBatches(write_shard)"), "act
 
 SHARD_ROWS = 100
 COMMIT_INTERVAL_S = 1
+
+BURST = 4
+"""Kills that come together, seconds apart: while the run gets over one, the next hits it."""
 FLAGS = ("--model-type", "vit_t", "--threads", 1, "--shard-rows", SHARD_ROWS, "--encode-batch-size", 32)
-FLAGS += ("--encode-cpus", 0.2, "--decode-cpus", 0.2, "--read-cpus", 0.2, "--commit-interval-s", COMMIT_INTERVAL_S)
+FLAGS += ("--encode-cpus", 0.3, "--decode-cpus", 0.3, "--read-cpus", 0.6, "--commit-interval-s", COMMIT_INTERVAL_S)
 
 
 class Soak:
@@ -75,8 +78,8 @@ class Soak:
         self._start = stack.enter_context(starting(env, lambda: Path(tempfile.mkdtemp(dir=folder))))
         self._env = env
         self._nodes = stack.enter_context(ExitStack())
-        self._head = stack.enter_context(ray_head(self._start, env, num_cpus=1))
-        self._node = self._nodes.enter_context(ray_node(self._start, env, self._head, num_cpus=1))
+        self._head = stack.enter_context(ray_head(self._start, env, num_cpus=2))
+        self._node = self._nodes.enter_context(ray_node(self._start, env, self._head, num_cpus=2))
         self._table: DeltaTable | None = None
         self.kills: Counter[str] = Counter()
         self.num_starts = 0
@@ -90,7 +93,8 @@ class Soak:
         deadline = time.monotonic() + limit_s
         kinds = self._random.choices(list(KINDS), list(KINDS.values()), k=num_kills)
         # The last kills come before the end even if the last commits are large.
-        thresholds = [0.97 * self._num_images * (index + 1) / num_kills for index in range(num_kills)]
+        step = 0.97 * self._num_images * BURST / num_kills
+        thresholds = [step * (index // BURST + 1) for index in range(num_kills)]
         driver = self._start_driver()
         while driver.process.poll() != 0:
             if time.monotonic() > deadline:
@@ -122,7 +126,7 @@ class Soak:
         """Kill one of a kind; whether there was one."""
         if kind == "node":
             self._node.kill()
-            self._node = self._nodes.enter_context(ray_node(self._start, self._env, self._head, num_cpus=1))
+            self._node = self._nodes.enter_context(ray_node(self._start, self._env, self._head, num_cpus=2))
             return True
         if kind == "driver":
             os.kill(driver_pid, signal.SIGKILL)

@@ -4,8 +4,9 @@ import pytest
 
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.errors import ConfigError, InputError, OutputError
-from sam_pipeline.pipeline.plan import ensure_plan
+from sam_pipeline.pipeline.plan import ensure_plan, sample_images
 from sam_pipeline.storage.plan_table import Plan, read_plan, read_planned
+from tests.storage import runs
 
 
 @pytest.fixture
@@ -81,3 +82,10 @@ def test_files_that_were_passed_over_are_mentioned(folder, output, caplog):
     with caplog.at_level(logging.INFO, logger="sam_pipeline"):
         ensure_plan(PlanConfig(output, str(folder)))
     assert caplog.messages == ["skipped 1 files that are not images"]
+
+
+@pytest.mark.parametrize(("num_images", "sampled"), [(1, [0]), (7, list(range(7))), (90, list(range(0, 80, 4)))])
+def test_at_most_twenty_images_spread_over_the_plan_are_sampled(tmp_path, num_images, sampled):
+    made = runs.plan(str(tmp_path), num_images)
+    assert [image.uri for image in sample_images(made, {})] == [f"file:///in/{index:04}.jpg" for index in sampled]
+    assert next(sample_images(made, {})).etag == "etag-0"

@@ -1,0 +1,51 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+LOOP_IN_C = "import itertools, collections; collections.deque(itertools.repeat(0), maxlen=0)"
+
+
+def run(code):
+    program = f"from sam_pipeline.pipeline.limits import *\n{code}"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_block_that_takes_too_long_ends_the_process_even_in_a_loop_that_never_lets_go_of_the_gil():
+    start = time.monotonic()
+    done = run(f"with time_limit(0.5):\n    {LOOP_IN_C}")
+    assert done.returncode == 1
+    assert "Timeout (0:00:00.500000)!" in done.stderr
+    assert time.monotonic() - start < 30
+
+
+def test_a_block_that_ends_in_time_or_with_an_error_is_left_alone():
+    done = run(
+        "import time\n"
+        "try:\n    with time_limit(0.5): 1 / 0\n"
+        "except ZeroDivisionError: pass\n"
+        "with time_limit(0.5): pass\n"
+        "time.sleep(1); print('still here')"
+    )
+    assert done.stdout == "still here\n", done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces RLIMIT_DATA")
+def test_allocations_beyond_the_limit_fail_and_those_within_do_not():
+    done = run(
+        "limit_memory(2**28)\nfew = bytearray(2**27)\ntry:\n    bytearray(2**29)\nexcept MemoryError: print('refused')"
+    )
+    assert done.stdout == "refused\n", done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces RLIMIT_DATA")
+def test_a_limit_that_is_set_stays_whatever_the_process_has_taken_since():
+    done = run(
+        "limit_memory(2**28)\n"
+        "before = resource.getrlimit(resource.RLIMIT_DATA)\n"
+        "few = bytearray(2**27)\n"
+        "limit_memory(2**28)\n"
+        "print(resource.getrlimit(resource.RLIMIT_DATA) == before)"
+    )
+    assert done.stdout == "True\n", done.stderr

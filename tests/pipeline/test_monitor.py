@@ -1,0 +1,32 @@
+import pytest
+
+from sam_pipeline.errors import InputError
+from sam_pipeline.pipeline.monitor import RunMonitor, errors_told
+from tests.pipeline.jobs import Monitor
+
+
+def test_images_are_counted_by_status_with_their_masks():
+    monitor = RunMonitor()
+    monitor.add([("ok", 3), ("decode_error", 0)])
+    monitor.add([("ok", 1)])
+    counts = monitor.read().counts
+    assert (counts.num_images, counts.num_errors, counts.num_masks) == (3, 1, 4)
+
+
+def test_the_first_failure_is_kept_and_the_last_note():
+    monitor = RunMonitor()
+    assert monitor.read().failure is None
+    first = InputError("first")
+    for error in (first, InputError("second")):
+        monitor.fail(error)
+    for text in ("one", "two"):
+        monitor.note(text)
+    assert monitor.read().failure is first
+    assert monitor.read().last_error == "two"
+
+
+def test_an_error_of_an_image_is_noted_in_one_line_and_raised():
+    monitor = Monitor()
+    with pytest.raises(ValueError, match="odd"), errors_told(monitor):
+        raise ValueError("odd\nand more")
+    assert monitor.told == [("note", "ValueError: odd")]

@@ -1,0 +1,158 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from sam_pipeline.errors import FencedError, InputError, OutputError, RunFailedError, StorageUnavailableError
+from sam_pipeline.pipeline import passes
+from sam_pipeline.pipeline.monitor import Counts, Word
+from sam_pipeline.pipeline.passes import annotate_pending
+from sam_pipeline.storage.delta import DataFile
+from sam_pipeline.storage.mask_table import Shard
+from tests.pipeline.jobs import job_of
+
+# Ray Data warns of its own defaults whenever a context is copied.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
+
+
+class Table:
+    """Committed ids, without storage."""
+
+    def __init__(self, num_images):
+        self.done = np.zeros(num_images, bool)
+        self.commits, self.looks = [], 0
+        self.error = None
+
+    def commit(self, shards):
+        if self.error is not None:
+            raise self.error
+        self.commits.append([shard.file.path for shard in shards])
+        for shard in shards:
+            self.done[shard.file.min_image_id : shard.file.max_image_id + 1] = True
+
+    def committed_ids(self, num_images):
+        return self.done
+
+    def check_fence(self):
+        self.looks += 1
+
+
+class Display:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def update(self, counts, num_committed):
+        self.shown = num_committed
+
+
+def shard(first, last=None):
+    last = first if last is None else last
+    return Shard(DataFile(f"part-{first}", 1, last - first + 1, first, last), 0, {})
+
+
+@pytest.fixture
+def graph(monkeypatch):
+    """What passes do, instead of Ray: `graph.steps` takes the pending ids of a pass and yields shards."""
+    made = SimpleNamespace(passes=[], isolated=[], word=Word(Counts()), steps=None)
+
+    def dataset(pending_ids, chunk_rows, *_):
+        made.passes.append((pending_ids.tolist(), chunk_rows))
+        return pending_ids
+
+    def isolated(image_ids, *_):
+        made.isolated += image_ids
+        yield from ([shard(image_id)] for image_id in image_ids)
+
+    monkeypatch.setattr(passes, "shard_dataset", dataset)
+    monkeypatch.setattr(passes, "iterate_shards", lambda pending_ids, _: made.steps(pending_ids.tolist()))
+    monkeypatch.setattr(passes, "annotate_isolated", isolated)
+    monkeypatch.setattr(passes, "start_monitor", lambda: None)
+    monkeypatch.setattr(passes, "read_monitor", lambda _: made.word)
+    return made
+
+
+def annotate(table, config=None):
+    pending = np.flatnonzero(~table.done)
+    annotate_pending(table, pending, job_of(config), None, len(table.done), lambda *_: Display())
+
+
+def test_one_pass_that_does_everything_is_all(graph):
+    graph.steps = lambda ids: ([shard(image_id)] for image_id in ids)
+    table = Table(1000)
+    annotate(table)
+    assert table.done.all()
+    assert [(len(ids), chunk_rows) for ids, chunk_rows in graph.passes] == [(1000, 16)]
+    assert graph.isolated == []
+
+
+def test_a_few_that_a_pass_left_are_done_alone(graph):
+    graph.steps = lambda ids: ([shard(image_id)] for image_id in ids if image_id % 10)
+    table = Table(100)
+    annotate(table)
+    assert table.done.all()
+    assert graph.isolated == list(range(0, 100, 10))
+
+
+def test_many_that_a_pass_left_go_through_another_with_one_image_a_task(graph):
+    graph.steps = lambda ids: ([shard(image_id)] for image_id in ids[: len(ids) // 2])
+    table = Table(1000)
+    annotate(table)
+    assert [(len(ids), chunk_rows) for ids, chunk_rows in graph.passes] == [
+        (1000, 16), (500, 1), (250, 1), (125, 1)
+    ]  # fmt: skip
+    assert len(graph.isolated) == 63
+
+
+def test_a_pass_that_does_nothing_is_the_end_and_says_what_workers_said(graph):
+    graph.steps = lambda ids: (shards for shards in ([],))
+    graph.word = Word(Counts(), last_error="ValueError: odd")
+    with pytest.raises(RunFailedError, match=r"none of 100 images could be annotated \(ValueError: odd\)"):
+        annotate(Table(100))
+    assert graph.isolated == []
+
+
+def test_what_a_worker_said_of_the_run_stops_it_and_what_was_written_is_committed(graph):
+    def steps(ids):
+        yield [shard(0)]
+        yield [shard(1)]
+        graph.word = Word(Counts(), failure=InputError("access was denied"))
+        yield []
+        raise AssertionError("it went on")
+
+    graph.steps = steps
+    table = Table(100)
+    with pytest.raises(InputError, match="access was denied"):
+        annotate(table)
+    assert table.commits == [["part-0"], ["part-1"]]
+
+
+@pytest.mark.parametrize("error", [FencedError("x"), OutputError("x"), StorageUnavailableError("x")])
+def test_a_commit_that_failed_is_not_tried_again(graph, error):
+    graph.steps = lambda ids: ([shard(image_id)] for image_id in ids)
+    table = Table(10)
+    table.error = error
+    commits = []
+    table.commit = lambda shards: commits.append(shards) or (_ for _ in ()).throw(error)
+    with pytest.raises(type(error)):
+        annotate(table)
+    assert len(commits) == 1
+
+
+def test_while_nothing_is_written_the_fence_is_looked_at(graph, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(passes.time, "monotonic", lambda: clock.now)
+
+    def steps(ids):
+        for _ in range(60):
+            clock.now += 1
+            yield []
+        yield [shard(0, 9)]
+
+    graph.steps = steps
+    table = Table(10)
+    annotate(table)
+    assert table.looks == 6
+    assert table.done.all()
