@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import random
 import re
+import signal
 import socket
 import struct
 import threading
@@ -48,7 +50,12 @@ _IN_BODY = {Fault.RESET_IN_BODY, Fault.SHORT_BODY, Fault.STALLED_BODY}
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
 
 Action = Callable[[int], object]
-"""Called with the process id of the client, in a thread: `lambda pid: os.kill(pid, signal.SIGKILL)`."""
+"""Called with the process id of the client, in a thread."""
+
+
+def kill(pid: int) -> None:
+    """The action that ends the client as a power cut would."""
+    os.kill(pid, signal.SIGKILL)
 
 
 @dataclass

@@ -44,7 +44,7 @@ TITLES = {"worker": ("MapBatches(read_images)", "MapBatches(write_shard)"), "act
 SHARD_ROWS = 100
 COMMIT_INTERVAL_S = 1
 
-BURST = 4
+BURST = 10
 """Kills that come together, seconds apart: while the run gets over one, the next hits it."""
 FLAGS = ("--model-type", "vit_t", "--threads", 1, "--shard-rows", SHARD_ROWS, "--encode-batch-size", 32)
 FLAGS += ("--encode-cpus", 0.3, "--decode-cpus", 0.3, "--read-cpus", 0.6, "--commit-interval-s", COMMIT_INTERVAL_S)
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200_000)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--limit-s", type=float, default=1500, help="fail when it takes longer")
+    parser.add_argument("--limit-s", type=float, default=2000, help="fail when it takes longer")
     parser.add_argument("--output", type=Path, default=ROOT / "tests/faults/results/soak.json")
     arguments = parser.parse_args()
     start = time.monotonic()

@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from tests.faults.conftest import NUM_IMAGES
-from tests.faults.proxy import Rule
+from tests.faults.proxy import Rule, kill
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
 
@@ -31,10 +31,6 @@ POINTS = {
 
 ROOM_FOR_TWO = ("--encode-cpus", 0.2, "--decode-cpus", 0.3)
 """A stopped driver keeps its actors."""
-
-
-def kill(pid):
-    os.kill(pid, signal.SIGKILL)
 
 
 IN_CI = {"between PUT and commit", "after a commit", "between compaction's file and its commit"}

@@ -1,7 +1,5 @@
 """Workers, actors and nodes that are lost in mid-run: the run goes on, or is resumed."""
 
-import os
-import signal
 from dataclasses import replace
 
 import pytest
@@ -9,7 +7,7 @@ import pytest
 from tests.clusters import ray_head, ray_node
 from tests.faults.conftest import NUM_IMAGES
 from tests.faults.fake_engine import Instructions
-from tests.faults.proxy import Rule
+from tests.faults.proxy import Rule, kill
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
 
@@ -20,10 +18,6 @@ SLOW = Instructions(seconds=0.2)
 """Slow enough that a run can be caught in its middle."""
 
 SMALL_ACTORS = ("--encode-cpus", 0.3, "--decode-cpus", 0.5)
-
-
-def kill(pid):
-    os.kill(pid, signal.SIGKILL)
 
 
 def test_workers_killed_in_every_stage_cost_nothing(proxied, cluster, tmp_path):

@@ -156,3 +156,10 @@ def test_while_nothing_is_written_the_fence_is_looked_at(graph, monkeypatch):
     annotate(table)
     assert table.looks == 6
     assert table.done.all()
+
+
+def test_ray_frees_the_share_of_a_killed_driver_after_seconds():
+    from ray.data._internal.cluster_autoscaler import DefaultClusterAutoscalerV2, RateBasedClusterAutoscaler
+
+    for autoscaler in (DefaultClusterAutoscalerV2, RateBasedClusterAutoscaler):
+        assert autoscaler.AUTOSCALING_REQUEST_EXPIRE_TIME_S == 25, "Ray no longer reads what pipeline/__init__.py sets"
