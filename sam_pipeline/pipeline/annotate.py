@@ -6,11 +6,15 @@ import dataclasses
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import ray
 import tenacity
 
+from sam_pipeline.clean_text import one_line
 from sam_pipeline.config import AnnotateConfig, MaskConfig, fingerprint
 from sam_pipeline.errors import RunFailedError
 from sam_pipeline.masks.crops import generate_crop_boxes
@@ -94,7 +98,7 @@ def _start(
 ) -> None:
     table = _finished_table(config, plan, weights_sha256)
     if table is None:
-        with connected(config.num_cpus) as cluster:
+        with _ray_errors(), connected(config.num_cpus) as cluster:
             resources = divide(config.pools, config.model.device, cluster)
             job = _resolve(config, plan, resources, cluster, weights_sha256, backend)
             table = MaskTable.take_over(
@@ -109,6 +113,15 @@ def _start(
             if len(pending_ids):
                 annotate_pending(table, pending_ids, job, resources, plan.num_images, make_display)
     table.compact()
+
+
+@contextmanager
+def _ray_errors() -> Iterator[None]:
+    """Make errors of Ray that come up outside a pass (a lost machine, most often) ours, after which to start again."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise RunFailedError(f"Ray failed ({one_line(error)}); the same command resumes") from error
 
 
 def _log_restart(state: tenacity.RetryCallState) -> None:
@@ -136,7 +149,9 @@ def _finished_table(config: AnnotateConfig, plan: Plan, weights_sha256: str) -> 
     check_fingerprint(begun_with, wanted)
     if header.num_images < plan.num_images:
         return None
-    return MaskTable.take_over(plan.output, wanted, {}, config.parsed_storage_options)
+    table = MaskTable.take_over(plan.output, wanted, {}, config.parsed_storage_options)
+    # As many rows as images is not yet a row for each.
+    return table if table.committed_ids(plan.num_images).all() else None
 
 
 def _resolve(

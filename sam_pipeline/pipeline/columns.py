@@ -35,6 +35,7 @@ SHARDS = pa.schema(
         ("num_rows", pa.int64()),
         ("min_image_id", pa.int64()),
         ("max_image_id", pa.int64()),
+        ("image_ids", pa.binary()),
         ("num_masks", pa.int64()),
         ("num_by_status", pa.map_(pa.string(), pa.int64())),
     ]
@@ -90,7 +91,8 @@ def result_table(embeddings: pa.Table, masks_by_image: Sequence[Sequence[dict[st
 
 def shard_row(shard: Shard) -> pa.Table:
     """A shard's descriptor as one row."""
-    row = {**asdict(shard.file), "num_masks": shard.num_masks, "num_by_status": list(shard.num_by_status.items())}
+    row = {**asdict(shard.file), "image_ids": shard.image_ids.tobytes()}
+    row |= {"num_masks": shard.num_masks, "num_by_status": list(shard.num_by_status.items())}
     return pa.Table.from_pylist([row], schema=SHARDS)
 
 
@@ -98,6 +100,7 @@ def shards_of(rows: pa.Table) -> list[Shard]:
     """Unpack what shard_row packed."""
     shards = []
     for row in rows.to_pylist():
+        image_ids = np.frombuffer(row.pop("image_ids"), np.int64)
         num_masks, num_by_status = row.pop("num_masks"), dict(row.pop("num_by_status"))
-        shards.append(Shard(DataFile(**row), num_masks, num_by_status))
+        shards.append(Shard(DataFile(**row), image_ids, num_masks, num_by_status))
     return shards

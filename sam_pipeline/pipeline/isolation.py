@@ -13,6 +13,7 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from multiprocessing.connection import Connection
@@ -41,26 +42,43 @@ _START_TIMEOUT_S = 600.0
 _RETRIES = 2  # when an annotator is lost with its machine
 
 
-def annotate_isolated(image_ids: list[int], job: Job, resources: Resources, monitor: Any) -> Generator[list[Shard]]:
-    """Annotate images, each alone; yields the shard of each as it is written.
+def annotate_isolated(
+    image_ids: list[int], job: Job, resources: Resources, monitor: Any, poll_s: float
+) -> Generator[list[Shard]]:
+    """Annotate images, each alone; yields the shard of each as it is written, and nothing whenever poll_s passes.
 
     Raises:
         SamPipelineError: storage or the machines failed, which is not the image's fault.
     """
     actor = ray.remote(
         num_cpus=resources.decode_cpus,
-        num_gpus=resources.encode_gpus + resources.decode_gpus,
+        num_gpus=min(1.0, resources.encode_gpus + resources.decode_gpus),
         max_restarts=-1,  # with its node; each image is tried a few times only
         max_task_retries=_RETRIES,
     )(IsolatedAnnotator)
-    pool: Any = ActorPool([actor.remote(job, monitor) for _ in range(min(len(image_ids), resources.decode_actors))])
-    try:
-        for rows in pool.map_unordered(lambda annotator, image_id: annotator.annotate.remote(image_id), image_ids):
+    # No more than there were pairs of an encoder and a decoder: what they had is free now.
+    num_actors = min(len(image_ids), resources.encode_actors, resources.decode_actors)
+    pool: Any = ActorPool([actor.remote(job, monitor) for _ in range(num_actors)])
+    for image_id in image_ids:
+        pool.submit(lambda annotator, image_id: annotator.annotate.remote(image_id), image_id)
+    patience_s = max(job.stall_timeout_s, _START_TIMEOUT_S + 4 * job.image_timeout_s)
+    deadline = time.monotonic() + patience_s
+    while pool.has_next():
+        try:
+            rows = pool.get_next_unordered(timeout=poll_s)
+        except TimeoutError:
+            if time.monotonic() > deadline:
+                raise RunFailedError(
+                    f"no image was done alone for {patience_s:g} s; the same command resumes"
+                ) from None
+            yield []
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, SamPipelineError):
+                raise error.cause from None
+            raise
+        else:
+            deadline = time.monotonic() + patience_s
             yield shards_of(rows)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, SamPipelineError):
-            raise error.cause from None
-        raise
 
 
 class IsolatedAnnotator:
@@ -97,6 +115,7 @@ class _Child:
 
     Raises:
         RunFailedError: it cannot annotate even a blank image.
+        CheckpointError: it cannot load the weights.
     """
 
     def __init__(self, job: Job) -> None:
@@ -108,7 +127,7 @@ class _Child:
         self._process = context.Process(target=_serve, args=(job, theirs), daemon=True)
         self._process.start()
         theirs.close()  # so that the end of the process ends the connection
-        answer = self._answer(_START_TIMEOUT_S)
+        answer = self._answer(_START_TIMEOUT_S, "starting")
         if isinstance(answer, str):
             raise RunFailedError(f"this machine cannot annotate even a blank image: {answer}; the same command resumes")
 
@@ -117,20 +136,22 @@ class _Child:
         return self._process.is_alive()
 
     def ask(self, image: tuple[dict[str, Any], Fetched], timeout_s: float) -> pa.Table | str:
-        """The image's result row, or what became of it in words."""
-        self._connection.send(image)
-        return self._answer(timeout_s)
+        """The image's result row, or what became of it in words; timeout_s is for each stage, as in a pass."""
+        with suppress(OSError):  # it died meanwhile, of which the answer tells
+            self._connection.send(image)
+        return self._answer(timeout_s, "receiving the image")
 
-    def _answer(self, timeout_s: float) -> pa.Table | str:
-        deadline = time.monotonic() + timeout_s
-        doing = "starting"
+    def _answer(self, timeout_s: float, doing: str) -> pa.Table | str:
         try:
-            while self._connection.poll(max(0.0, deadline - time.monotonic())):
+            while self._connection.poll(timeout_s):
                 kind, content = self._connection.recv()
-                if kind != "doing":
+                if kind == "doing":
+                    doing = content
+                elif kind == "error":
+                    raise content
+                else:
                     return content
-                doing = content
-        except EOFError:
+        except (EOFError, OSError):
             self._process.join()
             return f"the process was ended by {_cause_of_death(self._process.exitcode)} while {doing}"
         self._process.kill()
@@ -145,13 +166,16 @@ def _cause_of_death(exit_code: int | None) -> str:
 
 
 def _serve(job: Job, connection: Connection) -> None:
-    """The child: answers each image with ("result", table) or ("failed", reason), and tells what it is doing."""
+    """The child: answers each image with ("result", table) or ("failed", reason), and tells what it is doing before.
+
+    ("error", SamPipelineError) concerns the run and not an image.
+    """
     limit_memory(job.worker_memory_bytes)
     connection.send(("doing", "loading the model"))
     try:
         engine = job.backend.load(job)
     except SamPipelineError as error:
-        connection.send(("failed", str(error)))
+        connection.send(("error", error))
         return
     # The parent waits for the blank image's answer first, then asks.
     for planned, data in chain([_blank_image()], iter(connection.recv, None)):

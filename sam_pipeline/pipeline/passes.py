@@ -10,14 +10,14 @@ import logging
 import math
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import ray
 
-from sam_pipeline.errors import FencedError, OutputError, RunFailedError, StorageUnavailableError
+from sam_pipeline.errors import SamPipelineError
 from sam_pipeline.pipeline.isolation import annotate_isolated
 from sam_pipeline.pipeline.job import Job
 from sam_pipeline.pipeline.monitor import Counts, read_monitor, start_monitor
@@ -65,31 +65,29 @@ def annotate_pending(
         SamPipelineError: of storage or workers, once what was written is committed.
     """
     monitor = start_monitor()
-    num_before = num_images - len(pending_ids)
-    with make_display(num_images, num_before) as display:
-        committer = _Committer(table, job.config.commit_interval_s, num_before)
+    done = np.ones(num_images, bool)
+    done[pending_ids] = False
+    with make_display(num_images, int(done.sum())) as display:
+        committer = _Committer(table, job.config.commit_interval_s, done)
         chunk_rows = min(_MAX_CHUNK_ROWS, math.ceil(len(pending_ids) / _MIN_CHUNKS))
-        while True:
+        while len(pending_ids):
             with ray.data.DataContext.current(configured_context(job.stall_timeout_s)):
                 dataset = shard_dataset(pending_ids, chunk_rows, job, resources, monitor)
             _commit_all(iterate_shards(dataset, _POLL_S), committer, monitor, display)
-            left = np.flatnonzero(~table.committed_ids(num_images))
-            if not len(left):
-                return
-            if len(left) <= _FEW:
-                break
-            if len(left) == len(pending_ids):
-                raise RunFailedError(_no_progress(len(left), monitor))
-            # One image a task, so that the next pass loses fewer beside those that crash it.
+            left = committer.pending_ids()
+            if 0 < len(left) <= _FEW or len(left) == len(pending_ids):
+                alone = left[:_FEW].tolist()
+                logger.info("%d images are tried alone%s", len(alone), _last_error(monitor))
+                isolated = annotate_isolated(alone, job, resources, monitor, _POLL_S)
+                _commit_all(isolated, committer, monitor, display)
+                left = committer.pending_ids()
+            # One image a reading task, so that the next pass loses fewer beside those that crash it.
             pending_ids, chunk_rows = left, 1
-        logger.info("%d images crashed their workers or were beside one that did; each is tried alone", len(left))
-        _commit_all(annotate_isolated(left.tolist(), job, resources, monitor), committer, monitor, display)
 
 
-def _no_progress(num_images: int, monitor: Any) -> str:
+def _last_error(monitor: Any) -> str:
     word = read_monitor(monitor)
-    reason = "their workers died" if word is None or word.last_error is None else word.last_error
-    return f"none of {num_images} images could be annotated ({reason}); the same command resumes"
+    return "" if word is None or word.last_error is None else f"; the last error was {word.last_error}"
 
 
 def _commit_all(written: Generator[list[Shard]], committer: _Committer, monitor: Any, display: Display) -> None:
@@ -103,10 +101,9 @@ def _commit_all(written: Generator[list[Shard]], committer: _Committer, monitor:
                         raise word.failure
                     counts = word.counts
                 display.update(counts, committer.num_committed)
-    except (FencedError, OutputError, StorageUnavailableError):
-        raise  # a commit may have been it, which must not be tried from here
     except BaseException:
-        committer.flush()  # what was written must not be done again
+        with suppress(SamPipelineError):  # the first error says more
+            committer.flush()  # what was written must not be done again
         raise
     committer.flush()
     display.update(counts, committer.num_committed)
@@ -115,18 +112,37 @@ def _commit_all(written: Generator[list[Shard]], committer: _Committer, monitor:
 class _Committer:
     """Commits shards several at a time: at once when the last commit is an interval ago, else with the next ones.
 
+    An image that has a row gets no second one: a reading task that was tried again may have cut its images into other
+    blocks, so that Ray takes some of them twice. A shard that holds such an image is left uncommitted, and its others
+    to the next pass.
+
     While there is nothing to commit, it looks whether another start took over: a commit would tell, but the first one
     of a slow model takes minutes.
+
+    Args:
+        table: the results.
+        interval_s: seconds between commits.
+        done: (N,) bool, which images have a row; kept up to date.
     """
 
-    def __init__(self, table: MaskTable, interval_s: float, num_committed: int) -> None:
-        self._table, self._interval_s = table, interval_s
+    def __init__(self, table: MaskTable, interval_s: float, done: npt.NDArray[np.bool_]) -> None:
+        self._table, self._interval_s, self._done = table, interval_s, done
         self._waiting: list[Shard] = []
         self._last = self._last_look = time.monotonic() - interval_s  # the first shard does not wait
-        self.num_committed = num_committed
+        self.num_committed = int(done.sum())
+
+    def pending_ids(self) -> npt.NDArray[np.int64]:
+        """Images that have no row, ascending."""
+        return np.flatnonzero(~self._done)
 
     def add(self, shards: list[Shard]) -> None:
-        self._waiting += shards
+        for shard in shards:
+            ids = shard.image_ids
+            if self._done[ids].any() or len(np.unique(ids)) < len(ids):
+                logger.warning("a shard that holds an image for the second time is not committed")
+                continue
+            self._done[ids] = True
+            self._waiting.append(shard)
         now = time.monotonic()
         if self._waiting and now - self._last >= self._interval_s:
             self.flush()
@@ -135,8 +151,9 @@ class _Committer:
             self._last_look = now
 
     def flush(self) -> None:
-        if self._waiting:
-            self._table.commit(self._waiting)
-            self.num_committed += sum(shard.file.num_rows for shard in self._waiting)
-            self._waiting = []
+        # A commit that fails is not tried again: it may have been done, and the next start will see.
+        shards, self._waiting = self._waiting, []
+        if shards:
+            self._table.commit(shards)
+            self.num_committed += sum(shard.file.num_rows for shard in shards)
             self._last = time.monotonic()

@@ -44,8 +44,8 @@ def shard_dataset(
 ) -> ray.data.Dataset:
     """Ids of images to do in, descriptors of written shards out. Nothing runs until it is iterated.
 
-    A worker that dies is replaced, and its batch tried again a few times; then its rows are dropped, so that the
-    others go on. What is missing in the end is for the next pass.
+    A worker that dies is replaced, and its batch tried once more; then its rows are dropped, so that the others go
+    on. What is missing in the end is for the next pass.
     """
     tries: dict[str, Any] = {"max_retries": _RETRIES}
     actor_tries: dict[str, Any] = {"max_restarts": -1, "max_task_retries": _RETRIES}

@@ -68,6 +68,8 @@ def prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> pa.Table:
 def _prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> pa.Table:
     pixels: npt.NDArray[np.uint8] | None = None
     status, error = "ok", None
+    if isinstance(data, MemoryError):
+        raise data  # of this worker, not of the image: alone it may be read
     if isinstance(data, ChangedError):
         status, error = "changed", one_line(data)
     elif isinstance(data, TooLargeToFetchError):
@@ -80,6 +82,8 @@ def _prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> pa.Table
         except DecodeError as failure:
             status, error = "decode_error", one_line(failure)
         except TooLargeError as failure:
+            if isinstance(failure.__cause__, MemoryError):
+                raise failure.__cause__ from None  # likewise
             status, error = "too_large", one_line(failure)
     height, width = (None, None) if pixels is None else pixels.shape[:2]
     crops = [] if pixels is None else job.backend.prepare(pixels, job.config.masks)

@@ -65,15 +65,20 @@ def output_errors(uri: str) -> Iterator[None]:
         raise OutputError(f"cannot use output {uri}: {one_line(error)}") from error
 
 
-def open_table(uri: str, options: StorageOptions) -> DeltaTable | None:
+def open_table(uri: str, options: StorageOptions, *, denied_is_final: bool = True) -> DeltaTable | None:
     """Open a Delta table at its newest version; None where there is none.
+
+    Args:
+        uri: where.
+        options: storage options.
+        denied_is_final: see retried; False for whoever could open it before.
 
     Raises:
         OutputError: it cannot be read.
         StorageUnavailableError: storage did not answer.
     """
     with output_errors(uri):
-        return retried(lambda: _open(uri, options), what=f"open {uri}")
+        return retried(lambda: _open(uri, options), what=f"open {uri}", denied_is_final=denied_is_final)
 
 
 def create_table(uri: str, schema: pa.Schema, metadata: Mapping[str, str], options: StorageOptions) -> DeltaTable:
@@ -282,7 +287,9 @@ def read_file(
     uri = join_uri(table.table_uri, file.path)
     with output_errors(uri):
         # Callers have threads of their own, one a file; pyarrow's would split the work on a few rows.
-        return retried(lambda: open_file(file).read(columns, use_threads=False), what=f"read {uri}")
+        return retried(
+            lambda: open_file(file).read(columns, use_threads=False), what=f"read {uri}", denied_is_final=False
+        )
 
 
 def read_columns(table: DeltaTable, columns: Sequence[str], options: StorageOptions) -> Iterator[pa.Table]:

@@ -9,7 +9,7 @@ from typing import Any
 import tenacity
 
 from sam_pipeline.clean_text import one_line
-from sam_pipeline.errors import InputError, SamPipelineError
+from sam_pipeline.errors import InputError, SamPipelineError, StorageUnavailableError
 from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem
 from sam_pipeline.storage.retrying import ErrorKind, error_kind, http_status, is_denied, is_transient, retried
 from sam_pipeline.storage.sources import SourceImage, source_image
@@ -18,6 +18,7 @@ MAX_IMAGE_BYTES = 2**30
 """Larger objects are not fetched: a worker holds what it fetches in memory."""
 
 _ATTEMPTS = 6
+_MAX_ROUNDS = 20
 _RANGE_NOT_SATISFIABLE = 416
 
 Fetched = bytes | Exception
@@ -57,11 +58,15 @@ def fetch(images: Sequence[SourceImage], options: StorageOptions, probe_uri: str
     """
     answers: dict[str, Fetched] = {}
     confirmations = 0
-    while confirmations < 2:
+    for _ in range(_MAX_ROUNDS):
         _fetch_patiently(images, options, answers)
         if all(isinstance(answers[image.uri], _SETTLED) for image in images):
             break
         confirmations = confirmations + 1 if probe_uri is None or _answers_at_once(probe_uri, options) else 0
+        if confirmations == 2:
+            break
+    else:
+        raise StorageUnavailableError(f"storage failed {_MAX_ROUNDS} times in a row; the same command resumes")
     return [answers[image.uri] for image in images]
 
 

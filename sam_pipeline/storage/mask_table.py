@@ -61,11 +61,13 @@ _RATE_ENTRIES = 500
 Fingerprint = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shard:
     """A file of results that was put, and what the driver wants to know of it without reading it."""
 
     file: DataFile
+    image_ids: npt.NDArray[np.int64]
+    """(rows,) of the rows, so that the driver commits no image twice."""
     num_masks: int
     num_by_status: Mapping[str, int]
 
@@ -106,7 +108,12 @@ def put_shard(output: str, rows: pa.Table, options: StorageOptions) -> Shard:
     """Write result rows as one shard. Called by workers; nothing is visible before the driver commits it."""
     rows = rows.select(MASKS_SCHEMA.names).cast(MASKS_SCHEMA).sort_by("image_id")
     file = put_parquet(join_uri(output, "masks"), rows, options, row_group_size=_ROWS_PER_GROUP)
-    return Shard(file, pa.compute.sum(rows["num_masks"]).as_py(), Counter(rows["status"].to_pylist()))
+    return Shard(
+        file=file,
+        image_ids=rows["image_id"].to_numpy(),
+        num_masks=pa.compute.sum(rows["num_masks"]).as_py(),
+        num_by_status=Counter(rows["status"].to_pylist()),
+    )
 
 
 class MaskTable:
@@ -240,7 +247,7 @@ class MaskTable:
             FencedError: a later start took over.
         """
         with output_errors(self._uri):
-            retried(self._table.update_incremental, what=f"read {self._uri}")
+            retried(self._table.update_incremental, what=f"read {self._uri}", denied_is_final=False)
         check_fence(self._table, self.epoch)
 
     def unused_files(self, retention_hours: int) -> list[str]:

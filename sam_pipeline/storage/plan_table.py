@@ -79,12 +79,12 @@ def write_plan(output: str, input_uri: str, images: Sequence[SourceImage], optio
 def read_planned(output: str, start: int, stop: int, options: StorageOptions) -> pa.Table:
     """The planned rows with start ≤ image_id < stop, in id order."""
     uri = join_uri(output, "images")
-    table = open_table(uri, options)
+    # Not denied for good: workers read plans for days, and a role's credentials are renewed in between.
+    table = open_table(uri, options, denied_is_final=False)
     if table is None:
         raise OutputError(f"the plan disappeared: {uri}")
     in_range = (pc.field("image_id") >= start) & (pc.field("image_id") < stop)
     with output_errors(uri):
-        # Not denied for good: workers read plans for days, and a role's credentials are renewed in between.
         rows = retried(
             lambda: table.to_pyarrow_dataset().to_table(filter=in_range), what=f"read {uri}", denied_is_final=False
         )

@@ -83,6 +83,8 @@ class Soak:
         self._table: DeltaTable | None = None
         self.kills: Counter[str] = Counter()
         self.num_starts = 0
+        self.failed_starts: list[str] = []
+        """What drivers said that ended by themselves before the run was done."""
 
     def run(self, num_kills: int, limit_s: float) -> None:
         """Annotate everything, killing something whenever another share of the images is committed.
@@ -100,12 +102,17 @@ class Soak:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{self._num_committed()} images committed, {self.kills} in {limit_s:.0f} s")
             if driver.process.poll() is not None:
+                self._check_end(driver)
                 driver = self._start_driver()
             due = self.kills.total() < num_kills and self._num_committed() >= thresholds[self.kills.total()]
             if due and self._kill(kinds[self.kills.total()], driver.process.pid):
                 self.kills[kinds[self.kills.total()]] += 1
                 print(f"{self.kills.total():4} kills, {self._num_committed():7} images committed", flush=True)
             time.sleep(0.2)
+
+    def _check_end(self, driver: Program) -> None:
+        if driver.process.returncode != -signal.SIGKILL:
+            self.failed_starts.append(driver.wait().stderr.splitlines()[-1])
 
     def _start_driver(self) -> Program:
         self.num_starts += 1
@@ -161,6 +168,7 @@ class Soak:
             "verify": verified.exit_code,
             "kills": dict(self.kills),
             "starts": self.num_starts,
+            "starts that failed by themselves": self.failed_starts,
         }
 
 
@@ -191,7 +199,8 @@ def main() -> None:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
-    if result["lost"] or result["twice"] or result["wrong"] or result["verify"]:
+    too_few = sum(result["kills"].values()) < arguments.kills
+    if result["lost"] or result["twice"] or result["wrong"] or result["verify"] or too_few:
         sys.exit(1)
 
 

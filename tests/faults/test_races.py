@@ -1,8 +1,11 @@
 """Fifty races of two drivers for one output."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from tests.faults.test_driver_kills import ROOM_FOR_TWO
+from tests.processes import Program
 
 pytestmark = [pytest.mark.s3, pytest.mark.soak]
 
@@ -16,7 +19,9 @@ def test_of_two_drivers_one_survives_and_the_other_says_so_in_time(run, cluster)
     for race in range(NUM_RACES):
         each = run.to_output(f"{run.output}-{race}")
         programs = [each.annotate(*ROOM_FOR_TWO, address=cluster) for _ in range(2)]
-        survivor, loser = sorted((program.wait() for program in programs), key=lambda finished: finished.exit_code)
+        with ThreadPoolExecutor() as waiting:  # each end is seen when it comes
+            finished = list(waiting.map(Program.wait, programs))
+        survivor, loser = sorted(finished, key=lambda each: each.exit_code)
         assert (survivor.exit_code, loser.exit_code) == (0, 3), survivor.stderr + loser.stderr
         assert "another run took over" in loser.stderr.splitlines()[-1]
         # From its start, which is earlier than when it was overtaken.

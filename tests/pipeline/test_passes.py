@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sam_pipeline.errors import FencedError, InputError, OutputError, RunFailedError, StorageUnavailableError
+from sam_pipeline.errors import FencedError, InputError, OutputError, StorageUnavailableError
 from sam_pipeline.pipeline import passes
 from sam_pipeline.pipeline.monitor import Counts, Word
 from sam_pipeline.pipeline.passes import annotate_pending
@@ -28,10 +28,8 @@ class Table:
             raise self.error
         self.commits.append([shard.file.path for shard in shards])
         for shard in shards:
-            self.done[shard.file.min_image_id : shard.file.max_image_id + 1] = True
-
-    def committed_ids(self, num_images):
-        return self.done
+            assert not self.done[shard.image_ids].any(), "an image was committed twice"
+            self.done[shard.image_ids] = True
 
     def check_fence(self):
         self.looks += 1
@@ -50,7 +48,8 @@ class Display:
 
 def shard(first, last=None):
     last = first if last is None else last
-    return Shard(DataFile(f"part-{first}", 1, last - first + 1, first, last), 0, {})
+    ids = np.arange(first, last + 1)
+    return Shard(DataFile(f"part-{first}", 1, len(ids), first, last), ids, 0, {})
 
 
 @pytest.fixture
@@ -106,25 +105,41 @@ def test_many_that_a_pass_left_go_through_another_with_one_image_a_task(graph):
     assert len(graph.isolated) == 63
 
 
-def test_a_pass_that_does_nothing_is_the_end_and_says_what_workers_said(graph):
+def test_where_passes_do_nothing_images_are_done_alone_a_few_at_a_time(graph, caplog):
     graph.steps = lambda ids: (shards for shards in ([],))
     graph.word = Word(Counts(), last_error="ValueError: odd")
-    with pytest.raises(RunFailedError, match=r"none of 100 images could be annotated \(ValueError: odd\)"):
-        annotate(Table(100))
-    assert graph.isolated == []
+    table = Table(100)
+    with caplog.at_level("INFO"):
+        annotate(table)
+    assert graph.isolated == list(range(100))
+    assert [(len(ids), chunk_rows) for ids, chunk_rows in graph.passes] == [(100, 2), (36, 1)]
+    assert "64 images are tried alone; the last error was ValueError: odd" in caplog.text
 
 
-def test_what_a_worker_said_of_the_run_stops_it_and_what_was_written_is_committed(graph):
+def test_a_shard_that_holds_an_image_for_the_second_time_is_not_committed_and_its_others_are_done_again(graph):
+    def steps(ids):
+        yield [shard(0, 4), shard(4, 9)]
+        yield [Shard(DataFile("part-x", 1, 2, 10, 10), np.array([10, 10]), 0, {})]
+
+    graph.steps = steps
+    table = Table(11)
+    annotate(table)
+    assert table.done.all()
+    assert graph.isolated == [5, 6, 7, 8, 9, 10]
+
+
+@pytest.mark.parametrize("failure", [InputError("x"), OutputError("x"), StorageUnavailableError("x")])
+def test_what_a_worker_said_of_the_run_stops_it_and_what_was_written_is_committed(graph, failure):
     def steps(ids):
         yield [shard(0)]
         yield [shard(1)]
-        graph.word = Word(Counts(), failure=InputError("access was denied"))
+        graph.word = Word(Counts(), failure=failure)
         yield []
         raise AssertionError("it went on")
 
     graph.steps = steps
     table = Table(100)
-    with pytest.raises(InputError, match="access was denied"):
+    with pytest.raises(type(failure)):
         annotate(table)
     assert table.commits == [["part-0"], ["part-1"]]
 
