@@ -47,13 +47,15 @@ def shard_dataset(
     A worker that dies is replaced, and its batch tried once more; then its rows are dropped, so that the others go
     on. What is missing in the end is for the next pass.
     """
+    # Not from_arrow: it asks for the tables' sizes in tasks of a whole CPU each, for which it waits without a message.
+    chunks = [row for chunk in chunks_of(pending_ids, chunk_rows) for row in chunk.to_pylist()]
     tries: dict[str, Any] = {"max_retries": _RETRIES}
     actor_tries: dict[str, Any] = {"max_restarts": -1, "max_task_retries": _RETRIES}
     with warnings.catch_warnings():
         # Ray 2.60 has no other way to say how often a task is tried again.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         return (
-            ray.data.from_arrow(list(chunks_of(pending_ids, chunk_rows)))
+            ray.data.from_items(chunks, override_num_blocks=len(chunks))
             .map_batches(
                 partial(read_images, job=job, monitor=monitor),
                 batch_size=None,

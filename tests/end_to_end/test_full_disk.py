@@ -46,6 +46,7 @@ def test_a_disk_that_fills_up_is_one_line_and_with_room_the_run_ends_complete(sm
     assert comparable(rows) == comparable(undisturbed.rows)
 
 
+@pytest.mark.soak
 def test_workers_that_can_no_longer_write_end_the_run_with_one_line(begin, tmp_path):
     output = str(tmp_path / "out")
     program = begin(output)

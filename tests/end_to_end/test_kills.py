@@ -61,6 +61,7 @@ def test_a_run_killed_after_planning_and_after_three_commits_ends_as_if_undistur
     assert verified.exit_code == 0, verified.stderr
 
 
+@pytest.mark.soak  # tests/faults/test_driver_kills.py does it at a named point
 def test_a_run_that_was_overtaken_while_it_stood_still_stops_and_says_so(photos, start, undisturbed, tmp_path):
     output = str(tmp_path / "out")
     arguments = ("--input", photos, "--output", output, *SETTINGS, *SMALL_SHARDS, "--num-cpus", 2)

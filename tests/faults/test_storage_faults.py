@@ -57,6 +57,7 @@ def test_access_denied_in_mid_run_stops_it_with_one_line_and_no_image_is_blamed(
     run.assert_complete()
 
 
+@pytest.mark.soak
 def test_an_outage_shorter_than_the_limit_is_waited_for(proxied, cluster):
     run, proxy = proxied
     program = run.annotate(address=cluster, instructions=Instructions(seconds=0.2))
