@@ -85,7 +85,9 @@ def assert_same_masks(ours, theirs, embeddings):
             assert max(of_masks, of_iou) < TOLERANCE, name
 
 
-@pytest.mark.parametrize("model_type", ["vit_b", "vit_l", pytest.param("vit_h", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "model_type", ["vit_b", *(pytest.param(name, marks=pytest.mark.soak) for name in ("vit_l", "vit_h"))]
+)
 def test_random_vit_is_official(model_type, images):
     ours, theirs = random_pair(model_type)
     assert_same_masks(ours, theirs, assert_same_embeddings(ours, theirs, images))
@@ -104,7 +106,7 @@ def test_real_tiny_vit_is_mobile_sam(images, vit_t_checkpoint):
     assert_same_masks(ours, theirs, assert_same_embeddings(ours, theirs, images))
 
 
-@pytest.mark.parametrize("model_type", ["vit_b", "vit_l"])
+@pytest.mark.parametrize("model_type", ["vit_b", pytest.param("vit_l", marks=pytest.mark.soak)])
 def test_state_dicts_fit_both_ways(model_type):
     theirs = official_sam(model_type)
     ours = build_sam(model_type)
