@@ -10,7 +10,7 @@ BIN := .venv/bin
 help:
 	@echo "make demo   install, fetch vit_t, annotate four photographs, draw the masks over them"
 	@echo "make test   install, run the test suite"
-	@echo "make soak   install, run what takes too long for make test: faults at random, races, fuzzing (forty minutes)"
+	@echo "make soak   install, run what takes too long for make test: faults at random, races, fuzzing (about an hour)"
 	@echo "make bench  install, time the generator against the official one and peers (ten minutes on two cores)"
 	@echo "make lint   install, check style, types and layers"
 	@echo "make audit  ask PyPI for known vulnerabilities of the pinned dependencies; fails without an answer"

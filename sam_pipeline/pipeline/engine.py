@@ -1,6 +1,6 @@
 """The networks inside an actor: load the pinned weights once, turn arrays into bytes for Arrow and back.
 
-The only module of this package that imports torch; reading and writing tasks stay free of it.
+Reading and writing tasks stay free of this module, and so of torch.
 """
 
 from __future__ import annotations

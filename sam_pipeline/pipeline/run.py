@@ -29,7 +29,8 @@ from sam_pipeline.storage.mask_table import Shard
 
 logger = logging.getLogger(__name__)
 
-# Smaller than any prepared image or embedding, so that Ray makes one block of each: see stages.read_images.
+# Smaller than a prepared image or embedding, so that Ray makes one block of each: see stages.read_images. Only rows of
+# images that could not be read share blocks.
 _BLOCK_BYTES = 2**20
 # One more attempt for what was beside a crash or on a lost machine; what fails again is for the next pass.
 _RETRIES = 1
