@@ -47,10 +47,12 @@ def ray_head(
 
 
 @contextmanager
-def ray_node(start: Start, env: Mapping[str, str], head: Head, num_cpus: float) -> Iterator[Program]:
+def ray_node(
+    start: Start, env: Mapping[str, str], head: Head, num_cpus: float, object_store_bytes: int = _OBJECT_STORE_BYTES
+) -> Iterator[Program]:
     """Run one more node; it may be killed at any time."""
     before = _num_nodes(head, env["RAY_AUTH_TOKEN"])
-    program = _node(start, env, num_cpus, _OBJECT_STORE_BYTES, f"--address={head.address}")
+    program = _node(start, env, num_cpus, object_store_bytes, f"--address={head.address}")
     try:
         program.wait_until(lambda: _num_nodes(head, env["RAY_AUTH_TOKEN"]) > before)
         yield program

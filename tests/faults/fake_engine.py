@@ -38,8 +38,12 @@ class Instructions:
     """
     seconds: float = 0
     """What decoding an image takes."""
+    crop_size: int = 1
+    """Height and width of crops; SAM's are 1024, which is what keeps a run from reading far ahead."""
     embedding_bytes: int = 0
     """Beside the number; SAM's are 4 MiB."""
+    decode_batch_size: int = 1
+    """Images a call; more, as on GPUs, make a long run short."""
     crash_in_constructor: str = ""
     """A file; the constructor takes it away and crashes, or does not find it and goes on."""
     log: str = ""
@@ -117,9 +121,9 @@ def crash():
 
 
 def prepare(pixels, settings, instructions):
-    """One crop of one pixel: the number."""
+    """One crop, all of one colour: the number."""
     act(instructions, _number(pixels[0, 0]), "prepare")
-    return [np.ascontiguousarray(pixels[:1, :1])]
+    return [np.full((instructions.crop_size, instructions.crop_size, 3), pixels[0, 0])]
 
 
 def _number(colour):
@@ -137,7 +141,7 @@ class FakeEngine:
     def encode(self, crops, batch_size):
         for crop in crops:
             act(self._instructions, _number(crop[0, 0]), "encode")
-            yield crop.tobytes() + bytes(self._instructions.embedding_bytes)
+            yield crop[0, 0].tobytes() + bytes(self._instructions.embedding_bytes)
 
     def decode(self, images):
         return [self._masks(*image) for image in images]

@@ -44,9 +44,15 @@ TITLES = {"worker": ("MapBatches(read_images)", "MapBatches(write_shard)"), "act
 SHARD_ROWS = 100
 COMMIT_INTERVAL_S = 1
 
+BATCH = 64
+"""Images a call of the engine."""
+
+OBJECT_STORE_BYTES = 100 * 2**20
+"""Of a node: what keeps reading from running ahead of the rest, as large crops do in earnest."""
+
 BURST = 10
 """Kills that come together, seconds apart: while the run gets over one, the next hits it."""
-FLAGS = ("--model-type", "vit_t", "--threads", 1, "--shard-rows", SHARD_ROWS, "--encode-batch-size", 32)
+FLAGS = ("--model-type", "vit_t", "--threads", 1, "--shard-rows", SHARD_ROWS, "--encode-batch-size", BATCH)
 FLAGS += ("--encode-cpus", 0.3, "--decode-cpus", 0.3, "--read-cpus", 0.6, "--commit-interval-s", COMMIT_INTERVAL_S)
 
 
@@ -74,12 +80,13 @@ class Soak:
         self._log.mkdir()
         env = stack.enter_context(clean_env(fetch_checkpoint("vit_t", progress=False)))
         env |= self._s3.env | {"PYTHONPATH": str(ROOT)}
-        env["FAKE_ENGINE"] = json.dumps(asdict(Instructions(log=str(self._log))))
+        instructions = Instructions(log=str(self._log), decode_batch_size=BATCH, crop_size=96)
+        env["FAKE_ENGINE"] = json.dumps(asdict(instructions))
         self._start = stack.enter_context(starting(env, lambda: Path(tempfile.mkdtemp(dir=folder))))
         self._env = env
         self._nodes = stack.enter_context(ExitStack())
-        self._head = stack.enter_context(ray_head(self._start, env, num_cpus=2))
-        self._node = self._nodes.enter_context(ray_node(self._start, env, self._head, num_cpus=2))
+        self._head = stack.enter_context(ray_head(self._start, env, 2, OBJECT_STORE_BYTES))
+        self._node = self._nodes.enter_context(ray_node(self._start, env, self._head, 2, OBJECT_STORE_BYTES))
         self._table: DeltaTable | None = None
         self.kills: Counter[str] = Counter()
         self.num_starts = 0
@@ -133,7 +140,7 @@ class Soak:
         """Kill one of a kind; whether there was one."""
         if kind == "node":
             self._node.kill()
-            self._node = self._nodes.enter_context(ray_node(self._start, self._env, self._head, num_cpus=2))
+            self._node = self._nodes.enter_context(ray_node(self._start, self._env, self._head, 2, OBJECT_STORE_BYTES))
             return True
         if kind == "driver":
             os.kill(driver_pid, signal.SIGKILL)
