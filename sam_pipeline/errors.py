@@ -2,6 +2,7 @@
 
 SamPipelineError              1
 ├── ConfigError               2   a setting, a combination of settings, or a plan that cannot be scheduled
+│   ├── ClusterError          2   Ray does not answer, or has too few CPUs or GPUs for the run
 │   └── FingerprintMismatchError  2  a resume whose settings differ from those the run started with
 ├── InputError                2   nothing to read: missing bucket, wrong key, empty prefix
 ├── OutputError               2   the output cannot be written: read-only, full, no permission
@@ -27,6 +28,10 @@ class ConfigError(SamPipelineError):
     """A setting is out of range, or settings contradict one another."""
 
     exit_code = 2
+
+
+class ClusterError(ConfigError):
+    """Ray does not answer, or its machines are too few or too small for what was asked for."""
 
 
 class FingerprintMismatchError(ConfigError):

@@ -16,7 +16,7 @@ import tenacity
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.config import AnnotateConfig, MaskConfig, fingerprint
-from sam_pipeline.errors import RunFailedError
+from sam_pipeline.errors import ClusterError, RunFailedError
 from sam_pipeline.masks.crops import generate_crop_boxes
 from sam_pipeline.masks.grids import build_all_layer_point_grids
 from sam_pipeline.model.checkpoints import resolve_checkpoint, sha256_of
@@ -63,13 +63,7 @@ def annotate(config: AnnotateConfig, make_display: MakeDisplay, backend: Backend
         SamPipelineError: see sam_pipeline.errors; after any of them the same call resumes.
     """
     start = time.monotonic()
-    starts = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(config.max_restarts + 1),
-        retry=tenacity.retry_if_exception_type(RunFailedError),
-        wait=tenacity.wait_random_exponential(multiplier=2, max=60),
-        before_sleep=_log_restart,
-        reraise=True,
-    )
+    starts = _starts(config.max_restarts)
     plan = starts(ensure_plan, config)
     # Weights and settings before the cluster: a typing error should cost a second, not a minute.
     weights = resolve_checkpoint(config.model.model_type, config.model.checkpoint)
@@ -122,6 +116,23 @@ def _ray_errors() -> Iterator[None]:
         yield
     except ray.exceptions.RayError as error:
         raise RunFailedError(f"Ray failed ({one_line(error)}); the same command resumes") from error
+
+
+def _starts(max_restarts: int) -> tenacity.Retrying:
+    return tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(max_restarts + 1),
+        retry=_may_pass,
+        wait=tenacity.wait_random_exponential(multiplier=2, max=60),
+        before_sleep=_log_restart,
+        reraise=True,
+    )
+
+
+def _may_pass(state: tenacity.RetryCallState) -> bool:
+    assert state.outcome is not None, "called after an attempt"
+    error = state.outcome.exception()
+    # A cluster that was large enough for the first attempt has lost machines since, and may get them back.
+    return isinstance(error, RunFailedError) or (isinstance(error, ClusterError) and state.attempt_number > 1)
 
 
 def _log_restart(state: tenacity.RetryCallState) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import ray
 
 from sam_pipeline.clean_text import one_line
-from sam_pipeline.errors import ConfigError
+from sam_pipeline.errors import ClusterError, ConfigError
 from sam_pipeline.pipeline.resources import Cluster
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,8 @@ def connected(num_cpus: int | None) -> Iterator[Cluster]:
         num_cpus: CPUs of a Ray started here; None takes all.
 
     Raises:
-        ConfigError: num_cpus was given for a cluster that is there already, or the cluster does not answer.
+        ConfigError: num_cpus was given for a cluster that is there already.
+        ClusterError: the cluster does not answer.
     """
     if ray.is_initialized():
         yield _cluster()
@@ -69,7 +70,7 @@ def _connect(num_cpus: int | None) -> None:
                 log_to_driver=debug,
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"cannot connect to Ray: {one_line(error)}") from error
+        raise ClusterError(f"cannot connect to Ray: {one_line(error)}") from error
 
 
 def _cluster() -> Cluster:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sam_pipeline.config import PoolConfig
-from sam_pipeline.errors import ConfigError
+from sam_pipeline.errors import ClusterError
 
 _MAX_CPU_THREADS = 4
 # Within a call, NMS and RLE of one image overlap with the GPU's work on the next; only the last one's do not.
@@ -64,7 +64,7 @@ def divide(
         cluster: what Ray reports of the machines.
 
     Raises:
-        ConfigError: the smallest possible set of actors and tasks does not fit, with the arithmetic.
+        ClusterError: the smallest possible set of actors and tasks does not fit, with the arithmetic.
     """
     num_cpus, num_gpus = cluster.num_cpus, cluster.num_gpus
     if device == "auto":
@@ -127,14 +127,14 @@ def _check_fits(r: Resources, num_cpus: float, num_gpus: float) -> None:
     # Pools start with one actor and grow to their limit, but Ray may grow them at once: all must fit beside the tasks.
     needed_cpus = r.encode_actors * r.encode_cpus + r.decode_actors * r.decode_cpus + r.read_cpus + r.write_cpus
     if needed_cpus > num_cpus + 1e-9:
-        raise ConfigError(
+        raise ClusterError(
             f"the run cannot be scheduled: {r.encode_actors} encoder x {r.encode_cpus:g} CPUs + {r.decode_actors} "
             f"decoder x {r.decode_cpus:g} + reading {r.read_cpus:g} + writing {r.write_cpus:g} = {needed_cpus:g} CPUs, "
             f"the cluster has {num_cpus:g}; lower --encode-actors, --decode-actors or their --*-cpus"
         )
     needed_gpus = r.encode_actors * r.encode_gpus + r.decode_actors * r.decode_gpus
     if needed_gpus > num_gpus + 1e-9:
-        raise ConfigError(
+        raise ClusterError(
             f"the run cannot be scheduled: {r.encode_actors} encoder x {r.encode_gpus:g} GPUs + {r.decode_actors} "
             f"decoder x {r.decode_gpus:g} = {needed_gpus:g} GPUs, the cluster has {num_gpus:g}; "
             "lower --encode-actors, --decode-actors or their --*-gpus, or use --device cpu"
@@ -144,7 +144,7 @@ def _check_fits(r: Resources, num_cpus: float, num_gpus: float) -> None:
 def _check_fits_a_node(r: Resources, node_cpus: float) -> None:
     largest = max(r.encode_cpus, r.decode_cpus, r.read_cpus)
     if largest > node_cpus + 1e-9:
-        raise ConfigError(
+        raise ClusterError(
             f"the run cannot be scheduled: an actor or task reserves {largest:g} CPUs, the largest machine has "
             f"{node_cpus:g}; lower --encode-cpus, --decode-cpus or --read-cpus"
         )

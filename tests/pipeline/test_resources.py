@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sam_pipeline.config import PoolConfig
-from sam_pipeline.errors import ConfigError
+from sam_pipeline.errors import ClusterError
 from sam_pipeline.pipeline.resources import Cluster, divide
 
 
@@ -100,7 +100,7 @@ def test_what_the_user_sets_wins_on_gpus():
 
 
 def test_actors_that_leave_no_cpu_for_reading_are_refused_with_the_arithmetic():
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ClusterError) as caught:
         division(PoolConfig(encode_cpus=1, decode_cpus=1), "cpu", 2, 0)
     assert str(caught.value) == (
         "the run cannot be scheduled: 1 encoder x 1 CPUs + 1 decoder x 1 + reading 0.2 + writing 0.2 = 2.4 CPUs, "
@@ -109,13 +109,13 @@ def test_actors_that_leave_no_cpu_for_reading_are_refused_with_the_arithmetic():
 
 
 def test_more_gpus_than_there_are_are_refused_with_the_arithmetic():
-    with pytest.raises(ConfigError, match=r"2 encoder x 0\.5 GPUs \+ 1 decoder x 0\.5 = 1\.5 GPUs, the cluster has 1"):
+    with pytest.raises(ClusterError, match=r"2 encoder x 0\.5 GPUs \+ 1 decoder x 0\.5 = 1\.5 GPUs, the cluster has 1"):
         division(PoolConfig(encode_actors=2), "cuda", 8, 1)
 
 
 @pytest.mark.parametrize("num_gpus", [0, 0.5])
 def test_cuda_without_a_whole_gpu_is_refused_with_a_way_out(num_gpus):
-    with pytest.raises(ConfigError, match=rf"= 1 GPUs, the cluster has {num_gpus:g}; .* use --device cpu"):
+    with pytest.raises(ClusterError, match=rf"= 1 GPUs, the cluster has {num_gpus:g}; .* use --device cpu"):
         division(PoolConfig(), "cuda", 8, num_gpus)
 
 
@@ -125,10 +125,10 @@ def test_shares_of_a_gpu_can_be_asked_for():
 
 
 def test_a_cluster_without_cpus_is_refused():
-    with pytest.raises(ConfigError, match="the cluster has 0"):
+    with pytest.raises(ClusterError, match="the cluster has 0"):
         division(PoolConfig(), "auto", 0, 0)
 
 
 def test_an_actor_that_fits_the_cluster_but_none_of_its_machines_is_refused() -> None:
-    with pytest.raises(ConfigError, match="reserves 4 CPUs, the largest machine has 2"):
+    with pytest.raises(ClusterError, match="reserves 4 CPUs, the largest machine has 2"):
         division(PoolConfig(decode_cpus=4, decode_actors=1), "cpu", num_cpus=16, num_gpus=0, largest_node_cpus=2)

@@ -1,0 +1,39 @@
+"""What a run does after a start that failed."""
+
+import pytest
+
+from sam_pipeline.errors import ClusterError, ConfigError, FencedError, RunFailedError
+from sam_pipeline.pipeline.annotate import _starts
+
+FAILED, GONE = RunFailedError("a machine was lost"), ClusterError("too few CPUs")
+
+
+@pytest.mark.parametrize(
+    ("errors", "max_restarts", "raised"),
+    [
+        ([FAILED, FAILED], 2, None),
+        ([FAILED, FAILED], 1, FAILED),
+        ([FAILED], 0, FAILED),
+        # Machines that a start had may come back; those that the first one did not find were never there.
+        ([FAILED, GONE, GONE], 3, None),
+        ([GONE], 3, GONE),
+        ([FAILED, FencedError("overtaken")], 3, FencedError),
+        ([FAILED, ConfigError("no such setting")], 3, ConfigError),
+    ],
+)
+def test_what_may_pass_is_started_again_as_often_as_asked_for(errors, max_restarts, raised):
+    left = list(errors)
+
+    def start():
+        if left:
+            raise left.pop(0)
+        return "done"
+
+    starts = _starts(max_restarts).copy(sleep=lambda _: None)
+    if raised is None:
+        assert starts(start) == "done"
+        return
+    kind = raised if isinstance(raised, type) else type(raised)
+    with pytest.raises(kind):
+        starts(start)
+    assert not left
