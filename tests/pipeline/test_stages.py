@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig, PlanConfig
+from sam_pipeline.pipeline import stages
 from sam_pipeline.pipeline.columns import IMAGES, chunks_of, crops_by_image, shards_of
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.stages import read_images, write_shard
+from sam_pipeline.storage import fetching
+from sam_pipeline.storage.image_reading import TooLargeError
 from sam_pipeline.storage.mask_table import iterate_rows
 from tests.pipeline.jobs import Monitor, job_of
 from tests.storage.image_files import noise, saved
@@ -55,6 +58,27 @@ def test_every_image_is_one_row_whatever_its_fate(folder):
     assert rows[3]["error"].endswith("bytes, now 7")
     assert rows[4]["error"].startswith("FileNotFoundError: ")
     assert [[len(crops) for crops in crops_by_image(table)] for table in tables] == [[1], [0], [0], [0], [0], [1]]
+
+
+def test_an_object_too_large_to_fetch_is_a_row(folder, monkeypatch):
+    job = job_for(folder)
+    monkeypatch.setattr(fetching, "MAX_IMAGE_BYTES", 10)
+    (table,) = read(job, [0])
+    assert (table["status"][0].as_py(), table["height"][0].as_py()) == ("too_large", None)
+    assert table["error"][0].as_py().endswith("the limit is 10")
+
+
+@pytest.mark.parametrize("where", ["fetching", "decoding"])
+def test_a_worker_without_memory_is_not_the_images_fault(folder, monkeypatch, where):
+    def without_memory(*_, **__):
+        raise TooLargeError("not enough memory") from MemoryError()
+
+    if where == "fetching":
+        monkeypatch.setattr(stages, "fetch", lambda images, *_: [MemoryError() for _ in images])
+    else:
+        monkeypatch.setattr(stages, "decode_image", without_memory)
+    with pytest.raises(MemoryError):
+        read(job_for(folder), [0])
 
 
 def test_only_pending_images_are_read(folder):

@@ -211,6 +211,24 @@ def test_an_outage_between_two_failures_of_one_image_does_not_count_for_it(flaky
     assert fetch_flaky("a") == [A]
 
 
+def test_a_storage_that_never_answers_at_once_is_given_up_some_time(flaky):
+    flaky.instead["/a"] = (FOR_EVER, BUSY)
+    real = FlakyStore.cat_file
+    probed = Counter()
+
+    class Wavering(FlakyStore):
+        def cat_file(self, path, start=None, end=None, **options):
+            probed[path] += 1
+            if path == "/probe" and probed[path] % 2:
+                raise BUSY
+            return real(self, path, start, end)
+
+    fsspec.register_implementation("flaky", Wavering, clobber=True)
+    with pytest.raises(StorageUnavailableError, match="storage failed 20 times in a row"):
+        fetch_flaky("a")
+    assert probed["/probe"] == 40
+
+
 def test_a_body_that_was_cut_in_silence_is_fetched_again(flaky, clock):
     flaky.instead |= {"/a": (2, b"aaaaa"), "/b": (1, b"")}
     assert fetch_flaky("a", "b") == [A, B]
