@@ -1,0 +1,1 @@
+"""Inputs of every kind, each made into the same table of images to plan."""

@@ -1,0 +1,85 @@
+"""What every source gives: one record an image, with where its bytes are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+LocationKind = Literal["range", "deflate", "tar", "parquet"]
+"""How an image's bytes are taken out of a container.
+
+range: they are bytes offset ≤ i < offset + length of it, as they are (a tar archive, a stored member of a zip archive).
+deflate: the same, but compressed (a zip archive's usual members).
+tar: the container is a compressed tar archive; offset is the member's number in it, from 0. The archive is read from
+    its beginning.
+parquet: offset is the row's number in the file, from 0; column names the column, `image.bytes` a field of a struct.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where in a container the bytes of an image are."""
+
+    container: str
+    """URI of the object that holds it."""
+    kind: LocationKind
+    offset: int
+    length: int | None = None
+    column: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceImage:
+    """One image to annotate, as planning saw it."""
+
+    uri: str
+    """Its name in the results: the object's URI, or for a member of a container the container's with a `#` and what is
+    in it: `s3://bucket/shard.tar#0001.jpg`, `s3://bucket/part.parquet#17`."""
+    size_bytes: int | None
+    """Of the image; None where only reading it would tell."""
+    etag: str | None
+    """What changes when the object, or the container, does: an ETag, or a modification time where there is none."""
+    location: Location | None = None
+    """None for an object that is an image."""
+    error: str | None = None
+    """Why it is not to be fetched: the image ends as a row with status fetch_error and this error."""
+    extra: str | None = None
+    """What the source says about it and the user asked to keep: a JSON object."""
+
+
+SOURCE_FIELDS = [
+    pa.field("uri", pa.string(), nullable=False),
+    pa.field("size_bytes", pa.int64()),
+    pa.field("etag", pa.string()),
+    pa.field(
+        "location",
+        pa.struct(
+            [
+                pa.field("container", pa.string()),
+                pa.field("kind", pa.string()),
+                pa.field("offset", pa.int64()),
+                pa.field("length", pa.int64()),
+                pa.field("column", pa.string()),
+            ]
+        ),
+    ),
+    pa.field("error", pa.string()),
+    pa.field("extra", pa.string()),
+]
+
+SOURCE_SCHEMA = pa.schema(SOURCE_FIELDS)
+"""SourceImage as Arrow, in which sources give millions of them."""
+
+
+def source_table(images: Iterable[SourceImage]) -> pa.Table:
+    """Images as a table of SOURCE_SCHEMA."""
+    return pa.Table.from_pylist([asdict(image) for image in images], schema=SOURCE_SCHEMA)
+
+
+def image_of_row(row: Mapping[str, Any]) -> SourceImage:
+    """The image of a row of SOURCE_SCHEMA, or of the plan."""
+    location = None if row["location"] is None else Location(**row["location"])
+    return SourceImage(row["uri"], row["size_bytes"], row["etag"], location, row["error"], row["extra"])
