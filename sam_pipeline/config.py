@@ -13,6 +13,7 @@ from sam_pipeline.errors import ConfigError
 
 ModelType = Literal["default", "vit_h", "vit_l", "vit_b", "vit_t"]
 Precision = Literal["auto", "fp32", "bf16"]
+InputFormat = Literal["auto", "files", "manifest", "parquet", "webdataset", "zip", "coco"]
 ResolvedPrecision = Literal["fp32", "bf16"]
 
 PREPROCESSING_VERSION = 2
@@ -167,13 +168,49 @@ class PlanConfig:
     """Folder of the run: a local path or any URI that fsspec and delta-rs both reach (s3://, gs://, az://)."""
     input: str | None = None
     """Folder or prefix, glob, or single file; a local path or any fsspec URI. May be left out once there is a plan."""
+    input_format: InputFormat = "auto"
+    """What the input is: images (files), a manifest of URIs (Parquet, CSV, JSON Lines), parquet with image bytes,
+    webdataset tar archives, zip archives, or a coco annotation file. auto goes by the suffix, and for Parquet by the
+    columns."""
+    input_column: str | None = None
+    """Column of a manifest with the URIs, or of Parquet files with the images. Default: the only one that can be."""
+    image_root: str | None = None
+    """Folder or prefix that relative names in a manifest or annotation file start from. Default: where that file is."""
+    keep: tuple[str, ...] = ()
+    """Further columns of a manifest or Parquet file, or files of a WebDataset sample (json, cls), to keep with each
+    image: they come with its result, in the column extra."""
+    include: tuple[str, ...] = ()
+    """Only images whose URI, or its last part, matches one of these patterns (* ? [])."""
+    exclude: tuple[str, ...] = ()
+    """No images whose URI, or its last part, matches one of these patterns."""
+    limit: int | None = None
+    """Only the first so many images, in the order of their URIs."""
+    sample: int | None = None
+    """Only so many images, chosen at random by seed."""
+    seed: int = 0
+    """Of sample."""
+    allow_http: bool = False
+    """Fetch images from http and https URIs that a manifest or annotation file names."""
+    extend: bool = False
+    """Look at the input again: add what is new to a plan that exists, and say what has changed or is gone."""
+    redo_changed: bool = False
+    """With extend: annotate images again that have changed since they were planned."""
     storage_options: str = "{}"
     """JSON object of fsspec options for remote input and output, such as {"endpoint_url": "…"}. No credentials: they
     come from the environment. AWS_ENDPOINT_URL is respected."""
 
     def __post_init__(self) -> None:
-        """Raises ConfigError if storage_options is not a JSON object, or holds a credential."""
+        """Raises ConfigError if storage_options is not a JSON object, or holds a credential, or settings clash."""
         check_storage_options(self.parsed_storage_options)
+        for name in ("limit", "sample"):
+            value = getattr(self, name)
+            _check(value is None or value > 0, name, "above 0", value)
+        if self.limit is not None and self.sample is not None:
+            raise ConfigError("limit takes the first images and sample takes some at random: give one of them")
+        if self.extend and self.input is None:
+            raise ConfigError("extend looks at the input again: say which with --input")
+        if self.redo_changed and not self.extend:
+            raise ConfigError("redo_changed needs extend, which finds out what has changed")
 
     @property
     def parsed_storage_options(self) -> dict[str, Any]:

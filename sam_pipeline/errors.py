@@ -7,6 +7,7 @@ SamPipelineError              1
 ├── InputError                2   nothing to read: missing bucket, wrong key, empty prefix
 ├── OutputError               2   the output cannot be written: read-only, full, no permission
 ├── CheckpointError           2   weights missing, corrupt, or of another architecture
+├── InternalAddressError      2   a download would connect to this machine, a neighbour, or a metadata service
 ├── RunFailedError            1   the run stopped before every planned image was committed; starting again may help
 │   └── StorageUnavailableError   1   storage did not answer although it was asked again and again
 └── FencedError               3   a newer run took over this output
@@ -61,6 +62,12 @@ class OutputError(SamPipelineError):
 
 class CheckpointError(SamPipelineError):
     """Weights are missing, fail their checksum, or do not fit the network."""
+
+    exit_code = 2
+
+
+class InternalAddressError(SamPipelineError):
+    """A download would connect to an address that ``uri_rules.is_internal_address`` refuses."""
 
     exit_code = 2
 

@@ -14,7 +14,10 @@ from collections.abc import Collection
 from sam_pipeline.errors import ConfigError
 
 DATA_SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory")
-"""Where images are read and tables are written. Not http: it has no listing but links, which may lead anywhere."""
+"""Where images are listed and tables are written. Not http: it has no listing but links, which may lead anywhere."""
+
+HTTP_SCHEMES = ("http", "https")
+"""Where single files that are named may be fetched, by ``guarded_http``: checkpoints, and images of a manifest."""
 
 _REMEDY = "give credentials by environment variables (AWS_ACCESS_KEY_ID, …), a profile or an instance role"
 

@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from sam_pipeline.storage.mask_table import MaskTable, put_shard
 from sam_pipeline.storage.plan_table import write_plan
 from sam_pipeline.storage.schema import MASKS_SCHEMA
-from sam_pipeline.storage.sources import SourceImage
+from sam_pipeline.storage.sources.source_image import SourceImage, source_table
 
 README = Path(__file__).parent.parent / "README.md"
 SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
@@ -24,7 +24,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTAL
 @pytest.fixture
 def folder_with_run(tmp_path: Path) -> Path:
     output = str(tmp_path / "demo" / "run")
-    write_plan(output, "photographs", [SourceImage("file:///photographs/a.png", 1, None)], {})
+    write_plan(output, "photographs", source_table([SourceImage("file:///photographs/a.png", 1, None)]), {})
     pixels = np.zeros((6, 8), np.uint8, order="F")
     pixels[1:3, 2:5] = 1
     segmentation = coco_mask.encode(pixels)
@@ -47,6 +47,7 @@ def folder_with_run(tmp_path: Path) -> Path:
         "error": None,
         "num_masks": 1,
         "masks": [mask],
+        "extra": None,
     }
     table = MaskTable.take_over(output, {}, {}, {})
     table.commit([put_shard(output, pa.Table.from_pylist([row], schema=MASKS_SCHEMA), {})])

@@ -78,16 +78,17 @@ def to_records(found: Candidates[Runs]) -> list[MaskRecord]:
         MaskRecord(
             segmentation=rle.encode(mask),
             area=mask.area(),
-            bbox=_xyxy_to_xywh(found.boxes_xyxy[i]),
+            bbox=xyxy_to_xywh(found.boxes_xyxy[i]),
             predicted_iou=float(found.iou_predictions[i]),
             point_coords=((float(found.point_coords[i, 0]), float(found.point_coords[i, 1])),),
             stability_score=float(found.stability_scores[i]),
-            crop_box=_xyxy_to_xywh(found.crop_boxes_xyxy[i]),
+            crop_box=xyxy_to_xywh(found.crop_boxes_xyxy[i]),
         )
         for i, mask in enumerate(found.masks)
     ]
 
 
-def _xyxy_to_xywh(box_xyxy: NDArray[np.int64]) -> Box:
+def xyxy_to_xywh(box_xyxy: NDArray[np.int64]) -> Box:
+    """Corners → x, y, and the distances between them."""
     x0, y0, x1, y1 = box_xyxy.tolist()
     return x0, y0, x1 - x0, y1 - y0

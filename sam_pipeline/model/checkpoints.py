@@ -17,7 +17,7 @@ import platformdirs
 from fsspec.implementations.local import LocalFileSystem
 
 from sam_pipeline.clean_text import one_line
-from sam_pipeline.errors import CheckpointError, ConfigError, SamPipelineError
+from sam_pipeline.errors import CheckpointError, ConfigError, InternalAddressError, SamPipelineError
 from sam_pipeline.model.downloads import (
     MOBILE_SAM_ARCHIVE,
     ArchiveMemberSource,
@@ -27,7 +27,7 @@ from sam_pipeline.model.downloads import (
     download,
     readable_by_all,
 )
-from sam_pipeline.uri_rules import check_uri
+from sam_pipeline.uri_rules import HTTP_SCHEMES, check_uri
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ CACHE_VARIABLE = "SAM_PIPELINE_CACHE"
 """Environment variable that names the cache folder."""
 
 _HF_FILE = "model.safetensors"
-_HTTP = ("http", "https")
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ def resolve_checkpoint(model_type: str, checkpoint: str | None) -> Path:
     if checkpoint is None:
         return fetch_checkpoint(model_type)
     canonical_model_type(model_type)
-    check_uri(checkpoint, other_schemes=_HTTP)
+    check_uri(checkpoint, other_schemes=HTTP_SCHEMES)
     try:
         fs, path = _file_system(checkpoint)
         if fs.isdir(path):
@@ -162,6 +161,8 @@ def resolve_checkpoint(model_type: str, checkpoint: str | None) -> Path:
         if not fs.exists(path):
             raise CheckpointError(f"checkpoint not found: {checkpoint}")
         return Path(path) if isinstance(fs, LocalFileSystem) else _download_uri(fs, path)
+    except InternalAddressError as error:
+        raise CheckpointError(f"checkpoint {checkpoint} cannot be read: {one_line(error)}") from error
     except SamPipelineError:
         raise
     except Exception as error:  # each file system has errors of its own
@@ -220,8 +221,8 @@ def _file_system(checkpoint: str) -> tuple[fsspec.AbstractFileSystem, str]:
     scheme = checkpoint.partition("://")[0].lower() if "://" in checkpoint else "file"
     driver = fsspec.get_filesystem_class(scheme)
     options = driver._get_kwargs_from_urls(checkpoint)
-    if scheme in _HTTP:
-        from sam_pipeline.model.guarded_http import guarded_client  # aiohttp: listing weights does not need it
+    if scheme in HTTP_SCHEMES:
+        from sam_pipeline.guarded_http import guarded_client  # aiohttp: listing weights does not need it
 
         options["get_client"] = guarded_client
     return driver(**options), driver._strip_protocol(checkpoint)

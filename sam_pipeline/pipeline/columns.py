@@ -1,7 +1,7 @@
 """The columns that cross from stage to stage, as Arrow; nothing is pickled.
 
 chunks      start, stop, pending                             driver → reading
-images      image_id, uri, height, width, status, error,
+images      image_id, uri, height, width, status, error, extra,
             crops: list<struct<height, width, pixels>>       reading → encoder
 embeddings  the same without crops, with
             image_embeddings: list<binary>, one a crop       encoder → decoder
@@ -26,7 +26,7 @@ from sam_pipeline.storage.schema import MASK_TYPE, MASKS_SCHEMA
 CROPS = pa.list_(pa.struct([("height", pa.int32()), ("width", pa.int32()), ("pixels", pa.large_binary())]))
 EMBEDDINGS = pa.list_(pa.large_binary())
 
-_IMAGE_FIELDS = [MASKS_SCHEMA.field(name) for name in ("image_id", "uri", "height", "width", "status", "error")]
+_IMAGE_FIELDS = [MASKS_SCHEMA.field(name) for name in ("image_id", "uri", "height", "width", "status", "error", "extra")]
 IMAGES = pa.schema([*_IMAGE_FIELDS, pa.field("crops", CROPS)])
 SHARDS = pa.schema(
     [
@@ -83,10 +83,10 @@ def crops_by_image(images: pa.Table) -> list[list[npt.NDArray[np.uint8]]]:
 
 def result_table(embeddings: pa.Table, masks_by_image: Sequence[Sequence[dict[str, Any]]]) -> pa.Table:
     """Replace the embeddings of a batch by its masks."""
-    columns = [embeddings[field.name] for field in _IMAGE_FIELDS]
-    columns.append(pa.array([len(masks) for masks in masks_by_image], pa.int32()))
-    columns.append(pa.array(masks_by_image, pa.list_(MASK_TYPE)))
-    return pa.Table.from_arrays(columns, schema=MASKS_SCHEMA)
+    columns = {field.name: embeddings[field.name] for field in _IMAGE_FIELDS}
+    columns["num_masks"] = pa.array([len(masks) for masks in masks_by_image], pa.int32())
+    columns["masks"] = pa.array(masks_by_image, pa.list_(MASK_TYPE))
+    return pa.Table.from_arrays([columns[name] for name in MASKS_SCHEMA.names], schema=MASKS_SCHEMA)
 
 
 def shard_row(shard: Shard) -> pa.Table:

@@ -107,7 +107,7 @@ class IsolatedAnnotator:
 
 def _crashed_row(planned: dict[str, Any], reason: str) -> pa.Table:
     row = {"image_id": planned["image_id"], "uri": planned["uri"], "status": "worker_crashed", "error": reason}
-    return pa.Table.from_pylist([row | {"num_masks": 0, "masks": []}], schema=MASKS_SCHEMA)
+    return pa.Table.from_pylist([row | {"num_masks": 0, "masks": [], "extra": planned["extra"]}], schema=MASKS_SCHEMA)
 
 
 class _Child:
@@ -194,4 +194,4 @@ def _serve(job: Job, connection: Connection) -> None:
 def _blank_image() -> tuple[dict[str, Any], bytes]:
     file = io.BytesIO()
     Image.new("RGB", (64, 64), "white").save(file, "PNG")
-    return {"image_id": -1, "uri": "a blank image"}, file.getvalue()
+    return {"image_id": -1, "uri": "a blank image", "extra": None}, file.getvalue()

@@ -25,14 +25,12 @@ from sam_pipeline.pipeline.columns import (
 from sam_pipeline.pipeline.job import Engine, Job
 from sam_pipeline.pipeline.limits import limit_memory, time_limit
 from sam_pipeline.pipeline.monitor import errors_told
-from sam_pipeline.storage.fetching import ChangedError, Fetched, TooLargeToFetchError, fetch
+from sam_pipeline.storage.containers import fetch_images
+from sam_pipeline.storage.fetching import ChangedError, Fetched, RefusedError, TooLargeToFetchError
 from sam_pipeline.storage.image_reading import DecodeError, TooLargeError, decode_image
 from sam_pipeline.storage.mask_table import put_shard
 from sam_pipeline.storage.plan_table import read_planned
-from sam_pipeline.storage.sources import SourceImage
-
-# Objects fetched at once by a task: enough to hide latency, few enough that their bytes fit beside everything else.
-_FETCH_AT_ONCE = 8
+from sam_pipeline.storage.sources.source_image import image_of_row
 
 
 def read_images(chunks: pa.Table, job: Job, monitor: Any) -> Iterator[pa.Table]:
@@ -47,16 +45,13 @@ def read_images(chunks: pa.Table, job: Job, monitor: Any) -> Iterator[pa.Table]:
             planned = read_planned(job.output, chunk["start"], chunk["stop"], job.storage_options)
             pending = pa.array(np.frombuffer(chunk["pending"], np.int64))
             rows = planned.filter(pc.is_in(planned["image_id"], pending)).to_pylist()
-            for first in range(0, len(rows), _FETCH_AT_ONCE):
-                batch = rows[first : first + _FETCH_AT_ONCE]
-                for row, data in zip(batch, fetch_planned(batch, job), strict=True):
-                    yield prepare_image(row, data, job)
+            for row, data in zip(rows, fetch_planned(rows, job), strict=True):
+                yield prepare_image(row, data, job)
 
 
-def fetch_planned(rows: Sequence[dict[str, Any]], job: Job) -> list[Fetched]:
-    """Fetch the bytes of planned rows."""
-    images = [SourceImage(row["uri"], row["size_bytes"], row["etag"]) for row in rows]
-    return fetch(images, job.storage_options, job.probe_uri)
+def fetch_planned(rows: Sequence[dict[str, Any]], job: Job) -> Iterator[Fetched]:
+    """Fetch the bytes of planned rows, a few at a time."""
+    return fetch_images([image_of_row(row) for row in rows], job.storage_options, job.probe_uri)
 
 
 def prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> pa.Table:
@@ -74,6 +69,8 @@ def _prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> pa.Table
         status, error = "changed", one_line(data)
     elif isinstance(data, TooLargeToFetchError):
         status, error = "too_large", one_line(data)
+    elif isinstance(data, RefusedError):
+        status, error = "fetch_error", one_line(data)
     elif isinstance(data, Exception):
         status, error = "fetch_error", f"{type(data).__name__}: {one_line(data)}"
     else:
@@ -87,7 +84,8 @@ def _prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> pa.Table
             status, error = "too_large", one_line(failure)
     height, width = (None, None) if pixels is None else pixels.shape[:2]
     crops = [] if pixels is None else job.backend.prepare(pixels, job.config.masks)
-    columns = [[planned["image_id"]], [planned["uri"]], [height], [width], [status], [error], crop_column([crops])]
+    extra = planned["extra"]
+    columns = [[planned["image_id"]], [planned["uri"]], [height], [width], [status], [error], [extra], crop_column([crops])]
     return pa.Table.from_arrays(
         [pa.array(column, field.type) for column, field in zip(columns, IMAGES, strict=True)], schema=IMAGES
     )

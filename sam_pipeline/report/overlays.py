@@ -17,7 +17,7 @@ from sam_pipeline.storage.fetching import fetch
 from sam_pipeline.storage.filesystem import StorageOptions
 from sam_pipeline.storage.image_reading import decode_image
 from sam_pipeline.storage.mask_table import iterate_rows
-from sam_pipeline.storage.sources import SourceImage
+from sam_pipeline.storage.sources.source_image import SourceImage
 
 _OPACITY = 0.45
 # Steps of the golden ratio around the colour circle: neighbours in any list of masks never look alike.

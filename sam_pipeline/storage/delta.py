@@ -165,6 +165,7 @@ def commit_files(
     *,
     epoch: int,
     replaced: Sequence[DataFile] = (),
+    data_change: bool = True,
     custom_metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Add files to a table in one transaction at this epoch, then move the snapshot to it.
@@ -175,7 +176,8 @@ def commit_files(
         files: may be empty, which only takes or confirms the epoch.
         options: storage options.
         epoch: the writer's.
-        replaced: files whose rows the new ones hold, and which are removed.
+        replaced: files that are removed, because the new ones hold their rows.
+        data_change: False if the rows are the same as before.
         custom_metadata: kept with the commit.
 
     Raises:
@@ -184,8 +186,8 @@ def commit_files(
         StorageUnavailableError: storage did not answer.
     """
     now_ms = int(time.time() * 1000)
-    actions: list[AddAction | RemoveAction] = [_add_action(file, now_ms, data_change=not replaced) for file in files]
-    actions += [RemoveAction(file.path, False, now_ms, file.size_bytes) for file in replaced]
+    actions: list[AddAction | RemoveAction] = [_add_action(file, now_ms, data_change=data_change) for file in files]
+    actions += [RemoveAction(file.path, data_change, now_ms, file.size_bytes) for file in replaced]
 
     def write(properties: CommitProperties) -> None:
         table.create_write_transaction(actions, "append", schema, commit_properties=properties)

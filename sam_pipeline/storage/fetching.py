@@ -1,4 +1,4 @@
-"""Fetching the bytes of planned images: bytes, or what is wrong with this image, and never with the storage."""
+"""Fetching objects and parts of objects: bytes, or what is wrong with this image, and never with the storage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError, SamPipelineError, StorageUnavailableError
 from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem
 from sam_pipeline.storage.retrying import ErrorKind, error_kind, http_status, is_denied, is_transient, retried
-from sam_pipeline.storage.sources import SourceImage, source_image
+from sam_pipeline.storage.sources.files import source_image
+from sam_pipeline.storage.sources.source_image import SourceImage
 
 MAX_IMAGE_BYTES = 2**30
 """Larger objects are not fetched: a worker holds what it fetches in memory."""
@@ -32,18 +33,22 @@ class TooLargeToFetchError(Exception):
     """The object is larger than MAX_IMAGE_BYTES; nothing of it was read."""
 
 
+class RefusedError(Exception):
+    """Planning found that the image must not, or cannot, be fetched; the message says why."""
+
+
 _SETTLED = (bytes, FileNotFoundError, IsADirectoryError, ChangedError, TooLargeToFetchError)
 
 
 def fetch(images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None) -> list[Fetched]:
-    """Fetch objects at once from the filesystem that the first URI names.
+    """Fetch objects, or ranges of them, at once from the filesystem that the first URI names.
 
     An error may be the image's (damaged storage of one object, a right that is missing for one key) or the storage's
     (an outage, credentials that expired). The probe tells: an error is the image's answer only when it was left twice,
     and both times the probe could be read at once. Otherwise this waits until the probe can be read again.
 
     Args:
-        images: as planned; their uri, size_bytes and etag are used.
+        images: as planned: objects, or ranges of containers, which come as they are stored.
         options: of the storage.
         probe_uri: an image that could be read when the run began, from find_probe. Without one every error that is
             left after the retries is the image's answer.
@@ -71,10 +76,10 @@ def fetch(images: Sequence[SourceImage], options: StorageOptions, probe_uri: str
 
 
 def find_probe(images: Iterable[SourceImage], options: StorageOptions) -> str | None:
-    """The first of some images that can be read; for the driver, once, at the start.
+    """The first of some images whose object can be read; for the driver, once, at the start.
 
     Returns:
-        Its URI; None if all that were tried are gone.
+        The object's URI; None if all that were tried are gone.
 
     Raises:
         InputError: none can be read, and not because they are gone.
@@ -82,9 +87,10 @@ def find_probe(images: Iterable[SourceImage], options: StorageOptions) -> str | 
     """
     failure: Exception | None = None
     for image in images:
+        uri = _object_uri(image)
         try:
-            retried(partial(_probe, image.uri, options), what=f"read {image.uri}")
-            return image.uri
+            retried(partial(_probe, uri, options), what=f"read {uri}")
+            return uri
         except (FileNotFoundError, IsADirectoryError):
             continue
         except SamPipelineError:
@@ -94,8 +100,50 @@ def find_probe(images: Iterable[SourceImage], options: StorageOptions) -> str | 
             if error_kind(error) is ErrorKind.BAD_CREDENTIALS:
                 break
     if failure is not None:
-        raise InputError(f"cannot read the images ({image.uri}): {one_line(failure)}") from failure
+        raise InputError(f"cannot read the images ({uri}): {one_line(failure)}") from failure
     return None
+
+
+def check_container(image: SourceImage, options: StorageOptions, probe_uri: str | None) -> Exception | None:
+    """Whether the container of an image is the one that was planned.
+
+    Returns:
+        None if it is, else what is wrong with it: FileNotFoundError, ChangedError, or another error of it alone.
+
+    Raises:
+        InputError, StorageUnavailableError: as in fetch.
+    """
+    uri = _object_uri(image)
+    filesystem, path = open_filesystem(uri, options)
+
+    def look() -> SourceImage:
+        filesystem.invalidate_cache()
+        return source_image(filesystem, filesystem.info(path))
+
+    try:
+        now = retried(look, what=f"read {uri}", denied_is_final=False)
+    except SamPipelineError:
+        raise
+    except Exception as error:  # noqa: BLE001  of this container, unless the probe says otherwise
+        return blamed(error, options, probe_uri)
+    if image.etag not in (None, now.etag):
+        return ChangedError(f"{uri} was planned with ETag {image.etag}, now {now.etag}")
+    return None
+
+
+def blamed(error: Exception, options: StorageOptions, probe_uri: str | None) -> Exception:
+    """An error that is an object's own: given back, once the probe could be read.
+
+    Raises:
+        InputError, StorageUnavailableError: it is the storage's.
+    """
+    if probe_uri is not None and not isinstance(error, (FileNotFoundError, IsADirectoryError)):
+        _answers_at_once(probe_uri, options)
+    return error
+
+
+def _object_uri(image: SourceImage) -> str:
+    return image.uri if image.location is None else image.location.container
 
 
 def _probe(uri: str, options: StorageOptions) -> None:
@@ -153,17 +201,23 @@ def _cat(images: Sequence[SourceImage], options: StorageOptions) -> Iterator[tup
             small.append(image)
     if not small:
         return
-    filesystem, _ = open_filesystem(small[0].uri, options)
-    paths = [filesystem._strip_protocol(image.uri) for image in small]
+    filesystem, _ = open_filesystem(_object_uri(small[0]), options)
+    paths = [filesystem._strip_protocol(_object_uri(image)) for image in small]
     # One byte more than planned shows that an object has grown, without loading what it has become. A range also
     # spares the HEAD with which s3fs begins otherwise. An empty object has no ranges.
-    ends = [image.size_bytes + 1 if image.size_bytes else None for image in small]
-    starts = [None if end is None else 0 for end in ends]
+    starts, ends = zip(*map(_byte_range, small), strict=True)
     # Not cat: it expands names that hold [, * or ? as globs, and raises where none of them exists.
     for image, path, answer in zip(
-        small, paths, filesystem.cat_ranges(paths, starts, ends, on_error="return"), strict=True
+        small, paths, filesystem.cat_ranges(paths, list(starts), list(ends), on_error="return"), strict=True
     ):
         yield image.uri, _compared(filesystem, path, image, answer)
+
+
+def _byte_range(image: SourceImage) -> tuple[int | None, int | None]:
+    if image.location is not None:
+        assert image.location.length is not None, "a range has an end"
+        return image.location.offset, image.location.offset + image.location.length
+    return (0, image.size_bytes + 1) if image.size_bytes else (None, None)
 
 
 def _compared(filesystem: Any, path: str, planned: SourceImage, answer: Fetched) -> Fetched:
@@ -171,15 +225,16 @@ def _compared(filesystem: Any, path: str, planned: SourceImage, answer: Fetched)
     if isinstance(answer, Exception) and http_status(answer) != _RANGE_NOT_SATISFIABLE:
         return answer
     num_bytes = len(answer) if isinstance(answer, bytes) else 0
-    if isinstance(answer, bytes) and planned.size_bytes in (None, num_bytes):
+    num_planned = planned.size_bytes if planned.location is None else planned.location.length
+    if isinstance(answer, bytes) and num_planned in (None, num_bytes):
         return answer
     try:
         filesystem.invalidate_cache()
         now = source_image(filesystem, filesystem.info(path))
     except Exception as error:  # noqa: BLE001  sorted by the caller like any other answer
         return error
-    if now.size_bytes != planned.size_bytes:
+    if planned.location is None and now.size_bytes != num_planned:
         return ChangedError(f"planned with {planned.size_bytes} bytes, now {now.size_bytes}")
     if planned.etag not in (None, now.etag):
         return ChangedError(f"planned with ETag {planned.etag}, now {now.etag}")
-    return ConnectionError(f"{num_bytes} of {planned.size_bytes} bytes came")
+    return ConnectionError(f"{num_bytes} of {num_planned} bytes came")

@@ -15,7 +15,8 @@ import fsspec
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import ConfigError
-from sam_pipeline.uri_rules import check_scheme, check_uri
+from sam_pipeline.storage.http_images import HttpImages
+from sam_pipeline.uri_rules import HTTP_SCHEMES, check_scheme, check_uri
 
 StorageOptions = Mapping[str, Any]
 
@@ -36,13 +37,18 @@ def protocol_of(uri: str) -> str:
 
 
 def open_filesystem(uri: str, options: StorageOptions) -> tuple[Any, str]:
-    """Return (fsspec filesystem, path inside it). Options apply to remote filesystems only.
+    """Return (fsspec filesystem, path inside it).
+
+    Options apply to remote filesystems only, and not to http: they may hold what is meant for the storage. Whether http
+    is wanted is for the caller to say, by check_uri, as absolute_uri does for inputs and outputs: it is not.
 
     Raises:
         ConfigError: unknown scheme, chained URI (`::`), or a scheme whose fsspec driver is not installed.
     """
     protocol = protocol_of(uri)
-    check_scheme(protocol)
+    check_scheme(protocol, other_schemes=HTTP_SCHEMES)
+    if protocol in HTTP_SCHEMES:
+        return HttpImages(), uri
     try:
         # Not fsspec.core.url_to_fs: it would take a "::" in the name of a file for a chain.
         driver = fsspec.get_filesystem_class(protocol)

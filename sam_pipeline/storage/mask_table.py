@@ -209,7 +209,15 @@ class MaskTable:
                 part = groups[start : start + _MERGES_AT_ONCE]
                 merged = list(pool.map(self._merge, part))
                 replaced = [file for group in part for file in group]
-                commit_files(self._table, MASKS_SCHEMA, merged, self._options, epoch=self.epoch, replaced=replaced)
+                commit_files(
+                    self._table,
+                    MASKS_SCHEMA,
+                    merged,
+                    self._options,
+                    epoch=self.epoch,
+                    replaced=replaced,
+                    data_change=False,
+                )
 
     def _merge(self, files: Sequence[DataFile]) -> DataFile:
         open_file = file_opener(self._table, files, self._options)
@@ -232,13 +240,24 @@ class MaskTable:
         num_rows = sum(counts[status] for status in set(statuses))
         if num_rows:
             names = ", ".join(f"'{status}'" for status in statuses)
-            writer = WriterProperties(compression="ZSTD", max_row_group_size=_ROWS_PER_GROUP)
-
-            def write(properties: CommitProperties) -> None:
-                self._table.delete(f"status IN ({names})", writer_properties=writer, commit_properties=properties)
-
-            commit_transaction(self._table, write, self._options, epoch=self.epoch)
+            self._delete_where(f"status IN ({names})")
         return num_rows
+
+    def delete_images(self, image_ids: npt.NDArray[np.int64]) -> None:
+        """Delete the rows of images, in one transaction, so that they are pending again.
+
+        Raises:
+            FencedError: a later start took over.
+        """
+        self._delete_where(f"image_id IN ({', '.join(map(str, image_ids.tolist()))})")
+
+    def _delete_where(self, predicate: str) -> None:
+        writer = WriterProperties(compression="ZSTD", max_row_group_size=_ROWS_PER_GROUP)
+
+        def write(properties: CommitProperties) -> None:
+            self._table.delete(predicate, writer_properties=writer, commit_properties=properties)
+
+        commit_transaction(self._table, write, self._options, epoch=self.epoch)
 
     def check_fence(self) -> None:
         """Look whether this is still the latest start.

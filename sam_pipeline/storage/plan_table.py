@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -12,17 +13,21 @@ from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage.delta import (
     APP_ID,
     commit_files,
+    committed_files,
     create_table,
+    file_opener,
     open_table,
     output_errors,
     put_parquet,
+    read_columns,
+    read_file,
     table_metadata,
     unused_files,
 )
 from sam_pipeline.storage.filesystem import StorageOptions, join_uri
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.schema import IMAGES_SCHEMA
-from sam_pipeline.storage.sources import SourceImage
+from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
 
 _ROWS_PER_FILE = 1_000_000
 # Workers read a few hundred consecutive ids at a time: a row group is what they have to decompress for it.
@@ -50,8 +55,8 @@ def read_plan(output: str, options: StorageOptions) -> Plan | None:
     return Plan(output, metadata["input"], table.count())
 
 
-def write_plan(output: str, input_uri: str, images: Sequence[SourceImage], options: StorageOptions) -> Plan:
-    """Commit a plan of images, which must be sorted by URI, in one transaction.
+def write_plan(output: str, input_uri: str, images: pa.Table, options: StorageOptions) -> Plan:
+    """Commit a plan of images, (N,) rows of SOURCE_SCHEMA in the order of their ids, in one transaction.
 
     A killed attempt leaves at most an empty table and files that no reader sees; the next attempt starts over.
 
@@ -70,10 +75,69 @@ def write_plan(output: str, input_uri: str, images: Sequence[SourceImage], optio
         raise FencedError(f"another run made a plan in {uri} meanwhile; the same command uses it")
     files = [
         put_parquet(uri, _rows(images, start), options, row_group_size=_ROWS_PER_GROUP)
-        for start in range(0, len(images), _ROWS_PER_FILE)
+        for start in range(0, images.num_rows, _ROWS_PER_FILE)
     ]
     commit_files(table, IMAGES_SCHEMA, files, options, epoch=_EPOCH)
-    return Plan(output, input_uri, len(images))
+    return Plan(output, input_uri, images.num_rows)
+
+
+def extend_plan(plan: Plan, new: pa.Table, changed: pa.Table, options: StorageOptions) -> Plan:
+    """Add images to a plan and correct what it says of others, in one transaction.
+
+    Args:
+        plan: as it is now.
+        new: (N,) rows of SOURCE_SCHEMA, which get the next ids.
+        changed: (M,) rows of IMAGES_SCHEMA, which take the place of those with their image_id.
+        options: storage options.
+
+    Raises:
+        FencedError: another planner committed meanwhile; nothing was changed.
+        OutputError: the place cannot be written.
+    """
+    uri = join_uri(plan.output, "images")
+    table = open_table(uri, options)
+    epoch = None if table is None else table.transaction_version(APP_ID)
+    if table is None or epoch is None:
+        raise OutputError(f"the plan disappeared: {uri}")
+    if table.count() != plan.num_images:
+        raise FencedError(f"another run changed the plan in {uri} meanwhile; the same command looks again")
+    files = committed_files(table)
+    open_file = file_opener(table, files, options)
+    replaced = [file for file in files if _ids_between(changed, file.min_image_id, file.max_image_id).num_rows]
+    put = [
+        put_parquet(
+            uri, _corrected(read_file(table, file, open_file), changed), options, row_group_size=_ROWS_PER_GROUP
+        )
+        for file in replaced
+    ]
+    put += [
+        put_parquet(uri, _rows(new, start, plan.num_images), options, row_group_size=_ROWS_PER_GROUP)
+        for start in range(0, new.num_rows, _ROWS_PER_FILE)
+    ]
+    if put:
+        commit_files(table, IMAGES_SCHEMA, put, options, epoch=epoch + 1, replaced=replaced)
+    return Plan(plan.output, plan.input, plan.num_images + new.num_rows)
+
+
+def _ids_between(rows: pa.Table, first: int, last: int) -> pa.Table:
+    return rows.filter((pc.field("image_id") >= first) & (pc.field("image_id") <= last))
+
+
+def _corrected(rows: pa.Table, changed: pa.Table) -> pa.Table:
+    kept = rows.filter(pc.invert(pc.is_in(rows["image_id"], changed["image_id"].combine_chunks())))
+    ids = rows["image_id"]
+    mine = _ids_between(changed, pc.min(ids).as_py(), pc.max(ids).as_py())
+    parts = [part.select(IMAGES_SCHEMA.names).cast(IMAGES_SCHEMA) for part in (kept, mine)]
+    return pa.concat_tables(parts).sort_by("image_id")
+
+
+def iterate_planned(output: str, columns: Sequence[str], options: StorageOptions) -> Iterator[pa.Table]:
+    """Some columns of the whole plan, a file at a time, in any order."""
+    uri = join_uri(output, "images")
+    table = open_table(uri, options)
+    if table is None:
+        raise OutputError(f"the plan disappeared: {uri}")
+    yield from read_columns(table, columns, options)
 
 
 def read_planned(output: str, start: int, stop: int, options: StorageOptions) -> pa.Table:
@@ -99,15 +163,7 @@ def unused_plan_files(output: str, retention_hours: int, options: StorageOptions
     return unused_files(table, retention_hours=retention_hours)
 
 
-def _rows(images: Sequence[SourceImage], start: int) -> pa.Table:
-    part = images[start : start + _ROWS_PER_FILE]
-    columns = [
-        range(start, start + len(part)),
-        [image.uri for image in part],
-        [image.size_bytes for image in part],
-        [image.etag for image in part],
-    ]
-    return pa.Table.from_arrays(
-        [pa.array(column, field.type) for column, field in zip(columns, IMAGES_SCHEMA, strict=True)],
-        schema=IMAGES_SCHEMA,
-    )
+def _rows(images: pa.Table, start: int, first_id: int = 0) -> pa.Table:
+    part = images.slice(start, _ROWS_PER_FILE).select(SOURCE_SCHEMA.names).cast(SOURCE_SCHEMA)
+    ids = pa.array(np.arange(first_id + start, first_id + start + part.num_rows))
+    return part.add_column(0, IMAGES_SCHEMA.field("image_id"), ids)

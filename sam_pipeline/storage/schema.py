@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
+
+SCHEMA_VERSION = 2
 
 STATUSES = ("ok", "fetch_error", "decode_error", "too_large", "changed", "worker_crashed")
 """How an image ended. Everything but ok has no masks and an error in one line."""
 
-IMAGES_SCHEMA = pa.schema(
-    [
-        pa.field("image_id", pa.int64(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("size_bytes", pa.int64()),
-        pa.field("etag", pa.string()),
-    ]
-)
-"""The frozen plan: image_id is 0..N-1 in sorted URI order."""
+IMAGES_SCHEMA = pa.schema([pa.field("image_id", pa.int64(), nullable=False), *SOURCE_SCHEMA])
+"""The frozen plan: image_id is 0..N-1 in sorted URI order, and in a container in the order in which it is read."""
 
 MASK_TYPE = pa.struct(
     [
@@ -48,10 +43,12 @@ MASKS_SCHEMA = pa.schema(
         pa.field("error", pa.string()),
         pa.field("num_masks", pa.int32(), nullable=False),
         pa.field("masks", pa.list_(MASK_TYPE), nullable=False),
+        pa.field("extra", pa.string()),
     ]
 )
 """The results: one row an image, also for an image without masks and for one that could not be read.
 
 height, width: pixels of the image as annotated, after EXIF orientation; null if unreadable.
 num_masks: length of masks, so that counting and filtering need not read them.
+extra: what the source said about the image and the user asked to keep, a JSON object; null where there is nothing.
 """

@@ -83,8 +83,11 @@ def make(output: str, num_images: int) -> MaskTable:
     files = []
     for start in range(0, num_images, 1_000_000):
         ids = np.arange(start, min(start + 1_000_000, num_images))
-        columns = [pa.array(ids), uris(ids), pa.array(ids), pc.cast(pa.array(ids), pa.string())]
-        rows = pa.Table.from_arrays(columns, schema=IMAGES_SCHEMA)
+        count = len(ids)
+        columns = {"image_id": pa.array(ids), "uri": uris(ids), "size_bytes": pa.array(ids)}
+        columns |= {"etag": pc.cast(pa.array(ids), pa.string())}
+        empty = {name: pa.nulls(count, IMAGES_SCHEMA.field(name).type) for name in ("location", "error", "extra")}
+        rows = pa.table(columns | empty, schema=IMAGES_SCHEMA)
         files.append(put_parquet(f"{output}/images", rows, {}, row_group_size=16_384))
     commit_files(plan, IMAGES_SCHEMA, files, {}, epoch=1)
 
@@ -123,6 +126,7 @@ def result_rows(ids: np.ndarray) -> pa.Table:
         "error": pa.nulls(count, pa.string()),
         "num_masks": pa.repeat(pa.scalar(0, pa.int32()), count),
         "masks": pa.array([[]] * count, MASKS_SCHEMA.field("masks").type),
+        "extra": pa.nulls(count, pa.string()),
     }
     return pa.table(columns, schema=MASKS_SCHEMA)
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from sam_pipeline import guarded_http
 from sam_pipeline.errors import CheckpointError, ConfigError
-from sam_pipeline.model import checkpoints, guarded_http
+from sam_pipeline.model import checkpoints
 from sam_pipeline.model.checkpoints import (
     OFFICIAL_CHECKPOINTS,
     OfficialCheckpoint,

@@ -9,7 +9,7 @@ from sam_pipeline.masks.runs import Runs
 from sam_pipeline.storage.mask_table import MaskTable, put_shard
 from sam_pipeline.storage.plan_table import write_plan
 from sam_pipeline.storage.schema import MASKS_SCHEMA
-from sam_pipeline.storage.sources import SourceImage
+from sam_pipeline.storage.sources.source_image import SourceImage, source_table
 
 HEIGHT, WIDTH = 12, 16
 FINGERPRINT = {"points_per_side": 32, "weights_sha256": "aa", "schema_version": 1}
@@ -20,7 +20,7 @@ FLOAT_FIELDS = {"predicted_iou": pytest.approx(0.9, abs=1e-7), "stability_score"
 
 def plan(output, num_images):
     images = [SourceImage(f"file:///in/{index:04}.jpg", 100 + index, f"etag-{index}") for index in range(num_images)]
-    return write_plan(output, "/in", images, {})
+    return write_plan(output, "/in", source_table(images), {})
 
 
 def take_over(output, fingerprint=FINGERPRINT):
@@ -48,7 +48,7 @@ def row(image_id, num_masks=2, **changes):
     """The result of one image; changes replace fields."""
     masks = [mask(10 * image_id + index) for index in range(num_masks)]
     result = {"image_id": image_id, "uri": f"file:///in/{image_id:04}.jpg", "height": HEIGHT, "width": WIDTH}
-    result |= {"status": "ok", "error": None, "num_masks": num_masks, "masks": masks}
+    result |= {"status": "ok", "error": None, "num_masks": num_masks, "masks": masks, "extra": None}
     return result | changes
 
 

@@ -30,6 +30,7 @@ from sam_pipeline.storage.mask_table import (
 )
 from sam_pipeline.storage.plan_table import read_planned
 from sam_pipeline.storage.schema import IMAGES_SCHEMA, MASKS_SCHEMA
+from sam_pipeline.storage.sources.source_image import SourceImage, source_table
 from tests.storage.runs import FINGERPRINT, FLOAT_FIELDS, failed_row, finished, plan, row, shard, take_over
 
 ROWS = [row(0), row(1, 0), failed_row(2), row(3, 3), row(4, 1)]
@@ -455,7 +456,7 @@ def test_a_vacuum_removes_what_planners_left_once_there_is_a_plan(output):
     take_over(output)
     uri = f"{output}/images"
     create_table(uri, IMAGES_SCHEMA, {"input": "/in"}, {})
-    rows = pa.table({"image_id": [0], "uri": ["a"], "size_bytes": [1], "etag": ["e"]}, schema=IMAGES_SCHEMA)
+    rows = source_table([SourceImage("a", 1, "e")]).add_column(0, IMAGES_SCHEMA.field("image_id"), pa.array([0]))
     put_parquet(uri, rows, {}, row_group_size=1)
     age(output, 2)
     assert vacuum(output, 1, {}) == 0

@@ -1,11 +1,14 @@
+from dataclasses import asdict, replace
+
+import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 
 from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage import plan_table
-from sam_pipeline.storage.plan_table import Plan, read_plan, read_planned, write_plan
+from sam_pipeline.storage.plan_table import Plan, extend_plan, read_plan, read_planned, write_plan
 from sam_pipeline.storage.schema import IMAGES_SCHEMA
-from sam_pipeline.storage.sources import SourceImage
+from sam_pipeline.storage.sources.source_image import Location, SourceImage, source_table
 
 IMAGES = [SourceImage(f"s3://b/{index:02}.jpg", index * 10, None if index % 2 else f"e{index}") for index in range(10)]
 
@@ -16,10 +19,7 @@ def output(tmp_path):
 
 
 def rows_of(images, start=0):
-    return [
-        {"image_id": start + index, "uri": image.uri, "size_bytes": image.size_bytes, "etag": image.etag}
-        for index, image in enumerate(images)
-    ]
+    return [{"image_id": start + index, **asdict(image)} for index, image in enumerate(images)]
 
 
 def test_where_nothing_was_planned_there_is_no_plan(output):
@@ -30,7 +30,7 @@ def test_where_nothing_was_planned_there_is_no_plan(output):
 def test_a_plan_comes_back_as_it_was_written(output, rows_per_file, monkeypatch):
     monkeypatch.setattr(plan_table, "_ROWS_PER_FILE", rows_per_file)
     expected = Plan(output, "s3://b", 10)
-    assert write_plan(output, "s3://b", IMAGES, {}) == expected
+    assert write_plan(output, "s3://b", source_table(IMAGES), {}) == expected
     assert read_plan(output, {}) == expected
     assert len(DeltaTable(f"{output}/images").file_uris()) == -(-10 // rows_per_file)
     planned = read_planned(output, 0, 10, {})
@@ -41,7 +41,7 @@ def test_a_plan_comes_back_as_it_was_written(output, rows_per_file, monkeypatch)
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (2, 4), (5, 9), (9, 10), (8, 99), (4, 4)])
 def test_a_range_of_ids_is_read_in_order_across_files(output, start, stop, monkeypatch):
     monkeypatch.setattr(plan_table, "_ROWS_PER_FILE", 3)
-    write_plan(output, "s3://b", IMAGES, {})
+    write_plan(output, "s3://b", source_table(IMAGES), {})
     assert read_planned(output, start, stop, {}).to_pylist() == rows_of(IMAGES[start:stop], start)
 
 
@@ -52,9 +52,9 @@ def test_planning_that_was_killed_before_its_commit_left_no_plan_and_starts_over
     with monkeypatch.context() as patch:
         patch.setattr(plan_table, "commit_files", killed)
         with pytest.raises(KeyboardInterrupt):
-            write_plan(output, "s3://b", IMAGES, {})
+            write_plan(output, "s3://b", source_table(IMAGES), {})
     assert read_plan(output, {}) is None
-    write_plan(output, "s3://b", IMAGES[:4], {})
+    write_plan(output, "s3://b", source_table(IMAGES[:4]), {})
     assert read_plan(output, {}) == Plan(output, "s3://b", 4)
     assert read_planned(output, 0, 10, {}).to_pylist() == rows_of(IMAGES[:4])
 
@@ -63,9 +63,9 @@ def test_planning_begun_for_another_input_is_not_continued(output, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(plan_table, "put_parquet", None)
         with pytest.raises(TypeError):
-            write_plan(output, "s3://b", IMAGES, {})
+            write_plan(output, "s3://b", source_table(IMAGES), {})
     with pytest.raises(OutputError, match=r"was begun for another input \(s3://b\)"):
-        write_plan(output, "s3://c", IMAGES, {})
+        write_plan(output, "s3://c", source_table(IMAGES), {})
 
 
 def test_of_two_planners_at_once_one_is_fenced_and_the_plan_is_the_others(output, monkeypatch):
@@ -73,21 +73,21 @@ def test_of_two_planners_at_once_one_is_fenced_and_the_plan_is_the_others(output
 
     def put_while_another_plans(*arguments, **options):
         monkeypatch.setattr(plan_table, "put_parquet", put_parquet)
-        write_plan(output, "s3://b", IMAGES[:4], {})
+        write_plan(output, "s3://b", source_table(IMAGES[:4]), {})
         return put_parquet(*arguments, **options)
 
     monkeypatch.setattr(plan_table, "put_parquet", put_while_another_plans)
     with pytest.raises(FencedError, match="another run took over"):
-        write_plan(output, "s3://b", IMAGES, {})
+        write_plan(output, "s3://b", source_table(IMAGES), {})
     assert read_plan(output, {}) == Plan(output, "s3://b", 4)
     assert read_planned(output, 0, 10, {}).to_pylist() == rows_of(IMAGES[:4])
 
 
 def test_who_looked_before_another_planned_and_opened_the_table_after_is_fenced(output):
     assert read_plan(output, {}) is None
-    write_plan(output, "s3://b", IMAGES[:4], {})
+    write_plan(output, "s3://b", source_table(IMAGES[:4]), {})
     with pytest.raises(FencedError, match="another run made a plan"):
-        write_plan(output, "s3://b", IMAGES, {})
+        write_plan(output, "s3://b", source_table(IMAGES), {})
     assert read_plan(output, {}) == Plan(output, "s3://b", 4)
 
 
@@ -100,7 +100,7 @@ def test_a_plan_whose_answer_was_lost_is_there_once(output, monkeypatch, clock):
         raise OSError("Generic S3 error: HTTP error: error sending request")
 
     monkeypatch.setattr(DeltaTable, "create_write_transaction", write_and_fail)
-    assert write_plan(output, "s3://b", IMAGES, {}) == Plan(output, "s3://b", 10)
+    assert write_plan(output, "s3://b", source_table(IMAGES), {}) == Plan(output, "s3://b", 10)
     assert read_plan(output, {}) == Plan(output, "s3://b", 10)
 
 
@@ -120,6 +120,54 @@ def test_an_output_that_cannot_be_written_is_an_output_error_in_one_line(tmp_pat
 
 def test_a_delta_table_of_another_program_is_not_taken_for_a_plan(output):
     DeltaTable.create(f"{output}/images", IMAGES_SCHEMA)
-    for use in (lambda: read_plan(output, {}), lambda: write_plan(output, "s3://b", IMAGES, {})):
+    for use in (lambda: read_plan(output, {}), lambda: write_plan(output, "s3://b", source_table(IMAGES), {})):
         with pytest.raises(OutputError, match="a Delta table of another program"):
             use()
+
+
+NEW = [SourceImage("s3://b/new.tar#a.jpg", 5, "t", Location("s3://b/new.tar", "range", 512, 5), None, '{"a": 1}')]
+
+
+def corrected(image_id, image):
+    column = pa.array([image_id])
+    return source_table([image]).add_column(0, IMAGES_SCHEMA.field("image_id"), column)
+
+
+NONE_CHANGED = corrected(0, IMAGES[0]).slice(0, 0)
+
+
+@pytest.mark.parametrize("rows_per_file", [3, 1_000_000])
+def test_a_plan_is_extended_and_corrected_in_one_transaction(output, rows_per_file, monkeypatch):
+    monkeypatch.setattr(plan_table, "_ROWS_PER_FILE", rows_per_file)
+    plan = write_plan(output, "s3://b", source_table(IMAGES), {})
+    version = DeltaTable(f"{output}/images").version()
+    changed = replace(IMAGES[4], size_bytes=7, etag="other")
+    extended = extend_plan(plan, source_table(NEW), corrected(4, changed), {})
+    assert extended == Plan(output, "s3://b", 11) == read_plan(output, {})
+    assert DeltaTable(f"{output}/images").version() == version + 1
+    assert read_planned(output, 0, 99, {}).to_pylist() == rows_of([*IMAGES[:4], changed, *IMAGES[5:], *NEW])
+    again = extend_plan(extended, source_table(NEW).slice(0, 0), NONE_CHANGED, {})
+    assert (again, DeltaTable(f"{output}/images").version()) == (extended, version + 1)
+
+
+def test_of_two_that_extend_a_plan_the_later_finds_it_changed_and_adds_nothing(output):
+    plan = write_plan(output, "s3://b", source_table(IMAGES), {})
+    extend_plan(plan, source_table(NEW), NONE_CHANGED, {})
+    with pytest.raises(FencedError, match="changed the plan"):
+        extend_plan(plan, source_table(NEW), NONE_CHANGED, {})
+    assert read_plan(output, {}).num_images == 11
+
+
+def test_one_that_extends_a_plan_meanwhile_fences_the_other(output, monkeypatch):
+    plan = write_plan(output, "s3://b", source_table(IMAGES), {})
+    real = plan_table.put_parquet
+
+    def overtaken(*arguments, **options):
+        monkeypatch.setattr(plan_table, "put_parquet", real)
+        extend_plan(plan, source_table(NEW), NONE_CHANGED, {})
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(plan_table, "put_parquet", overtaken)
+    with pytest.raises(FencedError):
+        extend_plan(plan, source_table(NEW), NONE_CHANGED, {})
+    assert read_plan(output, {}).num_images == 11

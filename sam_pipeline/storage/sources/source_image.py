@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-LocationKind = Literal["range", "deflate", "tar", "parquet"]
+LocationKind = Literal["range", "zip", "tar", "parquet"]
 """How an image's bytes are taken out of a container.
 
-range: they are bytes offset ≤ i < offset + length of it, as they are (a tar archive, a stored member of a zip archive).
-deflate: the same, but compressed (a zip archive's usual members).
+range: they are bytes offset ≤ i < offset + length of it, as they are (a tar archive without compression).
+zip: bytes offset ≤ i < offset + length of it are a zip archive's local header, the image, stored or deflated, and
+    perhaps some bytes more; zips.unzip_member takes it out.
 tar: the container is a compressed tar archive; offset is the member's number in it, from 0. The archive is read from
     its beginning.
 parquet: offset is the row's number in the file, from 0; column names the column, `image.bytes` a field of a struct.

@@ -11,12 +11,15 @@ from typing import Any
 
 import aiohttp
 
-from sam_pipeline.errors import CheckpointError
+from sam_pipeline.errors import InternalAddressError
 from sam_pipeline.uri_rules import is_internal_address
 
 
 async def guarded_client(**session_options: Any) -> aiohttp.ClientSession:
-    """Open a session of such a client, as fsspec's HTTP file system wants it."""
+    """Open a session of such a client, as fsspec's HTTP file system wants it.
+
+    Its requests raise InternalAddressError where a connection would lead to an internal address.
+    """
     return aiohttp.ClientSession(connector=aiohttp.TCPConnector(socket_factory=_guarded_socket), **session_options)
 
 
@@ -24,5 +27,5 @@ def _guarded_socket(address_info: Any) -> socket.socket:
     family, kind, protocol, _, address = address_info
     if is_internal_address(address[0]):
         # Not an OSError: to aiohttp that is an address that failed, and to fsspec a file that is not there.
-        raise CheckpointError(f"checkpoints are not fetched from internal addresses, got {address[0]}")
+        raise InternalAddressError(f"nothing is fetched from internal addresses, got {address[0]}")
     return socket.socket(family, kind, protocol)

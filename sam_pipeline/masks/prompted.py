@@ -1,0 +1,196 @@
+"""One mask for each prompt of an image: boxes of a detector, points of an annotator, masks of an earlier prediction.
+
+Gives the masks of `SamPredictor` in segment_anything/predictor.py, prompt by prompt, with all prompts of an image decoded
+together and their masks never drawn: the best mask of a prompt is chosen by its predicted IoU before it is upscaled.
+
+N prompts, P points a prompt, M masks a prompt; H W pixels of the original frame.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sam_pipeline.masks import rle
+from sam_pipeline.masks.candidates import xyxy_to_xywh
+from sam_pipeline.masks.prediction import decode_prompts
+from sam_pipeline.masks.records import MaskRecord
+from sam_pipeline.masks.shared_decoder import SharedDecoder
+from sam_pipeline.masks.transforms import ResizeLongestSide
+from sam_pipeline.masks.upscaling import Upscaling
+from sam_pipeline.model.sam import Sam
+
+# Image tokens of prompts with a mask differ, and take 4 MB each: the plain decoder holds several copies of them.
+_MASK_PROMPTS_AT_ONCE = 8
+# Logits of the masks that are chosen, 256 KB each.
+_PROMPTS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """What describes one object, in pixels of the original frame.
+
+    Raises:
+        ValueError: it holds nothing, or points and labels differ in number.
+    """
+
+    box_xyxy: tuple[float, float, float, float] | None = None
+    point_coords: tuple[tuple[float, float], ...] = ()
+    """x and y."""
+    point_labels: tuple[int, ...] = ()
+    """1 for a point on the object, 0 for one off it."""
+    mask_input: NDArray[np.float32] | None = None
+    """(256, 256) low-resolution logits of an earlier prediction."""
+
+    def __post_init__(self) -> None:
+        if len(self.point_coords) != len(self.point_labels):
+            raise ValueError(f"{len(self.point_coords)} points come with {len(self.point_labels)} labels")
+        if self.box_xyxy is None and not self.point_coords and self.mask_input is None:
+            raise ValueError("a prompt needs a box, points or a mask")
+
+
+@dataclass(frozen=True)
+class PromptDetections:
+    """The mask of each prompt before it has pixels, in the order of the prompts."""
+
+    prompts: Sequence[Prompt]
+    low_res_masks: list[Tensor]
+    """(4 * rows, 4 * columns) logits each."""
+    iou_predictions: NDArray[np.float32]
+    """(N,)"""
+    stability_scores: NDArray[np.float32]
+    """(N,); 0 for a mask without pixels."""
+    boxes_xyxy: NDArray[np.int64]
+    """(N, 4), both corners inclusive, original frame."""
+    upscaling: Upscaling
+
+
+class PromptedMaskGenerator:
+    """Finds one mask for each prompt.
+
+    Args:
+        sam: the networks, in evaluation mode, on the device to use.
+        decoder: the fast decoder of the same networks.
+        multimask_output: choose the best of three masks by predicted IoU; else there is one, made for prompts that say
+            enough, such as a box with points.
+        stability_score_offset: shift of the mask threshold, in logits, when the stability score is computed.
+    """
+
+    def __init__(
+        self, sam: Sam, decoder: SharedDecoder, multimask_output: bool = True, stability_score_offset: float = 1.0
+    ) -> None:
+        self._sam = sam
+        self._decoder = decoder
+        self._multimask_output = multimask_output
+        self._stability_score_offset = stability_score_offset
+        self._transform = ResizeLongestSide(sam.image_encoder.img_size)
+
+    def decode(
+        self, image_embedding: Tensor, original_size: tuple[int, int], prompts: Sequence[Prompt]
+    ) -> list[MaskRecord]:
+        """`detect` and `finish` in one."""
+        return self.finish(self.detect(image_embedding, original_size, prompts))
+
+    @torch.inference_mode()
+    def detect(
+        self, image_embedding: Tensor, original_size: tuple[int, int], prompts: Sequence[Prompt]
+    ) -> PromptDetections:
+        """The half that keeps the device busy.
+
+        Args:
+            image_embedding: (1, 256, 64, 64) of the whole image, any float type, any device.
+            original_size: (H, W) of the image.
+            prompts: of one image, in any mixture.
+        """
+        image_embedding = image_embedding.to(self._sam.device, torch.float32)
+        input_size = self._transform.get_preprocess_shape(*original_size, self._transform.target_length)
+        upscaling = Upscaling(self._sam, input_size, original_size)
+        shared = self._decoder.share(image_embedding)
+        found = PromptDetections(
+            prompts,
+            [torch.empty(0)] * len(prompts),
+            np.zeros(len(prompts), np.float32),
+            np.zeros(len(prompts), np.float32),
+            np.zeros((len(prompts), 4), np.int64),
+            upscaling,
+        )
+        for where in _alike(prompts):
+            some = [prompts[i] for i in where]
+            points, boxes = self._in_model_frame(some, original_size)
+            if some[0].mask_input is None:
+                decoded = self._decoder.decode(
+                    shared, points, _best, upscaling.num_embedding_rows, boxes, self._multimask_output
+                )
+                low_res_masks, iou_predictions = decoded.low_res_masks, decoded.iou_predictions[decoded.kept]
+            else:  # image tokens differ from prompt to prompt, so nothing is shared
+                masks = torch.stack([torch.as_tensor(prompt.mask_input) for prompt in some])[:, None]
+                logits, scores = decode_prompts(
+                    self._sam, image_embedding, points, boxes, masks.to(self._sam.device), self._multimask_output
+                )
+                kept = _best(scores)
+                low_res_masks, iou_predictions = logits[kept][:, : 4 * upscaling.num_embedding_rows], scores[kept]
+            stability, boxes_xyxy = upscaling.measure(low_res_masks, self._stability_score_offset)
+            found.iou_predictions[where] = iou_predictions.cpu().numpy()
+            found.stability_scores[where] = np.nan_to_num(stability)
+            found.boxes_xyxy[where] = boxes_xyxy
+            for i, mask in zip(where, low_res_masks, strict=True):
+                found.low_res_masks[i] = mask
+        return found
+
+    @torch.inference_mode()
+    def finish(self, found: PromptDetections) -> list[MaskRecord]:
+        """The half that needs CPUs: pixels are computed and compressed. One record a prompt, in their order."""
+        height, width = found.upscaling.crop_size
+        return [
+            MaskRecord(
+                segmentation=rle.encode(mask),
+                area=mask.area(),
+                bbox=xyxy_to_xywh(found.boxes_xyxy[i]),
+                predicted_iou=float(found.iou_predictions[i]),
+                point_coords=found.prompts[i].point_coords,
+                stability_score=float(found.stability_scores[i]),
+                crop_box=(0, 0, width, height),
+            )
+            for i, mask in enumerate(found.upscaling.runs(found.low_res_masks))
+        ]
+
+    def _in_model_frame(
+        self, prompts: Sequence[Prompt], original_size: tuple[int, int]
+    ) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
+        """Points and labels (N, P, …), and boxes (N, 4), of prompts that are alike."""
+        points, boxes, device = None, None, self._sam.device
+        if prompts[0].point_coords:
+            coords = self._transform.apply_coords(np.array([prompt.point_coords for prompt in prompts]), original_size)
+            labels = torch.tensor([prompt.point_labels for prompt in prompts], dtype=torch.int, device=device)
+            # float32 here, as in the official predictor.
+            points = torch.as_tensor(coords, dtype=torch.float, device=device), labels
+        if prompts[0].box_xyxy is not None:
+            moved = self._transform.apply_boxes(np.array([prompt.box_xyxy for prompt in prompts]), original_size)
+            boxes = torch.as_tensor(moved, dtype=torch.float, device=device)
+        return points, boxes
+
+
+def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Positions of prompts that can be decoded in one batch: as many points, and a box or a mask all or none.
+
+    No prompt is padded to the length of another: a padding point is a token that the others attend to.
+    """
+    groups: dict[tuple[int, bool, bool], list[int]] = defaultdict(list)
+    for i, prompt in enumerate(prompts):
+        groups[len(prompt.point_coords), prompt.box_xyxy is None, prompt.mask_input is None].append(i)
+    batches = []
+    for (_, _, no_mask), where in groups.items():
+        size = _PROMPTS_AT_ONCE if no_mask else _MASK_PROMPTS_AT_ONCE
+        batches += [where[start : start + size] for start in range(0, len(where), size)]
+    return batches
+
+
+def _best(iou_predictions: Tensor) -> Tensor:
+    """The mask of each prompt with the highest predicted IoU: (N, M) float → (N, M) bool, one True a row."""
+    return torch.nn.functional.one_hot(iou_predictions.argmax(dim=1), iou_predictions.shape[1]).bool()

@@ -1,0 +1,114 @@
+"""Fetching planned images of every kind: objects, and what is in archives and Parquet files, in the plan's order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+
+from sam_pipeline.errors import SamPipelineError
+from sam_pipeline.storage.fetching import Fetched, RefusedError, blamed, check_container, fetch
+from sam_pipeline.storage.filesystem import StorageOptions
+from sam_pipeline.storage.retrying import retried
+from sam_pipeline.storage.sources.parquet_images import read_parquet_rows
+from sam_pipeline.storage.sources.source_image import Location, SourceImage
+from sam_pipeline.storage.sources.tars import read_tar_members
+from sam_pipeline.storage.sources.zips import unzip_member
+
+# Fetched at once by a task: enough to hide latency, few enough that their bytes fit beside everything else.
+_AT_ONCE = 8
+
+_Read = Callable[[Sequence[Location]], Iterator[tuple[int, Fetched]]]
+"""Locations in one container, in its order → their offsets and bytes, in one pass over it."""
+
+
+def fetch_images(images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None) -> Iterator[Fetched]:
+    """Fetch images in order, holding the bytes of a few at a time.
+
+    A container is read once for all its neighbours in the plan; whether it is still the planned one is looked at
+    first.
+
+    Args:
+        images: planned ones, as neighbours in the plan.
+        options: of the storage.
+        probe_uri: see fetching.fetch.
+
+    Yields:
+        For each image its bytes, or what is wrong with it.
+
+    Raises:
+        InputError, StorageUnavailableError: see fetching.fetch.
+    """
+    for (container, kind), neighbours in groupby(images, _place):
+        group = list(neighbours)
+        if kind == "refused":
+            yield from (RefusedError(image.error) for image in group)
+        elif container is None:
+            yield from _fetch_some(group, options, probe_uri)
+        elif (error := check_container(group[0], options, probe_uri)) is not None:
+            yield from (error for _ in group)
+        elif kind == "tar":
+            yield from _read_through(group, lambda left: _tar(left, options), options, probe_uri)
+        elif kind == "parquet":
+            yield from _read_through(group, lambda left: _parquet(left, options), options, probe_uri)
+        elif kind == "zip":
+            stored = _fetch_some(group, options, probe_uri)
+            yield from (_unzipped(image, data) for image, data in zip(group, stored, strict=True))
+        else:
+            yield from _fetch_some(group, options, probe_uri)
+
+
+def _place(image: SourceImage) -> tuple[str | None, str]:
+    if image.error is not None:
+        return None, "refused"
+    return (None, "object") if image.location is None else (image.location.container, image.location.kind)
+
+
+def _fetch_some(images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None) -> Iterator[Fetched]:
+    for first in range(0, len(images), _AT_ONCE):
+        yield from fetch(images[first : first + _AT_ONCE], options, probe_uri)
+
+
+def _read_through(
+    images: Sequence[SourceImage], read: _Read, options: StorageOptions, probe_uri: str | None
+) -> Iterator[Fetched]:
+    """Read images in one pass over their container; an outage begins another pass at the image that it hit."""
+    locations = [image.location for image in images if image.location is not None]
+    passing: Iterator[tuple[int, Fetched]] | None = None
+
+    def next_of(left: Sequence[Location]) -> Fetched:
+        nonlocal passing
+        try:
+            passing = read(left) if passing is None else passing
+            return next(passing)[1]
+        except Exception:
+            passing = None
+            raise
+
+    for number, location in enumerate(locations):
+        what = f"read {location.container}"
+        try:
+            yield retried(lambda left=locations[number:]: next_of(left), what=what, denied_is_final=False)
+        except SamPipelineError:
+            raise
+        except Exception as error:  # noqa: BLE001  of this container, unless the probe says otherwise
+            yield blamed(error, options, probe_uri)
+
+
+def _tar(locations: Sequence[Location], options: StorageOptions) -> Iterator[tuple[int, Fetched]]:
+    return read_tar_members(locations[0].container, [location.offset for location in locations], options)
+
+
+def _parquet(locations: Sequence[Location], options: StorageOptions) -> Iterator[tuple[int, Fetched]]:
+    column = locations[0].column
+    assert column is not None, "planned with one"
+    return read_parquet_rows(locations[0].container, column, [location.offset for location in locations], options)
+
+
+def _unzipped(image: SourceImage, data: Fetched) -> Fetched:
+    if isinstance(data, Exception):
+        return data
+    assert image.size_bytes is not None, "a zip archive says it"
+    try:
+        return unzip_member(data, image.size_bytes)
+    except ValueError as error:
+        return error

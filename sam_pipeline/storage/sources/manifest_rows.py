@@ -1,0 +1,190 @@
+"""Reading the columns of a manifest that are wanted, from each of its formats, a few thousand rows at a time."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+import pyarrow.types as pt
+
+from sam_pipeline.errors import InputError
+from sam_pipeline.storage.sources.files import IMAGE_SUFFIXES
+from sam_pipeline.storage.sources.kept_values import check_keepable, json_objects, json_text
+from sam_pipeline.storage.sources.named_uris import names_of
+
+_BATCH_ROWS = 65_536
+_BLOCK_BYTES = 4 << 20
+_MAX_LINE_BYTES = 64 << 20
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_CSV_PARSING = pyarrow.csv.ParseOptions(newlines_in_values=True)  # captions have them
+
+
+@dataclass(frozen=True)
+class WantedColumns:
+    """The columns of a manifest that are read."""
+
+    uris: str
+    keep: tuple[str, ...]
+
+    @property
+    def all(self) -> list[str]:
+        """Each once."""
+        return list(dict.fromkeys([self.uris, *self.keep]))
+
+
+Choose = Callable[[Mapping[str, bool | None]], WantedColumns]
+"""Columns by name, with whether they hold text or None where that cannot be said → those that are wanted."""
+
+Rows = tuple[pa.Array, pa.Array | None]
+"""Names as they stand there, with nulls; and what is kept of each row as a JSON object, if anything is."""
+
+
+RowReader = Callable[[io.BufferedIOBase, Choose], Iterator[Rows]]
+"""Reads a manifest of one format from its beginning, in order.
+
+It raises what choose raises, InputError for a column that cannot be kept, and the errors of who reads the format.
+"""
+
+
+def parquet_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:
+    """Read Parquet, of which only the columns that are wanted. See RowReader."""
+    # Not pre_buffer, which reads the columns of all row groups before the first batch.
+    parquet = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BLOCK_BYTES)
+    columns = choose({field.name: _holds_text(field.type) for field in parquet.schema_arrow})
+    for name in columns.keep:
+        check_keepable(name, parquet.schema_arrow.field(name).type)
+    for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns.all):
+        yield _rows(batch, columns)
+
+
+def csv_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:
+    """Read CSV with a header, every value as text: a type guessed from the first rows may fail later. See RowReader."""
+    # From a copy: Arrow reads ahead in a thread of its own, which may not have stopped when the file begins anew.
+    with pyarrow.csv.open_csv(io.BytesIO(file.read(_BLOCK_BYTES)), parse_options=_CSV_PARSING) as reader:
+        columns = choose(_csv_columns(reader.schema))
+    file.seek(0)
+    with pyarrow.csv.open_csv(
+        pa.PythonFile(file, mode="r"),
+        pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES),
+        _CSV_PARSING,
+        pyarrow.csv.ConvertOptions(include_columns=columns.all, column_types=dict.fromkeys(columns.all, pa.string())),
+    ) as reader:
+        for batch in reader:
+            yield _rows(batch, columns)
+
+
+def json_line_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:
+    """Read JSON Lines; blank lines are no rows. See RowReader.
+
+    The columns are the fields in the first four megabytes. Without any to keep, Arrow reads it. Arrow would take a date
+    in a string for a time and a large integer for a float, so what is kept is read and written by Python's json, at
+    some microseconds a row.
+    """
+    columns: WantedColumns | None = None
+    num_lines = 0
+    for block in _blocks(file):
+        if columns is None:
+            columns = choose(_json_columns(_records(block, num_lines)))
+        yield _json_rows(block, columns, num_lines)
+        num_lines += block.count(b"\n")
+
+
+def _rows(batch: pa.RecordBatch, columns: WantedColumns) -> Rows:
+    names = batch.column(columns.uris)
+    if pt.is_dictionary(names.type):
+        names = names.dictionary_decode()
+    extra = json_objects({name: batch.column(name) for name in columns.keep}) if columns.keep else None
+    return names.cast(pa.string()), extra
+
+
+def _holds_text(kind: pa.DataType) -> bool | None:
+    if pt.is_dictionary(kind):
+        kind = kind.value_type
+    if pt.is_null(kind):
+        return None
+    return bool(pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
+
+
+def _csv_columns(schema: pa.Schema) -> dict[str, bool | None]:
+    if any("://" in name or name.lower().endswith(IMAGE_SUFFIXES) for name in schema.names):
+        # Not shown: it may hold a credential.
+        raise InputError("the first line of a CSV manifest must name its columns, but holds what seems an image")
+    return {field.name: pt.is_string(field.type) or None for field in schema}
+
+
+def _blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
+    """Whole lines, some megabytes at a time."""
+    rest = b""
+    is_first = True
+    while data := file.read(_BLOCK_BYTES):
+        if is_first:
+            data, is_first = data.removeprefix(_BYTE_ORDER_MARK), False
+        head, newline, tail = data.rpartition(b"\n")
+        if newline:
+            yield rest + head + newline
+            rest = tail
+        else:
+            rest += tail
+        if len(rest) > _MAX_LINE_BYTES:
+            raise InputError(f"a line of more than {_MAX_LINE_BYTES >> 20} MB: JSON Lines have one object a line")
+    if rest:
+        yield rest
+
+
+def _records(block: bytes, num_lines_before: int) -> list[dict[str, Any]]:
+    """The objects of some lines.
+
+    Raises:
+        InputError: a line is something else.
+    """
+    records = []
+    for number, line in enumerate(block.split(b"\n"), num_lines_before + 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise InputError(f"line {number} is not a JSON object")
+        records.append(record)
+    return records
+
+
+def _json_columns(records: Sequence[Mapping[str, Any]]) -> dict[str, bool | None]:
+    columns: dict[str, bool | None] = {}
+    for record in records:
+        for name, value in record.items():
+            known = columns.setdefault(name, None)
+            if value is not None and not known:
+                columns[name] = isinstance(value, str)
+    return columns
+
+
+def _json_rows(block: bytes, columns: WantedColumns, num_lines_before: int) -> Rows:
+    if not columns.keep:
+        try:
+            return _arrow_json_names(block, columns.uris), None
+        except pa.ArrowInvalid:
+            pass  # one row in it is wrong, and Arrow does not say which
+    records = _records(block, num_lines_before)
+    names = names_of(record.get(columns.uris) for record in records)
+    if not columns.keep:
+        return names, None
+    kept = [json_text({name: record.get(name) for name in columns.keep}) for record in records]
+    return names, pa.array(kept, pa.string())
+
+
+def _arrow_json_names(block: bytes, column: str) -> pa.Array:
+    parse = pyarrow.json.ParseOptions(
+        explicit_schema=pa.schema([(column, pa.string())]), unexpected_field_behavior="ignore"
+    )
+    read = pyarrow.json.ReadOptions(block_size=len(block) + 1)  # one piece
+    return pyarrow.json.read_json(pa.BufferReader(block), read, parse).column(column).combine_chunks()

@@ -1,0 +1,74 @@
+"""Reading an object from its beginning to its end, each part tried again as every storage call is."""
+
+from __future__ import annotations
+
+import io
+from functools import partial
+from typing import Any
+
+from sam_pipeline.clean_text import one_line
+from sam_pipeline.errors import InputError, SamPipelineError
+from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri, open_filesystem
+from sam_pipeline.storage.retrying import retried
+
+_PART_BYTES = 8 << 20
+
+
+def open_object(uri: str, options: StorageOptions) -> io.BufferedReader:
+    """Open an object, local or remote, for reading and seeking; of a remote one some parts are held in memory.
+
+    Raises:
+        InputError: nothing there, a folder, or no permission.
+        StorageUnavailableError: the storage did not answer for two minutes; also when reading.
+    """
+    filesystem, path = open_filesystem(absolute_uri(uri), options)
+    try:
+        info = retried(partial(filesystem.info, path), what=f"read {uri}")
+        if info["type"] != "file":
+            raise InputError(f"cannot read {uri}: it is a folder")
+        if "file" in filesystem.protocol:
+            return open(path, "rb")
+    except FileNotFoundError:
+        raise InputError(f"input not found: {uri}") from None
+    except SamPipelineError:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot read {uri}: {one_line(error)}") from error
+    return io.BufferedReader(_RemoteObject(filesystem, path, info["size"], uri), _PART_BYTES)
+
+
+class _RemoteObject(io.RawIOBase):
+    """An object on a remote filesystem, read by ranges."""
+
+    def __init__(self, filesystem: Any, path: str, size_bytes: int, uri: str) -> None:
+        self._filesystem = filesystem
+        self._path = path
+        self._size_bytes = size_bytes
+        self._uri = uri
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        start, end = self._position, min(self._position + len(buffer), self._size_bytes)
+        if start >= end:
+            return 0
+        data = retried(partial(self._range, start, end), what=f"read {self._uri}", denied_is_final=False)
+        buffer[: len(data)] = data
+        self._position = end
+        return len(data)
+
+    def _range(self, start: int, end: int) -> bytes:
+        data: bytes = self._filesystem.cat_file(self._path, start=start, end=end)
+        if len(data) != end - start:
+            raise ConnectionError(f"{len(data)} of {end - start} bytes came")
+        return data

@@ -1,0 +1,161 @@
+"""Which images of an input are meant: patterns, order, URIs that come twice, a first part or a random one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sam_pipeline.errors import InputError
+
+# Rows taken at once: their strings stay far below the 2 GiB that one array of them can hold.
+_ROWS_AT_ONCE = 1_000_000
+
+_LARGE = pa.large_string()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is left of the images of an input, and how many are not."""
+
+    images: pa.Table
+    """In the order of their URIs, each once."""
+    num_twice: int
+    """Dropped because another image that was not excluded has the same URI."""
+    num_excluded: int
+    """Dropped by include and exclude."""
+
+
+def select(
+    images: pa.Table,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    limit: int | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+) -> Selection:
+    """Choose among images, and put them in the order of their URIs.
+
+    A pattern is that of Python's fnmatchcase: `*` stands for any characters, `/` among them, `?` for one, `[abc]` and
+    `[a-c]` for one of these, `[!abc]` for one of all others. It is to match the whole URI, the whole URI without its
+    scheme (`bucket/train/1.jpg`), or the last part of it: what follows the last slash, and for an image in a container
+    also what follows the `#` behind the container. Upper and lower case are different.
+
+    Args:
+        images: of SOURCE_SCHEMA, in any order.
+        include: patterns, of which an image must match one; none: all images.
+        exclude: patterns, of which an image must match none.
+        limit: keep the first so many, in the order of their URIs.
+        sample: keep so many at random: the same for the same URIs, number and seed.
+        seed: of sample.
+
+    Returns:
+        The chosen images, of which there may be none. Of those that have the same URI the first is kept.
+
+    Raises:
+        InputError: a pattern that cannot be understood, such as `[z-a]`.
+    """
+    chosen = images
+    if include:
+        chosen = chosen.filter(_matches(chosen, include))
+    if exclude:
+        chosen = chosen.filter(pc.invert(_matches(chosen, exclude)))
+    once = _without_repetitions(sorted_by_uri(chosen))
+    num_once = once.num_rows
+    if limit is not None:
+        once = once.slice(0, limit)
+    if sample is not None and sample < num_once:
+        drawn = np.random.default_rng(seed).choice(num_once, size=sample, replace=False, shuffle=False)
+        once = take_rows(once, np.sort(drawn))
+    return Selection(once, chosen.num_rows - num_once, images.num_rows - chosen.num_rows)
+
+
+def sorted_by_uri(images: pa.Table) -> pa.Table:
+    """Images in the order of their URIs; those with the same one stay in the order they had."""
+    uris = images["uri"]
+    if images.num_rows < 2 or pc.all(pc.less_equal(uris.slice(0, len(uris) - 1), uris.slice(1))).as_py():
+        return images
+    return take_rows(images, pc.sort_indices(uris).to_numpy())
+
+
+def take_rows(table: pa.Table, indices: npt.NDArray[np.integer]) -> pa.Table:
+    """Rows by their numbers; unlike Table.take also of a table whose strings are more than 2 GiB."""
+    large = pa.schema([pa.field(field.name, _enlarged(field.type)) for field in table.schema])
+    whole = table.cast(large).combine_chunks()
+    parts = [
+        whole.take(pa.array(indices[first : first + _ROWS_AT_ONCE])).cast(table.schema)
+        for first in range(0, len(indices), _ROWS_AT_ONCE)
+    ]
+    return pa.concat_tables(parts) if parts else table.slice(0, 0)
+
+
+def _enlarged(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(field.name, _enlarged(field.type), field.nullable) for field in kind])
+    return _LARGE if pa.types.is_string(kind) else kind
+
+
+def _without_repetitions(images: pa.Table) -> pa.Table:
+    """Images in order of their URIs, the first of each."""
+    if images.num_rows < 2:
+        return images
+    uris = images["uri"]
+    is_new = pc.not_equal(uris.slice(1), uris.slice(0, len(uris) - 1))
+    if pc.all(is_new).as_py():
+        return images
+    return images.filter(pa.chunked_array([pa.array([True]), *is_new.chunks]))
+
+
+def _matches(images: pa.Table, patterns: Sequence[str]) -> pa.ChunkedArray:
+    """Which images match at least one pattern."""
+    uris = images["uri"]
+    in_container = images["location"].is_valid()
+    # An object's own name may hold a #, which then divides nothing.
+    has_members = pc.any(in_container).as_py()
+    found = pa.chunked_array([pa.repeat(pa.scalar(False), len(uris))])
+    for pattern in patterns:
+        try:
+            match = pc.match_substring_regex(uris, _regex(pattern, "/"))
+            if has_members:
+                of_member = pc.match_substring_regex(uris, _regex(pattern, "/#"))
+                match = pc.or_(match, pc.and_(in_container, of_member))
+        except pa.ArrowInvalid as error:
+            raise InputError(f"cannot understand the pattern {pattern!r}") from error
+        found = pc.or_(found, match)
+    return found
+
+
+def _regex(pattern: str, separators: str) -> str:
+    """A pattern in the language of RE2: for the whole URI, or for what follows the last separator."""
+    whole = rf"(?:[A-Za-z0-9+.-]+://)?{_translated(pattern, '.')}"
+    if "/" in pattern:
+        return rf"(?s)\A{whole}\z"
+    not_separators = f"[^{separators}]"
+    last = rf".*[{separators}]{_translated(pattern, not_separators)}"
+    return rf"(?s)\A(?:{whole}|{last})\z"
+
+
+def _translated(pattern: str, any_character: str) -> str:
+    """Like fnmatch.translate, whose result RE2 does not understand."""
+    parts, position = [], 0
+    while position < len(pattern):
+        character = pattern[position]
+        position += 1
+        if character == "*":
+            parts.append(f"{any_character}*")
+        elif character == "?":
+            parts.append(any_character)
+        elif character == "[" and (end := pattern.find("]", position + 1 + (pattern[position:][:1] == "!"))) > 0:
+            inside = pattern[position:end]
+            negation = "^" if inside.startswith("!") else ""
+            members = re.sub(r"([\\\[\]^&~|])", r"\\\1", inside.removeprefix("!"))
+            parts.append(f"[{negation}{members}]")
+            position = end + 1
+        else:
+            parts.append(re.escape(character))
+    return "".join(parts)
