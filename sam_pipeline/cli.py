@@ -240,9 +240,13 @@ def _config_flags(command: str, path: Path) -> list[str]:
     taken = _setting_names(PlanConfig) if command == "plan" else known
     flags = []
     for name in settings.keys() & taken:
-        value = settings[name]
-        text = json.dumps(value) if isinstance(value, Mapping) else str(value)
-        flags += ["--" + name.replace("_", "-"), text]
+        flag, value = name.replace("_", "-"), settings[name]
+        if isinstance(value, bool):
+            flags += [f"--{flag}" if value else f"--no-{flag}"]
+        elif isinstance(value, list):
+            flags += [f"--{flag}", *map(str, value)]
+        else:
+            flags += [f"--{flag}", json.dumps(value) if isinstance(value, Mapping) else str(value)]
     return flags
 
 

@@ -1,7 +1,8 @@
 """One mask for each prompt of an image: boxes of a detector, points of an annotator, masks of an earlier prediction.
 
-Gives the masks of `SamPredictor` in segment_anything/predictor.py, prompt by prompt, with all prompts of an image decoded
-together and their masks never drawn: the best mask of a prompt is chosen by its predicted IoU before it is upscaled.
+Gives the masks of `SamPredictor` in segment_anything/predictor.py, prompt by prompt, with all prompts of an image
+decoded together and their masks never drawn: the best mask of a prompt is chosen by its predicted IoU before it is
+upscaled.
 
 N prompts, P points a prompt, M masks a prompt; H W pixels of the original frame.
 """

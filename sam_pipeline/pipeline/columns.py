@@ -26,7 +26,7 @@ from sam_pipeline.storage.schema import MASK_TYPE, MASKS_SCHEMA
 CROPS = pa.list_(pa.struct([("height", pa.int32()), ("width", pa.int32()), ("pixels", pa.large_binary())]))
 EMBEDDINGS = pa.list_(pa.large_binary())
 
-_IMAGE_FIELDS = [MASKS_SCHEMA.field(name) for name in ("image_id", "uri", "height", "width", "status", "error", "extra")]
+_IMAGE_FIELDS = [field for field in MASKS_SCHEMA if field.name not in ("num_masks", "masks")]
 IMAGES = pa.schema([*_IMAGE_FIELDS, pa.field("crops", CROPS)])
 SHARDS = pa.schema(
     [

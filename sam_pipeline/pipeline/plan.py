@@ -50,16 +50,14 @@ def _extended(plan: Plan, config: PlanConfig) -> Plan:
     is_new = pc.is_null(positions)
     again = found.filter(pc.invert(is_new))
     before = planned.take(positions.drop_null())
-    differs = pc.or_(
-        *(pc.fill_null(pc.not_equal(again[name], before[name]), False) for name in ("size_bytes", "etag"))
-    )
+    differs = pc.or_(*(pc.fill_null(pc.not_equal(again[name], before[name]), False) for name in ("size_bytes", "etag")))
     changed = again.add_column(0, IMAGES_SCHEMA.field("image_id"), before["image_id"]).filter(differs)
     new = found.filter(is_new)
     num_gone = planned.num_rows - again.num_rows
     logger.info("%d new images, %d changed, %d gone", new.num_rows, changed.num_rows, num_gone)
     if not config.redo_changed:
         if changed.num_rows:
-            logger.warning("%d images have changed since they were planned; --redo-changed annotates them again", changed.num_rows)
+            logger.warning("what has changed keeps its masks; --redo-changed annotates it again")
         return extend_plan(plan, new, changed.slice(0, 0), options)
     if changed.num_rows and read_header(plan.output, options) is not None:
         # First the rows: killed in between, the next look finds the same images changed.

@@ -45,8 +45,15 @@ def read_images(chunks: pa.Table, job: Job, monitor: Any) -> Iterator[pa.Table]:
             planned = read_planned(job.output, chunk["start"], chunk["stop"], job.storage_options)
             pending = pa.array(np.frombuffer(chunk["pending"], np.int64))
             rows = planned.filter(pc.is_in(planned["image_id"], pending)).to_pylist()
+            rows.sort(key=_reading_order)
             for row, data in zip(rows, fetch_planned(rows, job), strict=True):
                 yield prepare_image(row, data, job)
+
+
+def _reading_order(row: dict[str, Any]) -> tuple[str, int]:
+    """An archive is read from its beginning to its end, whatever its members are called."""
+    location = row["location"]
+    return (row["uri"], 0) if location is None else (location["container"], location["offset"])
 
 
 def fetch_planned(rows: Sequence[dict[str, Any]], job: Job) -> Iterator[Fetched]:
@@ -84,11 +91,9 @@ def _prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> pa.Table
             status, error = "too_large", one_line(failure)
     height, width = (None, None) if pixels is None else pixels.shape[:2]
     crops = [] if pixels is None else job.backend.prepare(pixels, job.config.masks)
-    extra = planned["extra"]
-    columns = [[planned["image_id"]], [planned["uri"]], [height], [width], [status], [error], [extra], crop_column([crops])]
-    return pa.Table.from_arrays(
-        [pa.array(column, field.type) for column, field in zip(columns, IMAGES, strict=True)], schema=IMAGES
-    )
+    columns = {name: [planned[name]] for name in ("image_id", "uri", "extra")}
+    columns |= {"height": [height], "width": [width], "status": [status], "error": [error]}
+    return pa.table(columns | {"crops": crop_column([crops])}, schema=IMAGES)
 
 
 def encode_images(images: pa.Table, engine: Engine, batch_size: int, job: Job) -> pa.Table:

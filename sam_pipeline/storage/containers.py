@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 
 from sam_pipeline.errors import SamPipelineError
@@ -87,7 +88,7 @@ def _read_through(
     for number, location in enumerate(locations):
         what = f"read {location.container}"
         try:
-            yield retried(lambda left=locations[number:]: next_of(left), what=what, denied_is_final=False)
+            yield retried(partial(next_of, locations[number:]), what=what, denied_is_final=False)
         except SamPipelineError:
             raise
         except Exception as error:  # noqa: BLE001  of this container, unless the probe says otherwise

@@ -11,7 +11,8 @@ from sam_pipeline.storage.delta import open_table
 from sam_pipeline.storage.fetching import ChangedError, fetch, find_probe
 from sam_pipeline.storage.filesystem import delta_storage_options, open_filesystem
 from sam_pipeline.storage.retrying import error_kind, is_transient, retried
-from sam_pipeline.storage.sources import SourceImage, list_images
+from sam_pipeline.storage.sources.files import list_images
+from sam_pipeline.storage.sources.source_image import SourceImage, image_of_row
 from tests.faults.delta_steps import create_and_commit
 from tests.faults.proxy import NO_RANDOM_FAULTS, TRANSIENT, Fault, RandomFaults, Rule, fault_proxy
 
@@ -22,6 +23,10 @@ NUM_IMAGES = 100
 # The server says nothing of a body that it cut itself, and delta-rs has no length to compare with: it fails with what
 # its parsers say, which is not tried again.
 SEEN_BY_DELTA = tuple(fault for fault in TRANSIENT if fault is not Fault.SHORT_BODY)
+
+
+def images_in(uri, options):
+    return [image_of_row(row) for row in list_images(uri, options).images.to_pylist()]
 
 
 def data_of(index):
@@ -55,13 +60,14 @@ def test_with_three_requests_in_ten_failing_everything_is_done_and_the_same(prox
     proxy.random_faults = RandomFaults(0.3, seed=7)
     listing = list_images(f"s3://{bucket}/in", options)
     assert list_images(f"s3://{bucket}/in/*/*.jpg", options) == listing
-    assert [image.uri for image in listing.images] == sorted(
+    images = [image_of_row(row) for row in listing.images.to_pylist()]
+    assert [image.uri for image in images] == sorted(
         f"s3://{bucket}/in/{index % 3}/{index:03}.jpg" for index in range(NUM_IMAGES)
     )
-    probe = find_probe(listing.images, options)
-    assert probe == listing.images[0].uri
+    probe = find_probe(images, options)
+    assert probe == images[0].uri
     for start in range(0, NUM_IMAGES, 8):
-        batch = listing.images[start : start + 8]
+        batch = images[start : start + 8]
         assert fetch(batch, options, probe) == [data_of(int(image.uri[-7:-4])) for image in batch]
 
     proxy.random_faults = RandomFaults(0.3, seed=8, kinds=SEEN_BY_DELTA)
@@ -81,7 +87,7 @@ def test_with_three_requests_in_ten_failing_everything_is_done_and_the_same(prox
 def test_a_listing_that_fails_is_never_a_shorter_listing(proxy, options, bucket, fault, pattern, monkeypatch):
     proxy.rules.append(Rule(fault, method="GET"))
     monkeypatch.setattr(
-        "sam_pipeline.storage.sources.retried", lambda call, *, what: retried(call, what=what, limit_s=0)
+        "sam_pipeline.storage.sources.files.retried", lambda call, **options: retried(call, **options, limit_s=0)
     )
     filesystem, _ = open_filesystem(f"s3://{bucket}", options)
     filesystem.invalidate_cache()
@@ -111,7 +117,7 @@ def _open_delta(uri, options):
 
 
 def test_credentials_that_expire_in_mid_run_stop_it(proxy, options, bucket, monkeypatch):
-    images = list_images(f"s3://{bucket}/in", options).images
+    images = images_in(f"s3://{bucket}/in", options)
     probe = find_probe(images, options)
     assert fetch(images[:2], options, probe) == [data_of(0), data_of(3)]
     monkeypatch.setattr(retrying, "_MAX_DENIALS", 2)
@@ -121,7 +127,7 @@ def test_credentials_that_expire_in_mid_run_stop_it(proxy, options, bucket, monk
 
 
 def test_one_forbidden_one_missing_and_one_changed_object_are_answers(s3, proxy, options, bucket):
-    images = list_images(f"s3://{bucket}/in", options).images
+    images = images_in(f"s3://{bucket}/in", options)
     proxy.rules.append(Rule(Fault.ACCESS_DENIED, path="003.jpg"))
     missing = SourceImage(f"s3://{bucket}/in/none.jpg", 5, "0")
     changed = SourceImage(images[2].uri, 7, "0")

@@ -11,7 +11,7 @@ from sam_pipeline import uri_rules
 from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.storage import fetching
 from sam_pipeline.storage.fetching import ChangedError, TooLargeToFetchError, fetch, find_probe
-from sam_pipeline.storage.sources import SourceImage
+from sam_pipeline.storage.sources.source_image import SourceImage
 from tests.storage.test_retrying import of_s3fs
 
 BUSY = of_s3fs("SlowDown", 503)

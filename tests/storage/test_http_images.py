@@ -153,6 +153,8 @@ def test_a_file_is_read_whole_and_in_ranges_from_every_kind_of_server(far_away, 
     assert read(url, 255_990) == CONTENT[255_990:]
     assert read(url, 0, len(CONTENT) + 1) == CONTENT
     assert read(url, 5, 5) == b""
+    ranges = [headers.get("Range") for _, headers in far_away.requests]
+    assert ranges == [None, "bytes=0-9", "bytes=100000-169999", "bytes=255990-", "bytes=0-256000"]
 
 
 def test_of_a_body_without_end_only_the_range_is_read(far_away):

@@ -1,135 +1,184 @@
-"""Listing the images of an input: a folder or prefix, a glob, or a single file on any fsspec filesystem."""
+"""Listing the files of an input: a folder or prefix, a glob, or a single file on any fsspec filesystem.
+
+Millions of them come in parts, as Arrow, so that what is held is what the caller keeps.
+"""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from glob import has_magic
 from typing import Any
 
-from fsspec.utils import glob_translate
+import pyarrow as pa
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError, SamPipelineError
 from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri, open_filesystem
 from sam_pipeline.storage.retrying import retried
+from sam_pipeline.storage.sources.disk_listing import Found, Retry, walk_disk
+from sam_pipeline.storage.sources.name_patterns import Below
+from sam_pipeline.storage.sources.selection import sorted_by_uri
+from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA, SourceImage, image_of_row
+from sam_pipeline.storage.sources.store_listing import etag_of, walk_store
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 
-
-@dataclass(frozen=True, slots=True)
-class SourceImage:
-    """One object to annotate, as the listing saw it."""
-
-    uri: str
-    size_bytes: int | None
-    etag: str | None
-    """What changes when the object does: an ETag, or a modification time where there is none."""
+_ROWS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The images of an input in URI order, and how many other files were passed over."""
+    """Files of an input, or a part of them, and how many others were passed over."""
 
-    images: list[SourceImage]
+    images: pa.Table
+    """Of SOURCE_SCHEMA."""
     num_skipped: int
 
 
 def list_images(input_uri: str, options: StorageOptions) -> Listing:
-    """List an input once.
+    """All images of an input in the order of their URIs; see file_images.
 
-    A folder or prefix is walked recursively and files without an image suffix are skipped and counted; a file named
+    Raises:
+        InputError, StorageUnavailableError: see file_images.
+    """
+    parts = list(file_images(input_uri, options))
+    images = pa.concat_tables([part.images for part in parts])
+    return Listing(sorted_by_uri(images), sum(part.num_skipped for part in parts))
+
+
+def list_files(input_uri: str, options: StorageOptions, suffixes: tuple[str, ...]) -> list[SourceImage]:
+    """All files of an input that end in one of the suffixes, in the order of their URIs; see file_images.
+
+    Raises:
+        InputError, StorageUnavailableError: see file_images.
+    """
+    parts = file_images(input_uri, options, suffixes)
+    files = [image_of_row(row) for part in parts for row in part.images.to_pylist()]
+    return sorted(files, key=lambda file: file.uri)
+
+
+def file_images(
+    input_uri: str, options: StorageOptions, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+) -> Iterator[Listing]:
+    """List an input once, in parts of some ten thousand files.
+
+    A folder or prefix is walked recursively and files without one of the suffixes are skipped and counted; a file named
     outright is taken whatever its suffix; hidden files (.DS_Store, ._x.jpg) are skipped. Links to files are followed,
     links to folders below the input are not, since they may form a loop. A name that exists is never taken for a glob.
 
+    Args:
+        input_uri: a folder or prefix, a glob, or a file.
+        options: of the storage.
+        suffixes: of the files to take, in lower case.
+
+    Yields:
+        Files in no order, each once.
+
     Raises:
-        InputError: nothing there, no permission, or no image among the files.
+        InputError: nothing there, no permission, or no such file among the files; the last only in the end.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
     filesystem, path = open_filesystem(absolute_uri(input_uri), options)
+    num_images = num_skipped = 0
     try:
-        # The listing as a whole: half of one is worth nothing.
-        found, explicit = retried(lambda: _find(filesystem, path), what=f"list {input_uri}")
+        found = _find(filesystem, path, lambda name: _ends_in(name, suffixes), _retry_of(input_uri))
+        for part in _merged(found):
+            num_images += len(part.files)
+            num_skipped += part.num_others
+            yield Listing(_table(filesystem, part.files), part.num_others)
     except FileNotFoundError:
         raise InputError(f"input not found: {input_uri}") from None
+    except InputError as error:
+        raise InputError(f"cannot list {input_uri}: {error}") from error
     except SamPipelineError:
         raise
     except Exception as error:
         raise InputError(f"cannot list {input_uri}: {one_line(error)}") from error
-    images = [source_image(filesystem, info) for info in found if explicit or _is_image(info["name"])]
-    if not images:
-        raise InputError(
-            f"no images in {input_uri}: {len(found)} files, none ending in one of {', '.join(IMAGE_SUFFIXES)}"
-        )
-    images.sort(key=lambda image: image.uri)
-    return Listing(images, len(found) - len(images))
-
-
-def _find(filesystem: Any, path: str) -> tuple[list[Mapping[str, Any]], bool]:
-    """Return the files below, matching, or at the path; and whether the user named one file outright."""
-    if has_magic(path) and not filesystem.exists(path):
-        return _files(filesystem, _glob(filesystem, path)), False
-    if "file" in filesystem.protocol:
-        info = filesystem.info(path)
-        if info["type"] == "file":
-            return [info], True
-        return _files(filesystem, _walk(filesystem, path)), False
-    # On an object store a prefix is no object: ask for what lies below first, and for an object of that name after.
-    below = _files(filesystem, filesystem.find(path, detail=True).values())
-    if len(below) == 1 and below[0]["name"].rstrip("/") == path.rstrip("/"):
-        return below, True
-    if not below:
-        filesystem.info(path)  # raises FileNotFoundError or PermissionError where an empty prefix would say nothing
-    return below, False
-
-
-def _glob(filesystem: Any, pattern: str) -> Iterator[Mapping[str, Any]]:
-    # Not filesystem.glob: it passes in silence over what it cannot list, and an outage would give fewer images.
-    matches = re.compile(glob_translate(pattern)).match
-    root = re.split(r"[*?[]", pattern, maxsplit=1)[0].rpartition("/")[0] or filesystem.root_marker
-    if "**" not in pattern:
-        infos = _walk(filesystem, root, max_depth=pattern.count("/") - root.rstrip("/").count("/"))
-    elif "file" in filesystem.protocol:
-        infos = _walk(filesystem, root)
-    else:
-        infos = filesystem.find(root, detail=True).values()
-    return (info for info in infos if matches(info["name"]))
-
-
-def _walk(filesystem: Any, root: str, max_depth: float = math.inf) -> Iterator[Mapping[str, Any]]:
-    # Not find: on a local disk it passes in silence over folders that it cannot read.
-    folders = [(root, 1)]
-    while folders:
-        folder, depth = folders.pop()
-        for info in filesystem.ls(folder, detail=True):
-            if info["type"] != "directory":
-                yield info
-            elif depth < max_depth and info["name"].rstrip("/") != folder.rstrip("/"):
-                folders.append((info["name"], depth + 1))
-
-
-def _files(filesystem: Any, infos: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [
-        info
-        for info in infos
-        # Zero-byte objects whose key ends in a slash are the folder markers of S3 consoles.
-        if (info["type"] == "file" or (info.get("islink") and filesystem.isfile(info["name"])))
-        and not info["name"].endswith("/")
-    ]
-
-
-def _is_image(name: str) -> bool:
-    base = name.rsplit("/", 1)[-1]
-    return not base.startswith(".") and base.lower().endswith(IMAGE_SUFFIXES)
+    if not num_images:
+        raise InputError(f"no images in {input_uri}: {num_skipped} files, none ending in one of {', '.join(suffixes)}")
 
 
 def source_image(filesystem: Any, info: Mapping[str, Any]) -> SourceImage:
     """What fsspec's listing or info says of one object."""
-    etag = next((info[name] for name in ("ETag", "etag", "mtime", "last_modified") if info.get(name)), None)
-    return SourceImage(
-        uri=filesystem.unstrip_protocol(info["name"]),
-        size_bytes=info.get("size"),
-        etag=None if etag is None else str(etag).strip('"'),
-    )
+    return SourceImage(filesystem.unstrip_protocol(info["name"]), info.get("size"), etag_of(info))
+
+
+def _find(filesystem: Any, path: str, is_wanted: Callable[[str], bool], retry: Retry) -> Iterator[Found]:
+    if "file" not in filesystem.protocol and has_magic(path.partition("/")[0]):
+        raise InputError("the name of a bucket must not be a pattern")
+    below = Below(path, is_glob=has_magic(path) and not retry(partial(_exists, filesystem, path), is_first=True))
+    if "file" not in filesystem.protocol:
+        return walk_store(filesystem, below, is_wanted, retry)
+    if not below.is_glob:
+        info = retry(partial(filesystem.info, path))
+        if info["type"] == "file":
+            return iter([Found([(path, info["size"], etag_of(info))])])
+    return walk_disk(below, is_wanted, retry)
+
+
+def _exists(filesystem: Any, path: str) -> bool:
+    # Not filesystem.exists: on some it takes any error for an answer.
+    try:
+        filesystem.info(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _retry_of(input_uri: str) -> Retry:
+    def retry(call: Callable[[], Any], *, is_first: bool = False) -> Any:
+        # Each request by itself: a listing of millions takes minutes, and would begin again.
+        return retried(call, what=f"list {input_uri}", denied_is_final=is_first)
+
+    return retry
+
+
+def _ends_in(name: str, suffixes: tuple[str, ...]) -> bool:
+    return not name.startswith(".") and name.lower().endswith(suffixes)
+
+
+def _merged(parts: Iterator[Found]) -> Iterator[Found]:
+    """The same in larger parts: a page of S3 has a thousand objects, a folder may have one file."""
+    merged = Found()
+    for part in parts:
+        merged.files += part.files
+        merged.num_others += part.num_others
+        if len(merged.files) >= _ROWS_AT_ONCE:
+            yield merged
+            merged = Found()
+    yield merged
+
+
+def _table(filesystem: Any, files: list[tuple[str, int | None, str | None]]) -> pa.Table:
+    columns = {field.name: pa.nulls(len(files), field.type) for field in SOURCE_SCHEMA}
+    uris = _uris(filesystem, [name for name, _, _ in files])
+    try:
+        columns["uri"] = pa.array(uris, pa.string())
+    except UnicodeEncodeError:  # on a disk names are bytes
+        is_text = [_is_text(uri) for uri in uris]
+        columns["uri"] = pa.array([uri.encode(errors="replace").decode() for uri in uris], pa.string())
+        errors = [None if text else "the name of the file is not UTF-8" for text in is_text]
+        columns["error"] = pa.array(errors, pa.string())
+    columns["size_bytes"] = pa.array([size for _, size, _ in files], pa.int64())
+    columns["etag"] = pa.array([etag for _, _, etag in files], pa.string())
+    return pa.table(columns, schema=SOURCE_SCHEMA)
+
+
+def _uris(filesystem: Any, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    first = filesystem.unstrip_protocol(names[0])
+    if not first.endswith(names[0]):
+        return [filesystem.unstrip_protocol(name) for name in names]
+    start = first.removesuffix(names[0])
+    return [start + name for name in names]
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

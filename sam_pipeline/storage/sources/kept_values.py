@@ -14,6 +14,8 @@ import pyarrow.types as pt
 
 from sam_pipeline.errors import InputError
 
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+
 
 def check_keepable(name: str, kind: pa.DataType) -> None:
     """Refuse a column whose values are not those of JSON.
@@ -45,11 +47,15 @@ def json_objects(columns: Mapping[str, pa.Array]) -> pa.Array:
 
 def json_text(value: Any) -> str:
     """A value as JSON, in characters as they are; in escapes where it holds half a surrogate pair, as JSON may."""
-    text = json.dumps(_plain(value), ensure_ascii=False)
+    try:
+        text = _encode(value)
+    except (TypeError, ValueError):  # a date, or a float that is not finite
+        value = _plain(value)
+        text = _encode(value)
     try:
         text.encode()
     except UnicodeEncodeError:
-        return json.dumps(_plain(value))
+        return json.dumps(value)
     return text
 
 

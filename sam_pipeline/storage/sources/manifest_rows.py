@@ -25,6 +25,8 @@ _MAX_LINE_BYTES = 64 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _CSV_PARSING = pyarrow.csv.ParseOptions(newlines_in_values=True)  # captions have them
 
+_decode = json.JSONDecoder().decode
+
 
 @dataclass(frozen=True)
 class WantedColumns:
@@ -149,7 +151,7 @@ def _records(block: bytes, num_lines_before: int) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = _decode(line.decode())
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):

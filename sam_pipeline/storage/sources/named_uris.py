@@ -10,7 +10,7 @@ import posixpath
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -109,7 +109,7 @@ class NamedUris:
         try:
             return self.resolve(name), None
         except ConfigError as error:
-            return None, one_line(error)
+            return None, _clean(str(error))
 
     @property
     def _is_local(self) -> bool:
@@ -183,6 +183,12 @@ def _is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+@lru_cache
+def _clean(message: str) -> str:
+    # A million rows may be wrong in one way.
+    return one_line(ConfigError(message))
 
 
 def _uri_of(place: str) -> str:

@@ -15,6 +15,8 @@ _MIN_READ_BYTES = 2**13
 _MAX_READ_BYTES = 2**22
 # Skipping less costs more in requests than it spares in bytes.
 _NEAR_BYTES = 2**16
+# No archive asks for more in good faith: that is the directory of a zip archive with two million members.
+_MAX_AT_ONCE_BYTES = 2**28
 
 
 class StorageFaultError(Exception):
@@ -41,6 +43,7 @@ class RangeFile:
 
     Raises:
         StorageFaultError: here and in read: the range cannot be read.
+        ValueError: in read: more than 256 MiB at once.
     """
 
     def __init__(self, uri: str, size_bytes: int | None, options: StorageOptions, *, limit_s: float = 120) -> None:
@@ -77,6 +80,10 @@ class RangeFile:
         first, last = self._position, self.size_bytes
         if size >= 0:
             last = min(first + size, last)
+        if first >= last:
+            return b""
+        if last - first > _MAX_AT_ONCE_BYTES:
+            raise ValueError(f"{last - first} bytes to be read at once, the limit is {_MAX_AT_ONCE_BYTES}")
         held_to = self._start + len(self._held)
         if not (self._start <= first and last <= held_to):
             is_near = self._start <= first <= held_to + _NEAR_BYTES

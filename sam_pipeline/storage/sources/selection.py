@@ -18,6 +18,8 @@ _ROWS_AT_ONCE = 1_000_000
 
 _LARGE = pa.large_string()
 
+_Rows = npt.NDArray[np.uint64]
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -65,32 +67,38 @@ def select(
         chosen = chosen.filter(_matches(chosen, include))
     if exclude:
         chosen = chosen.filter(pc.invert(_matches(chosen, exclude)))
-    once = _without_repetitions(sorted_by_uri(chosen))
-    num_once = once.num_rows
-    if limit is not None:
-        once = once.slice(0, limit)
-    if sample is not None and sample < num_once:
-        drawn = np.random.default_rng(seed).choice(num_once, size=sample, replace=False, shuffle=False)
-        once = take_rows(once, np.sort(drawn))
-    return Selection(once, chosen.num_rows - num_once, images.num_rows - chosen.num_rows)
+    order = _order(chosen["uri"])
+    rows = order[_is_first(take_rows(chosen.select(["uri"]), order)["uri"])]
+    num_twice = chosen.num_rows - len(rows)
+    rows = rows[:limit]
+    if sample is not None and sample < len(rows):
+        drawn = np.random.default_rng(seed).choice(len(rows), size=sample, replace=False, shuffle=False)
+        rows = rows[np.sort(drawn)]
+    return Selection(take_rows(chosen, rows), num_twice, images.num_rows - chosen.num_rows)
 
 
 def sorted_by_uri(images: pa.Table) -> pa.Table:
     """Images in the order of their URIs; those with the same one stay in the order they had."""
-    uris = images["uri"]
-    if images.num_rows < 2 or pc.all(pc.less_equal(uris.slice(0, len(uris) - 1), uris.slice(1))).as_py():
-        return images
-    return take_rows(images, pc.sort_indices(uris).to_numpy())
+    return take_rows(images, _order(images["uri"]))
 
 
-def take_rows(table: pa.Table, indices: npt.NDArray[np.integer]) -> pa.Table:
+def take_rows(table: pa.Table, rows: _Rows) -> pa.Table:
     """Rows by their numbers; unlike Table.take also of a table whose strings are more than 2 GiB."""
-    large = pa.schema([pa.field(field.name, _enlarged(field.type)) for field in table.schema])
-    whole = table.cast(large).combine_chunks()
-    parts = [
-        whole.take(pa.array(indices[first : first + _ROWS_AT_ONCE])).cast(table.schema)
-        for first in range(0, len(indices), _ROWS_AT_ONCE)
-    ]
+    if len(rows) == table.num_rows and (np.diff(rows) == 1).all():
+        return table
+    # What is null everywhere, as most columns of most inputs are, need not be gathered.
+    names = [name for name in table.column_names if table[name].null_count < table.num_rows]
+    large = pa.schema([pa.field(name, _enlarged(table.schema.field(name).type)) for name in names])
+    given = pa.schema([table.schema.field(name) for name in names])
+    whole = table.select(names).cast(large).combine_chunks()
+    parts = []
+    for first in range(0, len(rows), _ROWS_AT_ONCE):
+        some = rows[first : first + _ROWS_AT_ONCE]
+        gathered = whole.take(pa.array(some)).cast(given)
+        columns = [
+            gathered[field.name] if field.name in names else pa.nulls(len(some), field.type) for field in table.schema
+        ]
+        parts.append(pa.table(columns, schema=table.schema))
     return pa.concat_tables(parts) if parts else table.slice(0, 0)
 
 
@@ -100,15 +108,20 @@ def _enlarged(kind: pa.DataType) -> pa.DataType:
     return _LARGE if pa.types.is_string(kind) else kind
 
 
-def _without_repetitions(images: pa.Table) -> pa.Table:
-    """Images in order of their URIs, the first of each."""
-    if images.num_rows < 2:
-        return images
-    uris = images["uri"]
-    is_new = pc.not_equal(uris.slice(1), uris.slice(0, len(uris) - 1))
-    if pc.all(is_new).as_py():
-        return images
-    return images.filter(pa.chunked_array([pa.array([True]), *is_new.chunks]))
+def _order(uris: pa.ChunkedArray) -> _Rows:
+    """The numbers of the rows in the order of their URIs."""
+    if pc.all(pc.less_equal(uris.slice(0, max(0, len(uris) - 1)), uris.slice(1))).as_py():
+        return np.arange(len(uris), dtype=np.uint64)
+    order: _Rows = pc.sort_indices(uris).to_numpy()
+    return order
+
+
+def _is_first(sorted_uris: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """Which of sorted URIs differ from the one before."""
+    is_first = np.ones(len(sorted_uris), dtype=bool)
+    if len(sorted_uris) > 1:
+        is_first[1:] = pc.not_equal(sorted_uris.slice(1), sorted_uris.slice(0, len(sorted_uris) - 1)).to_numpy()
+    return is_first
 
 
 def _matches(images: pa.Table, patterns: Sequence[str]) -> pa.ChunkedArray:

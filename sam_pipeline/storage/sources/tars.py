@@ -101,13 +101,13 @@ def read_tar_members(
     try:
         stream, _ = _opened(RangeFile(container, None, options, limit_s=30))
         for number, member in enumerate(_members(stream)):
-            num_members = number + 1
             if number == wanted[0]:
                 answer = _data(stream, member, max_bytes)
                 wanted.popleft()
                 yield number, answer
                 if not wanted:
                     return
+            num_members = number + 1
         failure: Exception = ValueError(f"archive has only {num_members} members")
     except StorageFaultError as fault:
         failure = fault.error
@@ -157,12 +157,12 @@ def _index(container: SourceImage, options: SourceOptions) -> Iterator[SourceIma
 def _entries(container: SourceImage, options: SourceOptions) -> Iterator[_Entry]:
     keep = {name.lower() for name in options.keep}
     seen: Counter[str] = Counter()
-    number = -1
+    num_members = 0
+    is_tar = False
     try:
         stream, kind = _opened(RangeFile(container.uri, container.size_bytes, options.storage))
         for number, member in enumerate(_members(stream)):
-            if member.isdir():
-                continue
+            is_tar = True
             folder, _, base = member.name.rpartition("/")
             stem, _, extension = base.partition(".")
             sample = (folder, stem) if keep else number
@@ -175,11 +175,13 @@ def _entries(container: SourceImage, options: SourceOptions) -> Iterator[_Entry]
                 kept = _kept(extension.lower(), _read(stream, member))
             if is_plain:
                 _check_data(stream, member)
-            yield _Entry(sample, image, kept)
+            num_members += 1
+            if not member.isdir():
+                yield _Entry(sample, image, kept)
     except (StorageFaultError, SamPipelineError):
         raise
     except Exception as error:  # noqa: BLE001  tarfile and decompressors raise a dozen types at damaged data
-        why = _early_end(number + 1, error) if number >= 0 else f"not a tar archive ({one_line(error)})"
+        why = _early_end(num_members, error) if is_tar else f"not a tar archive ({one_line(error)})"
         yield _Entry(None, broken(container, why), {})
 
 

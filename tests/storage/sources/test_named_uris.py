@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pytest
 from fsspec.implementations.local import LocalFileSystem
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sam_pipeline.errors import ConfigError
@@ -241,6 +241,7 @@ NAMINGS = [
 ]
 
 
+@settings(deadline=None)  # on a busy machine one example may take long
 @given(st.lists(st.lists(st.sampled_from(PIECES), max_size=6).map("".join), min_size=1, max_size=20))
 def test_many_names_at_once_are_understood_as_each_alone(names):
     for naming in NAMINGS:

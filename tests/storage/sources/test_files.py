@@ -1,14 +1,19 @@
 import os
 import uuid
+from functools import partial
 
 import fsspec
 import pytest
-from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 from sam_pipeline import uri_rules
-from sam_pipeline.errors import InputError
+from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.storage.fetching import fetch
-from sam_pipeline.storage.sources import SourceImage, list_images
+from sam_pipeline.storage.filesystem import open_filesystem
+from sam_pipeline.storage.retrying import retried
+from sam_pipeline.storage.sources import disk_listing, files
+from sam_pipeline.storage.sources.files import file_images, list_files, list_images, source_image
+from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA, SourceImage, image_of_row
 
 ODD_NAMES = ["with space.jpg", "a#b.jpg", "100%25.jpg", "what?.jpg", "a[1].jpg", "a*.jpg", "é-日本.jpg", "a::b.jpg"]
 
@@ -20,8 +25,16 @@ def put(folder, *names, data=b"not empty"):
         path.write_bytes(data)
 
 
+def uris(listing):
+    return listing.images["uri"].to_pylist()
+
+
+def images_of(listing):
+    return [image_of_row(row) for row in listing.images.to_pylist()]
+
+
 def names(listing, folder):
-    return [image.uri.removeprefix(f"file://{folder}/") for image in listing.images]
+    return [uri.removeprefix(f"file://{folder}/") for uri in uris(listing)]
 
 
 @pytest.fixture
@@ -56,14 +69,14 @@ def test_other_and_hidden_files_are_counted_and_passed_over(tmp_path):
 
 def test_what_the_listing_saw_of_a_file_is_kept(tmp_path):
     put(tmp_path, "a.jpg", data=b"12345")
-    (image,) = list_images(str(tmp_path), {}).images
+    (image,) = images_of(list_images(str(tmp_path), {}))
     mtime = os.stat(tmp_path / "a.jpg").st_mtime
     assert image == SourceImage(uri=f"file://{tmp_path}/a.jpg", size_bytes=5, etag=str(mtime))
 
 
 def test_empty_files_are_listed_since_they_are_data(tmp_path):
     put(tmp_path, "empty.jpg", data=b"")
-    assert list_images(str(tmp_path), {}).images[0].size_bytes == 0
+    assert images_of(list_images(str(tmp_path), {}))[0].size_bytes == 0
 
 
 def test_a_glob_takes_what_it_matches_and_no_folders(tmp_path):
@@ -83,8 +96,8 @@ def test_a_file_named_outright_is_taken_whatever_its_name(tmp_path, name):
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_odd_names_are_found_in_a_folder_and_alone_and_can_be_fetched(tmp_path, name):
     put(tmp_path, name, data=name.encode())
-    in_folder = list_images(str(tmp_path), {}).images
-    alone = list_images(str(tmp_path / name), {}).images
+    in_folder = images_of(list_images(str(tmp_path), {}))
+    alone = images_of(list_images(str(tmp_path / name), {}))
     assert alone == in_folder
     assert fetch(in_folder, {}, None) == [name.encode()]
 
@@ -112,7 +125,7 @@ def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path):
     (folder / "folder.jpg").symlink_to("../real")
     listing = list_images(str(folder), {})
     assert names(listing, folder) == ["link.jpg"]
-    assert listing.images[0].size_bytes == 5
+    assert images_of(listing)[0].size_bytes == 5
     (tmp_path / "whole").symlink_to("in")
     assert names(list_images(str(tmp_path / "whole"), {}), tmp_path / "whole") == ["link.jpg"]
 
@@ -133,19 +146,22 @@ def test_an_input_that_is_not_there_is_an_input_error(tmp_path, missing):
 
 def test_a_folder_that_cannot_be_read_stops_the_listing_instead_of_losing_its_images(tmp_path, monkeypatch):
     put(tmp_path, "a.jpg", "locked/b.jpg")
-    real_ls = LocalFileSystem.ls
+    real_scandir = os.scandir
 
-    def ls(self, path, **options):
+    def scandir(path):
         # Stands for chmod 000, which does not keep root out.
         if path.endswith("locked"):
             raise PermissionError(13, "Permission denied", path)
-        return real_ls(self, path, **options)
+        return real_scandir(path)
 
-    monkeypatch.setattr(LocalFileSystem, "ls", ls)
+    monkeypatch.setattr(os, "scandir", scandir)
     for pattern in ("", "/*/*.jpg", "/**/*.jpg"):
         with pytest.raises(InputError, match="Permission denied"):
             list_images(f"{tmp_path}{pattern}", {})
-    assert names(list_images(f"{tmp_path}/*.jpg", {}), tmp_path) == ["a.jpg"]  # does not look into folders
+    # Neither looks into it.
+    assert names(list_images(f"{tmp_path}/*.jpg", {}), tmp_path) == ["a.jpg"]
+    with pytest.raises(InputError, match=r"no images in .*: 0 files"):
+        list_images(f"{tmp_path}/a*/*.jpg", {})
 
 
 def test_a_remote_prefix_is_listed_to_the_bottom(remote):
@@ -153,7 +169,7 @@ def test_a_remote_prefix_is_listed_to_the_bottom(remote):
     for name in ("b.jpg", "sub/a.PNG", "sub/notes.txt", "sub/.x.jpg"):
         filesystem.pipe(f"{prefix}/{name}", b"data")
     listing = list_images(f"memory://{prefix}", {})
-    assert [image.uri for image in listing.images] == [f"memory:///{prefix}/b.jpg", f"memory:///{prefix}/sub/a.PNG"]
+    assert uris(listing) == [f"memory:///{prefix}/b.jpg", f"memory:///{prefix}/sub/a.PNG"]
     assert listing.num_skipped == 2
     assert list_images(f"memory://{prefix}/", {}) == listing
 
@@ -163,7 +179,7 @@ def test_a_single_remote_object_is_taken_whatever_its_name(remote):
     filesystem.pipe(f"{prefix}/object", b"data")
     filesystem.pipe(f"{prefix}/object-2.jpg", b"data")
     listing = list_images(f"memory://{prefix}/object", {})
-    assert [image.uri for image in listing.images] == [f"memory:///{prefix}/object"]
+    assert uris(listing) == [f"memory:///{prefix}/object"]
 
 
 def test_a_remote_glob_and_a_remote_name_with_brackets_are_told_apart(remote):
@@ -171,8 +187,8 @@ def test_a_remote_glob_and_a_remote_name_with_brackets_are_told_apart(remote):
     filesystem.pipe(f"{prefix}/a[1].jpg", b"data")
     filesystem.pipe(f"{prefix}/a1.jpg", b"data")
     literal = list_images(f"memory://{prefix}/a[1].jpg", {})
-    assert [image.uri for image in literal.images] == [f"memory:///{prefix}/a[1].jpg"]
-    assert len(list_images(f"memory://{prefix}/*.jpg", {}).images) == 2
+    assert uris(literal) == [f"memory:///{prefix}/a[1].jpg"]
+    assert list_images(f"memory://{prefix}/*.jpg", {}).images.num_rows == 2
 
 
 @pytest.mark.parametrize("missing", ["none", "none/*.jpg"])
@@ -181,7 +197,7 @@ def test_a_remote_prefix_without_objects_is_an_input_error(remote, missing):
         list_images(f"memory://{remote[1]}/{missing}", {})
 
 
-class ListedStore(LocalFileSystem):
+class ListedStore(MemoryFileSystem):
     """A store whose listing is given: folder markers as consoles make them, ETags in quotes."""
 
     protocol = "listed"
@@ -195,15 +211,15 @@ class ListedStore(LocalFileSystem):
     def _strip_protocol(cls, path):
         return path.removeprefix("listed://")
 
-    def find(self, path, **options):
-        return {entry["name"]: entry for entry in self.entries}
+    def ls(self, path, **options):
+        return list(self.entries)
 
 
 def test_folder_markers_are_no_images_and_etags_lose_their_quotes(monkeypatch):
     monkeypatch.setattr(uri_rules, "DATA_SCHEMES", (*uri_rules.DATA_SCHEMES, "listed"))
     fsspec.register_implementation("listed", ListedStore, clobber=True)
     listing = list_images("listed://bucket/in", {})
-    assert listing.images == [SourceImage("listed://bucket/in/b.jpg", 7, "9a0f-2")]
+    assert images_of(listing) == [SourceImage("listed://bucket/in/b.jpg", 7, "9a0f-2")]
     assert listing.num_skipped == 0
 
 
@@ -214,3 +230,82 @@ def test_a_bucket_without_credentials_is_one_clear_error(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))  # no profile either
     with pytest.raises(InputError, match="cannot list s3://bucket/photos: Unable to locate credentials"):
         list_images("s3://bucket/photos", {"endpoint_url": "http://127.0.0.1:1"})
+
+
+def test_the_listing_and_the_file_alone_agree_on_what_changes_with_it(tmp_path):
+    put(tmp_path, "real/a.jpg")
+    os.utime(tmp_path / "real/a.jpg", (1, 1))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/link.jpg").symlink_to("../real/a.jpg")
+    (listed,) = images_of(list_images(str(tmp_path / "in"), {}))
+    filesystem, path = open_filesystem(str(tmp_path / "in/link.jpg"), {})
+    assert listed == source_image(filesystem, filesystem.info(path))
+    assert listed.etag == "1.0"
+    assert images_of(list_images(str(tmp_path / "in/link.jpg"), {})) == [listed]
+
+
+def test_links_in_circles_and_what_is_no_file_are_passed_over(tmp_path):
+    put(tmp_path, "a.jpg")
+    (tmp_path / "x.jpg").symlink_to("y.jpg")
+    (tmp_path / "y.jpg").symlink_to("x.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    listing = list_images(str(tmp_path), {})
+    assert (names(listing, tmp_path), listing.num_skipped) == (["a.jpg"], 0)
+
+
+def test_a_name_that_is_no_text_is_an_image_with_an_error(tmp_path):
+    put(tmp_path, "a.jpg")
+    with open(os.fsencode(tmp_path) + b"/b\xff.jpg", "wb"):
+        pass
+    listing = list_images(str(tmp_path), {})
+    assert listing.images["uri"].to_pylist() == [f"file://{tmp_path}/a.jpg", f"file://{tmp_path}/b?.jpg"]
+    assert listing.images["error"].to_pylist() == [None, "the name of the file is not UTF-8"]
+
+
+def test_a_listing_comes_in_parts_of_the_schema(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(disk_listing, "_ENTRIES_AT_ONCE", 2)
+    put(tmp_path, *(f"{number}.jpg" for number in range(5)), "a/1.jpg", "a/2.jpg", "a/3.txt")
+    parts = list(file_images(str(tmp_path), {}))
+    assert all(part.images.schema == SOURCE_SCHEMA for part in parts)
+    assert len(parts) > 1
+    assert sum(part.images.num_rows for part in parts) == 7
+    assert sum(part.num_skipped for part in parts) == 1
+    listing = list_images(str(tmp_path), {})
+    assert listing.images["uri"].to_pylist() == sorted(
+        uri for part in parts for uri in part.images["uri"].to_pylist()
+    )
+
+
+def test_containers_on_a_disk_are_listed_by_their_suffixes(tmp_path):
+    put(tmp_path, "b.tar", "a/a.TAR.GZ", "c.jpg", ".d.tar")
+    found = list_files(str(tmp_path), {}, (".tar", ".tar.gz"))
+    assert [file.uri for file in found] == [f"file://{tmp_path}/a/a.TAR.GZ", f"file://{tmp_path}/b.tar"]
+    assert found[0].size_bytes == len(b"not empty")
+    assert [file.uri for file in list_files(str(tmp_path / "c.jpg"), {}, (".tar",))] == [f"file://{tmp_path}/c.jpg"]
+
+
+def test_a_disk_that_stutters_is_asked_again(tmp_path, monkeypatch, clock):
+    put(tmp_path, "a.jpg", "b/c.jpg")
+    real_scandir, failures = os.scandir, [TimeoutError(110, "Connection timed out")]
+
+    def scandir(path):
+        if failures and path.endswith("b"):
+            raise failures.pop()
+        return real_scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert names(list_images(str(tmp_path), {}), tmp_path) == ["a.jpg", "b/c.jpg"]
+    monkeypatch.setattr(files, "retried", partial(retried, limit_s=0))
+    failures.append(TimeoutError(110, "Connection timed out"))
+    with pytest.raises(StorageUnavailableError, match="cannot list"):
+        list_images(str(tmp_path), {})
+
+
+def test_only_images_are_looked_at_closely(tmp_path, monkeypatch):
+    put(tmp_path, "a.jpg", "b.txt", "c.txt")
+    looked_at = []
+    real = disk_listing._file
+    monkeypatch.setattr(disk_listing, "_file", lambda entry: looked_at.append(entry.name) or real(entry))
+    assert list_images(str(tmp_path), {}).num_skipped == 2
+    assert looked_at == ["a.jpg"]

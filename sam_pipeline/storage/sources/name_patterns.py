@@ -1,0 +1,59 @@
+"""Which files below a folder or prefix are meant, and in which folders to look for them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from glob import has_magic
+
+from fsspec.utils import glob_translate
+
+
+@dataclass(frozen=True)
+class Below:
+    """What a listing is to find: everything below a path, or what a glob matches.
+
+    Paths are those of fsspec: without a scheme, with slashes, with none at the end.
+    """
+
+    path: str
+    is_glob: bool = False
+    """Whether the path is a glob: `*`, `?` and `[…]` stand for parts of one name, `**` for any folders."""
+
+    @cached_property
+    def stem(self) -> str:
+        """What every match begins with."""
+        return re.split(r"[*?[]", self.path, maxsplit=1)[0] if self.is_glob else self.path
+
+    @cached_property
+    def root(self) -> str:
+        """The folder to begin in; empty for that of the filesystem."""
+        return self.stem.rpartition("/")[0] if self.is_glob else self.path
+
+    @cached_property
+    def is_level_by_level(self) -> bool:
+        """Whether matches are so many folders deep, and no deeper: then there is no use in listing all below a folder."""
+        return self.is_glob and "**" not in self.path
+
+    def matches(self, name: str) -> bool:
+        """Whether a file is one of those meant."""
+        return not self.is_glob or self._regex.match(name) is not None
+
+    def may_hold(self, folder: str) -> bool:
+        """Whether a match may be in a folder, or below it."""
+        if not self.is_level_by_level:
+            return True
+        depth = folder.count("/")
+        return depth < len(self._regexes_of_folders) and self._regexes_of_folders[depth].match(folder) is not None
+
+    @cached_property
+    def _regex(self) -> re.Pattern[str]:
+        return re.compile(glob_translate(self.path))
+
+    @cached_property
+    def _regexes_of_folders(self) -> list[re.Pattern[str]]:
+        """For each level but the last what the pattern says of a folder there."""
+        parts = self.path.split("/")[:-1]
+        heads = ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
+        return [re.compile(glob_translate(head) if has_magic(head) else re.escape(head) + r"\Z") for head in heads]

@@ -1,0 +1,181 @@
+"""Reading single rows of one column of Parquet files, in bounded memory."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sam_pipeline.clean_text import one_line
+from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem
+from sam_pipeline.storage.retrying import is_denied, is_transient
+
+# Asked for at once, so that a row group need not be in memory as a whole.
+_BUFFER_BYTES = 8 << 20
+_BATCH_BYTES = 32 << 20
+_MAX_BATCH_ROWS = 256
+
+_IS_NULL = "the image is null"
+_IS_OUTSIDE = "the row names an image outside of the Parquet file, which is not supported"
+
+
+class UnreadableRowError(Exception):
+    """A row whose image is null, or damaged; the message says which."""
+
+
+@dataclass(frozen=True)
+class NullRows:
+    """Neighbouring rows without an image, and why."""
+
+    first: int
+    """Number of the first in the file, from 0."""
+    reasons: list[str]
+
+
+@contextmanager
+def open_parquet(uri: str, options: StorageOptions) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file, local or remote, and read its footer.
+
+    Raises:
+        OSError, pa.ArrowException: damaged, or whatever the storage says.
+    """
+    filesystem, path = open_filesystem(uri, options)
+    # No cache: pyarrow asks for what it needs, and a cache would read on.
+    with (
+        filesystem.open(path, "rb", cache_type="none") as stream,
+        # Not pre_buffer: it holds the column of a whole row group.
+        pq.ParquetFile(
+            stream, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
+        ) as parquet,
+    ):
+        yield parquet
+
+
+def why_null(parquet: pq.ParquetFile, column: str) -> list[NullRows]:
+    """Row groups in which every image is null, by the statistics; of others only reading them would tell."""
+    found, first = [], 0
+    for group in range(parquet.num_row_groups):
+        num_rows = parquet.metadata.row_group(group).num_rows
+        if num_rows and _num_null(parquet, group, column) == num_rows:
+            found.append(NullRows(first, _reasons(parquet, group, column)))
+        first += num_rows
+    return found
+
+
+def read_parquet_rows(
+    container: str, column: str, rows: Sequence[int], options: StorageOptions
+) -> Iterator[tuple[int, bytes | Exception]]:
+    """Read the images of some rows, each row group once and only as far as needed.
+
+    Args:
+        container: URI of the Parquet file.
+        column: path of the column, `bytes` or `image.bytes`.
+        rows: their numbers in the file, from 0. Where they do not ascend, the file is read again from there.
+        options: of the storage.
+
+    Yields:
+        Each row, in the given order, with the bytes or an UnreadableRowError: it is null, damaged, or not in the file.
+
+    Raises:
+        Exception: whatever the storage says, at any row; and a footer that is damaged.
+    """
+    with open_parquet(container, options) as parquet:
+        num_rows = (parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups))
+        starts = list(accumulate(num_rows, initial=0))
+        for (_, group), some in groupby(_passes(rows), lambda row: (row[0], bisect_right(starts, row[1]) - 1)):
+            wanted = [row for _, row in some]
+            if not 0 <= group < parquet.num_row_groups:
+                yield from ((row, UnreadableRowError(f"no row {row}: there are {starts[-1]}")) for row in wanted)
+                continue
+            yield from _read_group(parquet, group, column, starts[group], wanted)
+
+
+def _passes(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Each row with the number of the pass that reads it: a new one begins where they do not ascend."""
+    number, last = 0, -1
+    for row in rows:
+        number += row <= last
+        last = row
+        yield number, row
+
+
+def _read_group(
+    parquet: pq.ParquetFile, group: int, column: str, first: int, wanted: Sequence[int]
+) -> Iterator[tuple[int, bytes | Exception]]:
+    """Rows of one row group, which starts at row first of the file."""
+    reasons: list[str] | None = None
+    position, done = first, 0
+    batches = parquet.iter_batches(
+        _batch_rows(parquet, group, column), row_groups=[group], columns=[column], use_threads=False
+    )
+    while done < len(wanted):
+        try:
+            images = _leaf(next(batches).column(0))
+        except StopIteration:
+            error: Exception = UnreadableRowError("the row group has fewer rows than it says")
+        except Exception as reason:
+            if not _is_damage(reason):
+                raise
+            error = UnreadableRowError(f"the Parquet file is damaged here: {one_line(reason)}")
+        else:
+            while done < len(wanted) and wanted[done] < position + len(images):
+                image = images[wanted[done] - position].as_py()
+                if image is None:
+                    reasons = _reasons(parquet, group, column) if reasons is None else reasons
+                    image = UnreadableRowError(reasons[wanted[done] - first])
+                yield wanted[done], image
+                done += 1
+            position += len(images)
+            continue
+        yield from ((row, error) for row in wanted[done:])
+        return
+
+
+def _leaf(values: pa.Array) -> pa.Array:
+    """The bytes, where the column is a struct with them."""
+    return values.field(0) if pa.types.is_struct(values.type) else values
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether pyarrow says it of the data; else the storage says it, or the machine."""
+    if isinstance(error, pa.ArrowException):
+        return not isinstance(error, MemoryError)
+    # pyarrow takes the same type as the storage, which has numbers for what it says, or a cause.
+    is_plain = type(error) is OSError and error.errno is None and error.__cause__ is None
+    return is_plain and not is_transient(error) and not is_denied(error)
+
+
+def _batch_rows(parquet: pq.ParquetFile, group: int, column: str) -> int:
+    """How many rows to decode at once."""
+    size_bytes = _column_of_group(parquet, group, column).total_uncompressed_size
+    mean_bytes = max(1, size_bytes // max(1, parquet.metadata.row_group(group).num_rows))
+    return int(min(_MAX_BATCH_ROWS, max(1, _BATCH_BYTES // mean_bytes)))
+
+
+def _reasons(parquet: pq.ParquetFile, group: int, column: str) -> list[str]:
+    """For each row of a row group why its image would be null."""
+    num_rows = parquet.metadata.row_group(group).num_rows
+    path_of_struct = f"{column.removesuffix('.bytes')}.path"
+    if not column.endswith(".bytes") or path_of_struct not in _leaf_paths(parquet):
+        return [_IS_NULL] * num_rows
+    paths = _leaf(parquet.read_row_group(group, columns=[path_of_struct], use_threads=False).column(0).combine_chunks())
+    return [_IS_OUTSIDE if path else _IS_NULL for path in paths.to_pylist()]
+
+
+def _num_null(parquet: pq.ParquetFile, group: int, column: str) -> int | None:
+    statistics = _column_of_group(parquet, group, column).statistics
+    return statistics.null_count if statistics is not None and statistics.has_null_count else None
+
+
+def _column_of_group(parquet: pq.ParquetFile, group: int, column: str) -> Any:
+    return parquet.metadata.row_group(group).column(_leaf_paths(parquet).index(column))
+
+
+def _leaf_paths(parquet: pq.ParquetFile) -> list[str]:
+    return [parquet.schema.column(index).path for index in range(len(parquet.schema))]

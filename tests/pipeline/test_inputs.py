@@ -1,0 +1,190 @@
+"""Every kind of input gives the pixels that the same images give as plain files."""
+
+import io
+import json
+import logging
+import tarfile
+import zipfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sam_pipeline.config import AnnotateConfig, PlanConfig
+from sam_pipeline.errors import ConfigError, InputError
+from sam_pipeline.pipeline.columns import chunks_of, crops_by_image
+from sam_pipeline.pipeline.plan import ensure_plan
+from sam_pipeline.pipeline.stages import read_images
+from sam_pipeline.storage.plan_table import read_planned
+from tests.pipeline.jobs import Monitor, job_of
+from tests.storage.image_files import noise, saved
+from tests.storage.runs import row, shard, take_over
+
+IMAGES = {f"{index:04}.png": saved(noise(20 + index, 30), "PNG") for index in range(12)}
+
+
+def files(folder):
+    (folder / "in").mkdir()
+    for name, data in IMAGES.items():
+        (folder / "in" / name).write_bytes(data)
+    return folder / "in"
+
+
+def manifest(folder):
+    files(folder)
+    (folder / "in" / "list.csv").write_text("uri\n" + "\n".join(IMAGES) + "\n")
+    return folder / "in" / "list.csv"
+
+
+def coco(folder):
+    files(folder)
+    entries = [{"id": 7 + index, "file_name": name} for index, name in enumerate(IMAGES)]
+    (folder / "in" / "instances.json").write_text(json.dumps({"images": entries}))
+    return folder / "in" / "instances.json"
+
+
+def tar(folder, mode="w", name="0.tar"):
+    with tarfile.open(folder / name, mode) as archive:
+        for member, data in reversed(IMAGES.items()):  # not in the order of names
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return folder / name
+
+
+def compressed_tar(folder):
+    return tar(folder, "w:gz", "0.tar.gz")
+
+
+def archive(folder):
+    with zipfile.ZipFile(folder / "0.zip", "w") as archive:
+        for index, (name, data) in enumerate(IMAGES.items()):
+            archive.writestr(name, data, zipfile.ZIP_DEFLATED if index % 2 else zipfile.ZIP_STORED)
+    return folder / "0.zip"
+
+
+def huggingface(folder):
+    rows = [{"image": {"bytes": data, "path": name}} for name, data in IMAGES.items()]
+    schema = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())]))])
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "0.parquet", row_group_size=5)
+    return folder / "0.parquet"
+
+
+KINDS = (files, manifest, coco, tar, compressed_tar, archive, huggingface)
+
+
+def read(output):
+    job = job_of(AnnotateConfig(output))
+    return [table for chunk in chunks_of(np.arange(len(IMAGES)), 5) for table in read_images(chunk, job, Monitor())]
+
+
+def pixels(tables):
+    """The bytes of the crops, in the order of the images' heights, which differ."""
+    assert [table["status"][0].as_py() for table in tables] == ["ok"] * len(IMAGES)
+    rows = [(table["height"][0].as_py(), crops_by_image(table)[0][0].tobytes()) for table in tables]
+    return sorted(rows)
+
+
+@pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
+def test_every_kind_gives_the_pixels_of_plain_files(tmp_path, make):
+    output = str(tmp_path / "run")
+    assert ensure_plan(PlanConfig(output, str(make(tmp_path)))).num_images == len(IMAGES)
+    (tmp_path / "plain").mkdir()
+    plain = files(tmp_path / "plain")
+    ensure_plan(PlanConfig(str(tmp_path / "plain-run"), str(plain)))
+    assert pixels(read(output)) == pixels(read(str(tmp_path / "plain-run")))
+
+
+@pytest.mark.parametrize("make", [tar, compressed_tar, archive, huggingface], ids=lambda make: make.__name__)
+def test_a_container_that_is_another_one_now_gives_rows_that_say_so(tmp_path, make):
+    output = str(tmp_path / "run")
+    container = make(tmp_path)
+    ensure_plan(PlanConfig(output, str(container)))
+    container.write_bytes(container.read_bytes() + b"more")
+    assert {table["status"][0].as_py() for table in read(output)} == {"changed"}
+    container.unlink()
+    assert {table["status"][0].as_py() for table in read(output)} == {"fetch_error"}
+
+
+def test_what_is_kept_comes_with_each_image(tmp_path):
+    output = str(tmp_path / "run")
+    ensure_plan(PlanConfig(output, str(coco(tmp_path))))
+    extras = [json.loads(table["extra"][0].as_py()) for table in read(output)]
+    assert extras == [{"coco_image_id": 7 + index} for index in range(len(IMAGES))]
+
+
+def test_an_image_that_planning_refused_is_a_row_with_its_reason(tmp_path):
+    (tmp_path / "list.csv").write_text("uri\nhttp://example.com/a.png\n")
+    output = str(tmp_path / "run")
+    ensure_plan(PlanConfig(output, str(tmp_path / "list.csv")))
+    (table,) = [
+        table
+        for chunk in chunks_of(np.arange(1), 1)
+        for table in read_images(chunk, job_of(AnnotateConfig(output)), Monitor())
+    ]
+    assert table["status"][0].as_py() == "fetch_error"
+    assert "--allow-http" in table["error"][0].as_py()
+
+
+def test_the_first_images_or_some_at_random_or_those_that_match(tmp_path):
+    folder = str(files(tmp_path))
+
+    def planned(name, **choice):
+        output = str(tmp_path / name)
+        ensure_plan(PlanConfig(output, folder, **choice))
+        return [row["uri"].rsplit("/", 1)[1] for row in read_planned(output, 0, 99, {}).to_pylist()]
+
+    assert planned("limit", limit=3) == list(IMAGES)[:3]
+    assert planned("sample", sample=5) == planned("again", sample=5)
+    assert planned("sample-2", sample=5, seed=1) != planned("sample", sample=5)
+    assert planned("include", include=("000[12].png",)) == ["0001.png", "0002.png"]
+    assert planned("exclude", include=("000?.png",), exclude=("*5*", "*9.png")) == [
+        name for name in list(IMAGES)[:10] if name[3] not in "59"
+    ]
+    with pytest.raises(InputError, match="no images are left"):
+        planned("none", include=("*.jpg",))
+
+
+def test_extending_adds_what_is_new_and_tells_what_changed_and_is_gone(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "sam_pipeline")
+    folder, output = files(tmp_path), str(tmp_path / "run")
+    ensure_plan(PlanConfig(output, str(folder)))
+    before = read_planned(output, 0, 99, {}).to_pylist()
+    (folder / "0000-new.png").write_bytes(IMAGES["0000.png"])  # sorts in between
+    (folder / "0003.png").write_bytes(IMAGES["0004.png"])
+    (folder / "0005.png").unlink()
+    assert ensure_plan(PlanConfig(output, str(folder))).num_images == 12
+    assert ensure_plan(PlanConfig(output, str(folder), extend=True)).num_images == 13
+    assert "1 new images, 1 changed, 1 gone" in caplog.text
+    assert "--redo-changed" in caplog.text
+    after = read_planned(output, 0, 99, {}).to_pylist()
+    assert after[:12] == before
+    assert after[12]["uri"].endswith("0000-new.png")
+
+
+def test_what_has_changed_is_planned_anew_and_pending_again(tmp_path):
+    folder, output = files(tmp_path), str(tmp_path / "run")
+    ensure_plan(PlanConfig(output, str(folder)))
+    table = take_over(output)
+    table.commit([shard(output, [row(image_id) for image_id in range(12)])])
+    (folder / "0003.png").write_bytes(IMAGES["0004.png"] + b"longer")
+    ensure_plan(PlanConfig(output, str(folder), extend=True, redo_changed=True))
+    done = take_over(output).committed_ids(12)
+    assert np.flatnonzero(~done).tolist() == [3]
+    changed = read_planned(output, 3, 4, {}).to_pylist()[0]
+    assert changed["size_bytes"] == len(IMAGES["0004.png"]) + 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"limit": 1, "sample": 1}, "give one of them"),
+        ({"limit": 0}, "limit must be above 0"),
+        ({"redo_changed": True}, "needs extend"),
+        ({"extend": True, "input": None}, "say which with --input"),
+    ],
+)
+def test_settings_that_clash_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        PlanConfig(**({"output": "run", "input": "in"} | settings))

@@ -1,0 +1,414 @@
+import io
+import json
+import uuid
+from datetime import date, datetime
+from functools import partial
+from types import SimpleNamespace
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sam_pipeline.errors import InputError, StorageUnavailableError
+from sam_pipeline.storage.retrying import retried
+from sam_pipeline.storage.sources import parquet_images as planning
+from sam_pipeline.storage.sources import parquet_reading
+from sam_pipeline.storage.sources.parquet_images import is_parquet_of_images, parquet_images, read_parquet_rows
+from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA, Location, SourceImage, image_of_row
+from sam_pipeline.storage.sources.source_options import SourceOptions
+
+HUGGING_FACE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+OPTIONS = SourceOptions({})
+
+
+def data_of(row):
+    return f"image {row} ".encode() * 20
+
+
+def write(path, columns, **options):
+    pq.write_table(pa.table(columns), path, **options)
+    return SourceImage(str(path), path.stat().st_size, "v1")
+
+
+def images_in(containers, options=OPTIONS):
+    tables = list(parquet_images(containers, options))
+    assert all(table.schema == SOURCE_SCHEMA for table in tables)
+    return [image_of_row(row) for table in tables for row in table.to_pylist()]
+
+
+def read(container, column, rows):
+    return dict(read_parquet_rows(container.uri, column, rows, {}))
+
+
+def hugging_face(values):
+    return pa.array(values, HUGGING_FACE)
+
+
+@pytest.mark.parametrize(
+    ("columns", "column", "expected"),
+    [
+        ({"image": pa.array([b"x"])}, None, True),
+        ({"image": pa.array([b"x"], pa.large_binary()), "caption": ["a"]}, None, True),
+        ({"image": hugging_face([{"bytes": b"x", "path": None}]), "label": [1]}, None, True),
+        ({"uri": ["s3://b/a.jpg"], "width": [7]}, None, False),
+        ({"uri": ["s3://b/a.jpg"], "digest": pa.array([b"abc"], pa.binary(3))}, None, False),
+        ({"point": [{"x": 1.0}]}, None, False),
+        ({"uri": ["s3://b/a.jpg"], "thumbnail": pa.array([b"x"])}, "uri", False),
+        ({"uri": ["s3://b/a.jpg"], "thumbnail": pa.array([b"x"])}, "thumbnail", True),
+    ],
+)
+def test_the_columns_tell_a_file_of_images_from_a_list_of_uris(tmp_path, columns, column, expected):
+    container = write(tmp_path / "a.parquet", columns)
+    assert is_parquet_of_images(container.uri, SourceOptions({}, column)) is expected
+
+
+def test_what_is_no_parquet_or_is_not_there_has_no_columns(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"no footer")
+    with pytest.raises(InputError, match=r"cannot read .*a\.parquet"):
+        is_parquet_of_images(str(tmp_path / "a.parquet"), OPTIONS)
+    with pytest.raises(InputError, match=r"input not found: .*b\.parquet"):
+        is_parquet_of_images(str(tmp_path / "b.parquet"), OPTIONS)
+
+
+def test_a_row_is_an_image_and_no_bytes_are_read(tmp_path, monkeypatch):
+    container = write(tmp_path / "a.parquet", {"image": pa.array([data_of(row) for row in range(3)])})
+    monkeypatch.setattr(planning, "read_parquet_rows", None)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", None)
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", None)
+    assert images_in([container]) == [
+        SourceImage(f"{container.uri}#{row}", None, "v1", Location(container.uri, "parquet", row, None, "image"))
+        for row in range(3)
+    ]
+
+
+def test_the_order_of_the_uris_is_that_of_the_rows(tmp_path):
+    container = write(tmp_path / "a.parquet", {"image": pa.array([b"x"] * 101)})
+    uris = [image.uri for image in images_in([container])]
+    assert uris == sorted(uris)
+    assert (uris[7], uris[100]) == (f"{container.uri}#007", f"{container.uri}#100")
+
+
+def test_many_rows_come_in_parts_that_go_on_counting(tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "_ROWS_AT_ONCE", 4)
+    columns = {"image": pa.array([b"x", None, *[b"x"] * 5, None, None, b"x"]), "n": list(range(10))}
+    container = write(tmp_path / "a.parquet", columns, row_group_size=3)
+    tables = list(parquet_images([container], SourceOptions({}, keep=("n",))))
+    assert [table.num_rows for table in tables] == [4, 4, 2]
+    images = [image_of_row(row) for table in tables for row in table.to_pylist()]
+    assert [image.location.offset for image in images] == list(range(10))
+    assert [json.loads(image.extra)["n"] for image in images] == list(range(10))
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()])
+def test_rows_are_read_in_one_pass_and_come_with_their_own_bytes(tmp_path, kind, monkeypatch):
+    columns = {"other": list(range(1000)), "image": pa.array([data_of(row) for row in range(1000)], pa.binary()).cast(kind)}
+    container = write(tmp_path / "a.parquet", columns, row_group_size=300)
+    groups = []
+    real = pq.ParquetFile.iter_batches
+
+    def iter_batches(self, *arguments, row_groups, columns, **options):
+        assert columns == ["image"]
+        groups.extend(row_groups)
+        return real(self, *arguments, row_groups=row_groups, columns=columns, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
+    rows = [0, 1, 255, 256, 257, 299, 300, 901, 999]
+    assert read(container, "image", rows) == {row: data_of(row) for row in rows}
+    assert groups == [0, 1, 3]
+
+
+def test_hugging_faces_struct_is_read_by_its_bytes(tmp_path):
+    values = [{"bytes": data_of(row), "path": f"{row}.jpg"} for row in range(700)]
+    container = write(tmp_path / "a.parquet", {"image": hugging_face(values), "label": [1] * 700}, row_group_size=500)
+    images = images_in([container])
+    assert {image.location.column for image in images} == {"image.bytes"}
+    rows = [0, 255, 256, 300, 499, 500, 699]
+    assert read(container, "image.bytes", rows) == {row: data_of(row) for row in rows}
+
+
+def test_rows_that_go_back_are_read_all_the_same(tmp_path):
+    container = write(tmp_path / "a.parquet", {"image": [data_of(row) for row in range(50)]}, row_group_size=20)
+    rows = [30, 3, 49, 10, 11, 11, 45]
+    assert list(read_parquet_rows(container.uri, "image", rows, {})) == [(row, data_of(row)) for row in rows]
+
+
+def test_a_row_beyond_the_last_is_said_to_be(tmp_path):
+    container = write(tmp_path / "a.parquet", {"image": [b"x", b"y"]})
+    found = read(container, "image", [1, 2, 7])
+    assert found[1] == b"y"
+    assert str(found[2]) == "no row 2: there are 2"
+    assert str(found[7]) == "no row 7: there are 2"
+
+
+def test_null_images_say_so_when_they_are_read(tmp_path):
+    container = write(tmp_path / "a.parquet", {"image": pa.array([b"x", None, b"", b"y"])})
+    assert [image.error for image in images_in([container])] == [None] * 4
+    found = read(container, "image", [0, 1, 2, 3])
+    assert (found.pop(1).args, found) == (("the image is null",), {0: b"x", 2: b"", 3: b"y"})
+
+
+def test_row_groups_of_nulls_are_found_in_planning(tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "_ROWS_AT_ONCE", 3)
+    values = pa.array([b"x", b"x", None, None, None, None, b"x", None], pa.binary())
+    container = write(tmp_path / "a.parquet", {"image": values}, row_group_size=2)
+    error = "the image is null"
+    assert [image.error for image in images_in([container])] == [None, None, error, error, error, error, None, None]
+
+
+def test_without_statistics_nulls_are_left_to_the_reader(tmp_path):
+    container = write(tmp_path / "a.parquet", {"image": pa.array([None, None], pa.binary())}, write_statistics=False)
+    assert [image.error for image in images_in([container])] == [None, None]
+    assert [str(error) for error in read(container, "image", [0, 1]).values()] == ["the image is null"] * 2
+
+
+def test_images_outside_of_the_file_are_told_from_nulls(tmp_path):
+    values = [None, {"bytes": None, "path": "a.jpg"}, {"bytes": None, "path": None}, {"bytes": b"x", "path": "b.jpg"}]
+    outside = "the row names an image outside of the Parquet file, which is not supported"
+    expected = ["the image is null", outside, "the image is null"]
+    container = write(tmp_path / "a.parquet", {"image": hugging_face(values)}, row_group_size=3)
+    assert [image.error for image in images_in([container])] == [*expected, None]
+    container = write(tmp_path / "b.parquet", {"image": hugging_face(values)})
+    found = read(container, "image.bytes", [0, 1, 2, 3])
+    assert [str(found[row]) for row in range(3)] == expected
+    assert found[3] == b"x"
+
+
+@pytest.mark.parametrize("name", ["image", "img", "bytes", "jpg", "png", "content"])
+def test_of_several_columns_of_bytes_one_of_a_usual_name_is_taken(tmp_path, name):
+    container = write(tmp_path / "a.parquet", {"mask": [b"m"], name: [b"x"]})
+    assert images_in([container])[0].location.column == name
+
+
+def test_a_column_that_is_asked_for_is_taken(tmp_path):
+    container = write(tmp_path / "a.parquet", {"image": [b"x"], "depth": hugging_face([{"bytes": b"d", "path": ""}])})
+    assert images_in([container], SourceOptions({}, "depth"))[0].location.column == "depth.bytes"
+
+
+@pytest.mark.parametrize(
+    ("columns", "column", "message"),
+    [
+        ({"mask": [b"m"], "left": [b"x"]}, None, r"2 of its columns hold bytes; .* mask \(binary\), left \(binary\)"),
+        ({"image": [b"m"], "img": [b"x"]}, None, r"2 of its columns hold bytes; .*--input-column"),
+        ({"uri": ["a"]}, None, r"none of its columns holds bytes; .* uri \(string\)"),
+        ({"image": [b"x"]}, "picture", r"no column 'picture': there are image \(binary\)"),
+        ({"image": [b"x"], "uri": ["a"]}, "uri", r"no bytes in column 'uri': there are image"),
+    ],
+)
+def test_a_column_that_cannot_be_told_is_an_input_error_that_names_them(tmp_path, columns, column, message):
+    container = write(tmp_path / "a.parquet", columns)
+    with pytest.raises(InputError, match=message):
+        images_in([container], SourceOptions({}, column))
+
+
+def test_kept_columns_become_one_json_object_an_image(tmp_path):
+    columns = {
+        "image": [b"x", b"y"],
+        "label": pa.array([3, None]),
+        "day": [date(2024, 2, 3)] * 2,
+        "when": [datetime(2024, 2, 3, 4, 5, 6)] * 2,
+        "caption": ['a "quoted" é', "b"],
+        "tags": [["a", "b"], []],
+        "meta": [{"x": 1}, None],
+    }
+    container = write(tmp_path / "a.parquet", columns)
+    # Not in the order of the file.
+    keep = ("tags", "label", "day", "when", "caption", "meta")
+    first, second = (json.loads(image.extra) for image in images_in([container], SourceOptions({}, keep=keep)))
+    assert list(first) == list(keep)
+    assert first["caption"] == 'a "quoted" é'
+    assert (first["label"], second["label"]) == (3, None)
+    assert (first["tags"], first["meta"], first["day"]) == (["a", "b"], {"x": 1}, "2024-02-03")
+    assert first["when"].startswith("2024-02-03T04:05:06")
+
+
+@pytest.mark.parametrize("name", ["image", "depth", "frames"])
+def test_bytes_are_not_kept(tmp_path, name):
+    columns = {"image": [b"x"], "depth": hugging_face([{"bytes": b"d", "path": ""}]), "frames": [[b"x"]]}
+    containers = [write(tmp_path / "a.parquet", {"image": [b"x"]}), write(tmp_path / "b.parquet", columns)]
+    with pytest.raises(InputError, match=f"column '{name}' cannot be kept"):
+        images_in(containers, SourceOptions({}, "image", keep=(name,)))
+
+
+def test_only_kept_columns_are_read(tmp_path, monkeypatch):
+    container = write(tmp_path / "a.parquet", {"image": [b"x"], "label": [1], "other": [2]})
+    real = pq.ParquetFile.iter_batches
+
+    def iter_batches(self, *arguments, columns, **options):
+        assert columns == ["label"]
+        return real(self, *arguments, columns=columns, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
+    assert images_in([container], SourceOptions({}, keep=("label",)))[0].extra == '{"label": 1}'
+
+
+def test_files_that_cannot_be_used_are_one_row_each_and_others_go_on(tmp_path):
+    damaged = tmp_path / "damaged.parquet"
+    damaged.write_bytes(b"PAR1 this is not all of it")
+    containers = [
+        SourceImage(str(damaged), 5, "v0"),
+        write(tmp_path / "good.parquet", {"image": [b"x", b"y"], "label": [1, 2]}),
+        write(tmp_path / "other.parquet", {"uri": ["a"], "label": [1]}),
+        write(tmp_path / "bare.parquet", {"image": [b"x"]}),
+        SourceImage(str(tmp_path / "gone.parquet"), 5, None),
+    ]
+    images = images_in(containers, SourceOptions({}, keep=("label",)))
+    assert [(image.uri, image.location is None) for image in images] == [
+        (f"{tmp_path}/damaged.parquet#", True),
+        (f"{tmp_path}/good.parquet#0", False),
+        (f"{tmp_path}/good.parquet#1", False),
+        (f"{tmp_path}/other.parquet#", True),
+        (f"{tmp_path}/bare.parquet#", True),
+        (f"{tmp_path}/gone.parquet#", True),
+    ]
+    errors = [image.error for image in images]
+    assert errors[0]
+    assert errors[1:3] == [None, None]
+    assert errors[3].startswith("none of its columns holds bytes")
+    assert errors[4].startswith("no column 'label' to keep: there are image (binary)")
+    assert "gone.parquet" in errors[5]
+    assert [image.etag for image in images] == ["v0", "v1", "v1", "v1", "v1", None]
+
+
+def test_no_usable_file_is_an_input_error_and_no_rows_are_not(tmp_path):
+    containers = [write(tmp_path / f"{name}.parquet", {"uri": ["a"]}) for name in "ab"]
+    with pytest.raises(InputError, match=r"a\.parquet: none of its columns holds bytes.* for all 2 files"):
+        images_in(containers)
+    assert images_in([write(tmp_path / "empty.parquet", {"image": pa.array([], pa.binary())})]) == []
+    assert images_in([]) == []
+
+
+def test_files_come_in_their_order_and_few_are_held(tmp_path, monkeypatch):
+    container = write(tmp_path / "a.parquet", {"image": [b"x"]})
+    asked_for = []
+
+    def containers():
+        for number in range(50):
+            asked_for.append(number)
+            yield SourceImage(container.uri, None, str(number))
+
+    tables = parquet_images(containers(), OPTIONS)
+    assert next(tables)["etag"].to_pylist() == ["0"]
+    assert len(asked_for) <= 9
+    assert [table["etag"][0].as_py() for table in tables] == [str(number) for number in range(1, 50)]
+
+
+def damage(path, column=0, group=1):
+    """Overwrite the pages of one column of one row group."""
+    chunk = pq.ParquetFile(path).metadata.row_group(group).column(column)
+    start = chunk.dictionary_page_offset or chunk.data_page_offset
+    with open(path, "r+b") as file:
+        file.seek(start)
+        file.write(b"\xff" * chunk.total_compressed_size)
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd"])
+def test_a_damaged_row_group_is_an_answer_for_each_of_its_rows(tmp_path, compression):
+    path = tmp_path / "a.parquet"
+    values = [data_of(row) for row in range(30)]
+    container = write(path, {"image": values}, row_group_size=10, compression=compression)
+    damage(path)
+    rows = [0, 9, 10, 15, 19, 20, 29]
+    found = read(container, "image", rows)
+    assert list(found) == rows
+    assert {row: found[row] for row in (0, 9, 20, 29)} == {row: data_of(row) for row in (0, 9, 20, 29)}
+    assert all(str(found[row]).startswith("the Parquet file is damaged here: ") for row in (10, 15, 19))
+    assert {type(found[row]) for row in (10, 15, 19)} == {parquet_reading.UnreadableRowError}
+
+
+def test_checksums_are_looked_at_where_there_are_some(tmp_path):
+    path = tmp_path / "a.parquet"
+    options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+    container = write(path, {"image": [b"a" * 100, b"b" * 100]}, **options)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"b" * 100, b"c" * 100))
+    assert all("damaged" in str(error) for error in read(container, "image", [0, 1]).values())
+
+
+def test_what_is_read_before_the_damage_is_given(tmp_path):
+    path = tmp_path / "a.parquet"
+    options = {"compression": "none", "use_dictionary": False, "data_page_size": 1, "write_batch_size": 1}
+    container = write(path, {"image": [data_of(row) for row in range(600)]}, **options)
+    data = path.read_bytes()
+    start = data.index(data_of(400)) - 20  # in the header of its page
+    path.write_bytes(data[:start] + b"\xff" * 40 + data[start + 40 :])
+    found = read(container, "image", [0, 100, 599])
+    assert found[0] == data_of(0)
+    assert found[100] == data_of(100)
+    assert "damaged" in str(found[599])
+
+
+class BreakingFile(io.BytesIO):
+    """A file whose storage fails from some time on."""
+
+    error = None
+
+    def read(self, *arguments):
+        if self.error is not None:
+            raise self.error
+        return super().read(*arguments)
+
+
+@pytest.mark.parametrize("error", [TimeoutError("no answer"), PermissionError("denied"), OSError(5, "I/O error")])
+def test_what_the_storage_says_is_raised(tmp_path, monkeypatch, error):
+    container = write(tmp_path / "a.parquet", {"image": [data_of(row) for row in range(3000)]}, row_group_size=1000)
+    file = BreakingFile((tmp_path / "a.parquet").read_bytes())
+    filesystem = SimpleNamespace(open=lambda *arguments, **options: file)
+    monkeypatch.setattr(parquet_reading, "open_filesystem", lambda *arguments: (filesystem, ""))
+    found = read_parquet_rows(container.uri, "image", [0, 2000], {})
+    assert next(found) == (0, data_of(0))
+    file.error = error
+    with pytest.raises(type(error)) as caught:
+        next(found)
+    assert caught.value is error or str(caught.value) == str(error)
+
+
+def test_a_container_that_is_gone_is_raised(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        next(read_parquet_rows(str(tmp_path / "none.parquet"), "image", [0], {}))
+
+
+def test_a_footer_is_asked_for_again_and_an_outage_ends_planning(tmp_path, monkeypatch, clock):
+    container = write(tmp_path / "a.parquet", {"image": [b"x"]})
+    real, failures = planning.open_parquet, [TimeoutError("no answer")] * 2
+
+    def open_parquet(uri, options):
+        if failures:
+            raise failures.pop()
+        return real(uri, options)
+
+    monkeypatch.setattr(planning, "open_parquet", open_parquet)
+    assert len(images_in([container])) == 1
+    assert is_parquet_of_images(container.uri, OPTIONS)
+    failures.extend([TimeoutError("no answer")] * 10)
+    monkeypatch.setattr(planning, "retried", partial(retried, limit_s=0))
+    with pytest.raises(StorageUnavailableError):
+        images_in([container])
+
+
+def test_remote_files_are_planned_and_read(tmp_path):
+    filesystem = fsspec.filesystem("memory")
+    uri = f"memory:///bucket-{uuid.uuid4()}/a.parquet"
+    write(tmp_path / "a.parquet", {"image": [data_of(row) for row in range(10)]})
+    filesystem.pipe(uri, (tmp_path / "a.parquet").read_bytes())
+    try:
+        assert is_parquet_of_images(uri, OPTIONS)
+        (image, *_) = images_in([SourceImage(uri, None, None)])
+        assert image == SourceImage(f"{uri}#0", None, None, Location(uri, "parquet", 0, None, "image"))
+        assert list(read_parquet_rows(uri, "image", [3], {})) == [(3, data_of(3))]
+    finally:
+        filesystem.rm(uri)
+
+
+def test_a_row_group_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_reading, "_BATCH_BYTES", 1 << 20)
+    monkeypatch.setattr(parquet_reading, "_BUFFER_BYTES", 1 << 20)
+    image = b"x" * 250_000
+    options = {"compression": "none", "use_dictionary": False, "write_batch_size": 1}
+    container = write(tmp_path / "a.parquet", {"image": [image] * 200}, **options)
+    before = pa.total_allocated_bytes()
+    held = [
+        pa.total_allocated_bytes() - before for _ in read_parquet_rows(container.uri, "image", range(200), {})
+    ]
+    assert len(held) == 200
+    assert max(held) < 8 << 20
