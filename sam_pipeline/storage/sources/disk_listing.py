@@ -39,8 +39,9 @@ def walk_disk(below: Below, is_wanted: Callable[[str], bool], retry: Retry) -> I
     folders = [below.root or "/"]
     while folders:
         entries = retry(partial(_entries, folders.pop()))
-        for first in range(0, len(entries), _ENTRIES_AT_ONCE):
-            some = entries[first : first + _ENTRIES_AT_ONCE]
+        while entries:
+            some = entries[-_ENTRIES_AT_ONCE:]
+            del entries[-_ENTRIES_AT_ONCE:]  # each holds on to what it was asked for
             found, subfolders = retry(partial(_look_at, some, below, is_wanted))
             folders += subfolders
             yield found

@@ -33,7 +33,7 @@ class Below:
 
     @cached_property
     def is_level_by_level(self) -> bool:
-        """Whether matches are so many folders deep, and no deeper: then there is no use in listing all below a folder."""
+        """Whether matches are so many folders deep and no deeper, so that nothing below them is to be listed."""
         return self.is_glob and "**" not in self.path
 
     def matches(self, name: str) -> bool:

@@ -50,9 +50,7 @@ def open_parquet(uri: str, options: StorageOptions) -> Iterator[pq.ParquetFile]:
     with (
         filesystem.open(path, "rb", cache_type="none") as stream,
         # Not pre_buffer: it holds the column of a whole row group.
-        pq.ParquetFile(
-            stream, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True
-        ) as parquet,
+        pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True) as parquet,
     ):
         yield parquet
 

@@ -79,10 +79,12 @@ def _index(container: SourceImage, options: SourceOptions) -> Iterator[SourceIma
         yield broken(container, f"not a zip archive, or a damaged one ({one_line(error)})")
         return
     members = archive.infolist()
-    starts = sorted({member.header_offset for member in members} | {archive.start_dir})
+    # A damaged entry may name an offset behind the directory, where no member ends either.
+    end = archive.start_dir
+    starts = sorted({end, *(member.header_offset for member in members if member.header_offset < end)})
     seen: Counter[str] = Counter()
     for member in members:
-        if member.is_dir():
+        if member.filename.endswith("/"):  # not is_dir, which fails at a name without a character
             continue
         if stat.S_ISLNK(member.external_attr >> 16) or not is_image(member.filename):
             yield None
@@ -97,7 +99,7 @@ def _image(container: SourceImage, name: str, member: zipfile.ZipInfo, starts: l
         container: the archive.
         name: of the member.
         member: as in the directory.
-        starts: offsets of every local header and of the directory, ascending.
+        starts: offsets of every local header and, last, of the directory, ascending.
     """
     uri = f"{container.uri}#{name}"
     following = bisect_right(starts, member.header_offset)

@@ -49,7 +49,7 @@ class FakeS3:
             with self._lock:
                 self.num_running -= 1
 
-    def _page(self, Bucket, Prefix, Delimiter=None, ContinuationToken=None):  # noqa: N803
+    def _page(self, Bucket, Prefix, Delimiter=None, ContinuationToken=None):
         assert Bucket == "bucket"
         entries = []
         for key in self.keys:

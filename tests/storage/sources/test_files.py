@@ -272,9 +272,7 @@ def test_a_listing_comes_in_parts_of_the_schema(tmp_path, monkeypatch):
     assert sum(part.images.num_rows for part in parts) == 7
     assert sum(part.num_skipped for part in parts) == 1
     listing = list_images(str(tmp_path), {})
-    assert listing.images["uri"].to_pylist() == sorted(
-        uri for part in parts for uri in part.images["uri"].to_pylist()
-    )
+    assert listing.images["uri"].to_pylist() == sorted(uri for part in parts for uri in part.images["uri"].to_pylist())
 
 
 def test_containers_on_a_disk_are_listed_by_their_suffixes(tmp_path):

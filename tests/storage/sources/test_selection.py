@@ -88,7 +88,11 @@ def test_any_and_all_patterns():
 
 def test_the_name_of_a_member_is_a_last_part_and_that_of_an_object_is_not_divided():
     images = source_table(
-        [member("s3://b/x.tar", "cat.jpg"), member("s3://b/x.tar", "sub/cat.jpg"), SourceImage("s3://b/a#cat.jpg", 1, None)]
+        [
+            member("s3://b/x.tar", "cat.jpg"),
+            member("s3://b/x.tar", "sub/cat.jpg"),
+            SourceImage("s3://b/a#cat.jpg", 1, None),
+        ]
     )
     assert chosen(images, include=["cat.jpg"]) == ["s3://b/x.tar#cat.jpg", "s3://b/x.tar#sub/cat.jpg"]
     assert chosen(images, include=["x.tar#*"]) == ["s3://b/x.tar#cat.jpg"]
@@ -158,9 +162,11 @@ def test_every_image_is_sampled_as_often():
 
 
 def test_nothing_is_chosen_from_nothing():
-    for images in (SOURCE_SCHEMA.empty_table(), table("a.png"), pa.table(
-        {field.name: pa.chunked_array([], field.type) for field in SOURCE_SCHEMA}, schema=SOURCE_SCHEMA
-    )):
+    for images in (
+        SOURCE_SCHEMA.empty_table(),
+        table("a.png"),
+        pa.table({field.name: pa.chunked_array([], field.type) for field in SOURCE_SCHEMA}, schema=SOURCE_SCHEMA),
+    ):
         selected = select(images, include=["*.jpg"], sample=3)
         assert (selected.images, selected.num_twice) == (SOURCE_SCHEMA.empty_table(), 0)
         assert select(images, include=["*.jpg"], limit=3).images.num_rows == 0

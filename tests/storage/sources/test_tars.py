@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from sam_pipeline.errors import InputError, StorageUnavailableError
@@ -26,6 +26,7 @@ from sam_pipeline.storage.sources.tars import read_tar_members, tar_images
 
 COMPRESSORS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+ZSTD = b"\x28\xb5\x2f\xfd"
 LONG = "a/" * 120 + "long-" + "n" * 150 + ".jpg"
 
 
@@ -146,9 +147,9 @@ def test_gzip_in_several_pieces_is_read_to_its_end(memory):
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="from 3.14 on Python reads zstd")
 def test_zstd_is_refused_with_its_name(memory):
-    container = memory.put(b"\x28\xb5\x2f\xfd" + bytes(100))
+    container = memory.put(ZSTD + bytes(100))
     with pytest.raises(InputError, match=r"00\.tar is compressed with zstd, which needs Python 3\.14"):
-        memory.index(memory.put(b"\x28\xb5\x2f\xfd" + bytes(100), "00.tar"))
+        memory.index(memory.put(ZSTD + bytes(100), "00.tar"))
     with pytest.raises(InputError, match="zstd"):
         list(read_tar_members(container.uri, [0], {}))
 
@@ -326,6 +327,7 @@ def test_damage_anywhere_never_raises(memory, data):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=3000), st.sampled_from([b"", b"\x1f\x8b\x08\0", b"BZh91AY&SY", b"\xfd7zXZ\0"]))
 def test_bytes_of_any_kind_never_raise(memory, data, magic):
+    assume(not (magic + data).startswith(ZSTD))
     (image,) = memory.index(magic + data) or [None]
     assert image is None or image.error
 
