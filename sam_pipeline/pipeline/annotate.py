@@ -115,7 +115,11 @@ def _ray_errors() -> Iterator[None]:
     try:
         yield
     except ray.exceptions.RayError as error:
-        raise RunFailedError(f"Ray failed ({one_line(error)}); the same command resumes") from error
+        # Of an error in an actor Ray's own text begins with the actor and not with what happened.
+        cause = getattr(error, "cause", None) or error
+        raise RunFailedError(
+            f"Ray failed ({type(cause).__name__}: {one_line(cause)}); the same command resumes"
+        ) from error
 
 
 def _starts(max_restarts: int) -> tenacity.Retrying:

@@ -39,11 +39,11 @@ def fetch_images(images: Sequence[SourceImage], options: StorageOptions, probe_u
     Raises:
         InputError, StorageUnavailableError: see fetching.fetch.
     """
-    for (container, kind), neighbours in groupby(images, _place):
+    for (kind, _), neighbours in groupby(images, _place):
         group = list(neighbours)
         if kind == "refused":
             yield from (RefusedError(image.error) for image in group)
-        elif container is None:
+        elif kind == "object":
             yield from _fetch_some(group, options, probe_uri)
         elif (error := check_container(group[0], options, probe_uri)) is not None:
             yield from (error for _ in group)
@@ -58,10 +58,14 @@ def fetch_images(images: Sequence[SourceImage], options: StorageOptions, probe_u
             yield from _fetch_some(group, options, probe_uri)
 
 
-def _place(image: SourceImage) -> tuple[str | None, str]:
+def _place(image: SourceImage) -> tuple[str, str]:
+    """What is fetched together: one container, or objects of one filesystem (a manifest may name several)."""
     if image.error is not None:
-        return None, "refused"
-    return (None, "object") if image.location is None else (image.location.container, image.location.kind)
+        return "refused", ""
+    if image.location is not None:
+        return image.location.kind, image.location.container
+    scheme, _, rest = image.uri.partition("://")
+    return "object", f"{scheme}://{rest.partition('/')[0]}"
 
 
 def _fetch_some(images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None) -> Iterator[Fetched]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import tenacity
 
 from sam_pipeline.clean_text import one_line
-from sam_pipeline.errors import InputError, SamPipelineError, StorageUnavailableError
-from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem
+from sam_pipeline.errors import InputError, InternalAddressError, SamPipelineError, StorageUnavailableError
+from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem, protocol_of
 from sam_pipeline.storage.retrying import ErrorKind, error_kind, http_status, is_denied, is_transient, retried
 from sam_pipeline.storage.sources.files import source_image
 from sam_pipeline.storage.sources.source_image import SourceImage
+from sam_pipeline.uri_rules import HTTP_SCHEMES
 
 MAX_IMAGE_BYTES = 2**30
 """Larger objects are not fetched: a worker holds what it fetches in memory."""
@@ -37,7 +40,14 @@ class RefusedError(Exception):
     """Planning found that the image must not, or cannot, be fetched; the message says why."""
 
 
-_SETTLED = (bytes, FileNotFoundError, IsADirectoryError, ChangedError, TooLargeToFetchError)
+_SETTLED = (
+    bytes,
+    FileNotFoundError,
+    IsADirectoryError,
+    ChangedError,
+    TooLargeToFetchError,
+    InternalAddressError,
+)
 
 
 def fetch(images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None) -> list[Fetched]:
@@ -78,6 +88,8 @@ def fetch(images: Sequence[SourceImage], options: StorageOptions, probe_uri: str
 def find_probe(images: Iterable[SourceImage], options: StorageOptions) -> str | None:
     """The first of some images whose object can be read; for the driver, once, at the start.
 
+    Images on the web are no probe: each host may be down by itself.
+
     Returns:
         The object's URI; None if all that were tried are gone.
 
@@ -88,6 +100,8 @@ def find_probe(images: Iterable[SourceImage], options: StorageOptions) -> str | 
     failure: Exception | None = None
     for image in images:
         uri = _object_uri(image)
+        if image.error is not None or protocol_of(uri) in HTTP_SCHEMES:
+            continue
         try:
             retried(partial(_probe, uri, options), what=f"read {uri}")
             return uri
@@ -195,8 +209,9 @@ def _fetch_patiently(images: Sequence[SourceImage], options: StorageOptions, ans
 def _cat(images: Sequence[SourceImage], options: StorageOptions) -> Iterator[tuple[str, Fetched]]:
     small = []
     for image in images:
-        if (image.size_bytes or 0) > MAX_IMAGE_BYTES:
-            yield image.uri, TooLargeToFetchError(f"{image.size_bytes} bytes, the limit is {MAX_IMAGE_BYTES}")
+        size_bytes = _size_on_disk(image.uri) if image.size_bytes is None else image.size_bytes
+        if size_bytes > MAX_IMAGE_BYTES:
+            yield image.uri, TooLargeToFetchError(f"{size_bytes} bytes, the limit is {MAX_IMAGE_BYTES}")
         else:
             small.append(image)
     if not small:
@@ -213,10 +228,22 @@ def _cat(images: Sequence[SourceImage], options: StorageOptions) -> Iterator[tup
         yield image.uri, _compared(filesystem, path, image, answer)
 
 
+def _size_on_disk(uri: str) -> int:
+    """Of a local file; 0 for anything else, and for one that is not there, of which reading it will tell."""
+    if protocol_of(uri) != "file":
+        return 0
+    with suppress(OSError):
+        return os.path.getsize(uri.removeprefix("file://"))
+    return 0
+
+
 def _byte_range(image: SourceImage) -> tuple[int | None, int | None]:
     if image.location is not None:
         assert image.location.length is not None, "a range has an end"
         return image.location.offset, image.location.offset + image.location.length
+    if image.size_bytes is None:
+        # On a disk the range would be allocated, however short the file.
+        return (None, None) if protocol_of(image.uri) == "file" else (0, MAX_IMAGE_BYTES + 1)
     return (0, image.size_bytes + 1) if image.size_bytes else (None, None)
 
 
@@ -226,7 +253,11 @@ def _compared(filesystem: Any, path: str, planned: SourceImage, answer: Fetched)
         return answer
     num_bytes = len(answer) if isinstance(answer, bytes) else 0
     num_planned = planned.size_bytes if planned.location is None else planned.location.length
-    if isinstance(answer, bytes) and num_planned in (None, num_bytes):
+    if num_planned is None:
+        if num_bytes > MAX_IMAGE_BYTES:
+            return TooLargeToFetchError(f"more than {MAX_IMAGE_BYTES} bytes")
+        return answer if isinstance(answer, bytes) else b""  # of an empty object there is no range
+    if isinstance(answer, bytes) and num_bytes == num_planned:
         return answer
     try:
         filesystem.invalidate_cache()

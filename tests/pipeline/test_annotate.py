@@ -1,9 +1,10 @@
 """What a run does after a start that failed."""
 
 import pytest
+import ray
 
 from sam_pipeline.errors import ClusterError, ConfigError, FencedError, RunFailedError
-from sam_pipeline.pipeline.annotate import _starts
+from sam_pipeline.pipeline.annotate import _ray_errors, _starts
 
 FAILED, GONE = RunFailedError("a machine was lost"), ClusterError("too few CPUs")
 
@@ -37,3 +38,12 @@ def test_what_may_pass_is_started_again_as_often_as_asked_for(errors, max_restar
     with pytest.raises(kind):
         starts(start)
     assert not left
+
+
+def test_an_error_of_an_actor_is_said_and_not_where_it_came_up():
+    error = ray.exceptions.RayTaskError("annotate", "a long traceback", ValueError("no such column"))
+    with (
+        pytest.raises(RunFailedError, match=r"Ray failed \(ValueError: no such column\); the same command"),
+        _ray_errors(),
+    ):
+        raise error

@@ -6,6 +6,7 @@ import logging
 import tarfile
 import zipfile
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -188,3 +189,16 @@ def test_what_has_changed_is_planned_anew_and_pending_again(tmp_path):
 def test_settings_that_clash_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         PlanConfig(**({"output": "run", "input": "in"} | settings))
+
+
+def test_a_manifest_may_name_images_in_several_filesystems(tmp_path):
+    memory = fsspec.filesystem("memory")
+    folder = files(tmp_path)
+    for name in list(IMAGES)[:6]:
+        memory.pipe_file(f"/{tmp_path.name}/{name}", IMAGES[name])
+        (folder / name).unlink()
+    uris = [f"memory://{tmp_path.name}/{name}" for name in list(IMAGES)[:6]] + list(IMAGES)[6:]
+    (folder / "list.csv").write_text("\n".join(["uri", *uris]) + "\n")
+    output = str(tmp_path / "run")
+    ensure_plan(PlanConfig(output, str(folder / "list.csv")))
+    assert [height for height, _ in pixels(read(output))] == [20 + index for index in range(12)]

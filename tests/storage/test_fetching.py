@@ -281,6 +281,29 @@ def test_without_a_planned_length_what_comes_is_the_image(flaky):
     assert fetch(planned("a", size_bytes=None, etag=None), {}, None) == [A]
 
 
+def test_of_an_unknown_length_no_more_comes_than_a_worker_takes(flaky, monkeypatch, tmp_path):
+    monkeypatch.setattr(fetching, "MAX_IMAGE_BYTES", 10)
+    flaky().pipe_file("/b", b"b" * 5000)
+    small, large = fetch(planned("a", "b", size_bytes=None, etag=None), {}, "flaky://probe")
+    assert (small, type(large)) == (A, TooLargeToFetchError)
+    assert flaky.longest["/b"] == 11
+    (tmp_path / "small").write_bytes(A)
+    (tmp_path / "large").write_bytes(b"b" * 11)
+    small, large = fetch(in_folder(tmp_path, "small", "large"), {}, None)
+    assert (small, str(large)) == (A, "11 bytes, the limit is 10")
+
+
+def test_an_empty_object_of_unknown_length_is_empty(flaky):
+    flaky.instead["/a"] = (FOR_EVER, BAD_RANGE)
+    assert fetch(planned("a", size_bytes=None, etag=None), {}, "flaky://probe") == [b""]
+
+
+def test_neither_the_web_nor_what_planning_refused_is_a_probe(flaky):
+    refused = SourceImage("flaky://a", 10, None, error="refused")
+    images = [SourceImage("http://127.0.0.1:1/a.png", None, None), refused, *planned("b")]
+    assert find_probe(images, {}) == "flaky://b"
+
+
 def test_what_is_too_large_for_a_worker_is_not_fetched(flaky, monkeypatch):
     monkeypatch.setattr(fetching, "MAX_IMAGE_BYTES", 10)
     (large,) = planned("b", size_bytes=11)

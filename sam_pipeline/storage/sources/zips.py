@@ -172,6 +172,4 @@ def _inflated(packed: memoryview, size_bytes: int) -> tuple[bytes, bytes]:
         raise ValueError(f"damaged data: {error}") from None
     if len(content) > size_bytes:
         raise ValueError(f"more than the {size_bytes} bytes that the archive says")
-    if not inflater.eof:
-        raise ValueError(f"only {len(content)} bytes of a member of {size_bytes}")
     return content, inflater.unused_data

@@ -38,9 +38,10 @@ def test_hugging_faces_struct_is_read_by_its_bytes(tmp_path):
     assert read(container, "image.bytes", rows) == {row: data_of(row) for row in rows}
 
 
-def test_rows_that_go_back_are_read_all_the_same(tmp_path):
+def test_rows_that_go_back_are_read_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_reading, "_MAX_BATCH_ROWS", 4)
     container = write(tmp_path / "a.parquet", {"image": [data_of(row) for row in range(50)]}, row_group_size=20)
-    rows = [30, 3, 49, 10, 11, 11, 45]
+    rows = [30, 3, 49, 10, 2, 11, 11, 45]
     assert list(read_parquet_rows(container.uri, "image", rows, {})) == [(row, data_of(row)) for row in rows]
 
 
@@ -114,7 +115,15 @@ class BreakingFile(io.BytesIO):
         return super().read(*arguments)
 
 
-@pytest.mark.parametrize("error", [TimeoutError("no answer"), PermissionError("denied"), OSError(5, "I/O error")])
+def from_client(text):
+    error = OSError(text)
+    error.__cause__ = ValueError("what the client said")
+    return error
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError("no answer"), PermissionError("denied"), OSError(5, "I/O error"), from_client("refused")]
+)
 def test_what_the_storage_says_is_raised(tmp_path, monkeypatch, error):
     container = write(tmp_path / "a.parquet", {"image": [data_of(row) for row in range(3000)]}, row_group_size=1000)
     file = BreakingFile((tmp_path / "a.parquet").read_bytes())
@@ -136,10 +145,26 @@ def test_a_container_that_is_gone_is_raised(tmp_path):
 def test_a_row_group_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_reading, "_BATCH_BYTES", 1 << 20)
     monkeypatch.setattr(parquet_reading, "_BUFFER_BYTES", 1 << 20)
-    image = b"x" * 250_000
     options = {"compression": "none", "use_dictionary": False, "write_batch_size": 1}
-    container = write(tmp_path / "a.parquet", {"image": [image] * 200}, **options)
+    container = write(tmp_path / "a.parquet", {"image": [b"x" * 250_000] * 200}, **options)
+    file = CountingFile((tmp_path / "a.parquet").read_bytes())
+    filesystem = SimpleNamespace(open=lambda *arguments, **options: file)
+    monkeypatch.setattr(parquet_reading, "open_filesystem", lambda *arguments: (filesystem, ""))
     before = pa.total_allocated_bytes()
     held = [pa.total_allocated_bytes() - before for _ in read_parquet_rows(container.uri, "image", range(200), {})]
     assert len(held) == 200
     assert max(held) < 8 << 20
+    assert max(file.sizes) <= 1 << 20
+
+
+class CountingFile(io.BytesIO):
+    """A file that remembers how much was read at once."""
+
+    def __init__(self, data):
+        super().__init__(data)
+        self.sizes = []
+
+    def read(self, *arguments):
+        data = super().read(*arguments)
+        self.sizes.append(len(data))
+        return data
