@@ -212,6 +212,8 @@ def _cat(images: Sequence[SourceImage], options: StorageOptions) -> Iterator[tup
         size_bytes = _size_on_disk(image.uri) if image.size_bytes is None else image.size_bytes
         if size_bytes > MAX_IMAGE_BYTES:
             yield image.uri, TooLargeToFetchError(f"{size_bytes} bytes, the limit is {MAX_IMAGE_BYTES}")
+        elif image.location is not None and image.location.length == 0:
+            yield image.uri, b""  # a range without bytes cannot be asked for: the server would send everything
         else:
             small.append(image)
     if not small:

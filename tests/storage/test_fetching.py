@@ -11,7 +11,7 @@ from sam_pipeline import uri_rules
 from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.storage import fetching
 from sam_pipeline.storage.fetching import ChangedError, TooLargeToFetchError, fetch, find_probe
-from sam_pipeline.storage.sources.source_image import SourceImage
+from sam_pipeline.storage.sources.source_image import Location, SourceImage
 from tests.storage.test_retrying import of_s3fs
 
 BUSY = of_s3fs("SlowDown", 503)
@@ -291,6 +291,14 @@ def test_of_an_unknown_length_no_more_comes_than_a_worker_takes(flaky, monkeypat
     (tmp_path / "large").write_bytes(b"b" * 11)
     small, large = fetch(in_folder(tmp_path, "small", "large"), {}, None)
     assert (small, str(large)) == (A, "11 bytes, the limit is 10")
+
+
+def test_ranges_of_a_container_come_as_they_are_and_empty_ones_are_not_asked_for(flaky):
+    flaky().pipe_file("/tar", b"0123456789")
+    places = [Location("flaky://tar", "range", 2, 3), Location("flaky://tar", "range", 5, 0)]
+    images = [SourceImage(f"flaky://tar#{place.offset}", place.length, None, place) for place in places]
+    assert fetch(images, {}, "flaky://probe") == [b"234", b""]
+    assert flaky.calls == {"/tar": 1}
 
 
 def test_an_empty_object_of_unknown_length_is_empty(flaky):

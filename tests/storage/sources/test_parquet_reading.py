@@ -154,7 +154,7 @@ def test_a_row_group_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
     held = [pa.total_allocated_bytes() - before for _ in read_parquet_rows(container.uri, "image", range(200), {})]
     assert len(held) == 200
     assert max(held) < 8 << 20
-    assert max(file.sizes) <= 1 << 20
+    assert max(file.sizes) < 2 << 20
 
 
 class CountingFile(io.BytesIO):
