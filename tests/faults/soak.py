@@ -200,7 +200,11 @@ def main() -> None:
         soak = Soak(stack, arguments.images, arguments.seed)
         soak.run(arguments.kills, arguments.limit_s)
         result = soak.result()
-    result |= {"seconds": round(time.monotonic() - start), "seed": arguments.seed, "command": " ".join(sys.argv)}
+    result |= {
+        "seconds": round(time.monotonic() - start),
+        "seed": arguments.seed,
+        "command": " ".join(["python -m tests.faults.soak", *sys.argv[1:]]),
+    }
     result |= {"cpus": os.cpu_count(), "python": platform.python_version()}
     result |= {package: version(package) for package in ("ray", "deltalake", "pyarrow")}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

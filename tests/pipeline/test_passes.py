@@ -87,6 +87,16 @@ def test_one_pass_that_does_everything_is_all(graph):
     assert graph.isolated == []
 
 
+def test_what_was_committed_before_is_neither_done_nor_waited_for_nor_committed_again(graph):
+    graph.steps = lambda ids: ([shard(image_id)] for image_id in [3, *ids])  # 3 is one that has a row
+    table = Table(20)
+    table.done[:8] = True
+    annotate(table)
+    assert table.done.all()
+    assert graph.passes == [(list(range(8, 20)), 1)]
+    assert not any("part-3" in commit for commit in table.commits)
+
+
 def test_a_few_that_a_pass_left_are_done_alone(graph):
     graph.steps = lambda ids: ([shard(image_id)] for image_id in ids if image_id % 10)
     table = Table(100)
