@@ -10,7 +10,7 @@ from sam_pipeline.errors import SamPipelineError
 from sam_pipeline.storage.fetching import Fetched, RefusedError, blamed, check_container, fetch
 from sam_pipeline.storage.filesystem import StorageOptions
 from sam_pipeline.storage.retrying import retried
-from sam_pipeline.storage.sources.parquet_images import read_parquet_rows
+from sam_pipeline.storage.sources.parquet_reading import read_parquet_rows
 from sam_pipeline.storage.sources.source_image import Location, SourceImage
 from sam_pipeline.storage.sources.tars import read_tar_members
 from sam_pipeline.storage.sources.zips import unzip_member

@@ -202,3 +202,9 @@ def test_a_manifest_may_name_images_in_several_filesystems(tmp_path):
     output = str(tmp_path / "run")
     ensure_plan(PlanConfig(output, str(folder / "list.csv")))
     assert [height for height, _ in pixels(read(output))] == [20 + index for index in range(12)]
+
+
+def test_an_input_that_holds_nothing_is_said_in_one_line(tmp_path):
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "empty.parquet")
+    with pytest.raises(InputError, match="no images are left of .*empty.parquet"):
+        ensure_plan(PlanConfig(str(tmp_path / "run"), str(tmp_path / "empty.parquet")))

@@ -15,6 +15,7 @@ from sam_pipeline.storage.sources.files import IMAGE_SUFFIXES, file_images, list
 from sam_pipeline.storage.sources.manifest import manifest_images
 from sam_pipeline.storage.sources.parquet_images import is_parquet_of_images, parquet_images
 from sam_pipeline.storage.sources.selection import select
+from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
 from sam_pipeline.storage.sources.source_options import SourceOptions
 from sam_pipeline.storage.sources.tars import tar_images
 from sam_pipeline.storage.sources.zips import zip_images
@@ -50,7 +51,7 @@ def list_input(config: PlanConfig) -> pa.Table:
     root = None if config.image_root is None else absolute_uri(config.image_root)
     options = SourceOptions(config.parsed_storage_options, config.input_column, root, config.keep, config.allow_http)
     chosen = select(
-        pa.concat_tables(_images(uri, config.input_format, options)),
+        pa.concat_tables([SOURCE_SCHEMA.empty_table(), *_images(uri, config.input_format, options)]),
         config.include,
         config.exclude,
         config.limit,
@@ -62,7 +63,7 @@ def list_input(config: PlanConfig) -> pa.Table:
     if chosen.num_excluded:
         logger.info("%d images were left out by --include and --exclude", chosen.num_excluded)
     if not chosen.images.num_rows:
-        raise InputError(f"no images are left of {config.input} by --include and --exclude")
+        raise InputError(f"no images are left of {config.input}")
     return chosen.images
 
 

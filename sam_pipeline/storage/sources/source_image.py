@@ -38,7 +38,7 @@ class SourceImage:
 
     uri: str
     """Its name in the results: the object's URI, or for a member of a container the container's with a `#` and what is
-    in it: `s3://bucket/shard.tar#0001.jpg`, `s3://bucket/part.parquet#17`."""
+    in it: `s3://bucket/shard.tar#0001.jpg`, `s3://bucket/part.parquet#0017`."""
     size_bytes: int | None
     """Of the image; None where only reading it would tell."""
     etag: str | None
