@@ -206,5 +206,5 @@ def test_a_manifest_may_name_images_in_several_filesystems(tmp_path):
 
 def test_an_input_that_holds_nothing_is_said_in_one_line(tmp_path):
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "empty.parquet")
-    with pytest.raises(InputError, match="no images are left of .*empty.parquet"):
+    with pytest.raises(InputError, match=r"no images are left of .*empty.parquet"):
         ensure_plan(PlanConfig(str(tmp_path / "run"), str(tmp_path / "empty.parquet")))
