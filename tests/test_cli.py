@@ -155,7 +155,7 @@ def test_every_flag_reaches_its_setting(cli, configs):
         AnnotateConfig(
             "out",
             "in",
-            '{"anon": true}',
+            storage_options='{"anon": true}',
             max_pixels=99,
             stall_timeout_s=5,
             num_cpus=2,
