@@ -35,6 +35,8 @@ _MIN_CHUNKS = 64
 # Images that are done one at a time rather than in another pass: minutes of work, however slow the model.
 _FEW = 64
 
+# Of two starts at once the second is found soon; one in the middle of a run may wait.
+_FIRST_LOOK_S = 1.0
 _LOOK_INTERVAL_S = 10.0
 
 MakeDisplay = Callable[[int, int], Display]
@@ -128,7 +130,9 @@ class _Committer:
     def __init__(self, table: MaskTable, interval_s: float, done: npt.NDArray[np.bool_]) -> None:
         self._table, self._interval_s, self._done = table, interval_s, done
         self._waiting: list[Shard] = []
-        self._last = self._last_look = time.monotonic() - interval_s  # the first shard does not wait
+        self._last_look = time.monotonic()
+        self._look_after_s = _FIRST_LOOK_S
+        self._last = self._last_look - interval_s  # the first shard does not wait
         self.num_committed = int(done.sum())
 
     def pending_ids(self) -> npt.NDArray[np.int64]:
@@ -146,9 +150,9 @@ class _Committer:
         now = time.monotonic()
         if self._waiting and now - self._last >= self._interval_s:
             self.flush()
-        elif now - max(self._last, self._last_look) >= _LOOK_INTERVAL_S:
+        elif now - max(self._last, self._last_look) >= self._look_after_s:
             self._table.check_fence()
-            self._last_look = now
+            self._last_look, self._look_after_s = now, min(2 * self._look_after_s, _LOOK_INTERVAL_S)
 
     def flush(self) -> None:
         # A commit that fails is not tried again: it may have been done, and the next start will see.

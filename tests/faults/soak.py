@@ -36,7 +36,7 @@ from tests.s3_server import run_s3_server
 
 ROOT = Path(__file__).parents[2]
 
-KINDS = {"worker": 8, "actor": 7, "node": 2, "driver": 3}
+KINDS = {"worker": 8, "actor": 8, "node": 2, "driver": 2}
 """What is killed, and how often in relation to the others."""
 
 TITLES = {"worker": ("MapBatches(read_images)", "MapBatches(write_shard)"), "actor": ("MapWorker",)}
