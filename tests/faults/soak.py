@@ -36,7 +36,7 @@ from tests.s3_server import run_s3_server
 
 ROOT = Path(__file__).parents[2]
 
-KINDS = {"worker": 8, "actor": 8, "node": 2, "driver": 2}
+KINDS = {"worker": 17, "actor": 17, "node": 3, "driver": 3}
 """What is killed, and how often in relation to the others."""
 
 TITLES = {"worker": ("MapBatches(read_images)", "MapBatches(write_shard)"), "actor": ("MapWorker",)}
@@ -50,7 +50,7 @@ BATCH = 64
 OBJECT_STORE_BYTES = 100 * 2**20
 """Of a node: what keeps reading from running ahead of the rest, as large crops do in earnest."""
 
-BURST = 10
+BURST = 20
 """Kills that come together, seconds apart: while the run gets over one, the next hits it."""
 FLAGS = ("--model-type", "vit_t", "--threads", 1, "--shard-rows", SHARD_ROWS, "--encode-batch-size", BATCH)
 FLAGS += ("--encode-cpus", 0.3, "--decode-cpus", 0.3, "--read-cpus", 0.6, "--commit-interval-s", COMMIT_INTERVAL_S)

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.s3, pytest.mark.soak]
 NUM_RACES = 50
 LIMIT_S = 30
 
-NUM_IMAGES = 8
+NUM_IMAGES = 4
 """Few: what is raced for is over before the first."""
 
 FEW_WORKERS = ("--encode-actors", 1, "--decode-actors", 1, "--read-cpus", 1, "--shard-rows", NUM_IMAGES)
