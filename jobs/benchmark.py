@@ -1,9 +1,10 @@
-"""The benchmarks: `python -m jobs.benchmark [generator | fidelity | curves | encoder | pipeline | gpu] [--help]`.
+"""The benchmarks: `python -m jobs.benchmark [COMMAND] [--help]`.
 
-generator, the default and what `make bench` runs: the whole generator beside the official one and peers.
+generator, the default COMMAND and what `make bench` runs: the whole generator beside the official one and peers.
 fidelity: do we find the official masks, on thirty photographs. curves: time against points, image size, batch and
-threads. encoder: the image encoder alone. pipeline: the whole pipeline beside the bare engine. gpu: the bare engine on
-a GPU. Each prints a table and writes JSON to tests/benchmarks/results/.
+threads. encoder: the image encoder alone. pipeline: the whole pipeline beside the bare engine. planning: listing a
+million images. prompts: the boxes of a detector beside the official predictor. gpu: the bare engine on a GPU. Each
+prints a table and writes JSON to tests/benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("generator", "fidelity", "curves", "encoder", "pipeline", "gpu")
+COMMANDS = ("generator", "fidelity", "curves", "encoder", "pipeline", "planning", "prompts", "gpu")
 
 
 def main() -> None:

@@ -1,3 +1,49 @@
-"""Dataset-scale Segment Anything masks: images in object storage in, Parquet shards of scored RLE masks out."""
+"""Dataset-scale Segment Anything masks: images in object storage in, Parquet shards of scored RLE masks out.
+
+From Python: `annotate` runs or resumes, `open_run` reads what a run has stored, `decode_mask` gives a mask's pixels.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sam_pipeline.api import ImageRow, MaskDict, PromptError, Run, annotate, decode_mask, open_run
+    from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, PlanConfig, PoolConfig
+    from sam_pipeline.errors import SamPipelineError
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AnnotateConfig",
+    "ImageRow",
+    "MaskConfig",
+    "MaskDict",
+    "ModelConfig",
+    "PlanConfig",
+    "PoolConfig",
+    "PromptError",
+    "Run",
+    "SamPipelineError",
+    "annotate",
+    "decode_mask",
+    "open_run",
+]
+
+_HOMES = {
+    "sam_pipeline.api": ("ImageRow", "MaskDict", "PromptError", "Run", "annotate", "decode_mask", "open_run"),
+    "sam_pipeline.config": ("AnnotateConfig", "MaskConfig", "ModelConfig", "PlanConfig", "PoolConfig"),
+    "sam_pipeline.errors": ("SamPipelineError",),
+}
+
+# Workers and the command line import this package too, and must not pay for what they do not use. Type checkers see
+# the imports above instead, so that they still refuse a name that does not exist.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        for home, names in _HOMES.items():
+            if name in names:
+                return getattr(importlib.import_module(home), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -58,11 +58,15 @@ def annotate(config: Annotated[AnnotateConfig, tyro.conf.arg(name="")]) -> int:
 
 @app.command
 def plan(config: Annotated[PlanConfig, tyro.conf.arg(name="")]) -> int:
-    """List the input once and freeze it, without annotating anything."""
+    """List the input once and freeze it, and the prompts if any, without annotating anything."""
     from sam_pipeline.pipeline.plan import ensure_plan
+    from sam_pipeline.pipeline.targets import ensure_prompts
 
     made = ensure_plan(config)
-    _print_table({"output": config.output, "input": made.input, "images": made.num_images})
+    rows: dict[str, object] = {"output": config.output, "input": made.input, "images": made.num_images}
+    if (prompts := ensure_prompts(config, made)) is not None:
+        rows |= {"prompts": prompts.num_prompts, "regions": prompts.num_regions}
+    _print_table(rows)
     return 0
 
 

@@ -14,7 +14,10 @@ from sam_pipeline.errors import ConfigError
 ModelType = Literal["default", "vit_h", "vit_l", "vit_b", "vit_t"]
 Precision = Literal["auto", "fp32", "bf16"]
 InputFormat = Literal["auto", "files", "manifest", "parquet", "webdataset", "zip", "coco"]
+BboxFormat = Literal["xywh", "xyxy"]
+Mode = Literal["auto", "grid", "prompted", "both"]
 ResolvedPrecision = Literal["fp32", "bf16"]
+ResolvedMode = Literal["grid", "prompted", "both"]
 
 PREPROCESSING_VERSION = 2
 """Raised whenever decoding, orientation or resizing of images changes the pixels that the encoder sees."""
@@ -195,6 +198,16 @@ class PlanConfig:
     """Look at the input again: add what is new to a plan that exists, and say what has changed or is gone."""
     redo_changed: bool = False
     """With extend: annotate images again that have changed since they were planned."""
+    prompts: str | None = None
+    """Boxes or points to make masks of: COCO results or annotations (.json), Parquet or JSON Lines with an image
+    column, bbox, score, category_id, point_coords, point_labels, or a folder of YOLO labels. Frozen with the plan."""
+    bbox_format: BboxFormat = "xywh"
+    """What bbox holds in prompts and regions: x, y, width, height as in COCO, or two corners, xyxy; in pixels."""
+    min_score: float | None = None
+    """Prompts with a lower score are left out."""
+    regions: str | None = None
+    """Regions of interest that the grid of an image is limited to: a file as for prompts, with bbox or polygon. Images
+    that it does not name keep the whole grid."""
     storage_options: str = "{}"
     """JSON object of fsspec options for remote input and output, such as {"endpoint_url": "…"}. No credentials: they
     come from the environment. AWS_ENDPOINT_URL is respected."""
@@ -209,6 +222,8 @@ class PlanConfig:
             raise ConfigError("limit takes the first images and sample takes some at random: give one of them")
         if self.extend and self.input is None:
             raise ConfigError("extend looks at the input again: say which with --input")
+        if self.min_score is not None and self.prompts is None:
+            raise ConfigError("min_score chooses among prompts: say which with --prompts")
         if self.redo_changed and not self.extend:
             raise ConfigError("redo_changed needs extend, which finds out what has changed")
 
@@ -229,6 +244,14 @@ class PlanConfig:
 class AnnotateConfig(PlanConfig):
     """Everything an annotation run is made of."""
 
+    mode: Mode = "auto"
+    """Masks of the grid, of prompts, or of both. auto: of the prompts where the run has any, else of the grid."""
+    multimask_output: bool = False
+    """Choose the best of three masks for each prompt, by predicted IoU, rather than take the one made for prompts that
+    say enough. Better for single points; boxes say enough."""
+    point_grid: str | None = None
+    """JSON file of point prompts in place of points_per_side: [[x, y], …] as shares of width and height, or a list of
+    such lists, one for the image and one for each crop layer."""
     max_pixels: int = 100_000_000
     """Images whose header announces more pixels than this become rows with status too_large; so do some with fewer, of
     kinds that take more than ten bytes a pixel to decode (large WebP, CMYK or many-scan JPEG, run-length BMP)."""
@@ -258,16 +281,30 @@ class AnnotateConfig(PlanConfig):
         for name in (*seconds, "max_pixels", "worker_memory_gb", "num_cpus"):
             value = getattr(self, name)
             _check(value is None or value > 0, name, "above 0", value)
+        if self.mode == "grid" and self.prompts is not None:
+            raise ConfigError("mode grid makes no use of prompts; leave out one of the two")
         _check(self.max_restarts >= 0, "max_restarts", "at least 0", self.max_restarts)
 
 
-def fingerprint(config: AnnotateConfig, *, precision: str, weights_sha256: str, schema_version: int) -> dict[str, Any]:
+def fingerprint(
+    config: AnnotateConfig,
+    *,
+    mode: str,
+    prompts_sha256: str | None,
+    point_grid_sha256: str | None,
+    precision: str,
+    weights_sha256: str,
+    schema_version: int,
+) -> dict[str, Any]:
     """What decides the values of a run's results, by name; a resume must have the same.
 
     points_per_batch, pools and the like only divide the work, so they may change between starts.
 
     Args:
         config: the run's settings.
+        mode: the resolved one, never "auto".
+        prompts_sha256: of the prompts and regions that the run began with; None where there are none.
+        point_grid_sha256: of a grid from a file.
         precision: the resolved one, never "auto".
         weights_sha256: of the checkpoint file.
         schema_version: of the results table.
@@ -278,6 +315,10 @@ def fingerprint(config: AnnotateConfig, *, precision: str, weights_sha256: str, 
     return {
         **masks,
         "max_pixels": config.max_pixels,
+        "mode": mode,
+        "multimask_output": config.multimask_output,
+        "prompts_sha256": prompts_sha256,
+        "point_grid_sha256": point_grid_sha256,
         "model_type": model_type,
         "precision": precision,
         "weights_sha256": weights_sha256,

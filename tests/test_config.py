@@ -29,7 +29,8 @@ def changed(settings):
 
 
 def fingerprint_of(config, **changes):
-    resolved = {"precision": "fp32", "weights_sha256": "aa", "schema_version": 1} | changes
+    resolved = {"precision": "fp32", "weights_sha256": "aa", "schema_version": 1, "mode": "grid"}
+    resolved |= {"prompts_sha256": None, "point_grid_sha256": None} | changes
     return fingerprint(config, **resolved)
 
 

@@ -49,6 +49,15 @@ def test_importing_the_package_costs_nothing():
     python("import sam_pipeline", "torch", "ray", "numpy", "pyarrow", "fsspec", "PIL", "deltalake")
 
 
+def test_settings_and_errors_cost_nothing_either():
+    names = "AnnotateConfig, MaskConfig, ModelConfig, PlanConfig, PoolConfig, SamPipelineError"
+    python(f"from sam_pipeline import {names}", "torch", "ray", "numpy", "pyarrow", "fsspec", "PIL", "deltalake")
+
+
+def test_reading_a_run_needs_neither_torch_nor_ray():
+    python("from sam_pipeline import Run, annotate, decode_mask, open_run", "torch", "ray")
+
+
 def test_the_lower_layers_need_no_ray():
     packages = ("model", "masks", "storage", "config", "errors")
     python(import_all(*(f"sam_pipeline.{name}" for name in packages)), "ray")

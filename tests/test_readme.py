@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from sam_pipeline.storage.mask_table import MaskTable, put_shard
@@ -51,11 +52,13 @@ def folder_with_run(tmp_path: Path) -> Path:
     }
     table = MaskTable.take_over(output, {}, {}, {})
     table.commit([put_shard(output, pa.Table.from_pylist([row], schema=MASKS_SCHEMA), {})])
+    (tmp_path / "demo" / "images").mkdir()
+    Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(tmp_path / "demo" / "images" / "a.png")
     return tmp_path
 
 
 def test_there_are_snippets_for_every_reader_the_readme_names() -> None:
-    readers = ("pycocotools", "duckdb", "polars", "ray.data.read_delta", "SamPredictor")
+    readers = ("pycocotools", "duckdb", "polars", "ray.data.read_delta", "open_run", "annotate(", "SamPredictor")
     assert all(any(reader in snippet for snippet in SNIPPETS) for reader in readers)
 
 

@@ -25,6 +25,7 @@ from sam_pipeline.masks.crops import Box, generate_crop_boxes, prepare_crops
 from sam_pipeline.masks.filters import mask_boxes, near_crop_edge
 from sam_pipeline.masks.grids import build_all_layer_point_grids
 from sam_pipeline.masks.nms import nms
+from sam_pipeline.masks.prompts import points_in_regions
 from sam_pipeline.masks.records import MaskRecord
 from sam_pipeline.masks.regions import drop_small_islands, fill_small_holes
 from sam_pipeline.masks.runs import Runs
@@ -67,6 +68,11 @@ class MaskGenerator:
         precision: arithmetic of the image encoder and, on a GPU, of the image tokens in the mask decoder; the rest is
             always float32.
         decoder: what decodes points; the fast one by default.
+        point_grids: as the official generator's: for the image and for each crop layer (P, 2) shares of width and
+            height. None: those of points_per_side.
+
+    Raises:
+        ValueError: there is not one grid for the image and one for each crop layer.
     """
 
     def __init__(
@@ -75,15 +81,21 @@ class MaskGenerator:
         config: MaskConfig,
         precision: ResolvedPrecision = "fp32",
         decoder: SharedDecoder | PlainDecoder | None = None,
+        point_grids: Sequence[NDArray[np.float64]] | None = None,
     ) -> None:
         self.sam = sam
         self.config = config
         self.precision = precision
         self.decoder = decoder or SharedDecoder(sam, precision)
         self.transform = ResizeLongestSide(sam.image_encoder.img_size)
-        self.point_grids = build_all_layer_point_grids(
+        self.point_grids = point_grids or build_all_layer_point_grids(
             config.points_per_side, config.crop_n_layers, config.crop_n_points_downscale_factor
         )
+        if len(self.point_grids) != config.crop_n_layers + 1:
+            raise ValueError(
+                f"crop_n_layers={config.crop_n_layers} needs {config.crop_n_layers + 1} point grids, "
+                f"got {len(self.point_grids)}"
+            )
 
     def generate(self, image: NDArray[np.uint8]) -> list[MaskRecord]:
         """Find the masks of one image: `prepare_crops`, `encode` and `decode` in one.
@@ -130,10 +142,16 @@ class MaskGenerator:
         return self.finish(self.detect(image_embeddings, original_size))
 
     @torch.inference_mode()
-    def detect(self, image_embeddings: Tensor, original_size: tuple[int, int]) -> list[CropDetections]:
+    def detect(
+        self,
+        image_embeddings: Tensor,
+        original_size: tuple[int, int],
+        regions: Sequence[NDArray[np.float64]] | None = None,
+    ) -> list[CropDetections]:
         """The half of `decode` that keeps the device busy: masks that pass the filters, crop by crop.
 
-        Arguments and errors are those of `decode`.
+        Arguments and errors are those of `decode`, but for regions: polygons, (corners, 2) x and y in pixels of the
+        original frame, to which the points of the grid are limited.
         """
         crop_boxes, layers = generate_crop_boxes(
             original_size, self.config.crop_n_layers, self.config.crop_overlap_ratio
@@ -146,7 +164,9 @@ class MaskGenerator:
             )
         image_embeddings = image_embeddings.to(self.sam.device)
         return [
-            self._detect_in_crop(image_embeddings[i : i + 1], crop_boxes[i], self.point_grids[layers[i]], original_size)
+            self._detect_in_crop(
+                image_embeddings[i : i + 1], crop_boxes[i], self.point_grids[layers[i]], original_size, regions
+            )
             for i in range(len(crop_boxes))
         ]
 
@@ -163,18 +183,25 @@ class MaskGenerator:
         return to_records(found)
 
     def _detect_in_crop(
-        self, image_embedding: Tensor, crop_box: Box, point_grid: NDArray[np.float64], original_size: tuple[int, int]
+        self,
+        image_embedding: Tensor,
+        crop_box: Box,
+        point_grid: NDArray[np.float64],
+        original_size: tuple[int, int],
+        regions: Sequence[NDArray[np.float64]] | None,
     ) -> CropDetections:
         """Masks of one crop; image_embedding is (1, 256, 64, 64)."""
         x0, y0, x1, y1 = crop_box
         crop_size = (y1 - y0, x1 - x0)
         points = point_grid * np.array([x1 - x0, y1 - y0])  # (P, 2), crop frame
+        if regions is not None:
+            points = points[points_in_regions(points + np.array([x0, y0]), regions)]
         upscaling = Upscaling(
             self.sam, self.transform.get_preprocess_shape(*crop_size, self.transform.target_length), crop_size
         )
         shared = self.decoder.share(image_embedding.to(torch.float32))
         # A GPU is fed best with many prompts at once, of which the decoder takes as many as fit.
-        batch_size = self.config.points_per_batch if self.sam.device.type == "cpu" else len(points)
+        batch_size = self.config.points_per_batch if self.sam.device.type == "cpu" else max(1, len(points))
         found = Candidates.concatenate(
             self._decode_batch(shared, points[start : start + batch_size], upscaling, crop_box, original_size)
             for start in range(0, len(points), batch_size)

@@ -21,7 +21,8 @@ from torch import Tensor
 from sam_pipeline.masks import rle
 from sam_pipeline.masks.candidates import xyxy_to_xywh
 from sam_pipeline.masks.prediction import decode_prompts
-from sam_pipeline.masks.records import MaskRecord
+from sam_pipeline.masks.prompts import BoxXyxy, Prompt
+from sam_pipeline.masks.records import PromptedMaskRecord
 from sam_pipeline.masks.shared_decoder import SharedDecoder
 from sam_pipeline.masks.transforms import ResizeLongestSide
 from sam_pipeline.masks.upscaling import Upscaling
@@ -31,29 +32,6 @@ from sam_pipeline.model.sam import Sam
 _MASK_PROMPTS_AT_ONCE = 8
 # Logits of the masks that are chosen, 256 KB each.
 _PROMPTS_AT_ONCE = 256
-
-
-@dataclass(frozen=True, eq=False)
-class Prompt:
-    """What describes one object, in pixels of the original frame.
-
-    Raises:
-        ValueError: it holds nothing, or points and labels differ in number.
-    """
-
-    box_xyxy: tuple[float, float, float, float] | None = None
-    point_coords: tuple[tuple[float, float], ...] = ()
-    """x and y."""
-    point_labels: tuple[int, ...] = ()
-    """1 for a point on the object, 0 for one off it."""
-    mask_input: NDArray[np.float32] | None = None
-    """(256, 256) low-resolution logits of an earlier prediction."""
-
-    def __post_init__(self) -> None:
-        if len(self.point_coords) != len(self.point_labels):
-            raise ValueError(f"{len(self.point_coords)} points come with {len(self.point_labels)} labels")
-        if self.box_xyxy is None and not self.point_coords and self.mask_input is None:
-            raise ValueError("a prompt needs a box, points or a mask")
 
 
 @dataclass(frozen=True)
@@ -94,7 +72,7 @@ class PromptedMaskGenerator:
 
     def decode(
         self, image_embedding: Tensor, original_size: tuple[int, int], prompts: Sequence[Prompt]
-    ) -> list[MaskRecord]:
+    ) -> list[PromptedMaskRecord]:
         """`detect` and `finish` in one."""
         return self.finish(self.detect(image_embedding, original_size, prompts))
 
@@ -145,20 +123,27 @@ class PromptedMaskGenerator:
         return found
 
     @torch.inference_mode()
-    def finish(self, found: PromptDetections) -> list[MaskRecord]:
+    def finish(self, found: PromptDetections) -> list[PromptedMaskRecord]:
         """The half that needs CPUs: pixels are computed and compressed. One record a prompt, in their order."""
         height, width = found.upscaling.crop_size
         return [
-            MaskRecord(
+            PromptedMaskRecord(
                 segmentation=rle.encode(mask),
                 area=mask.area(),
                 bbox=xyxy_to_xywh(found.boxes_xyxy[i]),
                 predicted_iou=float(found.iou_predictions[i]),
-                point_coords=found.prompts[i].point_coords,
+                point_coords=prompt.point_coords,
                 stability_score=float(found.stability_scores[i]),
                 crop_box=(0, 0, width, height),
+                prompt_id=prompt.prompt_id,
+                prompt_box=_xywh(prompt.box_xyxy),
+                point_labels=prompt.point_labels,
+                category_id=prompt.category_id,
+                score=prompt.score,
             )
-            for i, mask in enumerate(found.upscaling.runs(found.low_res_masks))
+            for i, (prompt, mask) in enumerate(
+                zip(found.prompts, found.upscaling.runs(found.low_res_masks), strict=True)
+            )
         ]
 
     def _in_model_frame(
@@ -175,6 +160,13 @@ class PromptedMaskGenerator:
             moved = self._transform.apply_boxes(np.array([prompt.box_xyxy for prompt in prompts]), original_size)
             boxes = torch.as_tensor(moved, dtype=torch.float, device=device)
         return points, boxes
+
+
+def _xywh(box_xyxy: BoxXyxy | None) -> tuple[float, float, float, float] | None:
+    if box_xyxy is None:
+        return None
+    x0, y0, x1, y1 = box_xyxy
+    return x0, y0, x1 - x0, y1 - y0
 
 
 def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:

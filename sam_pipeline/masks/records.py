@@ -1,4 +1,4 @@
-"""One mask with its scores, as the generator returns it."""
+"""One mask with its scores, as the generator returns it, and one that answers a prompt."""
 
 from __future__ import annotations
 
@@ -48,4 +48,30 @@ class MaskRecord:
             "point_coords": [list(point) for point in self.point_coords],
             "stability_score": self.stability_score,
             "crop_box": list(self.crop_box),
+        }
+
+
+@dataclass(frozen=True)
+class PromptedMaskRecord(MaskRecord):
+    """The mask of a prompt; point_coords are its points, of which there may be none."""
+
+    prompt_id: int
+    """Of the prompt."""
+    prompt_box: tuple[float, float, float, float] | None
+    """The prompt's box: x, y, width, height in pixels of the original frame; clipped to the image."""
+    point_labels: tuple[int, ...]
+    """1 for a point on the object, 0 for one off it."""
+    category_id: int | None
+    """The detector's, as it gave it."""
+    score: float | None
+    """The detector's, as it gave it."""
+
+    def to_dict(self) -> dict[str, object]:
+        """The fields of a mask, and those of its prompt."""
+        return super().to_dict() | {
+            "prompt_id": self.prompt_id,
+            "prompt_box": None if self.prompt_box is None else list(self.prompt_box),
+            "point_labels": list(self.point_labels),
+            "category_id": self.category_id,
+            "score": self.score,
         }

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import ray
@@ -25,6 +26,7 @@ from sam_pipeline.pipeline.job import SAM, Backend, Job
 from sam_pipeline.pipeline.passes import MakeDisplay, annotate_pending
 from sam_pipeline.pipeline.plan import ensure_plan, sample_images
 from sam_pipeline.pipeline.resources import Cluster, Resources, divide
+from sam_pipeline.pipeline.targets import Targets, resolve_targets
 from sam_pipeline.storage.fetching import find_probe
 from sam_pipeline.storage.mask_table import MaskTable, check_fingerprint, read_header, read_state
 from sam_pipeline.storage.plan_table import Plan
@@ -65,6 +67,7 @@ def annotate(config: AnnotateConfig, make_display: MakeDisplay, backend: Backend
     start = time.monotonic()
     starts = _starts(config.max_restarts)
     plan = starts(ensure_plan, config)
+    targets = starts(resolve_targets, config, plan)
     # Weights and settings before the cluster: a typing error should cost a second, not a minute.
     weights = resolve_checkpoint(config.model.model_type, config.model.checkpoint)
     if config.model.checkpoint is not None:
@@ -73,7 +76,7 @@ def annotate(config: AnnotateConfig, make_display: MakeDisplay, backend: Backend
         check_weights(config.model.model_type, weights)
         logger.info("checkpoint %s has SHA-256 %s", config.model.checkpoint, sha256_of(weights))
     before = starts(read_header, plan.output, config.parsed_storage_options)
-    starts(_start, config, plan, sha256_of(weights), make_display, backend)
+    starts(_start, config, plan, targets, sha256_of(weights), make_display, backend)
     after = starts(read_state, plan.output, config.parsed_storage_options)
     assert after is not None, "the table was just compacted"
     num_before = 0 if before is None else before.num_images
@@ -88,18 +91,21 @@ def annotate(config: AnnotateConfig, make_display: MakeDisplay, backend: Backend
 
 
 def _start(
-    config: AnnotateConfig, plan: Plan, weights_sha256: str, make_display: MakeDisplay, backend: Backend
+    config: AnnotateConfig,
+    plan: Plan,
+    targets: Targets,
+    weights_sha256: str,
+    make_display: MakeDisplay,
+    backend: Backend,
 ) -> None:
-    table = _finished_table(config, plan, weights_sha256)
+    table = _finished_table(config, plan, targets, weights_sha256)
     if table is None:
         with _ray_errors(), connected(config.num_cpus) as cluster:
             resources = divide(config.pools, config.model.device, cluster)
-            job = _resolve(config, plan, resources, cluster, weights_sha256, backend)
+            job = _resolve(config, plan, targets, resources, cluster, weights_sha256, backend)
             table = MaskTable.take_over(
                 job.output,
-                fingerprint(
-                    config, precision=job.precision, weights_sha256=weights_sha256, schema_version=SCHEMA_VERSION
-                ),
+                _fingerprint(config, targets, job.precision, weights_sha256),
                 {"config": json.dumps(dataclasses.asdict(config))},
                 job.storage_options,
             )
@@ -144,7 +150,13 @@ def _log_restart(state: tenacity.RetryCallState) -> None:
     logger.warning("start %d failed: %s; starting again", state.attempt_number, state.outcome.exception())
 
 
-def _finished_table(config: AnnotateConfig, plan: Plan, weights_sha256: str) -> MaskTable | None:
+def _fingerprint(config: AnnotateConfig, targets: Targets, precision: str, weights_sha256: str) -> dict[str, Any]:
+    return fingerprint(
+        config, **targets.pinned, precision=precision, weights_sha256=weights_sha256, schema_version=SCHEMA_VERSION
+    )
+
+
+def _finished_table(config: AnnotateConfig, plan: Plan, targets: Targets, weights_sha256: str) -> MaskTable | None:
     """Take the results over if no image is left to do: to compact them, should that have been interrupted.
 
     Needs no cluster: hardware decides nothing but an automatic precision, and there it keeps what the run began with.
@@ -160,7 +172,7 @@ def _finished_table(config: AnnotateConfig, plan: Plan, weights_sha256: str) -> 
         return None
     begun_with = json.loads(header.metadata["fingerprint"])
     precision = begun_with["precision"] if config.model.precision == "auto" else config.model.precision
-    wanted = fingerprint(config, precision=precision, weights_sha256=weights_sha256, schema_version=SCHEMA_VERSION)
+    wanted = _fingerprint(config, targets, precision, weights_sha256)
     check_fingerprint(begun_with, wanted)
     if header.num_images < plan.num_images:
         return None
@@ -172,6 +184,7 @@ def _finished_table(config: AnnotateConfig, plan: Plan, weights_sha256: str) -> 
 def _resolve(
     config: AnnotateConfig,
     plan: Plan,
+    targets: Targets,
     resources: Resources,
     cluster: Cluster,
     weights_sha256: str,
@@ -180,7 +193,7 @@ def _resolve(
     precision = config.model.precision
     if precision == "auto":
         precision = "bf16" if resources.device == "cuda" else "fp32"
-    stall_timeout_s = config.stall_timeout_s or _stall_timeout_s(config.masks, resources.device)
+    stall_timeout_s = config.stall_timeout_s or _stall_timeout_s(config.masks, targets, resources.device)
     memory_bytes = _WORKER_MEMORY_SHARE * cluster.smallest_node_memory_bytes
     if config.worker_memory_gb is not None:
         memory_bytes = config.worker_memory_gb * 1e9
@@ -194,17 +207,23 @@ def _resolve(
         stall_timeout_s=stall_timeout_s,
         image_timeout_s=config.image_timeout_s or stall_timeout_s / _TIMEOUTS_BEFORE_A_STALL,
         worker_memory_bytes=int(memory_bytes),
+        mode=targets.mode,
+        has_prompts=targets.prompts is not None,
+        point_grids=targets.layers,
         probe_uri=find_probe(sample_images(plan, config.parsed_storage_options), config.parsed_storage_options),
         backend=backend,
     )
 
 
-def _stall_timeout_s(masks: MaskConfig, device: str) -> float:
+def _stall_timeout_s(masks: MaskConfig, targets: Targets, device: str) -> float:
     if device == "cuda":
         return _STALL_TIMEOUT_S
-    grids = build_all_layer_point_grids(
-        masks.points_per_side, masks.crop_n_layers, masks.crop_n_points_downscale_factor
-    )
-    # Any size will do: the number of crops does not depend on it for images that are not tiny.
-    _, layers = generate_crop_boxes((1024, 1024), masks.crop_n_layers, masks.crop_overlap_ratio)
-    return _STALL_TIMEOUT_S + sum(len(grids[layer]) for layer in layers)
+    num_prompts = 0 if targets.prompts is None else targets.prompts.max_prompts
+    if targets.mode != "prompted":
+        grids = targets.layers or build_all_layer_point_grids(
+            masks.points_per_side, masks.crop_n_layers, masks.crop_n_points_downscale_factor
+        )
+        # Any size will do: the number of crops does not depend on it for images that are not tiny.
+        _, layers = generate_crop_boxes((1024, 1024), masks.crop_n_layers, masks.crop_overlap_ratio)
+        num_prompts += sum(len(grids[layer]) for layer in layers)
+    return _STALL_TIMEOUT_S + num_prompts

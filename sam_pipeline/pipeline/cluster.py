@@ -21,6 +21,10 @@ _LOCAL_OBJECT_STORE_BYTES = 2**30
 
 _RETRIES_OUT_OF_MEMORY = 2
 
+# Ray ends a worker that is idle for a second where there are more than CPUs, as there are with fractions of CPUs; the
+# next task then waits seconds for a new one to import everything, and the tasks behind it idle meanwhile.
+_IDLE_WORKER_MS = 60_000
+
 
 @contextmanager
 def connected(num_cpus: int | None) -> Iterator[Cluster]:
@@ -60,6 +64,7 @@ def _connect(num_cpus: int | None) -> None:
         else:
             # For this cluster alone, and in no file: Ray would write one into the home folder, readable by all.
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(_IDLE_WORKER_MS))
             ray.init(
                 # "local" and not None: a stale cluster's address on this machine must not be picked up.
                 address="local",

@@ -1,7 +1,7 @@
 """The columns that cross from stage to stage, as Arrow; nothing is pickled.
 
-chunks      start, stop, pending                             driver → reading
-images      image_id, uri, height, width, status, error, extra,
+chunks      image_ids                                        driver → reading
+images      image_id, uri, height, width, status, error, extra, prompts: list<PROMPT_TYPE>,
             crops: list<struct<height, width, pixels>>       reading → encoder
 embeddings  the same without crops, with
             image_embeddings: list<binary>, one a crop       encoder → decoder
@@ -21,13 +21,14 @@ import pyarrow as pa
 
 from sam_pipeline.storage.delta import DataFile
 from sam_pipeline.storage.mask_table import Shard
-from sam_pipeline.storage.schema import MASK_TYPE, MASKS_SCHEMA
+from sam_pipeline.storage.schema import MASK_TYPE, MASKS_SCHEMA, PROMPT_TYPE
 
 CROPS = pa.list_(pa.struct([("height", pa.int32()), ("width", pa.int32()), ("pixels", pa.large_binary())]))
 EMBEDDINGS = pa.list_(pa.large_binary())
 
-_IMAGE_FIELDS = [field for field in MASKS_SCHEMA if field.name not in ("num_masks", "masks")]
-IMAGES = pa.schema([*_IMAGE_FIELDS, pa.field("crops", CROPS)])
+_FOUND = ("num_masks", "masks", "prompt_errors")
+_IMAGE_FIELDS = [field for field in MASKS_SCHEMA if field.name not in _FOUND]
+IMAGES = pa.schema([*_IMAGE_FIELDS, pa.field("prompts", pa.list_(PROMPT_TYPE)), pa.field("crops", CROPS)])
 SHARDS = pa.schema(
     [
         ("path", pa.string()),
@@ -50,11 +51,11 @@ def chunks_of(pending_ids: npt.NDArray[np.int64], chunk_rows: int) -> Iterator[p
         chunk_rows: ids a chunk.
 
     Yields:
-        One-row tables: the range [start, stop) of ids, and the pending ones among them as int64 bytes.
+        One-row tables: the ids as int64 bytes.
     """
     for first in range(0, len(pending_ids), chunk_rows):
         ids = pending_ids[first : first + chunk_rows]
-        yield pa.table({"start": [int(ids[0])], "stop": [int(ids[-1]) + 1], "pending": [ids.tobytes()]})
+        yield pa.table({"image_ids": [ids.tobytes()]})
 
 
 def crop_column(crops_by_image: Sequence[Sequence[npt.NDArray[np.uint8]]]) -> pa.Array:
@@ -81,11 +82,17 @@ def crops_by_image(images: pa.Table) -> list[list[npt.NDArray[np.uint8]]]:
     ]
 
 
-def result_table(embeddings: pa.Table, masks_by_image: Sequence[Sequence[dict[str, Any]]]) -> pa.Table:
-    """Replace the embeddings of a batch by its masks."""
+def result_table(
+    embeddings: pa.Table,
+    masks_by_image: Sequence[Sequence[dict[str, Any]]],
+    errors_by_image: Sequence[Sequence[dict[str, Any]]],
+) -> pa.Table:
+    """Replace the embeddings and prompts of a batch by its masks, and by errors of prompts where there are any."""
     columns = {field.name: embeddings[field.name] for field in _IMAGE_FIELDS}
     columns["num_masks"] = pa.array([len(masks) for masks in masks_by_image], pa.int32())
     columns["masks"] = pa.array(masks_by_image, pa.list_(MASK_TYPE))
+    errors_type = MASKS_SCHEMA.field("prompt_errors").type
+    columns["prompt_errors"] = pa.array([errors or None for errors in errors_by_image], errors_type)
     return pa.Table.from_arrays([columns[name] for name in MASKS_SCHEMA.names], schema=MASKS_SCHEMA)
 
 

@@ -15,10 +15,12 @@ import torch
 
 from sam_pipeline.errors import CheckpointError
 from sam_pipeline.masks.generator import CropDetections, MaskGenerator
+from sam_pipeline.masks.prompted import PromptDetections, PromptedMaskGenerator
 from sam_pipeline.masks.records import MaskRecord
+from sam_pipeline.masks.shared_decoder import SharedDecoder
 from sam_pipeline.model.checkpoints import resolve_checkpoint, sha256_of
 from sam_pipeline.model.registry import build_sam
-from sam_pipeline.pipeline.job import Job
+from sam_pipeline.pipeline.job import EncodedImage, Job
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _EMBEDDING_SHAPE = (256, 64, 64)
@@ -53,7 +55,11 @@ class SamEngine:
         if (found := sha256_of(path)) != job.weights_sha256:
             raise CheckpointError(f"{path} has SHA-256 {found}, the run was started with {job.weights_sha256}")
         sam = build_sam(model.model_type, checkpoint=path).to(job.device)
-        self._generator = MaskGenerator(sam, job.config.masks, job.precision)
+        masks = job.config.masks
+        decoder = SharedDecoder(sam, job.precision)
+        self._mode = job.mode
+        self._generator = MaskGenerator(sam, job.crop_settings, job.precision, decoder, job.point_grids)
+        self._prompted = PromptedMaskGenerator(sam, decoder, job.config.multimask_output, masks.stability_score_offset)
         self._dtype = _DTYPES[job.precision]
         self._finishers = ThreadPoolExecutor(_FINISHING_AT_ONCE, "finish-masks")
 
@@ -65,17 +71,27 @@ class SamEngine:
                 # NumPy has no bfloat16: its bytes cross as they are.
                 yield embedding.contiguous().view(torch.uint8).numpy().tobytes()
 
-    def decode(self, images: Iterable[tuple[Sequence[memoryview], tuple[int, int]]]) -> list[list[MaskRecord]]:
-        """Find the masks of images, from what encode gave for the crops of each and its original size (H, W).
+    def decode(self, images: Iterable[EncodedImage]) -> list[list[MaskRecord]]:
+        """Find the masks of images: those of prompts first, in their order, then those of the grid.
 
         While threads finish the masks of one image, the device is busy with the next.
         """
-        finishing = [self._finishers.submit(self._generator.finish, self._detect(*image)) for image in images]
+        finishing = [self._finishers.submit(self._finish, *self._detect(image)) for image in images]
         return [masks.result() for masks in finishing]
 
-    def _detect(self, embeddings: Sequence[memoryview], original_size: tuple[int, int]) -> list[CropDetections]:
-        if not embeddings:
-            return []
+    def _detect(self, image: EncodedImage) -> tuple[PromptDetections | None, list[CropDetections]]:
+        if not image.embeddings:
+            return None, []
         # bytearray: torch warns of read-only memory, and the copy of 4 MB is nothing beside the decoder.
-        crops = [torch.frombuffer(bytearray(data), dtype=self._dtype).view(_EMBEDDING_SHAPE) for data in embeddings]
-        return self._generator.detect(torch.stack(crops), original_size)
+        buffers = [torch.frombuffer(bytearray(data), dtype=self._dtype) for data in image.embeddings]
+        crops = torch.stack([buffer.view(_EMBEDDING_SHAPE) for buffer in buffers])
+        of_prompts, of_grid = None, []
+        if image.prompts.prompts and self._mode != "grid":
+            of_prompts = self._prompted.detect(crops[:1], image.original_size, image.prompts.prompts)
+        if self._mode != "prompted":
+            of_grid = self._generator.detect(crops, image.original_size, image.prompts.regions)
+        return of_prompts, of_grid
+
+    def _finish(self, of_prompts: PromptDetections | None, of_grid: list[CropDetections]) -> list[MaskRecord]:
+        prompted = [] if of_prompts is None else self._prompted.finish(of_prompts)
+        return [*prompted, *self._generator.finish(of_grid)]

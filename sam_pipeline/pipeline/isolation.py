@@ -19,6 +19,7 @@ from itertools import chain
 from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 from PIL import Image
@@ -31,10 +32,16 @@ from sam_pipeline.pipeline.job import Job
 from sam_pipeline.pipeline.limits import limit_memory
 from sam_pipeline.pipeline.monitor import errors_told
 from sam_pipeline.pipeline.resources import Resources
-from sam_pipeline.pipeline.stages import decode_masks, encode_images, fetch_planned, prepare_image, tell_images
+from sam_pipeline.pipeline.stages import (
+    decode_masks,
+    encode_images,
+    fetch_planned,
+    planned_rows,
+    prepare_image,
+    tell_images,
+)
 from sam_pipeline.storage.fetching import Fetched
 from sam_pipeline.storage.mask_table import Shard, put_shard
-from sam_pipeline.storage.plan_table import read_planned
 from sam_pipeline.storage.schema import MASKS_SCHEMA
 
 # Importing torch and loading ViT-H from a cold disk takes a minute or two.
@@ -92,7 +99,7 @@ class IsolatedAnnotator:
         """Do one planned image; returns its shard's descriptor."""
         job = self._job
         with errors_told(self._monitor):
-            (planned,) = read_planned(job.output, image_id, image_id + 1, job.storage_options).to_pylist()
+            (planned,) = planned_rows(np.array([image_id]), job)
             (data,) = fetch_planned([planned], job)
             results = self._results(planned, data)
             tell_images(self._monitor, results)
@@ -194,4 +201,4 @@ def _serve(job: Job, connection: Connection) -> None:
 def _blank_image() -> tuple[dict[str, Any], bytes]:
     file = io.BytesIO()
     Image.new("RGB", (64, 64), "white").save(file, "PNG")
-    return {"image_id": -1, "uri": "a blank image", "extra": None}, file.getvalue()
+    return {"image_id": -1, "uri": "a blank image", "extra": None, "prompts": []}, file.getvalue()

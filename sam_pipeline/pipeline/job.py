@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from sam_pipeline.config import AnnotateConfig, MaskConfig, ResolvedPrecision
+from sam_pipeline.config import AnnotateConfig, MaskConfig, ResolvedMode, ResolvedPrecision
 from sam_pipeline.masks.crops import prepare_crops
+from sam_pipeline.masks.prompts import ImagePrompts
 from sam_pipeline.masks.records import MaskRecord
 
 Crops = list[npt.NDArray[np.uint8]]
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image as the decoder gets it."""
+
+    embeddings: Sequence[memoryview]
+    """What Engine.encode gave for each of its crops; none for an image that could not be read, or asks for nothing."""
+    original_size: tuple[int, int]
+    """(H, W) in pixels."""
+    prompts: ImagePrompts
 
 
 class Engine(Protocol):
@@ -22,8 +34,8 @@ class Engine(Protocol):
     def encode(self, crops: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Iterator[bytes]:
         """Embed crops, (h, w, 3) uint8 each; yields the bytes of each embedding."""
 
-    def decode(self, images: Iterable[tuple[Sequence[memoryview], tuple[int, int]]]) -> list[list[MaskRecord]]:
-        """Masks of images, from what encode gave for the crops of each and its original size (H, W)."""
+    def decode(self, images: Iterable[EncodedImage]) -> list[list[MaskRecord]]:
+        """Masks of images: those of prompts first, in their order."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,11 @@ class Job:
     """After so long on one image, or one batch, a stage counts as hanging and its process is ended."""
     worker_memory_bytes: int
     """What one worker process may take; a share of the smallest machine."""
+    mode: ResolvedMode = "grid"
+    has_prompts: bool = False
+    """Whether the run has prompts or regions."""
+    point_grids: tuple[npt.NDArray[np.float64], ...] | None = None
+    """For the image and each crop layer, (P, 2) shares of width and height; None: those of points_per_side."""
     probe_uri: str | None = None
     """An image that could be read when the run began: tells a bad image from storage that fails."""
     backend: Backend = SAM
@@ -69,3 +86,9 @@ class Job:
     def storage_options(self) -> dict[str, Any]:
         """Fsspec options of the input and the output."""
         return self.config.parsed_storage_options
+
+    @property
+    def crop_settings(self) -> MaskConfig:
+        """Which crops are encoded: prompts are for the whole image."""
+        masks = self.config.masks
+        return replace(masks, crop_n_layers=0) if self.mode == "prompted" else masks

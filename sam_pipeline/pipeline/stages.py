@@ -6,6 +6,7 @@ An image that cannot be read passes through every stage with its status, without
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sam_pipeline.clean_text import one_line
+from sam_pipeline.masks.prompts import ImagePrompts, resolve_prompts
 from sam_pipeline.pipeline.columns import (
     EMBEDDINGS,
     IMAGES,
@@ -22,7 +24,7 @@ from sam_pipeline.pipeline.columns import (
     result_table,
     shard_row,
 )
-from sam_pipeline.pipeline.job import Engine, Job
+from sam_pipeline.pipeline.job import EncodedImage, Engine, Job
 from sam_pipeline.pipeline.limits import limit_memory, time_limit
 from sam_pipeline.pipeline.monitor import errors_told
 from sam_pipeline.storage.containers import fetch_images
@@ -30,6 +32,7 @@ from sam_pipeline.storage.fetching import ChangedError, Fetched, RefusedError, T
 from sam_pipeline.storage.image_reading import DecodeError, TooLargeError, decode_image
 from sam_pipeline.storage.mask_table import put_shard
 from sam_pipeline.storage.plan_table import read_planned
+from sam_pipeline.storage.prompt_table import read_prompts
 from sam_pipeline.storage.sources.source_image import image_of_row
 
 
@@ -42,12 +45,19 @@ def read_images(chunks: pa.Table, job: Job, monitor: Any) -> Iterator[pa.Table]:
     limit_memory(job.worker_memory_bytes)
     with errors_told(monitor):
         for chunk in chunks.to_pylist():
-            planned = read_planned(job.output, chunk["start"], chunk["stop"], job.storage_options)
-            pending = pa.array(np.frombuffer(chunk["pending"], np.int64))
-            rows = planned.filter(pc.is_in(planned["image_id"], pending)).to_pylist()
+            rows = planned_rows(np.frombuffer(chunk["image_ids"], np.int64), job)
             rows.sort(key=_reading_order)
             for row, data in zip(rows, fetch_planned(rows, job), strict=True):
                 yield prepare_image(row, data, job)
+
+
+def planned_rows(image_ids: npt.NDArray[np.int64], job: Job) -> list[dict[str, Any]]:
+    """What is planned for images, (N,) ascending: rows of IMAGES_SCHEMA, and their prompts, rows of PROMPT_TYPE."""
+    start, stop = int(image_ids[0]), int(image_ids[-1]) + 1
+    planned = read_planned(job.output, start, stop, job.storage_options)
+    rows: list[dict[str, Any]] = planned.filter(pc.is_in(planned["image_id"], pa.array(image_ids))).to_pylist()
+    prompts = read_prompts(job.output, start, stop, job.storage_options) if job.has_prompts else {}
+    return [row | {"prompts": prompts.get(row["image_id"], [])} for row in rows]
 
 
 def _reading_order(row: dict[str, Any]) -> tuple[str, int]:
@@ -90,8 +100,9 @@ def _prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> pa.Table
                 raise failure.__cause__ from None  # likewise
             status, error = "too_large", one_line(failure)
     height, width = (None, None) if pixels is None else pixels.shape[:2]
-    crops = [] if pixels is None else job.backend.prepare(pixels, job.config.masks)
-    columns = {name: [planned[name]] for name in ("image_id", "uri", "extra")}
+    asks_for_nothing = job.mode == "prompted" and not planned["prompts"]
+    crops = [] if pixels is None or asks_for_nothing else job.backend.prepare(pixels, job.crop_settings)
+    columns = {name: [planned[name]] for name in ("image_id", "uri", "extra", "prompts")}
     columns |= {"height": [height], "width": [width], "status": [status], "error": [error]}
     return pa.table(columns | {"crops": crop_column([crops])}, schema=IMAGES)
 
@@ -106,12 +117,23 @@ def encode_images(images: pa.Table, engine: Engine, batch_size: int, job: Job) -
 
 
 def decode_masks(embeddings: pa.Table, engine: Engine, job: Job) -> pa.Table:
-    """Replace the column image_embeddings by num_masks and masks, in the official order."""
-    sizes = zip(embeddings["height"].to_pylist(), embeddings["width"].to_pylist(), strict=True)
-    encoded = ([memoryview(crop.as_buffer()) for crop in crops] for crops in embeddings["image_embeddings"])
+    """Replace image_embeddings and prompts by num_masks, masks (in the official order) and prompt_errors."""
+    images = [
+        EncodedImage(
+            [memoryview(crop.as_buffer()) for crop in crops],
+            (height, width),
+            ImagePrompts() if height is None else resolve_prompts(prompts, (height, width)),
+        )
+        for crops, height, width, prompts in zip(
+            embeddings["image_embeddings"],
+            *(embeddings[name].to_pylist() for name in ("height", "width", "prompts")),
+            strict=True,
+        )
+    ]
     with time_limit(job.image_timeout_s):
-        masks_by_image = engine.decode(zip(encoded, sizes, strict=True))
-    return result_table(embeddings, [[mask.to_dict() for mask in masks] for masks in masks_by_image])
+        masks_by_image = engine.decode(images)
+    masks = [[mask.to_dict() for mask in found] for found in masks_by_image]
+    return result_table(embeddings, masks, [[asdict(error) for error in image.prompts.errors] for image in images])
 
 
 class Encoder:

@@ -37,6 +37,10 @@ APP_ID = "sam-pipeline"
 
 METADATA_PREFIX = "sam_pipeline."
 
+# Of which columns the log has statistics. Unless it is told, deltalake 1.6.6 takes a column without any for one whose
+# least and largest values are null, and a pyarrow dataset of the table, or DuckDB through it, then finds no row by it.
+_STATISTICS = {"delta.dataSkippingStatsColumns": "image_id"}
+
 # A small read waits for the store, some 20 ms on S3. More threads than this wait for each other instead.
 _REQUESTS_AT_ONCE = 16
 _FILES_AHEAD = 1024
@@ -98,7 +102,7 @@ def create_table(uri: str, schema: pa.Schema, metadata: Mapping[str, str], optio
                 uri,
                 schema,
                 storage_options=delta_storage_options(uri, options),
-                configuration={METADATA_PREFIX + key: value for key, value in metadata.items()},
+                configuration=_STATISTICS | {METADATA_PREFIX + key: value for key, value in metadata.items()},
                 raise_if_key_not_exists=False,
                 # With retries, the loser of a race commits its own metadata over the winner's, as version 1.
                 commit_properties=CommitProperties(max_commit_retries=0),

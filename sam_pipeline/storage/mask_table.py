@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from deltalake import DeltaTable, WriterProperties
+from deltalake import ColumnProperties, DeltaTable, WriterProperties
 from deltalake.transaction import CommitProperties
 
 from sam_pipeline.errors import ConfigError, FingerprintMismatchError, OutputError
@@ -51,6 +51,12 @@ _COMPACTED_FILE_ROWS = 2**18
 
 # A row holds about a hundred masks, 50 KB: groups of this many rows stay near 50 MB uncompressed.
 _ROWS_PER_GROUP = 1024
+
+# deltalake 1.6.6 rewrites strings as views, whose least and largest values pyarrow 26 cannot compare: a condition on a
+# string would fail in every reader that asks pyarrow.
+_WITHOUT_STATISTICS = {
+    field.name: ColumnProperties(statistics_enabled="NONE") for field in MASKS_SCHEMA if pa.types.is_string(field.type)
+}
 
 # Commits further apart than this belong to different starts, or to a run that stood still.
 _PAUSE_S = 1800
@@ -252,7 +258,9 @@ class MaskTable:
         self._delete_where(f"image_id IN ({', '.join(map(str, image_ids.tolist()))})")
 
     def _delete_where(self, predicate: str) -> None:
-        writer = WriterProperties(compression="ZSTD", max_row_group_size=_ROWS_PER_GROUP)
+        writer = WriterProperties(
+            compression="ZSTD", max_row_group_size=_ROWS_PER_GROUP, column_properties=_WITHOUT_STATISTICS
+        )
 
         def write(properties: CommitProperties) -> None:
             self._table.delete(predicate, writer_properties=writer, commit_properties=properties)
@@ -302,12 +310,17 @@ def read_state(output: str, options: StorageOptions) -> RunState | None:
     table = open_table(join_uri(output, "masks"), options)
     if table is None:
         return None
+    return RunState(*count_results(table, options), _recent_commits(table), table_metadata(table))
+
+
+def count_results(table: DeltaTable, options: StorageOptions) -> tuple[Counter[str], int]:
+    """Count rows by status, and masks, of a snapshot of the results. Opens every file."""
     num_by_status: Counter[str] = Counter()
     num_masks = 0
     for rows in read_columns(table, ["status", "num_masks"], options):
         num_by_status += _count_statuses(rows)
         num_masks += pa.compute.sum(rows["num_masks"]).as_py() or 0
-    return RunState(num_by_status, num_masks, _recent_commits(table), table_metadata(table))
+    return num_by_status, num_masks
 
 
 def delete_rows(output: str, statuses: Sequence[str], options: StorageOptions) -> int:

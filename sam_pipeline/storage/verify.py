@@ -19,6 +19,7 @@ from sam_pipeline.storage.delta import committed_files, file_opener
 from sam_pipeline.storage.filesystem import StorageOptions
 from sam_pipeline.storage.mask_table import open_results
 from sam_pipeline.storage.plan_table import Plan, read_plan, read_planned
+from sam_pipeline.storage.prompt_table import count_prompts
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.schema import MASKS_SCHEMA, STATUSES
 
@@ -69,10 +70,11 @@ def verify(output: str, options: StorageOptions) -> Verification:
     seen = np.zeros(plan.num_images, dtype=np.uint8)
     files = committed_files(table)
     open_file = file_opener(table, files, options)
+    num_prompts = count_prompts(output, plan.num_images, options)
     for file in files:
         try:
             for rows in _row_groups(partial(open_file, file), f"read {output}/masks/{file.path}"):
-                _check_rows(rows, seen, uri_hashes, result)
+                _check_rows(rows, seen, uri_hashes, num_prompts, result)
         except SamPipelineError:
             raise
         except Exception as error:  # noqa: BLE001  whatever is wrong with a file, the others are checked as well
@@ -103,7 +105,11 @@ def _row_groups(open_file: Callable[[], pq.ParquetFile], what: str) -> Iterator[
 
 
 def _check_rows(
-    rows: pa.Table, seen: npt.NDArray[np.uint8], uri_hashes: npt.NDArray[np.int64], result: Verification
+    rows: pa.Table,
+    seen: npt.NDArray[np.uint8],
+    uri_hashes: npt.NDArray[np.int64],
+    num_prompts: npt.NDArray[np.int64],
+    result: Verification,
 ) -> None:
     for batch in rows.to_batches(max_chunksize=_ROWS_AT_ONCE):
         for row in batch.to_pylist():
@@ -118,6 +124,8 @@ def _check_rows(
             problems = list(_row_problems(row))
             if hash(row["uri"]) != uri_hashes[image_id]:
                 problems.append("the plan has another uri for this image_id")
+            if row["status"] == "ok" and (answered := _num_answered(row)) != num_prompts[image_id]:
+                problems.append(f"{answered} prompts are answered, {num_prompts[image_id]} were planned")
             for problem in problems:
                 result.num_bad_masks += 1
                 result.note(f"image {image_id} ({row['uri']}): {problem}")
@@ -146,6 +154,13 @@ def _row_problems(row: dict[str, Any]) -> Iterator[str]:
             yield f"mask {index} has {int(pixels.sum())} pixels, its area says {mask['area']}"
         elif (bbox := _bbox(pixels)) != mask["bbox"]:
             yield f"mask {index} spans {bbox}, its bbox says {mask['bbox']}"
+
+
+def _num_answered(row: dict[str, Any]) -> int:
+    """Prompts that have a mask, or an error that says why not."""
+    refused = [error for error in row["prompt_errors"] or () if error["role"] == "prompt"]
+    answers = [mask for mask in row["masks"] if mask["prompt_id"] is not None]
+    return len(refused) + len(answers)
 
 
 def _bbox(pixels: Any) -> list[int]:

@@ -22,6 +22,7 @@ from pycocotools import mask as coco_mask
 
 from sam_pipeline.masks.records import MaskRecord
 from sam_pipeline.pipeline.job import Backend
+from tests.stored_masks import NO_PROMPT
 
 SIZE = 8
 """Height and width of the images."""
@@ -85,7 +86,7 @@ def without_scores(mask):
     kept = {name: value for name, value in mask.items() if name not in ("predicted_iou", "stability_score")}
     kept["bbox"], kept["crop_box"] = list(mask["bbox"]), list(mask["crop_box"])
     kept["point_coords"] = [list(point) for point in mask["point_coords"]]
-    return kept
+    return kept | NO_PROMPT
 
 
 def act(instructions, number, stage):
@@ -144,9 +145,9 @@ class FakeEngine:
             yield crop[0, 0].tobytes() + bytes(self._instructions.embedding_bytes)
 
     def decode(self, images):
-        return [self._masks(*image) for image in images]
+        return [self._masks(image.embeddings) for image in images]
 
-    def _masks(self, embeddings, original_size):
+    def _masks(self, embeddings):
         if not embeddings:
             return []
         number = _number(embeddings[0][:3])

@@ -127,6 +127,7 @@ def result_rows(ids: np.ndarray) -> pa.Table:
         "num_masks": pa.repeat(pa.scalar(0, pa.int32()), count),
         "masks": pa.array([[]] * count, MASKS_SCHEMA.field("masks").type),
         "extra": pa.nulls(count, pa.string()),
+        "prompt_errors": pa.nulls(count, MASKS_SCHEMA.field("prompt_errors").type),
     }
     return pa.table(columns, schema=MASKS_SCHEMA)
 

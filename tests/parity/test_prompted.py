@@ -8,7 +8,8 @@ import skimage.data
 import torch
 
 from sam_pipeline.masks import prediction, rle
-from sam_pipeline.masks.prompted import Prompt, PromptedMaskGenerator
+from sam_pipeline.masks.prompted import PromptedMaskGenerator
+from sam_pipeline.masks.prompts import Prompt
 from sam_pipeline.masks.shared_decoder import SharedDecoder
 from sam_pipeline.masks.transforms import ResizeLongestSide
 from sam_pipeline.model.registry import build_sam

@@ -21,14 +21,13 @@ from tests.storage.runs import FLOAT_FIELDS, failed_row, row
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 3, 7, 100])
-def test_chunks_hold_every_pending_id_once_and_the_range_that_spans_them(chunk_rows):
+def test_chunks_hold_every_pending_id_once(chunk_rows):
     pending_ids = np.array([0, 1, 5, 6, 7, 100, 2**40])
     found = []
     for chunk in chunks_of(pending_ids, chunk_rows):
         (values,) = chunk.to_pylist()
-        ids = np.frombuffer(values["pending"], np.int64)
+        ids = np.frombuffer(values["image_ids"], np.int64)
         assert 0 < len(ids) <= chunk_rows
-        assert (values["start"], values["stop"]) == (ids[0], ids[-1] + 1)
         found += ids.tolist()
     assert found == pending_ids.tolist()
 
@@ -65,9 +64,11 @@ def test_results_are_rows_of_the_masks_table():
     rows = [row(0), failed_row(1), row(2, 0)]
     fields = [field for field in IMAGES if field.name != "crops"]
     embeddings = pa.Table.from_pylist(
-        [{field.name: result[field.name] for field in fields} for result in rows], schema=pa.schema(fields)
+        [{field.name: result.get(field.name) for field in fields} for result in rows], schema=pa.schema(fields)
     ).append_column("image_embeddings", pa.array([[b"x"], [], [b"y", b"z"]], EMBEDDINGS))
-    results = result_table(embeddings, [result["masks"] for result in rows])
+    error = {"role": "prompt", "prompt_id": 3, "error": "no area"}
+    rows[2]["prompt_errors"] = [error]
+    results = result_table(embeddings, [result["masks"] for result in rows], [[], [], [error]])
     assert results.schema == MASKS_SCHEMA
     results.validate(full=True)
     assert results.to_pylist() == [

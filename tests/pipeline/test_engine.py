@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from sam_pipeline.masks.prompts import ImagePrompts
 from sam_pipeline.pipeline import engine as engine_module
 from sam_pipeline.pipeline.engine import SamEngine
+from sam_pipeline.pipeline.job import EncodedImage
 from tests.pipeline.jobs import job_of
 
 EMBEDDING = memoryview(torch.zeros(256, 64, 64).numpy().tobytes())
@@ -17,7 +19,7 @@ class Halves:
     def __init__(self, *_):
         self.second_detected = threading.Event()
 
-    def detect(self, image_embeddings, original_size):
+    def detect(self, image_embeddings, original_size, regions):
         if original_size == (2, 2):
             self.second_detected.set()
         return [original_size] * len(image_embeddings)
@@ -34,11 +36,14 @@ def engine(monkeypatch):
     monkeypatch.setattr(engine_module, "sha256_of", lambda _: "0")
     monkeypatch.setattr(engine_module, "build_sam", lambda *_, **__: torch.nn.Identity())
     monkeypatch.setattr(engine_module, "MaskGenerator", Halves)
+    monkeypatch.setattr(engine_module, "SharedDecoder", lambda *_: None)
+    monkeypatch.setattr(engine_module, "PromptedMaskGenerator", lambda *_: None)
     threads = torch.get_num_threads()
     yield SamEngine(job_of(threads=threads))
     torch.set_num_threads(threads)
 
 
 def test_images_keep_their_order_while_some_are_finished_beside_the_device(engine):
-    images = [([EMBEDDING], (1, 1)), ([EMBEDDING] * 2, (2, 2)), ([], (None, None)), ([EMBEDDING], (3, 3))]
-    assert engine.decode(iter(images)) == [[(1, 1)], [(2, 2)] * 2, [], [(3, 3)]]
+    counts_and_sizes = [(1, (1, 1)), (2, (2, 2)), (0, (None, None)), (1, (3, 3))]
+    images = (EncodedImage([EMBEDDING] * count, size, ImagePrompts()) for count, size in counts_and_sizes)
+    assert engine.decode(images) == [[(1, 1)], [(2, 2)] * 2, [], [(3, 3)]]

@@ -10,6 +10,7 @@ from sam_pipeline.storage.mask_table import MaskTable, put_shard
 from sam_pipeline.storage.plan_table import write_plan
 from sam_pipeline.storage.schema import MASKS_SCHEMA
 from sam_pipeline.storage.sources.source_image import SourceImage, source_table
+from tests.stored_masks import NO_PROMPT
 
 HEIGHT, WIDTH = 12, 16
 FINGERPRINT = {"points_per_side": 32, "weights_sha256": "aa", "schema_version": 1}
@@ -41,6 +42,7 @@ def mask(seed):
         "stability_score": 0.97,
         "point_coords": [[x + 0.5, y + 0.25]],
         "crop_box": [0, 0, WIDTH, HEIGHT],
+        **NO_PROMPT,
     }
 
 
@@ -49,6 +51,7 @@ def row(image_id, num_masks=2, **changes):
     masks = [mask(10 * image_id + index) for index in range(num_masks)]
     result = {"image_id": image_id, "uri": f"file:///in/{image_id:04}.jpg", "height": HEIGHT, "width": WIDTH}
     result |= {"status": "ok", "error": None, "num_masks": num_masks, "masks": masks, "extra": None}
+    result |= {"prompt_errors": None}
     return result | changes
 
 

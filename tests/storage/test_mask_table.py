@@ -251,6 +251,31 @@ def test_the_result_opens_in_pandas(output):
     assert pd.isna(frame["height"].iloc[2])
 
 
+@pytest.mark.parametrize(
+    ("column", "is_wanted", "condition"),
+    [
+        ("status", lambda value: value == "ok", "status = 'ok'"),
+        ("num_masks", lambda value: value > 1, "num_masks > 1"),
+        ("error", lambda value: value is not None, "error is not null"),
+        ("height", lambda value: value is None, "height is null"),
+        ("image_id", lambda value: value >= 3, "image_id >= 3"),
+    ],
+)
+def test_a_condition_on_any_column_finds_its_rows(output, column, is_wanted, condition):
+    table = finished(output, ROWS)
+    expected = [row["image_id"] for row in ROWS if is_wanted(row[column])]
+    for rewrite in (lambda: None, table.compact, lambda: table.delete_images(np.array([4]))):
+        rewrite()
+        expected = [image_id for image_id in expected if image_id in {row["image_id"] for row in stored(output)}]
+        results = DeltaTable(f"{output}/masks").to_pyarrow_dataset()
+        with duckdb.connect() as connection:
+            connection.register("results", results)
+            found = connection.sql(f"select image_id from results where {condition} order by 1").fetchall()
+        assert [image_id for (image_id,) in found] == expected
+        frame = pl.scan_delta(f"{output}/masks").filter(pl.sql_expr(condition)).collect()
+        assert sorted(frame["image_id"].to_list()) == expected
+
+
 # pycocotools builds its arrays the way NumPy 1 wanted it; until it does otherwise, decoding warns.
 def test_pycocotools_decodes_a_mask_as_read(output):
     finished(output, ROWS)

@@ -48,19 +48,21 @@ def list_images(input_uri: str, options: StorageOptions) -> Listing:
     return Listing(sorted_by_uri(images), sum(part.num_skipped for part in parts))
 
 
-def list_files(input_uri: str, options: StorageOptions, suffixes: tuple[str, ...]) -> list[SourceImage]:
+def list_files(
+    input_uri: str, options: StorageOptions, suffixes: tuple[str, ...], *, what: str = "images"
+) -> list[SourceImage]:
     """All files of an input that end in one of the suffixes, in the order of their URIs; see file_images.
 
     Raises:
         InputError, StorageUnavailableError: see file_images.
     """
-    parts = file_images(input_uri, options, suffixes)
+    parts = file_images(input_uri, options, suffixes, what=what)
     files = [image_of_row(row) for part in parts for row in part.images.to_pylist()]
     return sorted(files, key=lambda file: file.uri)
 
 
 def file_images(
-    input_uri: str, options: StorageOptions, suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+    input_uri: str, options: StorageOptions, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, *, what: str = "images"
 ) -> Iterator[Listing]:
     """List an input once, in parts of some ten thousand files.
 
@@ -72,6 +74,7 @@ def file_images(
         input_uri: a folder or prefix, a glob, or a file.
         options: of the storage.
         suffixes: of the files to take, in lower case.
+        what: is in the files, for the message where there are none.
 
     Yields:
         Files in no order, each once.
@@ -97,7 +100,7 @@ def file_images(
     except Exception as error:
         raise InputError(f"cannot list {input_uri}: {one_line(error)}") from error
     if not num_images:
-        raise InputError(f"no images in {input_uri}: {num_skipped} files, none ending in one of {', '.join(suffixes)}")
+        raise InputError(f"no {what} in {input_uri}: {num_skipped} files, none ending in one of {', '.join(suffixes)}")
 
 
 def source_image(filesystem: Any, info: Mapping[str, Any]) -> SourceImage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 
 import pyarrow as pa
@@ -77,6 +77,12 @@ def manifest_images(uri: str, options: SourceOptions) -> Iterator[pa.Table]:
         raise InputError(f"no images in {uri}: it has no rows")
 
 
+def shown_names(columns: Collection[str]) -> str:
+    """The columns there are, or the first of them, for a message."""
+    shown = ", ".join(map(repr, list(columns)[:_MAX_NAMES_SHOWN])) or "none"
+    return shown if len(columns) <= _MAX_NAMES_SHOWN else f"{shown} and {len(columns) - _MAX_NAMES_SHOWN} more"
+
+
 def _wanted_columns(uri: str, options: SourceOptions, columns: Mapping[str, bool | None]) -> WantedColumns:
     """Choose among the columns there are.
 
@@ -88,9 +94,7 @@ def _wanted_columns(uri: str, options: SourceOptions, columns: Mapping[str, bool
     Raises:
         InputError: there is none of that name, or none to be taken for the one with the URIs.
     """
-    there = ", ".join(map(repr, list(columns)[:_MAX_NAMES_SHOWN])) or "none"
-    if len(columns) > _MAX_NAMES_SHOWN:
-        there += f" and {len(columns) - _MAX_NAMES_SHOWN} more"
+    there = shown_names(columns)
     asked_for = [*([] if options.column is None else [options.column]), *options.keep]
     for name in asked_for:
         if name not in columns:

@@ -91,9 +91,9 @@ def json_line_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:
     """
     columns: WantedColumns | None = None
     num_lines = 0
-    for block in _blocks(file):
+    for block in line_blocks(file):
         if columns is None:
-            columns = choose(_json_columns(_records(block, num_lines)))
+            columns = choose(_json_columns(records_of_lines(block, num_lines)))
         yield _json_rows(block, columns, num_lines)
         num_lines += block.count(b"\n")
 
@@ -121,7 +121,7 @@ def _csv_columns(schema: pa.Schema) -> dict[str, bool | None]:
     return {field.name: pt.is_string(field.type) or None for field in schema}
 
 
-def _blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
+def line_blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
     """Whole lines, some megabytes at a time."""
     rest = b""
     is_first = True
@@ -140,7 +140,7 @@ def _blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
         yield rest
 
 
-def _records(block: bytes, num_lines_before: int) -> list[dict[str, Any]]:
+def records_of_lines(block: bytes, num_lines_before: int) -> list[dict[str, Any]]:
     """The objects of some lines.
 
     Raises:
@@ -176,7 +176,7 @@ def _json_rows(block: bytes, columns: WantedColumns, num_lines_before: int) -> R
             return _arrow_json_names(block, columns.uris), None
         except pa.ArrowInvalid:
             pass  # one row in it is wrong, and Arrow does not say which
-    records = _records(block, num_lines_before)
+    records = records_of_lines(block, num_lines_before)
     names = names_of(record.get(columns.uris) for record in records)
     if not columns.keep:
         return names, None

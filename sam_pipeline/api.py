@@ -1,0 +1,272 @@
+"""The pipeline from Python: run or resume, then read the result as it stands in storage.
+
+    run = annotate(AnnotateConfig(input="photos/", output="masks/"))    # or open_run("masks/")
+    for row in run.rows(status="ok"):
+        pixels = [decode_mask(mask) for mask in row["masks"]]
+
+Reading needs neither Ray nor torch.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+from deltalake import DeltaTable
+
+from sam_pipeline.clean_text import one_line
+from sam_pipeline.config import AnnotateConfig, check_storage_options
+from sam_pipeline.errors import ConfigError, OutputError
+from sam_pipeline.masks import rle
+from sam_pipeline.masks.rle import Rle
+from sam_pipeline.storage.delta import committed_files, output_errors, table_metadata
+from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri
+from sam_pipeline.storage.mask_table import count_results, open_results
+from sam_pipeline.storage.plan_table import read_plan
+from sam_pipeline.storage.retrying import retried
+from sam_pipeline.storage.schema import STATUSES
+from sam_pipeline.terminal import PlainConsole
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped]
+
+# A row of a hundred masks is 50 KB as Arrow and several times that as Python objects.
+_ROWS_AT_ONCE = 64
+
+
+class MaskDict(TypedDict):
+    """One mask as it is stored; storage.schema.MASK_TYPE says what each field is."""
+
+    segmentation: Rle
+    bbox: list[int]
+    area: int
+    predicted_iou: float
+    stability_score: float
+    point_coords: list[list[float]]
+    crop_box: list[int]
+    prompt_id: int | None
+    prompt_box: list[float] | None
+    point_labels: list[int] | None
+    category_id: int | None
+    score: float | None
+
+
+class PromptError(TypedDict):
+    """A prompt or region that was not used, and why."""
+
+    role: str
+    prompt_id: int | None
+    error: str
+
+
+class ImageRow(TypedDict):
+    """The result of one image as it is stored; storage.schema.MASKS_SCHEMA says what each field is."""
+
+    image_id: int
+    uri: str
+    height: int | None
+    width: int | None
+    status: str
+    error: str | None
+    num_masks: int
+    masks: list[MaskDict]
+    extra: str | None
+    prompt_errors: list[PromptError] | None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """A run's results at the version they were opened at; what is committed later is seen by opening it again.
+
+    Made by open_run and annotate. Everything reads with one thread: with pyarrow 26, a process that ends right after a
+    threaded read may abort on its way out.
+
+    Methods that read take the same choice of rows and columns:
+        status: only images that ended so: ok, fetch_error, decode_error, too_large, changed, worker_crashed. None
+            takes all; what failed has no masks.
+        where: a condition on columns, such as `pyarrow.compute.field("num_masks") > 10`.
+        columns: names of those wanted; None takes all. Without masks, reading is a hundred times less.
+
+    They raise ConfigError for a status or column that there is not, and for a condition that does not fit the columns;
+    OutputError for files that are gone (after a vacuum an old version may not be whole: open the run again) or damaged;
+    StorageUnavailableError if storage does not answer.
+    """
+
+    output: str
+    """Folder of the run: an absolute path or a URI."""
+    num_images: int
+    """Planned images."""
+    _table: DeltaTable
+    _options: StorageOptions
+
+    def __repr__(self) -> str:
+        return f"<Run {self.output!r}, version {self.version}: {self.num_done} of {self.num_images} images>"
+
+    @property
+    def version(self) -> int:
+        """The version of the Delta table of results."""
+        version: int = self._table.version()
+        return version
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decided the values of the results, by name: every mask setting, precision, SHA-256 of the weights."""
+        settings: dict[str, Any] = json.loads(table_metadata(self._table)["fingerprint"])
+        return settings
+
+    @cached_property
+    def num_done(self) -> int:
+        """Images that have a row, whatever its status."""
+        return sum(file.num_rows for file in committed_files(self._table))
+
+    @property
+    def num_by_status(self) -> dict[str, int]:
+        """Images that have a row, by status. Reads one small column of every file, once."""
+        return dict(self._counts[0])
+
+    @property
+    def num_masks(self) -> int:
+        """Masks of all images. Reads one small column of every file, once."""
+        return self._counts[1]
+
+    @cached_property
+    def _counts(self) -> tuple[Counter[str], int]:
+        return count_results(self._table, self._options)
+
+    def rows(
+        self, *, status: str | None = None, where: pc.Expression | None = None, columns: Sequence[str] | None = None
+    ) -> Iterator[ImageRow]:
+        """Stream rows, in no particular order and in bounded memory, however large the run.
+
+        See the class for arguments and errors.
+
+        Yields:
+            One image as a dict of Python values, with the columns asked for.
+        """
+        # Checked here and not in the generator, which would raise only when the first row is asked for.
+        scanner = self._scanner(status, where, columns, batch_size=_ROWS_AT_ONCE)
+        return self._iterate(scanner)
+
+    def _iterate(self, scanner: ds.Scanner) -> Iterator[ImageRow]:
+        with output_errors(self._table.table_uri):
+            for batch in scanner.to_batches():
+                yield from batch.to_pylist()
+
+    def to_arrow(
+        self, *, status: str | None = None, where: pc.Expression | None = None, columns: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Read rows into memory, in no particular order, with the types of storage.schema.MASKS_SCHEMA.
+
+        See the class for arguments and errors.
+        """
+        scanner = self._scanner(status, where, columns)
+        uri = self._table.table_uri
+        with output_errors(uri):
+            return retried(scanner.to_table, what=f"read {uri}")
+
+    def to_pandas(
+        self, *, status: str | None = None, where: pc.Expression | None = None, columns: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """Read rows into a data frame, in no particular order; lists within it are NumPy arrays.
+
+        See the class for arguments and errors.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        if importlib.util.find_spec("pandas") is None:
+            raise ImportError("to_pandas needs pandas, which comes with no part of this package: pip install pandas")
+        return self.to_arrow(status=status, where=where, columns=columns).to_pandas(use_threads=False)
+
+    def dataset(self) -> ds.Dataset:
+        """The results as a pyarrow dataset, for all else: DuckDB, Polars, batches of another size.
+
+        Give `use_threads=False` to what reads it with pyarrow; the class says why.
+        """
+        with output_errors(self._table.table_uri):
+            return self._table.to_pyarrow_dataset()
+
+    def _scanner(
+        self, status: str | None, where: pc.Expression | None, columns: Sequence[str] | None, **limits: int
+    ) -> ds.Scanner:
+        dataset = self.dataset()
+        if status is not None:
+            if status not in STATUSES:
+                raise ConfigError(f"status must be one of {', '.join(STATUSES)}; got {status!r}")
+            has_status = pc.field("status") == status
+            where = has_status if where is None else has_status & where
+        names = list(dataset.schema.names if columns is None else columns)
+        if unknown := [name for name in names if name not in dataset.schema.names]:
+            raise ConfigError(f"no such column: {', '.join(unknown)}; there are {', '.join(dataset.schema.names)}")
+        try:
+            return dataset.scanner(
+                columns=names, filter=where, use_threads=False, batch_readahead=1, fragment_readahead=1, **limits
+            )
+        except pa.ArrowException as error:
+            raise ConfigError(f"where does not fit the columns: {one_line(error)}") from error
+
+
+def annotate(config: AnnotateConfig, *, show_progress: bool = True) -> Run:
+    """Run, or resume, until every planned image has a row; as the command `annotate` does.
+
+    Ray is the one that this process is connected to, or that RAY_ADDRESS names, or one started here for the time of the
+    run. What the run has to say beyond its progress goes to the logger `sam_pipeline`.
+
+    Args:
+        config: the run's settings; a resume must have the same, and may leave out `input`.
+        show_progress: a live line on standard error; where that is no terminal, a plain line every ten seconds.
+
+    Returns:
+        The finished run, opened.
+
+    Raises:
+        SamPipelineError: see sam_pipeline.errors; after any of them the same call resumes.
+    """
+    from sam_pipeline.pipeline.annotate import annotate as run_annotate  # Ray and torch, which reading does without
+    from sam_pipeline.pipeline.progress import RichDisplay
+
+    # Were a silent console a terminal, rich would take over the standard output for its live line, and lose it.
+    is_terminal = None if show_progress else False
+    console = PlainConsole(
+        stderr=True, markup=False, highlight=False, quiet=not show_progress, force_terminal=is_terminal
+    )
+    run_annotate(config, lambda num_images, num_before: RichDisplay(num_images, num_before, console))
+    return open_run(config.output, config.parsed_storage_options)
+
+
+def open_run(output: str, storage_options: Mapping[str, Any] | None = None) -> Run:
+    """Open the results of a run, finished or not, for reading; nothing is written, and no run is disturbed.
+
+    Args:
+        output: folder of the run: a local path or a URI.
+        storage_options: fsspec options, as for annotate; credentials come from the environment.
+
+    Raises:
+        ConfigError: a URI or options that are refused, because of a credential in them for example.
+        OutputError: there is no plan or there are no results; it cannot be read.
+        StorageUnavailableError: storage did not answer.
+    """
+    options = dict(storage_options or {})
+    check_storage_options(options)
+    uri = absolute_uri(output)
+    plan = read_plan(uri, options)
+    if plan is None:
+        raise OutputError(f"no plan in {output}")
+    table = open_results(uri, options)
+    table_metadata(table)  # raises for a table of another program
+    return Run(uri, plan.num_images, table, options)
+
+
+def decode_mask(mask: MaskDict) -> npt.NDArray[np.bool_]:
+    """The pixels of a stored mask: (H, W) bool, in the frame of the image after EXIF orientation."""
+    return rle.decode(mask["segmentation"])

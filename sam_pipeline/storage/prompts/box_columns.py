@@ -1,0 +1,128 @@
+"""Prompts that are boxes and no more, a column at a time: what prompt_values gives row by row, for millions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
+
+from sam_pipeline.config import BboxFormat
+from sam_pipeline.storage.prompts.prompt_rows import KEYED_PROMPTS
+
+_LARGEST_ID = 2**63
+
+_Numbers = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def box_prompts(batch: pa.RecordBatch, num_rows_before: int, bbox_format: BboxFormat) -> tuple[pa.Table, _Numbers]:
+    """Take the prompts that have a right box, no points and no mask.
+
+    Args:
+        batch: key, text, and those of the other columns of prompts that there are.
+        num_rows_before: of the file, for the prompt_id.
+        bbox_format: of bbox.
+
+    Returns:
+        Rows of KEYED_PROMPTS, and the numbers in the batch of all other rows, in order.
+    """
+    names = batch.schema.names
+    is_box = _has_right_length(batch.column("bbox")) if "bbox" in names else np.zeros(batch.num_rows, bool)
+    for name in ("point_coords", "point_labels", "mask_input"):
+        if name in names:
+            is_box &= batch.column(name).is_null().to_numpy(zero_copy_only=False)
+    corners = np.empty((0, 4))
+    if is_box.any():
+        numbers = _only(batch.column("bbox"), is_box).flatten()
+        corners = _floats(numbers).reshape(-1, 4)
+        if bbox_format == "xywh":
+            with np.errstate(over="ignore", invalid="ignore"):
+                corners = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:]], axis=1)
+        is_finite = np.isfinite(corners).all(axis=1)
+        corners = corners[is_finite]
+        is_box[np.flatnonzero(is_box)[~is_finite]] = False
+    count = len(corners)
+    columns = {field.name: pa.nulls(count, field.type) for field in KEYED_PROMPTS}
+    columns |= {
+        "key": _only(batch.column("key"), is_box),
+        "prompt_id": pa.array(num_rows_before + np.flatnonzero(is_box), pa.int64()),
+        "box_xyxy": pa.ListArray.from_arrays(np.arange(0, 4 * count + 1, 4, dtype=np.int32), corners.reshape(-1)),
+        "is_relative": pa.repeat(pa.scalar(False), count),
+    }
+    if "category_id" in names:
+        columns["category_id"] = _ids(_only(batch.column("category_id"), is_box))
+    if "score" in names:
+        columns["score"] = _scores(_only(batch.column("score"), is_box))
+    return pa.table(columns, schema=KEYED_PROMPTS), np.flatnonzero(~is_box)
+
+
+def may_name_images(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds text or whole numbers."""
+    if pt.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pt.is_integer(kind) or pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
+
+
+def key_texts(keys: pa.Array) -> pa.Array:
+    """What names the images, as text.
+
+    Raises:
+        pa.ArrowInvalid: it is not UTF-8.
+    """
+    if pt.is_dictionary(keys.type):
+        keys = keys.dictionary_decode()
+    texts = keys.cast(pa.string())
+    texts.validate(full=True)
+    return texts
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether values are lists, of any of the layouts of Parquet files."""
+    return bool(pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind))
+
+
+def _has_right_length(boxes: pa.Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    if not is_list(boxes.type) or not _is_numeric(boxes.type.value_type):
+        return np.zeros(len(boxes), bool)
+    is_right = pc.and_(boxes.is_valid(), pc.fill_null(pc.equal(pc.list_value_length(boxes), 4), False))
+    found: np.ndarray[Any, np.dtype[np.bool_]] = is_right.to_numpy(zero_copy_only=False).copy()
+    return found
+
+
+def _only(values: pa.Array, is_meant: np.ndarray[Any, np.dtype[np.bool_]]) -> pa.Array:
+    return values if is_meant.all() else values.filter(pa.array(is_meant))
+
+
+def _is_numeric(kind: pa.DataType) -> bool:
+    return bool(pt.is_integer(kind) or pt.is_floating(kind))
+
+
+def _floats(numbers: pa.Array) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """With NaN where there are nulls."""
+    # Not safe: integers beyond 2**53 are rounded, as Python's float rounds them.
+    found: np.ndarray[Any, np.dtype[np.float64]] = numbers.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _ids(values: pa.Array) -> pa.Array:
+    """Whole numbers; null where a value is none."""
+    if pt.is_uint64(values.type):
+        values = pc.if_else(pc.less(values, pa.scalar(_LARGEST_ID, pa.uint64())), values, pa.scalar(None, pa.uint64()))
+    elif pt.is_floating(values.type):
+        # As pandas writes whole numbers with gaps.
+        numbers = _floats(values)
+        is_id = (np.trunc(numbers) == numbers) & (numbers >= -_LARGEST_ID) & (numbers < _LARGEST_ID)
+        values = pa.array(np.where(is_id, numbers, 0).astype(np.int64), mask=~is_id)
+    elif not pt.is_integer(values.type):
+        return pa.nulls(len(values), pa.int64())
+    return values.cast(pa.int64())
+
+
+def _scores(values: pa.Array) -> pa.Array:
+    """Finite numbers; null where a value is none."""
+    if not _is_numeric(values.type):
+        return pa.nulls(len(values), pa.float64())
+    scores = _floats(values)
+    return pa.array(scores, mask=~np.isfinite(scores))

@@ -1,0 +1,81 @@
+"""Prompts from COCO's results (a list) and annotations (an object with images and annotations)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeGuard
+
+import pyarrow as pa
+
+from sam_pipeline.clean_text import one_line
+from sam_pipeline.errors import InputError, SamPipelineError
+from sam_pipeline.storage.filesystem import StorageOptions
+from sam_pipeline.storage.prompts.prompt_values import MakeRow, Row
+from sam_pipeline.storage.prompts.row_tables import row_tables
+from sam_pipeline.storage.sources.object_reading import open_object
+
+
+def coco_prompts(uri: str, options: StorageOptions, make: MakeRow, *, are_regions: bool) -> Iterator[pa.Table]:
+    """Read COCO's JSON, which is held in memory. See prompt_files.read_prompts.
+
+    The image is what `images` call it, where there are any, else its image_id. The prompt_id is the annotation's id, or
+    else its position.
+    """
+    return row_tables(_rows(uri, options, make, are_regions=are_regions))
+
+
+def _rows(uri: str, options: StorageOptions, make: MakeRow, *, are_regions: bool) -> Iterator[Row]:
+    entries, names = _content(uri, options)
+    for position, entry in enumerate(entries):
+        fields = entry if isinstance(entry, dict) else {}
+        image_id, own_id = fields.get("image_id"), fields.get("id")
+        key = names.get(image_id, image_id) if _is_id(image_id) else None
+        prompt_id = own_id if isinstance(own_id, int) and _is_id(own_id) and 0 <= own_id < 2**63 else position
+        for part in _polygons(fields) if are_regions else [fields]:
+            yield make(key, prompt_id, part)
+
+
+def _content(uri: str, options: StorageOptions) -> tuple[list[Any], dict[int | str, str]]:
+    """The annotations, and the names of images by id."""
+    with open_object(uri, options) as file:
+        try:
+            content = json.loads(file.read())
+        except SamPipelineError:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"cannot read {uri}: not JSON ({one_line(error)})") from error
+        except Exception as error:
+            raise InputError(f"cannot read {uri}: {one_line(error)}") from error
+    if isinstance(content, list):
+        return content, {}
+    entries = content.get("annotations") if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise InputError(f"{uri} holds neither COCO results, a list, nor an object with a list of annotations")
+    images = content.get("images")
+    names = {
+        image["id"]: image["file_name"]
+        for image in (images if isinstance(images, list) else [])
+        if isinstance(image, dict) and _is_id(image.get("id")) and isinstance(image.get("file_name"), str)
+    }
+    return entries, names
+
+
+def _is_id(value: object) -> TypeGuard[int | str]:
+    # Python would find the image with the id 1 for true.
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
+def _polygons(fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The polygons of an annotation's segmentation, each by itself; run lengths have none, and then bbox counts."""
+    segmentation = fields.get("segmentation")
+    if not isinstance(segmentation, list) or not any(isinstance(flat, list) for flat in segmentation):
+        return [fields]
+    return [{"polygon": _pairs(flat)} for flat in segmentation]
+
+
+def _pairs(flat: object) -> object:
+    """[x, y, x, y, …] → [[x, y], …]; anything else is no polygon, and refused as that."""
+    if not isinstance(flat, list) or len(flat) % 2:
+        return "no pairs"
+    return [list(pair) for pair in zip(flat[::2], flat[1::2], strict=True)]

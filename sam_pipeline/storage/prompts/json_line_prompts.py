@@ -1,0 +1,53 @@
+"""Prompts from JSON Lines: an object a prompt."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from sam_pipeline.clean_text import one_line
+from sam_pipeline.errors import InputError, StorageUnavailableError
+from sam_pipeline.storage.filesystem import StorageOptions
+from sam_pipeline.storage.prompts.columns import key_column
+from sam_pipeline.storage.prompts.prompt_values import MakeRow, Row
+from sam_pipeline.storage.prompts.row_tables import row_tables
+from sam_pipeline.storage.sources.manifest_rows import line_blocks, records_of_lines
+from sam_pipeline.storage.sources.object_reading import open_object
+
+
+def json_line_prompts(uri: str, options: StorageOptions, make: MakeRow, *, are_regions: bool) -> Iterator[pa.Table]:
+    """Read JSON Lines, of which the columns are the fields in the first four megabytes. See prompt_files.read_prompts.
+
+    The prompt_id is the number of the object, from 0; blank lines are none.
+    """
+    return row_tables(_rows(uri, options, make, are_regions=are_regions))
+
+
+def _rows(uri: str, options: StorageOptions, make: MakeRow, *, are_regions: bool) -> Iterator[Row]:
+    key: str | None = None
+    num_rows = 0
+    for records in _records(uri, options):
+        if key is None and records:
+            names = dict.fromkeys(name for record in records for name in record)
+            key = key_column(uri, dict.fromkeys(names, True), are_regions=are_regions)
+        for number, record in enumerate(records, num_rows):
+            yield make(None if key is None else record.get(key), number, record)
+        num_rows += len(records)
+
+
+def _records(uri: str, options: StorageOptions) -> Iterator[list[dict[str, Any]]]:
+    num_lines = 0
+    with open_object(uri, options) as file:
+        try:
+            content: io.BufferedIOBase = gzip.GzipFile(fileobj=file) if uri.lower().endswith(".gz") else file
+            for block in line_blocks(content):
+                yield records_of_lines(block, num_lines)
+                num_lines += block.count(b"\n")
+        except StorageUnavailableError:
+            raise
+        except Exception as error:  # which line is none, or that it is not gzip
+            raise InputError(f"cannot read {uri}: {one_line(error)}") from error

@@ -1,0 +1,127 @@
+"""Which planned image a prompt is for, from what its file calls the image."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+logger = logging.getLogger(__name__)
+
+_NONE, _SEVERAL = -1, -2
+_COCO_ID = r'^\{"coco_image_id": (?P<id>"(?:[^"\\]|\\.)*"|-?\d+)'
+_SUFFIX = r"\.[^./]+$"
+
+_Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Index:
+    """Names of images → their ids."""
+
+    names: pa.Array
+    """Each once."""
+    image_ids: _Ids
+    """Of each name; _SEVERAL where more than one image has it."""
+
+    def find(self, keys: pa.Array) -> _Ids:
+        """The image_id of each key; _NONE or _SEVERAL."""
+        positions = pc.fill_null(pc.index_in(keys, value_set=self.names), -1).to_numpy()
+        return np.where(positions < 0, _NONE, self.image_ids[positions] if len(self.image_ids) else _NONE)
+
+
+def match_images(keys: pa.ChunkedArray, planned: pa.Table) -> _Ids:
+    """Find the image that each key names. What names none, or several, is counted in the log.
+
+    A key is the id of an image in the COCO file that was planned from, if it was; or an image's URI; or the end of one,
+    from a slash on (`train/0001.jpg`, `0001.jpg`), with or without the suffix. A number also names the file that is
+    called by it with zeros in front, as COCO's are. The first of these by which a key names anything counts.
+
+    Args:
+        keys: (N,) strings, with nulls.
+        planned: image_id, uri, location and extra of all planned images.
+
+    Returns:
+        (N,) int64 image_id of each key; -1 where there is none.
+    """
+    encoded = keys.combine_chunks().dictionary_encode()
+    names = encoded.dictionary.cast(pa.string())
+    found = np.full(len(names), _NONE)
+    for index, asked in _ways(names, planned):
+        left = np.flatnonzero(found == _NONE)
+        if not len(left):
+            break
+        found[left] = index.find(asked.take(pa.array(left)))
+    codes = pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64)
+    found = np.append(found, _NONE)  # what a null key stands for
+    image_ids: _Ids = found[codes]
+    _log(image_ids, codes, names)
+    image_ids[image_ids == _SEVERAL] = _NONE
+    return image_ids
+
+
+def _ways(names: pa.Array, planned: pa.Table) -> Iterator[tuple[_Index, pa.Array]]:
+    """Ways to name an image, the surest first: the index, and the keys as they are written there."""
+    ids = planned["image_id"].to_numpy()
+    coco_ids = pc.struct_field(pc.extract_regex(planned["extra"].combine_chunks(), _COCO_ID), "id")
+    if coco_ids.null_count < len(coco_ids):
+        yield _index(_unquoted(coco_ids), ids), names
+    uris = planned["uri"].combine_chunks()
+    yield _index(uris, ids), names
+    yield _index(uris, ids), pc.binary_join_element_wise("file://", names, "")
+    # A member of an archive is what stands behind the #, as if the archive were a folder.
+    in_container = planned["location"].combine_chunks().is_valid()
+    has_members = pc.any(in_container).as_py()
+    paths = pc.if_else(in_container, pc.replace_substring(uris, "#", "/"), uris) if has_members else uris
+    asked = pc.replace_substring_regex(names, r"^(?:\./)+", "")
+    asked = pc.replace_substring(asked, "#", "/") if has_members else asked
+    depths = pc.count_substring(asked, "/").to_numpy(zero_copy_only=False)
+    deepest = pc.max(pc.count_substring(paths, "/")).as_py() or 0
+    for shorten in (False, True):
+        for depth in np.unique(depths[depths < deepest]):
+            ends = _end(paths, int(depth))
+            of_depth = pc.if_else(pa.array(depths == depth), asked, None)
+            yield (_index(pc.replace_substring_regex(ends, _SUFFIX, "") if shorten else ends, ids), of_depth)
+    numbers = pc.if_else(pc.match_substring_regex(names, r"^\d+$"), pc.ascii_ltrim(names, "0"), None)
+    stems = pc.replace_substring_regex(_end(paths, 0), _SUFFIX, "")
+    is_number = pc.match_substring_regex(stems, r"^\d+$")
+    yield _index(pc.if_else(is_number, pc.ascii_ltrim(stems, "0"), None), ids), numbers
+
+
+def _end(paths: pa.Array, depth: int) -> pa.Array:
+    """The last depth + 1 parts of each path; null where there are fewer."""
+    pattern = rf"(?s)/(?P<end>[^/]+(?:/[^/]+){{{depth}}})$" if depth else r"(?s)/(?P<end>[^/]+)$"
+    return pc.struct_field(pc.extract_regex(paths, pattern), "end")
+
+
+def _index(names: pa.Array, ids: _Ids) -> _Index:
+    is_named = names.is_valid()
+    encoded = names.filter(is_named).dictionary_encode()
+    codes, ids = encoded.indices.to_numpy(), ids[is_named.to_numpy(zero_copy_only=False)]
+    image_ids = np.full(len(encoded.dictionary), _NONE)
+    image_ids[codes] = ids
+    image_ids[np.bincount(codes, minlength=len(image_ids)) > 1] = _SEVERAL
+    return _Index(encoded.dictionary.cast(pa.string()), image_ids)
+
+
+def _unquoted(ids: pa.Array) -> pa.Array:
+    if not pc.any(pc.starts_with(ids, '"')).as_py():
+        return ids
+    return pa.array([None if each is None else str(json.loads(each)) for each in ids.to_pylist()], pa.string())
+
+
+def _log(image_ids: _Ids, codes: _Ids, names: pa.Array) -> None:
+    if num_unnamed := int((codes < 0).sum()):
+        logger.warning("%d rows name no image and are left out", num_unnamed)
+    reasons = {_NONE: "images that are not planned", _SEVERAL: "several images at once"}
+    for what, reason in reasons.items():
+        missed = (image_ids == what) & (codes >= 0)
+        if missed.any():
+            example = names[int(codes[missed][0])].as_py()
+            logger.warning("%d rows name %s, such as %r, and are left out", missed.sum(), reason, example)

@@ -1,0 +1,99 @@
+"""Prompts from the columns of a Parquet file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet
+import pyarrow.types as pt
+
+from sam_pipeline.clean_text import one_line
+from sam_pipeline.errors import InputError, SamPipelineError
+from sam_pipeline.storage.prompts.box_columns import box_prompts, is_list, key_texts, may_name_images
+from sam_pipeline.storage.prompts.columns import OTHER_COLUMNS, PROMPT_COLUMNS, REGION_COLUMNS, key_column
+from sam_pipeline.storage.prompts.prompt_rows import KEYED_PROMPTS, PromptOptions
+from sam_pipeline.storage.prompts.prompt_values import MakeRow
+from sam_pipeline.storage.prompts.row_tables import MASKS_AT_ONCE, TABLE_ROWS
+from sam_pipeline.storage.sources.object_reading import open_object
+
+_BLOCK_BYTES = 4 << 20
+
+
+def parquet_prompts(uri: str, options: PromptOptions, make: MakeRow, *, are_regions: bool) -> Iterator[pa.Table]:
+    """Read Parquet, of which only the columns that count. See prompt_files.read_prompts.
+
+    The prompt_id is the number of the row, from 0. Prompts that are boxes and no more are read a column at a time, all
+    others row by row.
+    """
+    num_rows = 0
+    for batch in _batches(uri, options, are_regions=are_regions):
+        boxes, others = None, np.arange(batch.num_rows)
+        if not are_regions:
+            boxes, others = box_prompts(batch, num_rows, options.bbox_format)
+        yield _merged(boxes, _row_by_row(batch, num_rows, others, make), others)
+        num_rows += batch.num_rows
+
+
+def _batches(uri: str, options: PromptOptions, *, are_regions: bool) -> Iterator[pa.RecordBatch]:
+    """The columns that count, with the image's name as text in `key`."""
+    with open_object(uri, options.storage) as file:
+        try:
+            # Not pre_buffer, which reads the columns of all row groups before the first batch.
+            parquet = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BLOCK_BYTES)
+            schema = parquet.schema_arrow
+            columns = {field.name: may_name_images(field.type) for field in schema}
+            key = key_column(uri, columns, are_regions=are_regions)
+            used = REGION_COLUMNS if are_regions else (*PROMPT_COLUMNS, *OTHER_COLUMNS)
+            fields = [name for name in used if name in columns]
+            batch_rows = MASKS_AT_ONCE if "mask_input" in fields else TABLE_ROWS
+            for batch in parquet.iter_batches(batch_rows, columns=[key, *fields]):
+                arrays = [key_texts(batch.column(key)), *(batch.column(name) for name in fields)]
+                yield pa.RecordBatch.from_arrays(arrays, names=["key", *fields])
+        except SamPipelineError:
+            raise
+        except Exception as error:
+            raise InputError(f"cannot read {uri}: {one_line(error)}") from error
+
+
+def _row_by_row(
+    batch: pa.RecordBatch, num_rows_before: int, numbers: np.ndarray[Any, np.dtype[np.int64]], make: MakeRow
+) -> pa.Table:
+    rows = batch.take(pa.array(numbers))
+    masks = rows.column("mask_input") if "mask_input" in rows.schema.names else None
+    made = []
+    fields = [name for name in rows.schema.names if name != "mask_input"]
+    for index, row in enumerate(rows.select(fields).to_pylist()):
+        if masks is not None:
+            row["mask_input"] = _mask(masks[index])
+        made.append(make(row["key"], num_rows_before + int(numbers[index]), row))
+    return pa.Table.from_pylist(made, schema=KEYED_PROMPTS)
+
+
+def _mask(value: pa.Scalar) -> object:
+    """A mask of lists as an array, if it is one: as Python's numbers it would take a hundred times the memory."""
+    if not value.is_valid or not is_list(value.type):
+        return value.as_py()
+    numbers, shape = value.values, [len(value.values)]
+    while is_list(numbers.type):
+        lengths = pc.unique(pc.list_value_length(numbers)).to_pylist()
+        if numbers.null_count or len(lengths) != 1:
+            return value.as_py()
+        numbers, shape = numbers.flatten(), [*shape, lengths[0]]
+    if not (pt.is_integer(numbers.type) or pt.is_floating(numbers.type)):
+        return value.as_py()
+    return numbers.to_numpy(zero_copy_only=False).reshape(shape)
+
+
+def _merged(boxes: pa.Table | None, others: pa.Table, numbers: np.ndarray[Any, np.dtype[np.int64]]) -> pa.Table:
+    """All rows in their order; numbers: those of others."""
+    if boxes is None or not boxes.num_rows:
+        return others
+    if not others.num_rows:
+        return boxes
+    is_other = np.zeros(boxes.num_rows + others.num_rows, bool)
+    is_other[numbers] = True
+    return pa.concat_tables([boxes, others]).take(pa.array(np.argsort(np.argsort(is_other, kind="stable"))))

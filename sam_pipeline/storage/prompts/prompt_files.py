@@ -1,0 +1,110 @@
+"""Prompts and regions from a file, or a folder of files, of any kind, in parts of bounded size."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sam_pipeline.errors import InputError
+from sam_pipeline.storage.filesystem import StorageOptions
+from sam_pipeline.storage.prompts.coco_prompts import coco_prompts
+from sam_pipeline.storage.prompts.json_line_prompts import json_line_prompts
+from sam_pipeline.storage.prompts.parquet_prompts import parquet_prompts
+from sam_pipeline.storage.prompts.prompt_rows import PromptOptions
+from sam_pipeline.storage.prompts.prompt_values import prompt_row, region_row
+from sam_pipeline.storage.prompts.yolo_labels import LABEL_SUFFIX, yolo_prompts
+from sam_pipeline.storage.sources.files import list_files
+from sam_pipeline.storage.sources.source_image import SourceImage
+
+JSON_LINE_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+PARQUET_SUFFIXES = (".parquet", ".pq")
+_SUFFIXES = (".json", *JSON_LINE_SUFFIXES, *PARQUET_SUFFIXES, LABEL_SUFFIX)
+
+logger = logging.getLogger(__name__)
+
+
+def read_prompts(uri: str, options: PromptOptions) -> Iterator[pa.Table]:
+    """Read the prompts of a file; those with too low a score, or none where one is asked for, are left out.
+
+    A prompt that cannot be used is a row with an error, and the others go on. COCO's files are held in memory, of all
+    others some thousand rows.
+
+    Args:
+        uri: of COCO results or annotations (.json), JSON Lines, Parquet, or a folder of YOLO labels (.txt).
+        options: all are used.
+
+    Yields:
+        Tables of KEYED_PROMPTS with up to 65,536 rows, in the file's order.
+
+    Raises:
+        InputError: nothing there, not of its format, without rows or the columns that there must be, or without any
+            score where a least one is given.
+        StorageUnavailableError: the storage did not answer for two minutes.
+    """
+    num_rows = num_scores = num_left_out = 0
+    for part in _read(uri, options, are_regions=False):
+        num_rows += part.num_rows
+        if options.min_score is None:
+            yield part
+            continue
+        num_scores += part.num_rows - part["score"].null_count
+        kept = part.filter(pc.fill_null(pc.greater_equal(part["score"], options.min_score), False))
+        num_left_out += part.num_rows - kept.num_rows
+        yield kept
+    if not num_rows:
+        raise InputError(f"no prompts in {uri}")
+    if options.min_score is not None and not num_scores:
+        raise InputError(f"min_score needs scores, {uri} has none")
+    if num_left_out:
+        logger.info("%d prompts have a score below %g, or none, and are left out", num_left_out, options.min_score)
+
+
+def read_regions(uri: str, options: PromptOptions) -> Iterator[pa.Table]:
+    """Read regions of interest from the same kinds of files: polygon, or segmentation in COCO files, or else bbox.
+
+    Yields and raises what read_prompts does; scores are not looked at.
+    """
+    num_rows = 0
+    for part in _read(uri, options, are_regions=True):
+        num_rows += part.num_rows
+        yield part
+    if not num_rows:
+        raise InputError(f"no regions in {uri}")
+
+
+def list_prompt_files(uri: str, options: StorageOptions) -> list[SourceImage]:
+    """The files that prompts are read from, with what changes when they do: one, or all labels of a folder.
+
+    Raises:
+        InputError: nothing there, or a file of no known kind.
+        StorageUnavailableError: the storage did not answer for two minutes.
+    """
+    suffixes = (LABEL_SUFFIX,) if _holds_labels(uri) else _SUFFIXES
+    files = list_files(uri, options, suffixes, what="prompts")
+    # A file named outright is listed whatever its suffix.
+    if not files[0].uri.lower().endswith(_SUFFIXES):
+        raise InputError(
+            f"cannot tell what kind of prompts {uri} holds: it is no folder and ends in none of {', '.join(_SUFFIXES)}"
+        )
+    return files
+
+
+def _read(uri: str, options: PromptOptions, *, are_regions: bool) -> Iterator[pa.Table]:
+    make = partial(region_row if are_regions else prompt_row, bbox_format=options.bbox_format)
+    if _holds_labels(uri):
+        return yolo_prompts(list_prompt_files(uri, options.storage), uri, options.storage)
+    name = uri.lower()
+    if name.endswith(".json"):
+        return coco_prompts(uri, options.storage, make, are_regions=are_regions)
+    if name.endswith(JSON_LINE_SUFFIXES):
+        return json_line_prompts(uri, options.storage, make, are_regions=are_regions)
+    return parquet_prompts(uri, options, make, are_regions=are_regions)
+
+
+def _holds_labels(uri: str) -> bool:
+    """Whether it is a folder, unless it turns out to be a file; folders may have dots in their names."""
+    return uri.lower().endswith(LABEL_SUFFIX) or not uri.lower().endswith(_SUFFIXES)

@@ -1,0 +1,171 @@
+"""Prompts, regions and grids: frozen with a plan, refused where they clash, and answered image by image."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from sam_pipeline.config import AnnotateConfig, MaskConfig
+from sam_pipeline.errors import ConfigError, InputError
+from sam_pipeline.pipeline.plan import ensure_plan
+from sam_pipeline.pipeline.targets import ensure_prompts, resolve_targets
+from sam_pipeline.storage.prompt_table import read_prompts
+from tests.storage.image_files import noise, saved
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    for index in range(3):
+        (tmp_path / "in" / f"{index}.png").write_bytes(saved(noise(20, 30), "PNG"))
+    return tmp_path
+
+
+def detection(image, **fields):
+    return {"image": image, "bbox": [1, 2, 3, 4], "score": 0.5, "category_id": 1} | fields
+
+
+def file_of(folder, *rows, name="detections.jsonl"):
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def config_of(folder, **settings):
+    return AnnotateConfig(**{"output": str(folder / "run"), "input": str(folder / "in")} | settings)
+
+
+def targets_of(folder, **settings):
+    config = config_of(folder, **settings)
+    return resolve_targets(config, ensure_plan(config))
+
+
+def test_without_prompts_it_is_the_grid(folder):
+    targets = targets_of(folder)
+    assert (targets.mode, targets.prompts, targets.layers) == ("grid", None, None)
+    assert targets.pinned == {"mode": "grid", "prompts_sha256": None, "point_grid_sha256": None}
+
+
+def test_prompts_are_frozen_and_found_again_without_being_named(folder):
+    rows = [detection("2.png"), detection("0.png", bbox=[5, 5, 2, 2]), detection("2.png", category_id=9)]
+    first = targets_of(folder, prompts=file_of(folder, *rows))
+    assert (first.mode, first.prompts.num_prompts, first.prompts.max_prompts) == ("prompted", 3, 2)
+    again = targets_of(folder)
+    assert again.pinned == first.pinned
+    assert again.pinned["prompts_sha256"] is not None
+    found = read_prompts(str(folder / "run"), 0, 3, {})
+    assert [row["box_xyxy"] for row in found[0]] == [[5, 5, 7, 7]]
+    assert [(row["prompt_id"], row["category_id"]) for row in found[2]] == [(0, 1), (2, 9)]
+    assert targets_of(folder, mode="both").mode == "both"
+
+
+def test_the_same_file_again_is_not_read_again_and_another_is_refused(folder, monkeypatch):
+    path = file_of(folder, detection("0.png"))
+    targets_of(folder, prompts=path)
+    with monkeypatch.context() as patch:
+        patch.setattr("sam_pipeline.pipeline.targets.read_prompts", None)
+        targets_of(folder, prompts=path)
+    with pytest.raises(ConfigError, match=r"planned with other prompts \(min_score differ"):
+        targets_of(folder, prompts=path, min_score=0.1)
+    file_of(folder, detection("0.png"), detection("1.png"))
+    with pytest.raises(ConfigError, match=r"planned with other prompts \(prompts_version differ"):
+        targets_of(folder, prompts=path)
+
+
+def test_prompts_for_images_that_are_not_planned_are_counted_and_the_others_are_used(folder, caplog):
+    rows = [detection("0.png"), detection("gone.png"), detection(None), detection("1.png", bbox=[1, 2, 3])]
+    with caplog.at_level(logging.INFO):
+        targets = targets_of(folder, prompts=file_of(folder, *rows))
+    assert targets.prompts.num_prompts == 2
+    assert "1 rows name images that are not planned, such as 'gone.png'" in caplog.text
+    assert "1 rows name no image" in caplog.text
+    assert "2 prompts for 2 images, 1 of them unusable" in caplog.text
+
+
+def test_prompts_of_which_none_is_for_a_planned_image_are_an_error(folder):
+    with pytest.raises(InputError, match=r"no prompt in .*detections.jsonl is for an image of"):
+        targets_of(folder, prompts=file_of(folder, detection("gone.png")))
+
+
+def test_images_that_are_added_get_prompts_and_those_of_the_others_stay(folder):
+    path = file_of(folder, detection("0.png"))
+    first = targets_of(folder, prompts=path)
+    (folder / "in" / "0-new.png").write_bytes(saved(noise(20, 30), "PNG"))
+    with pytest.raises(ConfigError, match="1 images were added since the prompts were read: give --prompts"):
+        targets_of(folder, extend=True)
+    file_of(folder, detection("0.png", bbox=[9, 9, 9, 9]), detection("0-new.png"), detection("1.png"))
+    extended = targets_of(folder, prompts=path)
+    assert extended.pinned == first.pinned
+    assert (extended.prompts.num_prompts, extended.prompts.num_images) == (2, 4)
+    found = read_prompts(str(folder / "run"), 0, 4, {})
+    assert {image_id: row["box_xyxy"] for image_id, (row,) in found.items()} == {0: [1, 2, 4, 6], 3: [1, 2, 4, 6]}
+
+
+def test_regions_limit_the_grid_and_are_part_of_what_is_pinned(folder):
+    path = file_of(folder, {"image": "1.png", "polygon": [[0, 0], [9, 0], [9, 9]]}, name="regions.jsonl")
+    targets = targets_of(folder, regions=path)
+    assert (targets.mode, targets.prompts.num_prompts, targets.prompts.num_regions) == ("grid", 0, 1)
+    assert targets.pinned["prompts_sha256"] is not None
+    (row,) = read_prompts(str(folder / "run"), 0, 3, {})[1]
+    assert (row["role"], row["polygon"]) == ("region", [[0, 0], [9, 0], [9, 9]])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mode": "prompted"}, "mode prompted needs prompts"),
+        ({"mode": "both"}, "mode both needs prompts"),
+    ],
+)
+def test_a_mode_without_what_it_needs_is_refused(folder, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        targets_of(folder, **settings)
+
+
+def test_settings_that_would_be_without_effect_are_refused(folder):
+    path = file_of(folder, detection("0.png"))
+    with pytest.raises(ConfigError, match="mode grid makes no use of prompts"):
+        config_of(folder, prompts=path, mode="grid")
+    with pytest.raises(ConfigError, match="min_score chooses among prompts"):
+        config_of(folder, min_score=0.5)
+    targets_of(folder, prompts=path)
+    with pytest.raises(ConfigError, match="mode grid makes no use of the prompts that"):
+        targets_of(folder, mode="grid")
+    (folder / "grid.json").write_text("[[0.5, 0.5]]")
+    with pytest.raises(ConfigError, match="are for the grid, which mode prompted leaves out"):
+        targets_of(folder, point_grid=str(folder / "grid.json"))
+    assert targets_of(folder, point_grid=str(folder / "grid.json"), mode="both").layers[0].tolist() == [[0.5, 0.5]]
+
+
+def test_a_grid_from_a_file_is_pinned_by_its_points(folder):
+    (folder / "a.json").write_text("[[0.5, 0.25], [0.75, 1]]")
+    (folder / "b.json").write_text("[[[0.50, 0.250], [0.75, 1.0]]]")
+    (folder / "c.json").write_text("[[0.5, 0.25], [0.75, 0.5]]")
+    targets = [targets_of(folder, point_grid=str(folder / name)) for name in ("a.json", "b.json", "c.json")]
+    np.testing.assert_array_equal(targets[0].layers[0], [[0.5, 0.25], [0.75, 1]])
+    assert targets[0].pinned == targets[1].pinned
+    assert targets[0].pinned != targets[2].pinned
+
+
+def test_a_grid_for_each_crop_layer(folder):
+    (folder / "grid.json").write_text("[[[0.5, 0.5]], [[0.1, 0.2], [0.3, 0.4]]]")
+    targets = targets_of(folder, point_grid=str(folder / "grid.json"), masks=MaskConfig(crop_n_layers=1))
+    assert [len(layer) for layer in targets.layers] == [1, 2]
+    with pytest.raises(ConfigError, match="holds 2 grids; crop_n_layers=0 needs 1"):
+        targets_of(folder, point_grid=str(folder / "grid.json"))
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", "[[0.5]]", "[[0.5, 1.5]]", "[[0.5, null]]", "no json", "[[[]]]", "7", '"a"']
+)
+def test_what_is_no_grid_is_refused_in_one_line(folder, text):
+    (folder / "grid.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"point_grid .*grid\.json"):
+        targets_of(folder, point_grid=str(folder / "grid.json"))
+
+
+def test_prompts_that_are_frozen_need_no_plan_anew(folder):
+    config = config_of(folder, prompts=file_of(folder, detection("0.png")))
+    plan = ensure_plan(config)
+    assert ensure_prompts(config, plan) == ensure_prompts(config_of(folder), plan)

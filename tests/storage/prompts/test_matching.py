@@ -1,0 +1,87 @@
+import logging
+
+import pyarrow as pa
+import pytest
+
+from sam_pipeline.storage.prompts.matching import match_images
+from sam_pipeline.storage.schema import IMAGES_SCHEMA
+from sam_pipeline.storage.sources.source_image import Location, SourceImage, source_table
+
+
+def planned(*images):
+    rows = source_table([image if isinstance(image, SourceImage) else SourceImage(image, 1, None) for image in images])
+    return rows.add_column(0, IMAGES_SCHEMA.field("image_id"), pa.array(range(len(images)), pa.int64()))
+
+
+def match(keys, images):
+    return match_images(pa.chunked_array([pa.array(keys, pa.string())]), images).tolist()
+
+
+FOLDER = planned("s3://b/train/0001.jpg", "s3://b/train/0002.v2.jpg", "s3://b/val/0001.jpg", "s3://b/val/x 3.png")
+
+
+@pytest.mark.parametrize(
+    ("key", "image_id"),
+    [
+        ("s3://b/train/0001.jpg", 0),
+        ("train/0001.jpg", 0),
+        ("b/val/0001.jpg", 2),
+        ("./val/0001", 2),
+        ("0002.v2.jpg", 1),
+        ("0002.v2", 1),
+        ("x 3", 3),
+        ("0002", -1),
+        ("1.jpg", -1),
+        ("rain/0001.jpg", -1),
+        ("other/0001.jpg", -1),
+        ("", -1),
+        (None, -1),
+        ("a/" * 3000, -1),
+    ],
+)
+def test_a_key_names_an_image_by_its_uri_or_the_end_of_it(key, image_id):
+    assert match([key], FOLDER) == [image_id]
+
+
+def test_a_name_that_several_images_have_is_nobodys_and_is_said(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert match(["0001.jpg", "train/0001.jpg", "0001.jpg", None, "else"], FOLDER) == [-1, 0, -1, -1, -1]
+    assert "2 rows name several images at once, such as '0001.jpg', and are left out" in caplog.text
+    assert "1 rows name images that are not planned, such as 'else'" in caplog.text
+    assert "1 rows name no image" in caplog.text
+
+
+def test_the_ids_of_a_coco_file_come_before_names():
+    extras = ['{"coco_image_id": 7}', '{"coco_image_id": "b\\"", "license": 1}', '{"license": 7}', None]
+    images = planned(
+        *(SourceImage(f"s3://b/{name}", 1, None, extra=extra) for name, extra in zip("7abc", extras, strict=True))
+    )
+    assert match(["7", 'b"', "a", "c", "8"], images) == [0, 1, 1, 3, -1]
+
+
+def test_a_number_names_the_file_that_has_zeros_before_it():
+    images = planned("file:///d/000000000139.jpg", "file:///d/000000000285.jpg", "file:///d/x139.jpg")
+    assert match(["139", "0285", "x139", "39"], images) == [0, 1, 2, -1]
+
+
+def test_a_local_path_is_a_uri():
+    assert match(["/d/a.jpg", "file:///d/a.jpg", "/d/b.jpg"], planned("file:///d/a.jpg")) == [0, 0, -1]
+
+
+def test_members_of_archives_are_named_as_if_these_were_folders():
+    images = planned(
+        *(
+            SourceImage(f"s3://b/{shard}.tar#{member}", 1, None, Location(f"s3://b/{shard}.tar", "range", 0, 1))
+            for shard, member in (("0", "n1/a.jpg"), ("1", "n1/a.jpg"), ("1", "b.jpg"))
+        )
+    )
+    assert match(["b.jpg", "b", "n1/a.jpg", "0.tar#n1/a.jpg", "1.tar/n1/a"], images) == [2, 2, -1, 0, 1]
+
+
+def test_a_hash_in_the_name_of_an_object_divides_nothing():
+    assert match(["a#b.jpg", "b.jpg"], planned("s3://b/a#b.jpg")) == [0, -1]
+
+
+def test_nothing_matches_nothing():
+    assert match([], FOLDER) == []
+    assert match(["a"], FOLDER.slice(0, 0)) == [-1]
