@@ -222,11 +222,10 @@ def test_rows_are_streamed_and_not_read_ahead(output):
 
 def test_rows_come_in_batches_of_bounded_size(output, monkeypatch):
     finished(output, [row(index, 1) for index in range(200)])
-    monkeypatch.setattr(api, "_ROWS_AT_ONCE", 7)
-    run = open_run(output)
-    sizes = [batch.num_rows for batch in run._scanner(None, None, None, batch_size=api._ROWS_AT_ONCE).to_batches()]
-    assert max(sizes) == 7
-    assert len(list(run.rows())) == sum(sizes) == 200
+    sizes = []
+    monkeypatch.setattr(api.Run, "_iterate", lambda self, scanner: sizes.extend(map(len, scanner.to_batches())))
+    open_run(output).rows()
+    assert sizes == [64, 36, 64, 36]
 
 
 def test_a_file_that_is_gone_is_an_output_error_in_every_method(run, output):

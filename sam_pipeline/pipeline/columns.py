@@ -1,7 +1,7 @@
 """The columns that cross from stage to stage, as Arrow; nothing is pickled.
 
 chunks      image_ids                                        driver → reading
-images      image_id, uri, height, width, status, error, extra, prompts: list<PROMPT_TYPE>,
+images      image_id, uri, height, width, status, error, extra, prompts (see pack_prompts),
             crops: list<struct<height, width, pixels>>       reading → encoder
 embeddings  the same without crops, with
             image_embeddings: list<binary>, one a crop       encoder → decoder
@@ -11,6 +11,7 @@ shards      one row a shard                                  writing → driver
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -28,7 +29,8 @@ EMBEDDINGS = pa.list_(pa.large_binary())
 
 _FOUND = ("num_masks", "masks", "prompt_errors")
 _IMAGE_FIELDS = [field for field in MASKS_SCHEMA if field.name not in _FOUND]
-IMAGES = pa.schema([*_IMAGE_FIELDS, pa.field("prompts", pa.list_(PROMPT_TYPE)), pa.field("crops", CROPS)])
+IMAGES = pa.schema([*_IMAGE_FIELDS, pa.field("prompts", pa.large_binary()), pa.field("crops", CROPS)])
+_PROMPTS = pa.schema(list(PROMPT_TYPE))
 SHARDS = pa.schema(
     [
         ("path", pa.string()),
@@ -80,6 +82,28 @@ def crops_by_image(images: pa.Table) -> list[list[npt.NDArray[np.uint8]]]:
         ]
         for crops in images["crops"]
     ]
+
+
+def pack_prompts(prompts: Sequence[dict[str, Any]]) -> bytes | None:
+    """The prompts of an image, rows of PROMPT_TYPE, as an Arrow stream; None where there are none.
+
+    As a nested column they would be two dozen arrays of every row, each of which Ray serializes by itself, and most
+    runs have none.
+    """
+    if not prompts:
+        return None
+    stream = io.BytesIO()
+    with pa.ipc.new_stream(stream, _PROMPTS) as writer:
+        writer.write_table(pa.Table.from_pylist(list(prompts), schema=_PROMPTS))
+    return stream.getvalue()
+
+
+def unpack_prompts(packed: bytes | None) -> list[dict[str, Any]]:
+    """What pack_prompts packed."""
+    if packed is None:
+        return []
+    rows: list[dict[str, Any]] = pa.ipc.open_stream(packed).read_all().to_pylist()
+    return rows
 
 
 def result_table(

@@ -21,8 +21,10 @@ from sam_pipeline.pipeline.columns import (
     IMAGES,
     crop_column,
     crops_by_image,
+    pack_prompts,
     result_table,
     shard_row,
+    unpack_prompts,
 )
 from sam_pipeline.pipeline.job import EncodedImage, Engine, Job
 from sam_pipeline.pipeline.limits import limit_memory, time_limit
@@ -102,8 +104,14 @@ def _prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> pa.Table
     height, width = (None, None) if pixels is None else pixels.shape[:2]
     asks_for_nothing = job.mode == "prompted" and not planned["prompts"]
     crops = [] if pixels is None or asks_for_nothing else job.backend.prepare(pixels, job.crop_settings)
-    columns = {name: [planned[name]] for name in ("image_id", "uri", "extra", "prompts")}
-    columns |= {"height": [height], "width": [width], "status": [status], "error": [error]}
+    columns = {name: [planned[name]] for name in ("image_id", "uri", "extra")}
+    columns |= {
+        "prompts": [pack_prompts(planned["prompts"])],
+        "height": [height],
+        "width": [width],
+        "status": [status],
+        "error": [error],
+    }
     return pa.table(columns | {"crops": crop_column([crops])}, schema=IMAGES)
 
 
@@ -122,7 +130,7 @@ def decode_masks(embeddings: pa.Table, engine: Engine, job: Job) -> pa.Table:
         EncodedImage(
             [memoryview(crop.as_buffer()) for crop in crops],
             (height, width),
-            ImagePrompts() if height is None else resolve_prompts(prompts, (height, width)),
+            ImagePrompts() if height is None else resolve_prompts(unpack_prompts(prompts), (height, width)),
         )
         for crops, height, width, prompts in zip(
             embeddings["image_embeddings"],

@@ -130,7 +130,7 @@ def _version(uri: str | None, config: PlanConfig) -> str | None:
 
 
 def _matched(config: PlanConfig, plan: Plan, first_id: int) -> pa.Table:
-    """The prompts and regions of images from first_id on: rows of PROMPTS_SCHEMA, in the order of image_id."""
+    """The prompts and regions of images from first_id on: rows of PROMPTS_SCHEMA, in the order of their files."""
     storage = config.parsed_storage_options
     options = PromptOptions(storage, config.bbox_format, config.min_score)
     planned = pa.concat_tables(iterate_planned(plan.output, ["image_id", "uri", "location", "extra"], storage))
@@ -147,7 +147,4 @@ def _matched(config: PlanConfig, plan: Plan, first_id: int) -> pa.Table:
         num_bad = rows.num_rows - rows["error"].null_count
         logger.info("%d %ss for %d images, %d of them unusable", rows.num_rows, role, num_images, num_bad)
         parts.append(rows.select(PROMPTS_SCHEMA.names).cast(PROMPTS_SCHEMA))
-    prompts = pa.concat_tables(parts)
-    # Stable, so that those of an image stay in the order of their file.
-    order = np.argsort(prompts["image_id"].to_numpy(), kind="stable")
-    return prompts if (np.diff(order) == 1).all() else prompts.take(pa.array(order))
+    return pa.concat_tables(parts)

@@ -71,7 +71,7 @@ def write_prompts(output: str, prompts: pa.Table, source: Source, num_images: in
 
     Args:
         output: folder of the run.
-        prompts: (N,) rows of PROMPTS_SCHEMA, in the order of image_id.
+        prompts: (N,) rows of PROMPTS_SCHEMA; those of an image in their order.
         source: where they are from.
         num_images: in the plan.
         options: of the storage.
@@ -80,7 +80,8 @@ def write_prompts(output: str, prompts: pa.Table, source: Source, num_images: in
         FencedError: another start froze prompts first.
         OutputError: the place cannot be written.
     """
-    uri, sha256 = join_uri(output, "prompts"), _sha256(prompts)
+    uri, prompts = join_uri(output, "prompts"), _sorted(prompts)
+    sha256 = _sha256(prompts)
     table = open_table(uri, options) or create_table(uri, PROMPTS_SCHEMA, {"sha256": sha256}, options)
     if table.transaction_version(APP_ID) is not None:
         raise FencedError(f"another run froze prompts in {uri} meanwhile; the same command uses them")
@@ -103,7 +104,7 @@ def extend_prompts(output: str, prompts: pa.Table, source: Source, num_images: i
         raise OutputError(f"the prompts disappeared: {uri}")
     if prompts.num_rows and pc.min(prompts["image_id"]).as_py() < _header(table).num_images:
         raise FencedError(f"another run added prompts to {uri} meanwhile; the same command looks again")
-    return _append(table, prompts, source, num_images, options, epoch=epoch + 1)
+    return _append(table, _sorted(prompts), source, num_images, options, epoch=epoch + 1)
 
 
 def read_prompts(output: str, start: int, stop: int, options: StorageOptions) -> dict[int, list[dict[str, Any]]]:
@@ -138,9 +139,8 @@ def count_prompts(output: str, num_images: int, options: StorageOptions) -> np.n
 
 
 def _append(
-    table: DeltaTable, prompts: pa.Table, source: Source, num_images: int, options: StorageOptions, *, epoch: int
+    table: DeltaTable, rows: pa.Table, source: Source, num_images: int, options: StorageOptions, *, epoch: int
 ) -> Prompts:
-    rows = prompts.select(PROMPTS_SCHEMA.names).cast(PROMPTS_SCHEMA)
     ids = rows.filter(pc.equal(rows["role"], "prompt"))["image_id"].to_numpy()
     have_masks = rows["mask_input"].null_count < rows.num_rows
     per_file, per_group = (
@@ -158,6 +158,13 @@ def _append(
     metadata = {"prompts": json.dumps(summary)}
     commit_files(table, PROMPTS_SCHEMA, files, options, epoch=epoch, custom_metadata=metadata)
     return _header(table)
+
+
+def _sorted(prompts: pa.Table) -> pa.Table:
+    """In the order of image_id; stable, so that those of an image stay in their order."""
+    rows = prompts.select(PROMPTS_SCHEMA.names).cast(PROMPTS_SCHEMA)
+    order = np.argsort(rows["image_id"].to_numpy(), kind="stable")
+    return rows if (np.diff(order) == 1).all() else rows.take(pa.array(order))
 
 
 def _parts(rows: pa.Table, per_file: int) -> list[pa.Table]:
@@ -185,7 +192,6 @@ def _header(table: DeltaTable) -> Prompts:
 
 def _sha256(prompts: pa.Table) -> str:
     buffer = io.BytesIO()
-    rows = prompts.select(PROMPTS_SCHEMA.names).cast(PROMPTS_SCHEMA).combine_chunks()
     with pa.ipc.new_stream(buffer, PROMPTS_SCHEMA) as stream:
-        stream.write_table(rows)
+        stream.write_table(prompts.combine_chunks())
     return hashlib.sha256(buffer.getbuffer()).hexdigest()

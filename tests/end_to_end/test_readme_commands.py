@@ -50,6 +50,7 @@ def test_there_is_an_example_of_each_kind():
     assert list(EXAMPLES) == ["From a bucket", "From WebDataset", "From a detector's COCO results"]
 
 
+@pytest.mark.soak  # test_sources.py has every kind of input in CI
 def test_from_a_bucket(run_example, s3):
     bucket = run_example("From a bucket")
     rows = read_rows(f"s3://{bucket}/masks", s3.storage_options)
@@ -58,6 +59,7 @@ def test_from_a_bucket(run_example, s3):
     ]
 
 
+@pytest.mark.soak
 def test_from_webdataset(run_example, tmp_path):
     run_example("From WebDataset")
     (row,) = read_rows(str(tmp_path / "demo" / "from-tar"))

@@ -129,7 +129,7 @@ def test_a_list_of_good_and_bad_names_ends_as_rows_that_say_what_is_wrong(
         ("../../etc/passwd", "fetch_error", "must not hold `..`"),
         ("http://127.0.0.1:9/a.png", "fetch_error", "--allow-http"),
         ("", "fetch_error", "null, empty or not text"),
-        ("gone.png", "fetch_error", "gone.png"),
+        ("gone.png", "fetch_error", "FileNotFoundError"),
         ("text.png", "decode_error", ""),
         (NAMES[1], "ok", None),
     ]

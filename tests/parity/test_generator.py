@@ -14,7 +14,9 @@ import torch
 from pycocotools import mask as coco_mask
 
 from sam_pipeline.config import MaskConfig
+from sam_pipeline.masks.crops import prepare_crops
 from sam_pipeline.masks.generator import MaskGenerator
+from sam_pipeline.masks.grids import build_point_grid
 from sam_pipeline.model.registry import build_sam
 from tests.parity.oracle import official_generator, official_mobile_sam
 
@@ -53,8 +55,12 @@ def small_and_gray():
 
 def assert_same_records(image, settings, sam, official_sam):
     theirs = official_generator(official_sam, output_mode="coco_rle", **settings).generate(image)
+    assert_same(theirs, MaskGenerator(sam, MaskConfig(**settings)).generate(image))
+
+
+def assert_same(theirs, records):
     assert len(theirs) > 2, "settings that find no masks compare nothing"
-    ours = [record.to_dict() for record in MaskGenerator(sam, MaskConfig(**settings)).generate(image)]
+    ours = [record.to_dict() for record in records]
     assert len(ours) == len(theirs)
     for our, their in zip(ours, theirs, strict=True):
         for name in ("point_coords", "crop_box"):
@@ -102,3 +108,28 @@ def test_records_are_the_official_ones(sam, official_sam, make_image, settings):
 @pytest.mark.slow
 def test_records_of_the_default_settings_are_the_official_ones(sam, official_sam):
     assert_same_records(skimage.data.astronaut(), {}, sam, official_sam)
+
+
+GRIDS = [np.random.default_rng(0).uniform(0.05, 0.95, (count, 2)) for count in (30, 8)]
+"""For the image and a layer of crops: no regular grid."""
+
+
+def test_points_of_ones_own_give_the_official_records(sam, official_sam):
+    settings = {"crop_n_layers": 1, "pred_iou_thresh": 0.8}
+    theirs = official_generator(
+        official_sam, output_mode="coco_rle", points_per_side=None, point_grids=GRIDS, **settings
+    ).generate(landscape())
+    ours = MaskGenerator(sam, MaskConfig(**settings), point_grids=GRIDS).generate(landscape())
+    assert_same(theirs, ours)
+
+
+def test_a_region_leaves_the_records_of_the_points_inside_it(sam, official_sam):
+    image, grid = landscape(), build_point_grid(8)
+    region = np.array([[100, 50], [500, 50], [500, 390], [100, 390]])
+    inside = [(100 < x < 500) and (50 < y < 390) for x, y in grid * (600, 400)]
+    theirs = official_generator(
+        official_sam, output_mode="coco_rle", points_per_side=None, point_grids=[grid[inside]]
+    ).generate(image)
+    generator = MaskGenerator(sam, MaskConfig(points_per_side=8))
+    embeddings = generator.encode(prepare_crops(image, generator.config))
+    assert_same(theirs, generator.finish(generator.detect(embeddings, image.shape[:2], [region])))

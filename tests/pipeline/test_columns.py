@@ -10,13 +10,15 @@ from sam_pipeline.pipeline.columns import (
     chunks_of,
     crop_column,
     crops_by_image,
+    pack_prompts,
     result_table,
     shard_row,
     shards_of,
+    unpack_prompts,
 )
 from sam_pipeline.storage.delta import DataFile
 from sam_pipeline.storage.mask_table import Shard
-from sam_pipeline.storage.schema import MASKS_SCHEMA
+from sam_pipeline.storage.schema import MASKS_SCHEMA, PROMPT_TYPE
 from tests.storage.runs import FLOAT_FIELDS, failed_row, row
 
 
@@ -74,6 +76,18 @@ def test_results_are_rows_of_the_masks_table():
     assert results.to_pylist() == [
         result | {"masks": [mask | FLOAT_FIELDS for mask in result["masks"]]} for result in rows
     ]
+
+
+def test_prompts_come_back_as_they_went():
+    nothing = dict.fromkeys(PROMPT_TYPE.names)
+    prompts = [
+        nothing | {"role": "prompt", "prompt_id": 3, "is_relative": False, "box_xyxy": [1.0, 2.0, 3.0, 4.5]},
+        nothing | {"role": "region", "prompt_id": 0, "is_relative": True, "polygon": [[0.0, 0.5], [1.0, 0.0]]},
+        nothing | {"role": "prompt", "prompt_id": 2**40, "is_relative": False, "mask_input": bytes(range(256))},
+    ]
+    assert unpack_prompts(pack_prompts(prompts)) == prompts
+    assert pack_prompts([]) is None
+    assert unpack_prompts(None) == []
 
 
 def test_descriptors_of_shards_come_back_as_they_went():

@@ -1,17 +1,24 @@
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig, PlanConfig
+from sam_pipeline.masks.records import PromptedMaskRecord
 from sam_pipeline.pipeline import stages
-from sam_pipeline.pipeline.columns import IMAGES, chunks_of, crops_by_image, shards_of
+from sam_pipeline.pipeline.columns import EMBEDDINGS, IMAGES, chunks_of, crops_by_image, shards_of, unpack_prompts
 from sam_pipeline.pipeline.plan import ensure_plan
-from sam_pipeline.pipeline.stages import read_images, write_shard
+from sam_pipeline.pipeline.stages import decode_masks, read_images, write_shard
 from sam_pipeline.storage import fetching
 from sam_pipeline.storage.image_reading import TooLargeError
 from sam_pipeline.storage.mask_table import iterate_rows
+from sam_pipeline.storage.prompt_table import write_prompts
+from sam_pipeline.storage.schema import PROMPTS_SCHEMA
 from tests.pipeline.jobs import Monitor, job_of
 from tests.storage.image_files import noise, saved
-from tests.storage.runs import results_table, row, take_over
+from tests.storage.runs import mask, results_table, row, take_over
+from tests.stored_masks import NO_PROMPT
 
 
 @pytest.fixture
@@ -107,3 +114,61 @@ def test_a_written_shard_can_be_committed_from_its_descriptor(folder):
     table.commit([shard])
     assert table.committed_ids(3).tolist() == [True, True, False]
     assert [row["image_id"] for batch in iterate_rows(job.output, {}) for row in batch.to_pylist()] == [0, 1]
+
+
+BOX = {"role": "prompt", "prompt_id": 4, "is_relative": False, "box_xyxy": [1.0, 2.0, 20.0, 25.0], "category_id": 3}
+
+
+def with_prompts(folder, rows, mode):
+    """A job whose images 0 and 5, both of which can be read, may have prompts."""
+    job = job_for(folder, crop_n_layers=1)
+    table = pa.Table.from_pylist(rows, schema=PROMPTS_SCHEMA)
+    write_prompts(job.output, table, {}, 6, {})
+    return replace(job, mode=mode, has_prompts=True)
+
+
+def test_prompts_travel_with_their_image_which_needs_no_crops(folder):
+    job = with_prompts(folder, [{"image_id": 5, **BOX}], "prompted")
+    without, with_one = read(job, [0, 5])
+    assert without["prompts"].to_pylist() == [None]
+    assert [len(crops) for crops in crops_by_image(without)] == [0], "nothing is asked for"
+    (prompt,) = unpack_prompts(with_one["prompts"][0].as_py())
+    assert {name: prompt[name] for name in BOX} == BOX
+    assert [len(crops) for crops in crops_by_image(with_one)] == [1]
+    both = read(replace(job, mode="both"), [0, 5])
+    assert [[len(crops) for crops in crops_by_image(table)] for table in both] == [[5], [5]]
+
+
+class Answering:
+    """An engine that gives each prompt a mask, and notes what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def decode(self, images):
+        self.asked = list(images)
+        return [[mask_of(prompt) for prompt in image.prompts.prompts] for image in self.asked]
+
+
+def mask_of(prompt):
+    record = {name: value for name, value in mask(0).items() if name not in NO_PROMPT}
+    record |= {"point_coords": ((3.0, 4.0),), "prompt_id": prompt.prompt_id, "prompt_box": (1.0, 2.0, 9.0, 9.0)}
+    return PromptedMaskRecord(**record, point_labels=(1,), category_id=prompt.category_id, score=prompt.score)
+
+
+def test_prompts_are_brought_to_the_image_and_those_that_cannot_be_used_are_said(folder):
+    outside = {**BOX, "prompt_id": 7, "box_xyxy": [90.0, 90.0, 99.0, 99.0]}
+    job = with_prompts(folder, [{"image_id": 0, **BOX}, {"image_id": 0, **outside}, {"image_id": 1, **BOX}], "prompted")
+    images = pa.concat_tables(read(job, [0, 1]))
+    embeddings = images.drop_columns(["crops"]).append_column("image_embeddings", pa.array([[b"x"], []], EMBEDDINGS))
+    engine = Answering()
+    rows = decode_masks(embeddings, engine, job).to_pylist()
+    assert engine.asked[0].original_size == (30, 40)
+    assert [prompt.box_xyxy for prompt in engine.asked[0].prompts.prompts] == [(1, 2, 20, 25)]
+    assert engine.asked[1].prompts.prompts == (), "of an image that could not be read"
+    (found,) = rows[0]["masks"]
+    assert (found["prompt_id"], found["category_id"], found["score"]) == (4, 3, None)
+    assert (found["prompt_box"], found["point_labels"]) == ([1, 2, 9, 9], [1])
+    (error,) = rows[0]["prompt_errors"]
+    assert (error["role"], error["prompt_id"]) == ("prompt", 7)
+    assert (rows[1]["status"], rows[1]["prompt_errors"]) == ("decode_error", None)

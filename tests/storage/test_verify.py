@@ -9,6 +9,8 @@ from sam_pipeline.errors import OutputError, StorageUnavailableError
 from sam_pipeline.masks import rle
 from sam_pipeline.masks.runs import Runs
 from sam_pipeline.storage import verify as verify_module
+from sam_pipeline.storage.prompt_table import write_prompts
+from sam_pipeline.storage.schema import PROMPTS_SCHEMA
 from sam_pipeline.storage.verify import verify
 from tests.storage.runs import HEIGHT, WIDTH, failed_row, finished, mask, plan, row, shard
 
@@ -174,3 +176,32 @@ def test_what_is_no_run_is_an_output_error(output):
     plan(output, 3)
     with pytest.raises(OutputError, match="no results in"):
         verify(output, {})
+
+
+def test_each_planned_prompt_must_have_a_mask_or_an_error(output):
+    def answer(prompt_id):
+        return mask(prompt_id) | {"prompt_id": prompt_id}
+
+    error = {"role": "prompt", "prompt_id": 8, "error": "no area"}
+    region = {"role": "region", "prompt_id": 9, "error": "no area"}
+    rows = [
+        row(0, masks=[answer(0), mask(5), answer(1)], num_masks=3, prompt_errors=[error]),
+        row(1, masks=[answer(0), mask(5)], num_masks=2, prompt_errors=[region]),
+        row(2),
+        failed_row(3),
+        row(4, masks=[answer(0)], num_masks=1),
+    ]
+    prompts = [(0, 0), (0, 1), (0, 8), (1, 0), (1, 1), (3, 0)]
+    table = [
+        {"image_id": image_id, "role": "prompt", "prompt_id": prompt_id, "is_relative": False}
+        for image_id, prompt_id in prompts
+    ]
+    table.append({"image_id": 1, "role": "region", "prompt_id": 9, "is_relative": False})
+    write_prompts(output, pa.Table.from_pylist(table, schema=PROMPTS_SCHEMA), {}, 5, {})
+    finished(output, rows)
+    result = verify(output, {})
+    assert result.num_bad_masks == 2
+    assert sorted(result.problems) == [
+        "image 1 (file:///in/0001.jpg): 1 prompts are answered, 2 were planned",
+        "image 4 (file:///in/0004.jpg): 1 prompts are answered, 0 were planned",
+    ]

@@ -31,9 +31,10 @@ def _rows(uri: str, options: StorageOptions, make: MakeRow, *, are_regions: bool
         fields = entry if isinstance(entry, dict) else {}
         image_id, own_id = fields.get("image_id"), fields.get("id")
         key = names.get(image_id, image_id) if _is_id(image_id) else None
-        prompt_id = own_id if isinstance(own_id, int) and _is_id(own_id) and 0 <= own_id < 2**63 else position
+        if not isinstance(own_id, int) or isinstance(own_id, bool) or not 0 <= own_id < 2**63:
+            own_id = position
         for part in _polygons(fields) if are_regions else [fields]:
-            yield make(key, prompt_id, part)
+            yield make(key, own_id, part)
 
 
 def _content(uri: str, options: StorageOptions) -> tuple[list[Any], dict[int | str, str]]:

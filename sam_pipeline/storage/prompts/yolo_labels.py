@@ -41,7 +41,10 @@ def yolo_prompts(files: Sequence[SourceImage], uri: str, options: StorageOptions
 
 def _rows(files: Sequence[SourceImage], uri: str, options: StorageOptions) -> Iterator[Row]:
     filesystem, root = open_filesystem(absolute_uri(uri), options)
-    for batch in _batches(files):
+    for file in files:
+        if file.error is not None:  # its name is no text, so it cannot be asked for
+            yield bad_row({"key": None, "prompt_id": 0, "is_relative": True}, file.error)
+    for batch in _batches([file for file in files if file.error is None]):
         paths = [filesystem._strip_protocol(file.uri) for file in batch]
         try:
             # Once the files could be listed, being denied may pass.
@@ -60,8 +63,6 @@ def _batches(files: Sequence[SourceImage]) -> Iterator[list[SourceImage]]:
     for file in files:
         if file.uri.rpartition("/")[2].lower() == _NAMES_OF_CLASSES:
             continue
-        if file.error is not None:
-            raise InputError(f"cannot read {file.uri}: {file.error}")
         if batch and (len(batch) == _FILES_AT_ONCE or num_bytes + (file.size_bytes or 0) > _BYTES_AT_ONCE):
             yield batch
             batch, num_bytes = [], 0
@@ -72,14 +73,25 @@ def _batches(files: Sequence[SourceImage]) -> Iterator[list[SourceImage]]:
 
 
 def _fetched(filesystem: Any, paths: list[str], files: Sequence[SourceImage]) -> list[bytes]:
-    """The contents of files, in one attempt."""
-    # To the size that was listed: without an end s3fs would ask for it. An empty object has no ranges.
-    ends = [file.size_bytes or None for file in files]
+    """The contents of files, in one attempt.
+
+    Raises:
+        InputError: a file is not the one that was listed.
+        Exception: as the filesystem has it.
+    """
+    # A byte more than was listed shows that a file has grown. Without an end s3fs would ask for the size; an empty
+    # object has no ranges.
+    ends = [file.size_bytes + 1 if file.size_bytes else None for file in files]
     starts = [None if end is None else 0 for end in ends]
     contents: list[bytes] = []
-    for answer in filesystem.cat_ranges(paths, starts, ends, on_error="return"):
+    answers = filesystem.cat_ranges(paths, starts, ends, on_error="return")
+    for file, answer in zip(files, answers, strict=True):
         if isinstance(answer, Exception):
             raise answer
+        if file.size_bytes not in (None, len(answer)):
+            raise InputError(
+                f"{file.uri} changed while it was read: {file.size_bytes} bytes, now {len(answer)} or more"
+            )
         contents.append(answer)
     return contents
 

@@ -1,0 +1,45 @@
+import pytest
+
+from sam_pipeline.errors import InputError
+from sam_pipeline.storage.prompts.columns import KEY_COLUMNS, key_column
+
+
+def test_the_first_name_there_is_counts_whatever_the_order_in_the_file():
+    columns = {"bbox": False, **dict.fromkeys(reversed(KEY_COLUMNS), True)}
+    for index, name in enumerate(KEY_COLUMNS):
+        assert key_column("f", columns, are_regions=False) == name, index
+        del columns[name]
+
+
+def test_a_column_that_cannot_name_images_is_passed_over():
+    columns = {"image": False, "path": True, "bbox": False}
+    assert key_column("f", columns, are_regions=False) == "path"
+    with pytest.raises(InputError, match=r"no column of f names the image, .* its columns: 'image', 'bbox'"):
+        key_column("f", {"image": False, "bbox": False}, are_regions=False)
+
+
+@pytest.mark.parametrize(
+    ("column", "are_regions", "counts"),
+    [
+        ("bbox", False, True),
+        ("point_coords", False, True),
+        ("mask_input", False, True),
+        ("polygon", False, False),
+        ("point_labels", False, False),
+        ("bbox", True, True),
+        ("polygon", True, True),
+        ("point_coords", True, False),
+    ],
+)
+def test_something_must_describe_the_object(column, are_regions, counts):
+    columns = {"image": True, column: False}
+    if counts:
+        assert key_column("f", columns, are_regions=are_regions) == "image"
+    else:
+        with pytest.raises(InputError, match=f"f has none of the columns .*bbox.*; its columns: 'image', '{column}'"):
+            key_column("f", columns, are_regions=are_regions)
+
+
+def test_of_many_columns_the_first_are_shown():
+    with pytest.raises(InputError, match=r"'c19' and 480 more$"):
+        key_column("f", {f"c{number}": True for number in range(500)}, are_regions=False)
