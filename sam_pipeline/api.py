@@ -24,7 +24,6 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from deltalake import DeltaTable
 
-from sam_pipeline.clean_text import one_line
 from sam_pipeline.config import AnnotateConfig, check_storage_options
 from sam_pipeline.errors import ConfigError, OutputError
 from sam_pipeline.masks import rle
@@ -33,14 +32,14 @@ from sam_pipeline.storage.delta import committed_files, output_errors, table_met
 from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri
 from sam_pipeline.storage.mask_table import count_results, open_results
 from sam_pipeline.storage.plan_table import read_plan
-from sam_pipeline.storage.retrying import retried
+from sam_pipeline.storage.result_reading import check_condition, iterate_results, read_results, results_schema
 from sam_pipeline.storage.schema import STATUSES
 from sam_pipeline.terminal import PlainConsole
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
 
-# A row of a hundred masks is 50 KB as Arrow and several times that as Python objects.
+# A row of a hundred masks is 50 KB as Arrow, and many times that as Python objects.
 _ROWS_AT_ONCE = 64
 
 
@@ -88,14 +87,13 @@ class ImageRow(TypedDict):
 class Run:
     """A run's results at the version they were opened at; what is committed later is seen by opening it again.
 
-    Made by open_run and annotate. Everything reads with one thread: with pyarrow 26, a process that ends right after a
-    threaded read may abort on its way out.
+    Made by open_run and annotate.
 
     Methods that read take the same choice of rows and columns:
         status: only images that ended so: ok, fetch_error, decode_error, too_large, changed, worker_crashed. None
             takes all; what failed has no masks.
         where: a condition on columns, such as `pyarrow.compute.field("num_masks") > 10`.
-        columns: names of those wanted; None takes all. Without masks, reading is a hundred times less.
+        columns: names of those wanted; None takes all. Without masks there is a hundredth to read.
 
     They raise ConfigError for a status or column that there is not, and for a condition that does not fit the columns;
     OutputError for files that are gone (after a vacuum an old version may not be whole: open the run again) or damaged;
@@ -153,14 +151,14 @@ class Run:
         Yields:
             One image as a dict of Python values, with the columns asked for.
         """
-        # Checked here and not in the generator, which would raise only when the first row is asked for.
-        scanner = self._scanner(status, where, columns, batch_size=_ROWS_AT_ONCE)
-        return self._iterate(scanner)
-
-    def _iterate(self, scanner: ds.Scanner) -> Iterator[ImageRow]:
-        with output_errors(self._table.table_uri):
-            for batch in scanner.to_batches():
-                yield from batch.to_pylist()
+        # A generator expression, so that what cannot be chosen is refused here and not with the first row.
+        tables = iterate_results(self._table, *self._choice(status, where, columns), self._options)
+        return (
+            row
+            for table in tables
+            for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE)
+            for row in batch.to_pylist()
+        )
 
     def to_arrow(
         self, *, status: str | None = None, where: pc.Expression | None = None, columns: Sequence[str] | None = None
@@ -169,10 +167,7 @@ class Run:
 
         See the class for arguments and errors.
         """
-        scanner = self._scanner(status, where, columns)
-        uri = self._table.table_uri
-        with output_errors(uri):
-            return retried(scanner.to_table, what=f"read {uri}")
+        return read_results(self._table, *self._choice(status, where, columns), self._options)
 
     def to_pandas(
         self, *, status: str | None = None, where: pc.Expression | None = None, columns: Sequence[str] | None = None
@@ -189,31 +184,30 @@ class Run:
         return self.to_arrow(status=status, where=where, columns=columns).to_pandas(use_threads=False)
 
     def dataset(self) -> ds.Dataset:
-        """The results as a pyarrow dataset, for all else: DuckDB, Polars, batches of another size.
+        """The results as a pyarrow dataset, for all else: DuckDB, batches of another size.
 
-        Give `use_threads=False` to what reads it with pyarrow; the class says why.
+        With pyarrow 26, a process that ends right after a dataset was read may abort on its way out; with
+        `use_threads=False` it seldom does.
         """
         with output_errors(self._table.table_uri):
             return self._table.to_pyarrow_dataset()
 
-    def _scanner(
-        self, status: str | None, where: pc.Expression | None, columns: Sequence[str] | None, **limits: int
-    ) -> ds.Scanner:
-        dataset = self.dataset()
+    def _choice(
+        self, status: str | None, where: pc.Expression | None, columns: Sequence[str] | None
+    ) -> tuple[list[str], pc.Expression | None]:
+        """Columns and condition, checked."""
+        schema = results_schema(self._table)
+        names = list(schema.names if columns is None else columns)
+        if unknown := [name for name in names if name not in schema.names]:
+            raise ConfigError(f"no such column: {', '.join(unknown)}; there are {', '.join(schema.names)}")
         if status is not None:
             if status not in STATUSES:
                 raise ConfigError(f"status must be one of {', '.join(STATUSES)}; got {status!r}")
             has_status = pc.field("status") == status
             where = has_status if where is None else has_status & where
-        names = list(dataset.schema.names if columns is None else columns)
-        if unknown := [name for name in names if name not in dataset.schema.names]:
-            raise ConfigError(f"no such column: {', '.join(unknown)}; there are {', '.join(dataset.schema.names)}")
-        try:
-            return dataset.scanner(
-                columns=names, filter=where, use_threads=False, batch_readahead=1, fragment_readahead=1, **limits
-            )
-        except pa.ArrowException as error:
-            raise ConfigError(f"where does not fit the columns: {one_line(error)}") from error
+        if where is not None:
+            check_condition(where, schema)
+        return names, where
 
 
 def annotate(config: AnnotateConfig, *, show_progress: bool = True) -> Run:

@@ -4,8 +4,8 @@ import dataclasses
 import importlib.util
 import json
 import os
-import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pytest
 
 import sam_pipeline
-from sam_pipeline import AnnotateConfig, ImageRow, SamPipelineError, annotate, api, decode_mask, open_run
+from sam_pipeline import AnnotateConfig, ImageRow, SamPipelineError, annotate, decode_mask, open_run
 from sam_pipeline.errors import ConfigError, FencedError, OutputError
 from sam_pipeline.masks import rle
 from sam_pipeline.pipeline import annotate as annotate_module
@@ -213,19 +213,22 @@ def test_rows_are_streamed_and_not_read_ahead(output):
     first = next(rows)
     for path in data_files(output):
         path.unlink()
-    seen = [first["image_id"]]
     with pytest.raises(OutputError, match="cannot use output") as caught:
-        seen.extend(row["image_id"] for row in rows)
-    assert 1 <= len(seen) < 10
+        next(rows)
+    assert first["image_id"] == 0
     assert "\n" not in str(caught.value)
 
 
-def test_rows_come_in_batches_of_bounded_size(output, monkeypatch):
-    finished(output, [row(index, 1) for index in range(200)])
-    sizes = []
-    monkeypatch.setattr(api.Run, "_iterate", lambda self, scanner: sizes.extend(map(len, scanner.to_batches())))
-    open_run(output).rows()
-    assert sizes == [64, 36, 64, 36]
+def test_streaming_holds_few_rows_at_a_time(output):
+    finished(output, [row(index) for index in range(2000)])
+    run = open_run(output)
+    peaks_bytes = []
+    for consume in (lambda: sum(1 for _ in run.rows()), lambda: len(list(run.rows()))):
+        tracemalloc.start()
+        assert consume() == 2000
+        peaks_bytes.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks_bytes[0] < peaks_bytes[1] / 8
 
 
 def test_a_file_that_is_gone_is_an_output_error_in_every_method(run, output):
@@ -337,14 +340,6 @@ def test_errors_of_a_run_are_raised_as_they_are(monkeypatch, output):
     monkeypatch.setattr(annotate_module, "annotate", run_annotate)
     with pytest.raises(FencedError, match="overtaken"):
         annotate(AnnotateConfig(output=output))
-
-
-def test_a_process_that_ends_in_the_middle_of_a_read_ends_well(output):
-    finished(output, [row(index) for index in range(300)])
-    code = f"from sam_pipeline import open_run\nprint(next(open_run({output!r}).rows())['status'])"
-    for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
 
 
 SCRIPT = """

@@ -268,14 +268,22 @@ def committed_files(table: DeltaTable) -> list[DataFile]:
 
 
 def file_opener(
-    table: DeltaTable, files: Sequence[DataFile], options: StorageOptions
+    table: DeltaTable, files: Sequence[DataFile], options: StorageOptions, *, pre_buffer: bool = True
 ) -> Callable[[DataFile], pq.ParquetFile]:
-    """What opens these files of a table, from any thread and without asking storage for their sizes."""
+    """What opens these files of a table, from any thread and without asking storage for their sizes.
+
+    Args:
+        table: the table.
+        files: the ones to open.
+        options: storage options.
+        pre_buffer: ask for all columns and row groups at once; else each is a request, one after another. It is done by
+            threads of Arrow, which need Python once more to let go of a file; a process that ends meanwhile aborts
+            (pyarrow 26). So False where reading may be the last thing that a process does.
+    """
     sizes = {file.path: file.size_bytes for file in files}
     handler = DeltaStorageHandler(table.table_uri, delta_storage_options(table.table_uri, options), sizes)
     filesystem = pa.fs.PyFileSystem(handler)
-    # Buffered ahead: else every column of every row group is a request, one after another.
-    return lambda file: pq.ParquetFile(filesystem.open_input_file(file.path), pre_buffer=True)
+    return lambda file: pq.ParquetFile(filesystem.open_input_file(file.path), pre_buffer=pre_buffer)
 
 
 def read_file(
@@ -298,17 +306,25 @@ def read_file(
         )
 
 
-def read_columns(table: DeltaTable, columns: Sequence[str], options: StorageOptions) -> Iterator[pa.Table]:
+def read_columns(
+    table: DeltaTable, columns: Sequence[str], options: StorageOptions, *, pre_buffer: bool = True
+) -> Iterator[pa.Table]:
     """Read small columns of every file of the table's snapshot; a table for each file.
 
     Not as a pyarrow dataset: that keeps the metadata of every file it has read, some 70 KB for one of our shards.
+
+    Args:
+        table: the snapshot.
+        columns: their names.
+        options: storage options.
+        pre_buffer: see file_opener.
 
     Raises:
         OutputError: a file is missing or damaged.
         StorageUnavailableError: storage did not answer.
     """
     files = committed_files(table)
-    open_file = file_opener(table, files, options)
+    open_file = file_opener(table, files, options, pre_buffer=pre_buffer)
 
     def read(file: DataFile) -> pa.Table:
         return read_file(table, file, open_file, columns)

@@ -317,7 +317,8 @@ def count_results(table: DeltaTable, options: StorageOptions) -> tuple[Counter[s
     """Count rows by status, and masks, of a snapshot of the results. Opens every file."""
     num_by_status: Counter[str] = Counter()
     num_masks = 0
-    for rows in read_columns(table, ["status", "num_masks"], options):
+    # Whoever counts, a command or a script, may end right after it.
+    for rows in read_columns(table, ["status", "num_masks"], options, pre_buffer=False):
         num_by_status += _count_statuses(rows)
         num_masks += pa.compute.sum(rows["num_masks"]).as_py() or 0
     return num_by_status, num_masks

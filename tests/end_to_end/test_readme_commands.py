@@ -73,8 +73,8 @@ def test_from_a_detectors_results(run_example, tmp_path):
     (row,) = read_rows(str(tmp_path / "demo" / "prompted"))
     (mask,) = row["masks"]
     assert (mask["prompt_id"], mask["category_id"], mask["score"]) == (0, 47, 0.97)
-    assert mask["prompt_box"] == [160, 70, 280, 250]
+    assert mask["prompt_box"] == [150, 20, 300, 290]
     pixels = coco_mask.decode(mask["segmentation"])
-    inside = pixels[70:320, 160:440].sum() / pixels.sum()
+    inside = pixels[20:310, 150:450].sum() / pixels.sum()
     assert inside > 0.95, "the mask is of what the box shows"
-    assert pixels.sum() > 0.3 * 280 * 250
+    assert pixels.sum() > 0.3 * 300 * 290

@@ -27,7 +27,9 @@ def cases():
     for number, kind in enumerate(SOURCES):
         for place in PLACES:
             if (kind, place) != ("prefix", "disk"):
-                marks = [] if place == PLACES[number % 2] else [pytest.mark.soak]
+                # A CSV file is in CI anyway: the one with bad names below.
+                in_ci = place == PLACES[number % 2] and kind != "CSV"
+                marks = [] if in_ci else [pytest.mark.soak]
                 yield pytest.param(kind, place, marks=marks, id=f"{kind} on {place}")
 
 

@@ -16,7 +16,8 @@ def test_encode_embeds_images_of_different_shapes_in_one_batch(tiny_sam, inputs)
     assert batch.shape == (2, 256, 8, 8)
     assert batch.dtype == torch.float32
     alone = torch.cat([encode(tiny_sam, [image]) for image in inputs])
-    torch.testing.assert_close(batch, alone, rtol=0, atol=1e-5)
+    # Of values up to 4: products of another size are summed in another order, which differs from CPU to CPU.
+    torch.testing.assert_close(batch, alone, rtol=0, atol=3e-5)
 
 
 def test_encode_normalises_and_pads_as_the_official_predictor(tiny_sam, inputs):
