@@ -37,6 +37,13 @@ def test_a_line_that_is_no_object_is_named_with_its_file(tmp_path, line, number)
         read_rows(tmp_path / "p.jsonl")
 
 
+def test_lines_are_counted_through_all_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest_rows, "_BLOCK_BYTES", 2 * len(LINE))
+    (tmp_path / "p.jsonl").write_bytes(LINE * 8 + b"7\n" + LINE)
+    with pytest.raises(InputError, match="line 9 is not a JSON object"):
+        read_rows(tmp_path / "p.jsonl")
+
+
 def test_a_file_cut_short_is_an_input_error(tmp_path):
     (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(LINE * 100)[:-10])
     with pytest.raises(InputError, match=r"cannot read .*p\.jsonl\.gz"):
