@@ -5,14 +5,14 @@ SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test soak resume parity mutations bench lint audit clean
+.PHONY: help demo test soak long resume mutations bench lint audit clean
 
 help:
 	@echo "make demo   install, fetch vit_t, annotate four photographs, draw the masks over them"
 	@echo "make test   install, run the test suite"
-	@echo "make soak   install, run what takes too long for make test: faults at random, races, fuzzing (forty minutes)"
+	@echo "make soak   install, run the faults that take too long for make test: at random, races, fuzzing (forty minutes)"
+	@echo "make long   install, run what else takes too long: vit_l and vit_h, every input and example (twenty minutes)"
 	@echo "make resume  install, measure what a resume over ten million images takes (five minutes)"
-	@echo "make parity  install, compare vit_l and vit_h with the official networks (three minutes)"
 	@echo "make mutations  install, break the commit protocol in five ways; its tests must see each (ten minutes)"
 	@echo "make bench  install, time the generator against the official one and peers (ten minutes on two cores)"
 	@echo "make lint   install, check style, types and layers"
@@ -34,14 +34,14 @@ test: .venv/installed
 SOAK := tests/faults/results
 soak: .venv/installed
 	$(BIN)/python -m tests.faults.soak --output $(SOAK)/soak.json
-	$(BIN)/python -m pytest -m soak --ignore tests/parity --durations=0 -s 2>&1 | tee $(SOAK)/pytest.txt; test $${PIPESTATUS[0]} -eq 0
+	$(BIN)/python -m pytest -m soak tests/faults --durations=0 -s 2>&1 | tee $(SOAK)/pytest.txt; test $${PIPESTATUS[0]} -eq 0
 	$(BIN)/python -m tests.faults.fuzz_images --mutations 20000 --seed 1 --output $(SOAK)/fuzz.json
 
 resume: .venv/installed
 	$(BIN)/python -m tests.faults.resume_at_scale --images 10000000 | tee $(SOAK)/resume.txt; test $${PIPESTATUS[0]} -eq 0
 
-parity: .venv/installed
-	$(BIN)/python -m pytest -m soak tests/parity
+long: .venv/installed
+	$(BIN)/python -m pytest -m soak --ignore tests/faults
 
 mutations: .venv/installed
 	$(BIN)/python -m tests.faults.mutations | tee $(SOAK)/mutations.txt; test $${PIPESTATUS[0]} -eq 0

@@ -18,6 +18,13 @@ from sam_pipeline.report.overlays import write_overlays
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 
 
+def save_photographs(folder: Path) -> None:
+    """Write each photograph as a PNG of its name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in PHOTOGRAPHS:
+        Image.fromarray(getattr(skimage.data, name)()).save(folder / f"{name}.png")
+
+
 def main() -> None:
     """Parse the folder's name, run, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -28,10 +35,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     images, output = arguments.folder / "images", arguments.folder / "run"
-    images.mkdir(parents=True, exist_ok=True)
-    for name in PHOTOGRAPHS:
-        Image.fromarray(getattr(skimage.data, name)()).save(images / f"{name}.png")
-
+    save_photographs(images)
     config = AnnotateConfig(
         input=str(images),
         output=str(output),

@@ -25,6 +25,15 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
+def is_encodable(text: str) -> bool:
+    """Whether text can be stored as UTF-8: not so with half a surrogate pair, as JSON and file names may hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def without_credentials(line: str) -> str:
     """Remove from a line what may hold credentials: user names and query strings of URLs, session tokens."""
     line = _SESSION_TOKEN.sub(r"\1(removed)", line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,8 +63,15 @@ def test_there_are_snippets_for_every_reader_the_readme_names() -> None:
     assert all(any(reader in snippet for snippet in SNIPPETS) for reader in readers)
 
 
+def snippets() -> Iterator[object]:
+    for snippet in SNIPPETS:
+        # tests/test_api.py has such a run in `make test`.
+        marks = [pytest.mark.soak] if "annotate(" in snippet else []
+        yield pytest.param(snippet, marks=marks, id=snippet.split("\n", 1)[0].replace(" ", "_"))
+
+
 @pytest.mark.weights
-@pytest.mark.parametrize("snippet", SNIPPETS, ids=lambda snippet: snippet.split("\n", 1)[0].replace(" ", "_"))
+@pytest.mark.parametrize("snippet", list(snippets()))
 def test_snippet_runs_and_prints_the_result(snippet: str, folder_with_run: Path, vit_t_checkpoint: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", snippet], cwd=folder_with_run, capture_output=True, text=True, timeout=300

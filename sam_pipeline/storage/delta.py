@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
@@ -335,6 +336,24 @@ def read_columns(
             yield from pool.map(read, files[start : start + _FILES_AHEAD])
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def read_id_range(uri: str, start: int, stop: int, options: StorageOptions) -> pa.Table:
+    """Read the rows with start ≤ image_id < stop of the table's newest version; those of a file keep their order.
+
+    Raises:
+        OutputError: there is no such table, or a file is missing or damaged.
+        StorageUnavailableError: storage did not answer.
+    """
+    # Not denied for good: workers read plans for days, and a role's credentials are renewed in between.
+    table = open_table(uri, options, denied_is_final=False)
+    if table is None:
+        raise OutputError(f"the table disappeared: {uri}")
+    in_range = (pc.field("image_id") >= start) & (pc.field("image_id") < stop)
+    with output_errors(uri):
+        return retried(
+            lambda: table.to_pyarrow_dataset().to_table(filter=in_range), what=f"read {uri}", denied_is_final=False
+        )
 
 
 def unused_files(table: DeltaTable, *, retention_hours: int) -> list[str]:

@@ -17,15 +17,14 @@ from sam_pipeline.storage.delta import (
     create_table,
     file_opener,
     open_table,
-    output_errors,
     put_parquet,
     read_columns,
     read_file,
+    read_id_range,
     table_metadata,
     unused_files,
 )
 from sam_pipeline.storage.filesystem import StorageOptions, join_uri
-from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.schema import IMAGES_SCHEMA
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
 
@@ -142,16 +141,7 @@ def iterate_planned(output: str, columns: Sequence[str], options: StorageOptions
 
 def read_planned(output: str, start: int, stop: int, options: StorageOptions) -> pa.Table:
     """The planned rows with start ≤ image_id < stop, in id order."""
-    uri = join_uri(output, "images")
-    # Not denied for good: workers read plans for days, and a role's credentials are renewed in between.
-    table = open_table(uri, options, denied_is_final=False)
-    if table is None:
-        raise OutputError(f"the plan disappeared: {uri}")
-    in_range = (pc.field("image_id") >= start) & (pc.field("image_id") < stop)
-    with output_errors(uri):
-        rows = retried(
-            lambda: table.to_pyarrow_dataset().to_table(filter=in_range), what=f"read {uri}", denied_is_final=False
-        )
+    rows = read_id_range(join_uri(output, "images"), start, stop, options)
     return rows.sort_by("image_id").cast(IMAGES_SCHEMA)
 
 

@@ -26,6 +26,7 @@ from sam_pipeline.storage.delta import (
     open_table,
     output_errors,
     put_parquet,
+    read_id_range,
     table_metadata,
 )
 from sam_pipeline.storage.filesystem import StorageOptions, join_uri
@@ -109,15 +110,7 @@ def extend_prompts(output: str, prompts: pa.Table, source: Source, num_images: i
 
 def read_prompts(output: str, start: int, stop: int, options: StorageOptions) -> dict[int, list[dict[str, Any]]]:
     """The prompts and regions of images with start ≤ image_id < stop: image_id → rows of PROMPT_TYPE, in order."""
-    uri = join_uri(output, "prompts")
-    table = open_table(uri, options, denied_is_final=False)
-    if table is None:
-        raise OutputError(f"the prompts disappeared: {uri}")
-    in_range = (pc.field("image_id") >= start) & (pc.field("image_id") < stop)
-    with output_errors(uri):
-        rows = retried(
-            lambda: table.to_pyarrow_dataset().to_table(filter=in_range), what=f"read {uri}", denied_is_final=False
-        )
+    rows = read_id_range(join_uri(output, "prompts"), start, stop, options)
     # Rows of one file keep their order; those of an image are in one file.
     by_image: dict[int, list[dict[str, Any]]] = {}
     for row in rows.select(PROMPTS_SCHEMA.names).cast(PROMPTS_SCHEMA).to_pylist():

@@ -30,6 +30,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.soak
 def test_a_disk_that_fills_up_is_one_line_and_with_room_the_run_ends_complete(small_disk, begin, undisturbed):
     folder, make_room = small_disk
     output = str(folder / "out")

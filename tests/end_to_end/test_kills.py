@@ -9,7 +9,8 @@ import pytest
 from tests.end_to_end.settings import NUM_PHOTOS, SETTINGS, SMALL_SHARDS
 from tests.end_to_end.tables import comparable, num_committed, num_planned, read_rows
 
-pytestmark = [pytest.mark.weights, pytest.mark.slow]
+# In `make test` test_prompted_run.py kills a run with real weights; tests/faults/ kill the fake one at named points.
+pytestmark = [pytest.mark.weights, pytest.mark.slow, pytest.mark.soak]
 
 NUM_KILLS = 3
 
@@ -24,7 +25,7 @@ class Place:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
-@pytest.fixture(params=["local disk", pytest.param("S3", marks=[pytest.mark.s3, pytest.mark.soak])])
+@pytest.fixture(params=["local disk", pytest.param("S3", marks=pytest.mark.s3)])
 def place(request, photos, tmp_path):
     if request.param == "local disk":
         return Place(str(photos), str(tmp_path / "out"))
@@ -61,7 +62,6 @@ def test_a_run_killed_after_planning_and_after_three_commits_ends_as_if_undistur
     assert verified.exit_code == 0, verified.stderr
 
 
-@pytest.mark.soak  # tests/faults/test_driver_kills.py does it at a named point
 def test_a_run_that_was_overtaken_while_it_stood_still_stops_and_says_so(photos, start, undisturbed, tmp_path):
     output = str(tmp_path / "out")
     arguments = ("--input", photos, "--output", output, *SETTINGS, *SMALL_SHARDS, "--num-cpus", 2)

@@ -107,6 +107,7 @@ def test_boxes_of_a_detector_become_masks_also_after_a_kill(photos, start, tmp_p
     assert "multimask_output: False in the output, True now" in refused.stderr
 
 
+@pytest.mark.soak
 def test_prompts_beside_a_grid_of_ones_own_that_is_limited_to_regions(photos, start, tmp_path, networks):
     labels = tmp_path / "labels"
     labels.mkdir()

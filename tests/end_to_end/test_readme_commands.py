@@ -50,7 +50,7 @@ def test_there_is_an_example_of_each_kind():
     assert list(EXAMPLES) == ["From a bucket", "From WebDataset", "From a detector's COCO results"]
 
 
-@pytest.mark.soak  # test_sources.py has every kind of input in CI
+@pytest.mark.soak  # test_sources.py reads both in `make test`
 def test_from_a_bucket(run_example, s3):
     bucket = run_example("From a bucket")
     rows = read_rows(f"s3://{bucket}/masks", s3.storage_options)

@@ -17,6 +17,7 @@ NOW_IN_CHANGED = 103
 """The number of the image that takes the place of the changed one: it has one mask, and the one before had none."""
 
 
+@pytest.mark.soak  # tests/pipeline/test_inputs.py has the parts
 def test_what_is_new_is_added_and_what_changed_is_redone_when_asked(own_images, cluster):
     run, bucket = own_images
     first = run.annotate(address=cluster).wait()

@@ -39,6 +39,7 @@ def test_a_commit_and_a_shard_whose_answers_are_lost_are_neither_lost_nor_done_t
     run.assert_complete()
 
 
+@pytest.mark.soak
 def test_access_denied_in_mid_run_stops_it_with_one_line_and_no_image_is_blamed(proxied, cluster):
     run, proxy = proxied
     program = run.annotate(address=cluster, instructions=Instructions(seconds=0.2))

@@ -39,6 +39,7 @@ def test_workers_killed_in_every_stage_cost_nothing(proxied, cluster, tmp_path):
     run.assert_complete()
 
 
+@pytest.mark.soak
 def test_a_node_lost_without_grace_costs_nothing(run, start, fault_env):
     with ray_head(start, fault_env, num_cpus=1) as head, ray_node(start, fault_env, head, num_cpus=1) as node:
         program = run.annotate(*SMALL_ACTORS, "--decode-actors", 2, address=head.address, instructions=SLOW)
@@ -76,17 +77,30 @@ def test_an_object_store_smaller_than_the_embeddings_in_flight_spills_or_waits(r
     run.assert_complete()
 
 
-def test_a_run_that_stalls_fails_loudly_and_starts_again_if_told_to(run, cluster, tmp_path):
+@pytest.fixture
+def stalling(tmp_path):
+    """What makes a run stall once, by an image that hangs: flags, instructions, a file that is gone afterwards."""
     once = tmp_path / "once"
     once.touch()
     hanging = Instructions(poison={"7": ("decode", "hang", str(once))})
-    limits = ("--stall-timeout-s", 6, "--image-timeout-s", 60)
+    return ("--stall-timeout-s", 6, "--image-timeout-s", 60), hanging, once
+
+
+def test_a_run_that_stalls_fails_loudly_and_can_be_resumed(run, cluster, stalling):
+    limits, hanging, _ = stalling
     stalled = run.annotate(*limits, address=cluster, instructions=hanging).wait()
     assert stalled.exit_code == 1, stalled.stderr
     assert "made no progress" in stalled.stderr.splitlines()[-1]
     assert "the same command resumes" in stalled.stderr.splitlines()[-1]
 
-    once.touch()
+    resumed = run.annotate(address=cluster).wait()
+    assert resumed.exit_code == 0, resumed.stderr
+    run.assert_complete()
+
+
+@pytest.mark.soak
+def test_a_run_that_stalls_starts_again_by_itself_if_told_to(run, cluster, stalling):
+    limits, hanging, once = stalling
     restarted = run.annotate(*limits, "--max-restarts", 1, address=cluster, instructions=hanging).wait()
     assert restarted.exit_code == 0, restarted.stderr
     assert not once.exists()

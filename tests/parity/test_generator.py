@@ -106,6 +106,7 @@ def test_records_are_the_official_ones(sam, official_sam, make_image, settings):
 
 
 @pytest.mark.slow
+@pytest.mark.soak  # the official generator alone takes two minutes; what is above has its default thresholds
 def test_records_of_the_default_settings_are_the_official_ones(sam, official_sam):
     assert_same_records(skimage.data.astronaut(), {}, sam, official_sam)
 

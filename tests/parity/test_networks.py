@@ -192,6 +192,7 @@ def test_small_vit_is_huggingface():
     assert_same_as_huggingface(ours, theirs, torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(3)))
 
 
+@pytest.mark.soak  # the small model above differs in size alone
 def test_vit_b_is_huggingface(images):
     ours = build_sam("vit_b")
     randomise(ours)

@@ -105,7 +105,7 @@ def test_a_plan_whose_answer_was_lost_is_there_once(output, monkeypatch, clock):
 
 
 def test_a_plan_that_disappeared_under_a_worker_is_an_output_error(output):
-    with pytest.raises(OutputError, match="the plan disappeared"):
+    with pytest.raises(OutputError, match="the table disappeared"):
         read_planned(output, 0, 1, {})
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
 import pyarrow as pa
 
-from sam_pipeline.clean_text import one_line
-from sam_pipeline.errors import InputError, SamPipelineError
+from sam_pipeline.errors import InputError
 from sam_pipeline.storage.filesystem import StorageOptions
 from sam_pipeline.storage.prompts.prompt_values import MakeRow, Row
 from sam_pipeline.storage.prompts.row_tables import row_tables
-from sam_pipeline.storage.sources.object_reading import open_object
+from sam_pipeline.storage.sources.object_reading import read_json
 
 
 def coco_prompts(uri: str, options: StorageOptions, make: MakeRow, *, are_regions: bool) -> Iterator[pa.Table]:
@@ -39,15 +37,7 @@ def _rows(uri: str, options: StorageOptions, make: MakeRow, *, are_regions: bool
 
 def _content(uri: str, options: StorageOptions) -> tuple[list[Any], dict[int | str, str]]:
     """The annotations, and the names of images by id."""
-    with open_object(uri, options) as file:
-        try:
-            content = json.loads(file.read())
-        except SamPipelineError:
-            raise
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"cannot read {uri}: not JSON ({one_line(error)})") from error
-        except Exception as error:
-            raise InputError(f"cannot read {uri}: {one_line(error)}") from error
+    content = read_json(uri, options)
     if isinstance(content, list):
         return content, {}
     entries = content.get("annotations") if isinstance(content, dict) else None

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from sam_pipeline.clean_text import is_encodable
 from sam_pipeline.config import BboxFormat
 from sam_pipeline.storage.prompts.prompt_rows import MASK_INPUT_SIZE
 
@@ -68,7 +69,7 @@ def text_key(key: object) -> str | None:
     if isinstance(key, bool) or not isinstance(key, (str, int)):
         return None
     text = str(key)
-    return text if _is_text(text) else None
+    return text if is_encodable(text) else None
 
 
 def _row(key: object, prompt_id: int, fields: Mapping[str, Any]) -> Row:
@@ -161,12 +162,3 @@ def _is_real(value: object) -> TypeGuard[float]:
 
 def _is_number(value: object) -> TypeGuard[float]:
     return _is_real(value) and math.isfinite(value)
-
-
-def _is_text(text: str) -> bool:
-    """Not half a surrogate pair, as JSON may hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from sam_pipeline.clean_text import one_line
-from sam_pipeline.errors import InputError, SamPipelineError
+from sam_pipeline.errors import InputError
 from sam_pipeline.storage.sources.kept_values import json_text
 from sam_pipeline.storage.sources.named_uris import named_uris, names_of
-from sam_pipeline.storage.sources.object_reading import open_object
+from sam_pipeline.storage.sources.object_reading import read_json
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
 from sam_pipeline.storage.sources.source_options import SourceOptions
 
@@ -52,15 +50,7 @@ def coco_images(uri: str, options: SourceOptions) -> Iterator[pa.Table]:
 
 
 def _entries(uri: str, options: SourceOptions) -> list[Any]:
-    with open_object(uri, options.storage) as file:
-        try:
-            content = json.loads(file.read())
-        except SamPipelineError:
-            raise
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"cannot read {uri}: not JSON ({one_line(error)})") from error
-        except Exception as error:
-            raise InputError(f"cannot read {uri}: {one_line(error)}") from error
+    content = read_json(uri, options.storage)
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise InputError(f"{uri} is not a COCO annotation file: it has no list of images")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sam_pipeline.clean_text import one_line
+from sam_pipeline.clean_text import is_encodable, one_line
 from sam_pipeline.errors import InputError, SamPipelineError
 from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri, open_filesystem
 from sam_pipeline.storage.retrying import retried
@@ -160,7 +160,7 @@ def _table(filesystem: Any, files: list[tuple[str, int | None, str | None]]) -> 
     try:
         columns["uri"] = pa.array(uris, pa.string())
     except UnicodeEncodeError:  # on a disk names are bytes
-        is_text = [_is_text(uri) for uri in uris]
+        is_text = [is_encodable(uri) for uri in uris]
         columns["uri"] = pa.array([uri.encode(errors="replace").decode() for uri in uris], pa.string())
         errors = [None if text else "the name of the file is not UTF-8" for text in is_text]
         columns["error"] = pa.array(errors, pa.string())
@@ -177,11 +177,3 @@ def _uris(filesystem: Any, names: list[str]) -> list[str]:
         return [filesystem.unstrip_protocol(name) for name in names]
     start = first.removesuffix(names[0])
     return [start + name for name in names]
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

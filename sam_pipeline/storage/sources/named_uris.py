@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sam_pipeline.clean_text import one_line
+from sam_pipeline.clean_text import is_encodable, one_line
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.storage.filesystem import absolute_uri, protocol_of
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
@@ -174,15 +174,9 @@ def named_uris(list_uri: str, options: SourceOptions) -> NamedUris:
 
 def names_of(values: Iterable[object]) -> pa.Array:
     """Values of JSON as names: null where a value is not text, or holds half a surrogate pair."""
-    return pa.array([value if isinstance(value, str) and _is_text(value) else None for value in values], pa.string())
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return pa.array(
+        [value if isinstance(value, str) and is_encodable(value) else None for value in values], pa.string()
+    )
 
 
 @lru_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,24 @@ def open_object(uri: str, options: StorageOptions) -> io.BufferedReader:
     except Exception as error:
         raise InputError(f"cannot read {uri}: {one_line(error)}") from error
     return io.BufferedReader(_RemoteObject(filesystem, path, info["size"], uri), _PART_BYTES)
+
+
+def read_json(uri: str, options: StorageOptions) -> Any:
+    """Read an object's JSON into memory.
+
+    Raises:
+        InputError: nothing there, a folder, no permission, or not JSON.
+        StorageUnavailableError: the storage did not answer for two minutes.
+    """
+    with open_object(uri, options) as file:
+        try:
+            return json.loads(file.read())
+        except SamPipelineError:
+            raise
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"cannot read {uri}: not JSON ({one_line(error)})") from error
+        except Exception as error:
+            raise InputError(f"cannot read {uri}: {one_line(error)}") from error
 
 
 class _RemoteObject(io.RawIOBase):
