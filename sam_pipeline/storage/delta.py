@@ -248,6 +248,18 @@ def commit_transaction(
     check_fence(table, epoch)
 
 
+def committed_epoch(table: DeltaTable) -> int | None:
+    """The epoch of the table's snapshot; None before the first commit behind the fence.
+
+    Raises:
+        OutputError: the log could not be read.
+        StorageUnavailableError: storage did not answer. A snapshot does not hold epochs: delta-rs reads the log again.
+    """
+    uri = table.table_uri
+    with output_errors(uri):
+        return retried(lambda: table.transaction_version(APP_ID), what=f"read {uri}", denied_is_final=False)
+
+
 def check_fence(table: DeltaTable, epoch: int) -> None:
     """Must follow every update of a snapshot that is committed from.
 
@@ -257,7 +269,7 @@ def check_fence(table: DeltaTable, epoch: int) -> None:
     Raises:
         FencedError: another writer took over.
     """
-    if table.transaction_version(APP_ID) != epoch:
+    if committed_epoch(table) != epoch:
         raise _fenced(table.table_uri)
 
 

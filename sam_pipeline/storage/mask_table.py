@@ -21,11 +21,11 @@ from deltalake.transaction import CommitProperties
 
 from sam_pipeline.errors import ConfigError, FingerprintMismatchError, OutputError
 from sam_pipeline.storage.delta import (
-    APP_ID,
     DataFile,
     check_fence,
     commit_files,
     commit_transaction,
+    committed_epoch,
     committed_files,
     create_table,
     file_opener,
@@ -171,7 +171,7 @@ class MaskTable:
     @classmethod
     def _with_next_epoch(cls, uri: str, table: DeltaTable, options: StorageOptions) -> MaskTable:
         # If another start takes an epoch between reading it here and committing the next, that commit conflicts.
-        epoch = (table.transaction_version(APP_ID) or 0) + 1
+        epoch = (committed_epoch(table) or 0) + 1
         commit_files(table, MASKS_SCHEMA, [], options, epoch=epoch)
         return cls(uri, table, epoch, options)
 

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage.delta import (
-    APP_ID,
     commit_files,
+    committed_epoch,
     committed_files,
     create_table,
     file_opener,
@@ -49,7 +49,7 @@ def read_plan(output: str, options: StorageOptions) -> Plan | None:
     if table is None:
         return None
     metadata = table_metadata(table)
-    if table.transaction_version(APP_ID) is None:
+    if committed_epoch(table) is None:
         return None
     return Plan(output, metadata["input"], table.count())
 
@@ -69,7 +69,7 @@ def write_plan(output: str, input_uri: str, images: pa.Table, options: StorageOp
         raise OutputError(
             f"{uri} was begun for another input ({table_metadata(table).get('input')}); use another output"
         )
-    if table.transaction_version(APP_ID) is not None:
+    if committed_epoch(table) is not None:
         # A commit from this snapshot would meet no conflict and plan every image a second time.
         raise FencedError(f"another run made a plan in {uri} meanwhile; the same command uses it")
     files = [
@@ -95,7 +95,7 @@ def extend_plan(plan: Plan, new: pa.Table, changed: pa.Table, options: StorageOp
     """
     uri = join_uri(plan.output, "images")
     table = open_table(uri, options)
-    epoch = None if table is None else table.transaction_version(APP_ID)
+    epoch = None if table is None else committed_epoch(table)
     if table is None or epoch is None:
         raise OutputError(f"the plan disappeared: {uri}")
     if table.count() != plan.num_images:
@@ -148,7 +148,7 @@ def read_planned(output: str, start: int, stop: int, options: StorageOptions) ->
 def unused_plan_files(output: str, retention_hours: int, options: StorageOptions) -> list[str]:
     """Files that interrupted planners left; none before there is a plan, while one of them may still be committed."""
     table = open_table(join_uri(output, "images"), options)
-    if table is None or table.transaction_version(APP_ID) is None:
+    if table is None or committed_epoch(table) is None:
         return []
     return unused_files(table, retention_hours=retention_hours)
 

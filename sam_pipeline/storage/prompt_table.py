@@ -20,12 +20,13 @@ from deltalake import DeltaTable
 
 from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage.delta import (
-    APP_ID,
     commit_files,
+    committed_epoch,
     create_table,
     open_table,
     output_errors,
     put_parquet,
+    read_columns,
     read_id_range,
     table_metadata,
 )
@@ -62,7 +63,7 @@ class Prompts:
 def read_prompts_header(output: str, options: StorageOptions) -> Prompts | None:
     """What is frozen; None if there are no prompts."""
     table = open_table(join_uri(output, "prompts"), options, denied_is_final=False)
-    if table is None or table.transaction_version(APP_ID) is None:
+    if table is None or committed_epoch(table) is None:
         return None
     return _header(table)
 
@@ -84,7 +85,7 @@ def write_prompts(output: str, prompts: pa.Table, source: Source, num_images: in
     uri, prompts = join_uri(output, "prompts"), _sorted(prompts)
     sha256 = _sha256(prompts)
     table = open_table(uri, options) or create_table(uri, PROMPTS_SCHEMA, {"sha256": sha256}, options)
-    if table.transaction_version(APP_ID) is not None:
+    if committed_epoch(table) is not None:
         raise FencedError(f"another run froze prompts in {uri} meanwhile; the same command uses them")
     if table_metadata(table).get("sha256") != sha256:
         raise OutputError(f"{uri} was begun with other prompts; use another output")
@@ -100,7 +101,7 @@ def extend_prompts(output: str, prompts: pa.Table, source: Source, num_images: i
     """
     uri = join_uri(output, "prompts")
     table = open_table(uri, options)
-    epoch = None if table is None else table.transaction_version(APP_ID)
+    epoch = None if table is None else committed_epoch(table)
     if table is None or epoch is None:
         raise OutputError(f"the prompts disappeared: {uri}")
     if prompts.num_rows and pc.min(prompts["image_id"]).as_py() < _header(table).num_images:
@@ -124,10 +125,9 @@ def count_prompts(output: str, num_images: int, options: StorageOptions) -> np.n
     table = open_table(join_uri(output, "prompts"), options)
     if table is None:
         return counts
-    with output_errors(table.table_uri):
-        for batch in table.to_pyarrow_dataset().to_batches(columns=["image_id", "role"], use_threads=False):
-            ids = batch.filter(pc.equal(batch["role"], "prompt"))["image_id"].to_numpy()
-            counts += np.bincount(ids, minlength=num_images)
+    for rows in read_columns(table, ["image_id", "role"], options):
+        ids = rows.filter(pc.equal(rows["role"], "prompt"))["image_id"].to_numpy()
+        counts += np.bincount(ids, minlength=num_images)
     return counts
 
 

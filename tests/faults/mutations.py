@@ -25,7 +25,7 @@ BREAKS = {
     ],
     "no fence": [
         (DELTA, "app_transactions=[Transaction(APP_ID, epoch)]", 'app_transactions=[Transaction(f"{epoch}", epoch)]'),
-        (DELTA, "if table.transaction_version(APP_ID) != epoch:", "if False:"),
+        (DELTA, "if committed_epoch(table) != epoch:", "if False:"),
     ],
     "reload and retry after a fence": [
         (

@@ -9,6 +9,7 @@ from sam_pipeline.errors import FencedError, OutputError, StorageUnavailableErro
 from sam_pipeline.storage import delta
 from sam_pipeline.storage.delta import (
     commit_files,
+    committed_epoch,
     committed_files,
     create_table,
     open_table,
@@ -218,6 +219,20 @@ def test_a_commit_that_never_arrived_is_made_again(uri, monkeypatch, clock):
     refuse(monkeypatch, "create_write_transaction", transport_error(), transport_error())
     commit_files(table, SCHEMA, [put(uri, 1)], {}, epoch=1)
     assert visible_ids(uri) == [1]
+
+
+def test_an_epoch_that_storage_did_not_tell_is_asked_for_again(uri, monkeypatch, clock):
+    table = create_table(uri, SCHEMA, {"input": "x"}, {})
+    assert committed_epoch(table) is None
+    left = refuse(
+        monkeypatch, "transaction_version", DeltaError("Kernel error -> Generic S3 error: HTTP error: timed out")
+    )
+    commit_files(table, SCHEMA, [put(uri, 1)], {}, epoch=4)
+    assert left == []
+    assert committed_epoch(table) == 4
+    refuse(monkeypatch, "transaction_version", DeltaError("Kernel error: File not found"))
+    with pytest.raises(OutputError, match="File not found"):
+        committed_epoch(table)
 
 
 def test_who_was_superseded_between_two_attempts_is_fenced(uri, monkeypatch, clock):
