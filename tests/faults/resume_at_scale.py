@@ -4,7 +4,8 @@
 
 Tables are made in the form a run leaves them: shards of 256 rows, whose ids are those of a few neighbouring chunks in
 any order, some shards to a commit. Rows have no masks: a resume reads other columns only, so that their size decides
-nothing but how long this program takes to write them.
+nothing but how long this program takes to write them. The last column is what the command `status` reads of such a
+table, which no start does before its first image.
 """
 
 import argparse
@@ -38,8 +39,8 @@ CHUNKS_AT_ONCE = 8
 """Reading tasks that work at the same time, whose images meet in a shard."""
 SHARDS_PER_COMMIT = 16
 
-COLUMNS = ("plan", "header", "state", "take over", "ids")
-"""What is timed, in the order of a start."""
+COLUMNS = ("plan", "header", "take over", "ids")
+"""What is timed, in the order of a start: see annotate in pipeline/annotate.py."""
 
 MAX_RESUME_S, MAX_RESUME_BYTES = 60, 2**30
 
@@ -55,7 +56,7 @@ def main() -> None:
         # pyarrow's threads may still be reading when the interpreter ends, which aborts it.
         os._exit(0)
 
-    titles = "".join(f"{name:>11}" for name in (*COLUMNS, "total"))
+    titles = "".join(f"{name:>11}" for name in (*COLUMNS, "total", "status"))
     print(f"{'images':>11} {'form':<10}{'files':>7}{titles}{'peak':>10}", flush=True)
     within = True
     for num_images in arguments.images:
@@ -150,20 +151,20 @@ def resume(output: str) -> dict[str, float]:
 
     plan = timed("plan", lambda: read_plan(output, {}))
     header = timed("header", lambda: read_header(output, {}))
-    state = timed("state", lambda: read_state(output, {}))
     table = timed("take over", lambda: MaskTable.take_over(output, FINGERPRINT, {}, {}))
     committed = timed("ids", lambda: table.committed_ids(plan.num_images))
     assert committed.all()
     assert header.num_images == plan.num_images
-    assert state.num_by_status == {"ok": plan.num_images}
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    state = timed("status", lambda: read_state(output, {}))
+    assert state.num_by_status == {"ok": plan.num_images}
     return seconds | {"peak_bytes": peak_bytes, "files": len(table._table.file_uris())}
 
 
 def report(form: str, num_images: int, figures: dict[str, float]) -> bool:
     """Print a line; whether it is within the promise."""
     parts = [figures[name] for name in COLUMNS]
-    times = "".join(f"{seconds:>10.1f}s" for seconds in (*parts, sum(parts)))
+    times = "".join(f"{seconds:>10.1f}s" for seconds in (*parts, sum(parts), figures["status"]))
     peak = f"{figures['peak_bytes'] / 2**20:.0f} MiB"
     print(f"{num_images:>11,} {form:<10}{figures['files']:>7}{times}{peak:>10}", flush=True)
     return sum(parts) <= MAX_RESUME_S and figures["peak_bytes"] <= MAX_RESUME_BYTES
