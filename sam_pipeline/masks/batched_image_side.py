@@ -81,6 +81,6 @@ class BatchedImageSide:
         weights = by_head.softmax(dim=2, dtype=torch.float32).to(self._dtype).flatten(1, 2)
         summed = torch.baddbmm(keys, weights.mT, values.to(self._dtype)).float()
         keys = F.layer_norm(summed, norm.normalized_shape, norm.weight, norm.bias, norm.eps).to(self._dtype)
-        scores = pulls.to(self._dtype) @ (keys + self._key_pe).mT  # (N, H * T, K)
+        scores = pulls.to(self._dtype) @ (keys + self._key_pe).mT  # (N, H * Q, K)
         averaging = scores.softmax(dim=-1, dtype=torch.float32).to(self._dtype)
         return keys, (averaging @ keys).float()

@@ -27,9 +27,9 @@ from sam_pipeline.masks.grids import build_all_layer_point_grids
 from sam_pipeline.masks.nms import nms
 from sam_pipeline.masks.prompts import points_in_regions
 from sam_pipeline.masks.records import MaskRecord
-from sam_pipeline.masks.regions import drop_small_islands, fill_small_holes
 from sam_pipeline.masks.runs import Runs
 from sam_pipeline.masks.shared_decoder import PlainDecoder, SharedDecoder
+from sam_pipeline.masks.small_regions import drop_small_islands, fill_small_holes
 from sam_pipeline.masks.transforms import ResizeLongestSide
 from sam_pipeline.masks.upscaling import Upscaling
 from sam_pipeline.model.sam import Sam

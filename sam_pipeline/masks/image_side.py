@@ -5,8 +5,8 @@ takes what the tokens of all prompts send to the image and returns what they loo
 
 On a CPU the image tokens of a prompt should stay in the cache, so each thread works on one prompt, in tiles of tokens.
 
-Legend: N prompts, T tokens a prompt, C channels, H heads, D channels a head in the attentions, K image tokens, h w rows
-and columns of the image embedding, M masks a prompt.
+Legend: N prompts, T tokens a prompt, Q of them that are read in the end, C channels, H heads, D channels a head in the
+attentions, K image tokens, h w rows and columns of the image embedding, M masks a prompt.
 """
 
 from __future__ import annotations
@@ -115,10 +115,10 @@ class ImageSide(Protocol):
             pushes: keys of the tokens before the projection of queries, (N, H * T, C).
             push_bias: their products with the bias of that projection, (N, H * T).
             values: as in `update_first`.
-            pulls: what the tokens of the final attention look for, (N, H * T, C).
+            pulls: what some tokens, in the final attention, look for, (N, H * Q, C).
 
         Returns:
-            State; averages of the image tokens as the final attention's tokens weight them, (N, H * T, C).
+            State; averages of the image tokens as those tokens weight them, (N, H * Q, C).
         """
         ...
 
@@ -174,13 +174,13 @@ class TiledImageSide:
     ) -> tuple[Tensor, Tensor]:
         """See `ImageSide`; overwrites the tokens."""
         norm, key_pe, H = self._weights.norms[1], self._weights.key_pe, self._weights.num_heads
-        N, HT, _ = pushes.shape
-        scores = pulls.new_empty(N, HT, len(key_pe))
+        N, HQ, _ = pulls.shape
+        scores = pulls.new_empty(N, HQ, len(key_pe))
         for n in range(N):
             to_channels = values[n].T.contiguous()
             for tile in _tiles(len(key_pe), _TILE_TOKENS):
                 logits = linear(pushes[n], state[n, tile] + key_pe[tile]).add_(push_bias[n, :, None])  # (H * T, tile)
-                weights = logits.view(H, HT // H, -1).softmax(dim=1).flatten(0, 1)
+                weights = logits.view(H, -1, logits.shape[1]).softmax(dim=1).flatten(0, 1)
                 summed = linear(weights.T, to_channels).add_(state[n, tile])
                 keys = F.layer_norm(summed, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
                 state[n, tile] = keys
@@ -209,7 +209,7 @@ class TiledImageSide:
 
 
 def _averages(state: Tensor, scores: Tensor) -> Tensor:
-    """Image tokens (N, K, C) weighted by the softmax of scores (N, H * T, K): (N, H * T, C)."""
+    """Image tokens (N, K, C) weighted by the softmax of scores (N, rows, K): (N, rows, C)."""
     weights = scores.softmax(dim=-1)
     return torch.stack([linear(weights[n], keys.T) for n, keys in enumerate(state)])
 

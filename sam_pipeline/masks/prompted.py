@@ -62,7 +62,7 @@ class PromptedMaskGenerator:
     """
 
     def __init__(
-        self, sam: Sam, decoder: SharedDecoder, multimask_output: bool = True, stability_score_offset: float = 1.0
+        self, sam: Sam, decoder: SharedDecoder, multimask_output: bool = False, stability_score_offset: float = 1.0
     ) -> None:
         self._sam = sam
         self._decoder = decoder

@@ -49,7 +49,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class PromptError:
+class UnusablePrompt:
     """A prompt or region that cannot be used."""
 
     role: Role
@@ -64,7 +64,7 @@ class ImagePrompts:
     prompts: Sequence[Prompt] = ()
     regions: Sequence[NDArray[np.float64]] | None = None
     """Polygons, (corners, 2) x and y in pixels, original frame: the grid is limited to their union; None: it is not."""
-    errors: Sequence[PromptError] = field(default=())
+    errors: Sequence[UnusablePrompt] = field(default=())
 
 
 def resolve_prompts(rows: Iterable[Mapping[str, Any]], original_size: tuple[int, int]) -> ImagePrompts:
@@ -78,7 +78,7 @@ def resolve_prompts(rows: Iterable[Mapping[str, Any]], original_size: tuple[int,
     """
     prompts: list[Prompt] = []
     regions: list[NDArray[np.float64]] = []
-    errors: list[PromptError] = []
+    errors: list[UnusablePrompt] = []
     has_regions = False
     for row in rows:
         is_region = row["role"] == "region"
@@ -91,7 +91,7 @@ def resolve_prompts(rows: Iterable[Mapping[str, Any]], original_size: tuple[int,
             else:
                 prompts.append(_prompt(row, original_size))
         except ValueError as error:
-            errors.append(PromptError(row["role"], row["prompt_id"], str(error)))
+            errors.append(UnusablePrompt(row["role"], row["prompt_id"], str(error)))
     return ImagePrompts(prompts, regions if has_regions else None, errors)
 
 

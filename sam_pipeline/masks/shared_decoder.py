@@ -8,6 +8,7 @@ and without a copy of the image tokens for every prompt:
   projection: scores are keys · (W_k^T q), and values are averaged before they are projected. A bias of the keys drops
   out of a softmax over keys, and a bias of the values adds up to itself, since weights sum to one.
 - Predicted IoU needs the tokens alone, so the masks of prompts that fail are never upscaled.
+- What no mask is made of is not attended: of the tokens of a prompt the last attention updates those that are read.
 - Transposed convolutions whose stride is their kernel are matrix products of single pixels, done for the rows that
   hold the image; the padding below is attended but never upscaled.
 
@@ -162,14 +163,17 @@ class SharedDecoder:
         push_bias = (_heads(keys, to_tokens) * _heads(to_tokens.q_proj.bias, to_tokens)).sum(-1) / _root(to_tokens)
         push_bias = push_bias.transpose(1, 2).flatten(1)  # (N, H * T)
         values = _projected_values(to_tokens, queries)
+        # Of the last attention only the IoU token and those of the masks that are asked for are read.
+        read = [0, *range(1, 1 + decoder.num_mask_tokens)[slots]]
+        queries, pe = queries[:, read], pe[:, read]
         pulls = _absorb(final.q_proj(queries + pe), final.k_proj, final)
         state, averages = image_side.update_second(state, pushes, push_bias, values, pulls)
         queries = self._final_norm(queries + _project_averages(final, averages))
 
         iou_predictions = decoder.iou_prediction_head(queries[:, 0])[:, slots]
         kept = wanted(iou_predictions)
-        heads = list(enumerate(decoder.output_hypernetworks_mlps))[slots]
-        hyper_in = torch.stack([head(queries[:, 1 + m]) for m, head in heads], dim=1)  # (N, M, C / 8)
+        heads = decoder.output_hypernetworks_mlps[slots]
+        hyper_in = torch.stack([head(queries[:, 1 + m]) for m, head in enumerate(heads)], dim=1)  # (N, M, C / 8)
         return DecodedPrompts(iou_predictions, kept, image_side.upscale(state, hyper_in, kept, shared.size, num_rows))
 
     def _attend_shared_keys(self, shared: SharedTokens, q: Tensor) -> Tensor:

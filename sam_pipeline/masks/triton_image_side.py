@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import triton
 from torch import Tensor
 
@@ -79,7 +80,12 @@ class TritonImageSide:
     ) -> tuple[Layers, Tensor]:
         """See `ImageSide`."""
         layers = *state, self._operand(pushes), push_bias.contiguous(), self._operand(values), *self._norms[1]
-        return layers, self._averages(layers, pulls)
+        # The kernel takes as many rows as there are tokens: with fewer than 64 it would lose Hopper's own products.
+        N, C, H = len(pulls), pulls.shape[2], self._num_heads
+        by_head = pulls.view(N, H, -1, C)
+        missing = pushes.shape[1] // H - by_head.shape[2]
+        averages = self._averages(layers, F.pad(by_head, (0, 0, 0, missing)).flatten(1, 2))
+        return layers, averages.view(N, H, -1, C)[:, :, : by_head.shape[2]].flatten(1, 2)
 
     def upscale(self, state: Layers, hyper_in: Tensor, kept: Tensor, size: tuple[int, int], num_rows: int) -> Tensor:
         """See `ImageSide`."""

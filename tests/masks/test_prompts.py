@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sam_pipeline.masks.prompts import Prompt, PromptError, points_in_regions, resolve_prompts
+from sam_pipeline.masks.prompts import Prompt, UnusablePrompt, points_in_regions, resolve_prompts
 
 SIZE = (60, 80)
 """Height and width."""
@@ -96,7 +96,7 @@ def test_a_point_outside_the_image_is_an_error_and_one_on_its_edge_is_not():
 
 def test_what_the_file_already_found_wrong_is_passed_on():
     assert resolved(row(3, error="bbox must be 4 numbers")).errors == [
-        PromptError("prompt", 3, "bbox must be 4 numbers")
+        UnusablePrompt("prompt", 3, "bbox must be 4 numbers")
     ]
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sam_pipeline.masks.regions import drop_small_islands, fill_small_holes
+from sam_pipeline.masks.small_regions import drop_small_islands, fill_small_holes
 from tests.parity.oracle import official_module
 
 
