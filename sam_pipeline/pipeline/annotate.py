@@ -209,6 +209,7 @@ def _resolve(
         worker_memory_bytes=int(memory_bytes),
         mode=targets.mode,
         has_prompts=targets.prompts is not None,
+        max_masks=0 if targets.prompts is None else targets.prompts.max_masks,
         point_grids=targets.layers,
         probe_uri=find_probe(sample_images(plan, config.parsed_storage_options), config.parsed_storage_options),
         backend=backend,

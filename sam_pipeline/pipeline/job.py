@@ -76,6 +76,8 @@ class Job:
     mode: ResolvedMode = "grid"
     has_prompts: bool = False
     """Whether the run has prompts or regions."""
+    max_masks: int = 0
+    """Prompts of an image that hold a mask, at most."""
     point_grids: tuple[npt.NDArray[np.float64], ...] | None = None
     """For the image and each crop layer, (P, 2) shares of width and height; None: those of points_per_side."""
     probe_uri: str | None = None

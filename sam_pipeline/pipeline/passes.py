@@ -31,6 +31,8 @@ _POLL_S = 1.0
 # A reading task's ids: many for throughput, few enough that small runs keep every worker busy.
 _MAX_CHUNK_ROWS = 256
 _MIN_CHUNKS = 64
+# A reading task holds the prompts of its images; those with a mask take 256 KiB each.
+_MAX_CHUNK_MASKS = 1024
 
 # Images that are done one at a time rather than in another pass: minutes of work, however slow the model.
 _FEW = 64
@@ -71,7 +73,7 @@ def annotate_pending(
     done[pending_ids] = False
     with make_display(num_images, int(done.sum())) as display:
         committer = _Committer(table, job.config.commit_interval_s, done)
-        chunk_rows = min(_MAX_CHUNK_ROWS, math.ceil(len(pending_ids) / _MIN_CHUNKS))
+        chunk_rows = _chunk_rows(len(pending_ids), job.max_masks)
         while len(pending_ids):
             with ray.data.DataContext.current(configured_context(job.stall_timeout_s)):
                 dataset = shard_dataset(pending_ids, chunk_rows, job, resources, monitor)
@@ -85,6 +87,10 @@ def annotate_pending(
                 left = committer.pending_ids()
             # One image a reading task, so that the next pass loses fewer beside those that crash it.
             pending_ids, chunk_rows = left, 1
+
+
+def _chunk_rows(num_pending: int, max_masks: int) -> int:
+    return max(1, min(_MAX_CHUNK_ROWS, math.ceil(num_pending / _MIN_CHUNKS), _MAX_CHUNK_MASKS // max(1, max_masks)))
 
 
 def _last_error(monitor: Any) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.masks.prompts import ImagePrompts, resolve_prompts
@@ -34,7 +33,7 @@ from sam_pipeline.storage.fetching import ChangedError, Fetched, RefusedError, T
 from sam_pipeline.storage.image_reading import DecodeError, TooLargeError, decode_image
 from sam_pipeline.storage.mask_table import put_shard
 from sam_pipeline.storage.plan_table import read_planned
-from sam_pipeline.storage.prompt_table import read_prompts
+from sam_pipeline.storage.prompt_table import read_image_prompts
 from sam_pipeline.storage.sources.source_image import image_of_row
 
 
@@ -55,10 +54,8 @@ def read_images(chunks: pa.Table, job: Job, monitor: Any) -> Iterator[pa.Table]:
 
 def planned_rows(image_ids: npt.NDArray[np.int64], job: Job) -> list[dict[str, Any]]:
     """What is planned for images, (N,) ascending: rows of IMAGES_SCHEMA, and their prompts, rows of PROMPT_TYPE."""
-    start, stop = int(image_ids[0]), int(image_ids[-1]) + 1
-    planned = read_planned(job.output, start, stop, job.storage_options)
-    rows: list[dict[str, Any]] = planned.filter(pc.is_in(planned["image_id"], pa.array(image_ids))).to_pylist()
-    prompts = read_prompts(job.output, start, stop, job.storage_options) if job.has_prompts else {}
+    rows: list[dict[str, Any]] = read_planned(job.output, image_ids, job.storage_options).to_pylist()
+    prompts = read_image_prompts(job.output, image_ids, job.storage_options) if job.has_prompts else {}
     return [row | {"prompts": prompts.get(row["image_id"], [])} for row in rows]
 
 

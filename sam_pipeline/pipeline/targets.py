@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sam_pipeline.config import AnnotateConfig, PlanConfig, ResolvedMode
 from sam_pipeline.errors import ConfigError, InputError
+from sam_pipeline.masks.prompts import Role
 from sam_pipeline.storage.filesystem import absolute_uri
+from sam_pipeline.storage.mask_table import read_header
 from sam_pipeline.storage.plan_table import Plan, iterate_planned
 from sam_pipeline.storage.point_grid_files import PointGrids, read_point_grids
-from sam_pipeline.storage.prompt_table import Prompts, extend_prompts, read_prompts_header, write_prompts
+from sam_pipeline.storage.prompt_table import (
+    Prompts,
+    Source,
+    are_prompts_announced,
+    extend_prompts,
+    read_prompts_header,
+    write_prompts,
+)
 from sam_pipeline.storage.prompts.matching import match_images
 from sam_pipeline.storage.prompts.prompt_files import list_prompt_files, read_prompts, read_regions
 from sam_pipeline.storage.prompts.prompt_rows import PromptOptions
@@ -49,27 +59,19 @@ class Targets:
 
 
 def resolve_targets(config: AnnotateConfig, plan: Plan) -> Targets:
-    """What a run is to find; its prompts are frozen first.
+    """What a run is to find. Its prompts are frozen only when everything else about it is right.
 
     Raises:
         ConfigError: a mode without what it needs, or a point grid that is none.
         SamPipelineError: see ensure_prompts.
     """
-    prompts = ensure_prompts(config, plan)
-    mode, has_prompts = config.mode, prompts is not None and prompts.num_prompts > 0
-    if mode == "auto":
-        mode = "prompted" if has_prompts else "grid"
-    if mode != "grid" and not has_prompts:
-        raise ConfigError(f"mode {mode} needs prompts: say which with --prompts")
-    if mode == "grid" and has_prompts:
-        raise ConfigError(f"mode grid makes no use of the prompts that {config.output} has; use another --output")
-    if mode == "prompted" and (config.point_grid is not None or (prompts is not None and prompts.num_regions)):
-        raise ConfigError("point_grid and regions are for the grid, which mode prompted leaves out; mode both has it")
+    given = _given_prompts(config, plan)
+    mode = _resolved_mode(config, given)
     grids = None
     if config.point_grid is not None:
         num_layers = config.masks.crop_n_layers + 1
         grids = read_point_grids(absolute_uri(config.point_grid), num_layers, config.parsed_storage_options)
-    return Targets(mode, prompts, grids)
+    return Targets(mode, _frozen(given, config, plan), grids)
 
 
 def ensure_prompts(config: PlanConfig, plan: Plan) -> Prompts | None:
@@ -78,34 +80,82 @@ def ensure_prompts(config: PlanConfig, plan: Plan) -> Prompts | None:
     For images that were added to the plan since, theirs are added; those of the others stay as they are.
 
     Raises:
-        ConfigError: the prompts given are not those that the run has, or images were added and no prompts given.
+        ConfigError: the prompts given are not those that the run has, or its results were begun without any; or none
+            are given, though images were added or prompts were announced with the plan.
         InputError: the prompts cannot be read, or none is for a planned image.
         FencedError: another start froze prompts meanwhile.
     """
+    return _frozen(_given_prompts(config, plan), config, plan)
+
+
+@dataclass(frozen=True)
+class _GivenPrompts:
+    """The prompts of a run."""
+
+    frozen: Prompts | None
+    new: pa.Table | None = None
+    """Rows of PROMPTS_SCHEMA that are still to freeze."""
+    source: Source = field(default_factory=dict)
+    """What those were read from."""
+
+    def num(self, role: Role) -> int:
+        """How many there are."""
+        before = 0
+        if self.frozen is not None:
+            before = self.frozen.num_prompts if role == "prompt" else self.frozen.num_regions
+        return before + (0 if self.new is None else pc.sum(pc.equal(self.new["role"], role)).as_py() or 0)
+
+
+def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
     options = config.parsed_storage_options
+    # In this order: another start may freeze prompts and begin results meanwhile.
+    has_results = read_header(plan.output, options) is not None
     frozen = read_prompts_header(plan.output, options)
     if config.prompts is None and config.regions is None:
+        if frozen is None and are_prompts_announced(plan.output, options):
+            raise ConfigError(
+                f"{config.output} was planned with prompts, which were not frozen to the end: give --prompts or "
+                "--regions again"
+            )
         if frozen is not None and frozen.num_images < plan.num_images:
             raise ConfigError(
                 f"{plan.num_images - frozen.num_images} images were added since the prompts were read: give "
                 "--prompts or --regions again, with theirs"
             )
-        return frozen
+        return _GivenPrompts(frozen)
     source = _source(config)
     if frozen is None:
-        prompts = _matched(config, plan, first_id=0)
-        if not prompts.num_rows:
-            raise InputError(f"no prompt in {config.prompts or config.regions} is for an image of {plan.input}")
-        frozen = write_prompts(plan.output, prompts, source, plan.num_images, options)
-    elif frozen.num_images < plan.num_images:
-        prompts = _matched(config, plan, first_id=frozen.num_images)
-        frozen = extend_prompts(plan.output, prompts, source, plan.num_images, options)
-    elif differences := [name for name in source if source[name] != frozen.source.get(name)]:
+        if has_results:
+            raise ConfigError(f"the results in {config.output} were begun without prompts; use another --output")
+        return _GivenPrompts(None, _matched(config, plan, first_id=0), source)
+    if frozen.num_images < plan.num_images:
+        return _GivenPrompts(frozen, _matched(config, plan, first_id=frozen.num_images), source)
+    if differences := [name for name in source if source[name] != frozen.source.get(name)]:
         raise ConfigError(
             f"{config.output} was planned with other prompts ({', '.join(differences)} differ); leave them out to go "
             "on with those it has, or use another --output"
         )
-    return frozen
+    return _GivenPrompts(frozen)
+
+
+def _frozen(given: _GivenPrompts, config: PlanConfig, plan: Plan) -> Prompts | None:
+    if given.new is None:
+        return given.frozen
+    freeze = write_prompts if given.frozen is None else extend_prompts
+    return freeze(plan.output, given.new, given.source, plan.num_images, config.parsed_storage_options)
+
+
+def _resolved_mode(config: AnnotateConfig, given: _GivenPrompts) -> ResolvedMode:
+    mode, has_prompts = config.mode, given.num("prompt") > 0
+    if mode == "auto":
+        mode = "prompted" if has_prompts else "grid"
+    if mode != "grid" and not has_prompts:
+        raise ConfigError(f"mode {mode} needs prompts: say which with --prompts")
+    if mode == "grid" and has_prompts:
+        raise ConfigError(f"mode grid makes no use of the prompts that {config.output} has; use another --output")
+    if mode == "prompted" and (config.point_grid is not None or given.num("region")):
+        raise ConfigError("point_grid and regions are for the grid, which mode prompted leaves out; mode both has it")
+    return mode
 
 
 def _source(config: PlanConfig) -> dict[str, Any]:
@@ -130,18 +180,25 @@ def _version(uri: str | None, config: PlanConfig) -> str | None:
 
 
 def _matched(config: PlanConfig, plan: Plan, first_id: int) -> pa.Table:
-    """The prompts and regions of images from first_id on: rows of PROMPTS_SCHEMA, in the order of their files."""
+    """The prompts and regions of images from first_id on: rows of PROMPTS_SCHEMA, in the order of their files.
+
+    Raises:
+        InputError: those of a file are for no planned image at all.
+    """
     storage = config.parsed_storage_options
-    options = PromptOptions(storage, config.bbox_format, config.min_score)
+    options = PromptOptions(storage, config.bbox_format, config.min_score, plan.input)
     planned = pa.concat_tables(iterate_planned(plan.output, ["image_id", "uri", "location", "extra"], storage))
     parts = []
     for role, uri, read in (("prompt", config.prompts, read_prompts), ("region", config.regions, read_regions)):
         if uri is None:
             continue
         keyed = pa.concat_tables(read(absolute_uri(uri), options))
-        image_ids = match_images(keyed["key"], planned)
+        image_ids = match_images(keyed, planned)
+        # Added images in which a detector found nothing are no reason to stop, names that fit no image are.
+        if (image_ids < 0).all() and (keyed.num_rows or not first_id):
+            raise InputError(f"no {role} in {uri} is for an image of {plan.input}")
         wanted = image_ids >= first_id
-        rows = keyed.drop_columns(["key"]).append_column("image_id", pa.array(image_ids))
+        rows = keyed.drop_columns(["key", "is_image_id"]).append_column("image_id", pa.array(image_ids))
         rows = rows.append_column("role", pa.repeat(role, len(rows))).filter(pa.array(wanted))
         num_images = len(np.unique(image_ids[wanted]))
         num_bad = rows.num_rows - rows["error"].null_count

@@ -20,6 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs
@@ -45,6 +47,8 @@ _STATISTICS = {"delta.dataSkippingStatsColumns": "image_id"}
 # A small read waits for the store, some 20 ms on S3. More threads than this wait for each other instead.
 _REQUESTS_AT_ONCE = 16
 _FILES_AHEAD = 1024
+
+ImageIds = Sequence[int] | npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -350,8 +354,13 @@ def read_columns(
         pool.shutdown(cancel_futures=True)
 
 
-def read_id_range(uri: str, start: int, stop: int, options: StorageOptions) -> pa.Table:
-    """Read the rows with start ≤ image_id < stop of the table's newest version; those of a file keep their order.
+def read_image_rows(uri: str, image_ids: ImageIds, options: StorageOptions) -> pa.Table:
+    """Read the rows of some images from the table's newest version; those of a file keep their order.
+
+    Args:
+        uri: of the table.
+        image_ids: ascending.
+        options: storage options.
 
     Raises:
         OutputError: there is no such table, or a file is missing or damaged.
@@ -361,10 +370,12 @@ def read_id_range(uri: str, start: int, stop: int, options: StorageOptions) -> p
     table = open_table(uri, options, denied_is_final=False)
     if table is None:
         raise OutputError(f"the table disappeared: {uri}")
-    in_range = (pc.field("image_id") >= start) & (pc.field("image_id") < stop)
+    wanted = pc.field("image_id").isin(pa.array(image_ids, pa.int64()))
+    if len(image_ids):  # which files and row groups hold them is told by the bounds
+        wanted &= (pc.field("image_id") >= int(image_ids[0])) & (pc.field("image_id") <= int(image_ids[-1]))
     with output_errors(uri):
         return retried(
-            lambda: table.to_pyarrow_dataset().to_table(filter=in_range), what=f"read {uri}", denied_is_final=False
+            lambda: table.to_pyarrow_dataset().to_table(filter=wanted), what=f"read {uri}", denied_is_final=False
         )
 
 

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage.delta import (
+    ImageIds,
     commit_files,
     committed_epoch,
     committed_files,
@@ -20,7 +21,7 @@ from sam_pipeline.storage.delta import (
     put_parquet,
     read_columns,
     read_file,
-    read_id_range,
+    read_image_rows,
     table_metadata,
     unused_files,
 )
@@ -139,9 +140,9 @@ def iterate_planned(output: str, columns: Sequence[str], options: StorageOptions
     yield from read_columns(table, columns, options)
 
 
-def read_planned(output: str, start: int, stop: int, options: StorageOptions) -> pa.Table:
-    """The planned rows with start ≤ image_id < stop, in id order."""
-    rows = read_id_range(join_uri(output, "images"), start, stop, options)
+def read_planned(output: str, image_ids: ImageIds, options: StorageOptions) -> pa.Table:
+    """The planned rows of images, whose ids are ascending, in id order; none for an id that is not planned."""
+    rows = read_image_rows(join_uri(output, "images"), image_ids, options)
     return rows.sort_by("image_id").cast(IMAGES_SCHEMA)
 
 

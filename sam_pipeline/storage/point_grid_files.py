@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sam_pipeline.clean_text import one_line
-from sam_pipeline.errors import ConfigError, SamPipelineError
+from sam_pipeline.errors import ConfigError
 from sam_pipeline.storage.filesystem import StorageOptions
-from sam_pipeline.storage.sources.object_reading import open_object
+from sam_pipeline.storage.sources.object_reading import read_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,18 +34,15 @@ def read_point_grids(uri: str, num_layers: int, options: StorageOptions) -> Poin
 
     Raises:
         ConfigError: the file holds something else, another number of grids, or points outside [0, 1].
-        InputError: there is no such file, or no permission.
+        InputError: there is no such file, or no permission, or it is not JSON.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
+    content = read_json(uri, options)
+    if _depth(content) == 2:
+        content = [content]
     try:
-        with open_object(uri, options) as file:
-            content = json.load(file)
-        if _depth(content) == 2:
-            content = [content]
         layers = tuple(np.array(layer, np.float64).reshape(len(layer), 2) for layer in content)
-    except SamPipelineError:
-        raise
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ConfigError(
             f"point_grid {uri} must be JSON, [[x, y], …] or a list of such lists: {one_line(error)}"
         ) from error

@@ -1,13 +1,12 @@
 """The frozen prompts of a run: which image has which. Written into OUTPUT/prompts when there are any.
 
 The prompts of an image never change: what images that are added later get is appended. So a run is pinned by the hash
-of the prompts that it began with.
+of the prompts that it began with. A table without a commit says that prompts were given and are still to be frozen.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from deltalake import DeltaTable
 
 from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage.delta import (
+    ImageIds,
     commit_files,
     committed_epoch,
     create_table,
@@ -27,8 +27,7 @@ from sam_pipeline.storage.delta import (
     output_errors,
     put_parquet,
     read_columns,
-    read_id_range,
-    table_metadata,
+    read_image_rows,
 )
 from sam_pipeline.storage.filesystem import StorageOptions, join_uri
 from sam_pipeline.storage.retrying import retried
@@ -58,6 +57,22 @@ class Prompts:
     num_regions: int
     max_prompts: int
     """Of an image."""
+    max_masks: int
+    """Prompts of an image that hold a mask: these are large."""
+
+
+def announce_prompts(output: str, options: StorageOptions) -> None:
+    """Say, before there is a plan, that prompts will follow it: a start in between must not do without them.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    create_table(join_uri(output, "prompts"), PROMPTS_SCHEMA, {}, options)
+
+
+def are_prompts_announced(output: str, options: StorageOptions) -> bool:
+    """Whether prompts are frozen, or were to be."""
+    return open_table(join_uri(output, "prompts"), options, denied_is_final=False) is not None
 
 
 def read_prompts_header(output: str, options: StorageOptions) -> Prompts | None:
@@ -82,14 +97,11 @@ def write_prompts(output: str, prompts: pa.Table, source: Source, num_images: in
         FencedError: another start froze prompts first.
         OutputError: the place cannot be written.
     """
-    uri, prompts = join_uri(output, "prompts"), _sorted(prompts)
-    sha256 = _sha256(prompts)
-    table = open_table(uri, options) or create_table(uri, PROMPTS_SCHEMA, {"sha256": sha256}, options)
+    uri = join_uri(output, "prompts")
+    table = open_table(uri, options) or create_table(uri, PROMPTS_SCHEMA, {}, options)
     if committed_epoch(table) is not None:
         raise FencedError(f"another run froze prompts in {uri} meanwhile; the same command uses them")
-    if table_metadata(table).get("sha256") != sha256:
-        raise OutputError(f"{uri} was begun with other prompts; use another output")
-    return _append(table, prompts, source, num_images, options, epoch=1)
+    return _append(table, _sorted(prompts), source, num_images, options, epoch=1)
 
 
 def extend_prompts(output: str, prompts: pa.Table, source: Source, num_images: int, options: StorageOptions) -> Prompts:
@@ -109,9 +121,9 @@ def extend_prompts(output: str, prompts: pa.Table, source: Source, num_images: i
     return _append(table, _sorted(prompts), source, num_images, options, epoch=epoch + 1)
 
 
-def read_prompts(output: str, start: int, stop: int, options: StorageOptions) -> dict[int, list[dict[str, Any]]]:
-    """The prompts and regions of images with start ≤ image_id < stop: image_id → rows of PROMPT_TYPE, in order."""
-    rows = read_id_range(join_uri(output, "prompts"), start, stop, options)
+def read_image_prompts(output: str, image_ids: ImageIds, options: StorageOptions) -> dict[int, list[dict[str, Any]]]:
+    """The prompts and regions of images, whose ids are ascending: image_id → rows of PROMPT_TYPE, in order."""
+    rows = read_image_rows(join_uri(output, "prompts"), image_ids, options)
     # Rows of one file keep their order; those of an image are in one file.
     by_image: dict[int, list[dict[str, Any]]] = {}
     for row in rows.select(PROMPTS_SCHEMA.names).cast(PROMPTS_SCHEMA).to_pylist():
@@ -134,23 +146,32 @@ def count_prompts(output: str, num_images: int, options: StorageOptions) -> np.n
 def _append(
     table: DeltaTable, rows: pa.Table, source: Source, num_images: int, options: StorageOptions, *, epoch: int
 ) -> Prompts:
-    ids = rows.filter(pc.equal(rows["role"], "prompt"))["image_id"].to_numpy()
-    have_masks = rows["mask_input"].null_count < rows.num_rows
+    is_prompt, has_mask = pc.equal(rows["role"], "prompt"), rows["mask_input"].is_valid()
+    num_prompts, max_prompts = _counted(rows.filter(is_prompt))
+    num_masks, max_masks = _counted(rows.filter(has_mask))
     per_file, per_group = (
-        (_MASK_ROWS_PER_FILE, _MASK_ROWS_PER_GROUP) if have_masks else (_ROWS_PER_FILE, _ROWS_PER_GROUP)
+        (_MASK_ROWS_PER_FILE, _MASK_ROWS_PER_GROUP) if num_masks else (_ROWS_PER_FILE, _ROWS_PER_GROUP)
     )
     before = None if epoch == 1 else _header(table)
     summary = {
+        "sha256": before.sha256 if before else _sha256(rows, per_group),
         "source": json.dumps(source),
         "num_images": num_images,
-        "num_prompts": len(ids) + (before.num_prompts if before else 0),
-        "num_regions": rows.num_rows - len(ids) + (before.num_regions if before else 0),
-        "max_prompts": max(_most_alike(ids), before.max_prompts if before else 0),
+        "num_prompts": num_prompts + (before.num_prompts if before else 0),
+        "num_regions": rows.num_rows - num_prompts + (before.num_regions if before else 0),
+        "max_prompts": max(max_prompts, before.max_prompts if before else 0),
+        "max_masks": max(max_masks, before.max_masks if before else 0),
     }
     files = [put_parquet(table.table_uri, part, options, row_group_size=per_group) for part in _parts(rows, per_file)]
     metadata = {"prompts": json.dumps(summary)}
     commit_files(table, PROMPTS_SCHEMA, files, options, epoch=epoch, custom_metadata=metadata)
     return _header(table)
+
+
+def _counted(rows: pa.Table) -> tuple[int, int]:
+    """How many there are, and how many of an image at most."""
+    _, per_image = np.unique(rows["image_id"].to_numpy(), return_counts=True)
+    return rows.num_rows, int(per_image.max(initial=0))
 
 
 def _sorted(prompts: pa.Table) -> pa.Table:
@@ -171,20 +192,18 @@ def _parts(rows: pa.Table, per_file: int) -> list[pa.Table]:
     return parts
 
 
-def _most_alike(sorted_ids: np.ndarray[Any, np.dtype[np.int64]]) -> int:
-    return int(np.unique(sorted_ids, return_counts=True)[1].max(initial=0))
-
-
 def _header(table: DeltaTable) -> Prompts:
     with output_errors(table.table_uri):
         entries = retried(table.history, what=f"read {table.table_uri}", denied_is_final=False)
     summary = json.loads(next(entry["prompts"] for entry in entries if "prompts" in entry))
     summary["source"] = json.loads(summary["source"])
-    return Prompts(sha256=table_metadata(table)["sha256"], **summary)
+    return Prompts(**summary)
 
 
-def _sha256(prompts: pa.Table) -> str:
-    buffer = io.BytesIO()
-    with pa.ipc.new_stream(buffer, PROMPTS_SCHEMA) as stream:
-        stream.write_table(prompts.combine_chunks())
-    return hashlib.sha256(buffer.getbuffer()).hexdigest()
+def _sha256(prompts: pa.Table, at_once: int) -> str:
+    """Of the rows, however they are divided into chunks; only so many are copied at once."""
+    digest = hashlib.sha256()
+    for start in range(0, prompts.num_rows, at_once):
+        (rows,) = prompts.slice(start, at_once).combine_chunks().to_batches()
+        digest.update(rows.serialize())
+    return digest.hexdigest()

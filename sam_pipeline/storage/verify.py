@@ -92,7 +92,7 @@ def _uri_hashes(plan: Plan, options: StorageOptions) -> npt.NDArray[np.int64]:
     """Hashes of planned URIs, good for this process: 8 bytes an image, where the URIs would take a hundred."""
     hashes = np.zeros(plan.num_images, dtype=np.int64)
     for start in range(0, plan.num_images, _PLANNED_AT_ONCE):
-        planned = read_planned(plan.output, start, start + _PLANNED_AT_ONCE, options)
+        planned = read_planned(plan.output, range(start, start + _PLANNED_AT_ONCE), options)
         hashes[planned["image_id"].to_numpy()] = [hash(uri) for uri in planned["uri"].to_pylist()]
     return hashes
 

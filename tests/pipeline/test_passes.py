@@ -73,9 +73,9 @@ def graph(monkeypatch):
     return made
 
 
-def annotate(table, config=None):
+def annotate(table, config=None, **job):
     pending = np.flatnonzero(~table.done)
-    annotate_pending(table, pending, job_of(config), None, len(table.done), lambda *_: Display())
+    annotate_pending(table, pending, job_of(config, **job), None, len(table.done), lambda *_: Display())
 
 
 def test_one_pass_that_does_everything_is_all(graph):
@@ -85,6 +85,13 @@ def test_one_pass_that_does_everything_is_all(graph):
     assert table.done.all()
     assert [(len(ids), chunk_rows) for ids, chunk_rows in graph.passes] == [(1000, 16)]
     assert graph.isolated == []
+
+
+@pytest.mark.parametrize(("max_masks", "chunk_rows"), [(0, 16), (10, 16), (100, 10), (5000, 1)])
+def test_a_reading_task_holds_few_prompts_that_are_masks(graph, max_masks, chunk_rows):
+    graph.steps = lambda ids: ([shard(image_id)] for image_id in ids)
+    annotate(Table(1000), max_masks=max_masks)
+    assert [chunk_rows for _, chunk_rows in graph.passes] == [chunk_rows]
 
 
 def test_what_was_committed_before_is_neither_done_nor_waited_for_nor_committed_again(graph):

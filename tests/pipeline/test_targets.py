@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig
-from sam_pipeline.errors import ConfigError, InputError
+from sam_pipeline.errors import ConfigError, InputError, SamPipelineError
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.targets import ensure_prompts, resolve_targets
-from sam_pipeline.storage.prompt_table import read_prompts
+from sam_pipeline.storage.mask_table import MaskTable
+from sam_pipeline.storage.prompt_table import read_image_prompts, read_prompts_header
 from tests.storage.image_files import noise, saved
 
 
@@ -41,6 +42,10 @@ def targets_of(folder, **settings):
     return resolve_targets(config, ensure_plan(config))
 
 
+def is_frozen(folder):
+    return read_prompts_header(str(folder / "run"), {}) is not None
+
+
 def test_without_prompts_it_is_the_grid(folder):
     targets = targets_of(folder)
     assert (targets.mode, targets.prompts, targets.layers) == ("grid", None, None)
@@ -54,7 +59,7 @@ def test_prompts_are_frozen_and_found_again_without_being_named(folder):
     again = targets_of(folder)
     assert again.pinned == first.pinned
     assert again.pinned["prompts_sha256"] is not None
-    found = read_prompts(str(folder / "run"), 0, 3, {})
+    found = read_image_prompts(str(folder / "run"), range(0, 3), {})
     assert [row["box_xyxy"] for row in found[0]] == [[5, 5, 7, 7]]
     assert [(row["prompt_id"], row["category_id"]) for row in found[2]] == [(0, 1), (2, 9)]
     assert targets_of(folder, mode="both").mode == "both"
@@ -86,6 +91,77 @@ def test_prompts_for_images_that_are_not_planned_are_counted_and_the_others_are_
 def test_prompts_of_which_none_is_for_a_planned_image_are_an_error(folder):
     with pytest.raises(InputError, match=r"no prompt in .*detections.jsonl is for an image of"):
         targets_of(folder, prompts=file_of(folder, detection("gone.png")))
+    regions = file_of(folder, detection("0.png"), name="regions.jsonl")
+    with pytest.raises(InputError, match=r"no prompt in .*detections.jsonl is for an image of"):
+        targets_of(folder, prompts=file_of(folder, detection("gone.png")), regions=regions)
+    with pytest.raises(InputError, match=r"no region in .*regions.jsonl is for an image of"):
+        targets_of(
+            folder,
+            mode="both",
+            prompts=file_of(folder, detection("0.png")),
+            regions=file_of(folder, detection("gone.png"), name="regions.jsonl"),
+        )
+    assert not is_frozen(folder)
+
+
+def test_what_is_refused_freezes_nothing(folder):
+    path = file_of(folder, detection("0.png"))
+    regions = file_of(folder, detection("0.png"), name="regions.jsonl")
+    (folder / "grid.json").write_text("no grid")
+    for settings in (
+        {"regions": regions, "mode": "prompted"},
+        {"prompts": path, "regions": regions},
+        {"prompts": path, "point_grid": str(folder / "grid.json"), "mode": "both"},
+        {"prompts": path, "min_score": 0.9},
+    ):
+        with pytest.raises(SamPipelineError):
+            targets_of(folder, **settings)
+        assert not is_frozen(folder), settings
+    assert targets_of(folder, prompts=path).mode == "prompted"
+
+
+def test_results_that_were_begun_without_prompts_get_none(folder):
+    targets_of(folder)
+    MaskTable.take_over(str(folder / "run"), {"mode": "grid"}, {}, {})
+    config = config_of(folder, prompts=file_of(folder, detection("0.png")))
+    for settle in (resolve_targets, ensure_prompts):
+        with pytest.raises(ConfigError, match="were begun without prompts; use another --output"):
+            settle(config, ensure_plan(config))
+    assert not (folder / "run" / "prompts").exists()
+    assert targets_of(folder).mode == "grid"
+
+
+def test_a_start_between_the_plan_and_its_prompts_does_not_do_without_them(folder):
+    path = file_of(folder, detection("0.png"))
+    ensure_plan(config_of(folder, prompts=path))
+    with pytest.raises(ConfigError, match="planned with prompts, which were not frozen to the end: give --prompts"):
+        targets_of(folder)
+    assert targets_of(folder, prompts=path).mode == "prompted"
+    assert targets_of(folder).mode == "prompted"
+
+
+def test_added_images_in_which_nothing_was_found_have_no_prompts(folder):
+    path = file_of(folder, detection("0.png"))
+    targets_of(folder, prompts=path)
+    (folder / "in" / "new.png").write_bytes(saved(noise(20, 30), "PNG"))
+    file_of(folder, detection("gone.png"))
+    with pytest.raises(InputError, match=r"no prompt in .* is for an image of"):
+        targets_of(folder, extend=True, prompts=path)
+    file_of(folder, detection("0.png"))
+    extended = targets_of(folder, prompts=path)
+    assert (extended.prompts.num_prompts, extended.prompts.num_images) == (1, 4)
+
+
+def test_boxes_of_the_coco_file_that_was_planned_from_go_by_its_ids(folder):
+    images = [{"id": index, "file_name": f"in/{index}.png"} for index in range(3)]
+    images[1]["file_name"] = "./in/../in/1.png"
+    annotations = [{"id": index, "image_id": index, "bbox": [1, 2, 3 + index, 4]} for index in range(3)]
+    path = folder / "coco.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    targets = targets_of(folder, input=str(path), prompts=str(path))
+    found = read_image_prompts(str(folder / "run"), range(3), {})
+    assert targets.prompts.num_prompts == 3
+    assert [row["prompt_id"] for (row,) in (found[image_id] for image_id in sorted(found))] == [0, 1, 2]
 
 
 def test_images_that_are_added_get_prompts_and_those_of_the_others_stay(folder):
@@ -98,7 +174,7 @@ def test_images_that_are_added_get_prompts_and_those_of_the_others_stay(folder):
     extended = targets_of(folder, prompts=path)
     assert extended.pinned == first.pinned
     assert (extended.prompts.num_prompts, extended.prompts.num_images) == (2, 4)
-    found = read_prompts(str(folder / "run"), 0, 4, {})
+    found = read_image_prompts(str(folder / "run"), range(0, 4), {})
     assert {image_id: row["box_xyxy"] for image_id, (row,) in found.items()} == {0: [1, 2, 4, 6], 3: [1, 2, 4, 6]}
 
 
@@ -107,7 +183,7 @@ def test_regions_limit_the_grid_and_are_part_of_what_is_pinned(folder):
     targets = targets_of(folder, regions=path)
     assert (targets.mode, targets.prompts.num_prompts, targets.prompts.num_regions) == ("grid", 0, 1)
     assert targets.pinned["prompts_sha256"] is not None
-    (row,) = read_prompts(str(folder / "run"), 0, 3, {})[1]
+    (row,) = read_image_prompts(str(folder / "run"), range(0, 3), {})[1]
     assert (row["role"], row["polygon"]) == ("region", [[0, 0], [9, 0], [9, 9]])
 
 
@@ -157,11 +233,18 @@ def test_a_grid_for_each_crop_layer(folder):
 
 
 @pytest.mark.parametrize(
-    "text", ["{}", "[]", "[[0.5]]", "[[0.5, 1.5]]", "[[0.5, null]]", "no json", "[[[]]]", "7", '"a"']
+    "text",
+    ["{}", "[]", "[[0.5]]", "[[0.5, 1.5]]", "[[0.5, null]]", "[[[]]]", "7", '"a"', f"[[0.5, 1{400 * '0'}]]"],
 )
 def test_what_is_no_grid_is_refused_in_one_line(folder, text):
     (folder / "grid.json").write_text(text)
     with pytest.raises(ConfigError, match=r"point_grid .*grid\.json"):
+        targets_of(folder, point_grid=str(folder / "grid.json"))
+
+
+def test_a_grid_that_cannot_be_read_is_one_line(folder):
+    (folder / "grid.json").write_text("no json")
+    with pytest.raises(InputError, match=r"cannot read .*grid\.json: not JSON"):
         targets_of(folder, point_grid=str(folder / "grid.json"))
 
 

@@ -487,7 +487,7 @@ def test_a_vacuum_removes_what_planners_left_once_there_is_a_plan(output):
     assert vacuum(output, 1, {}) == 0
     plan(output, 3)
     assert vacuum(output, 1, {}) == 1
-    assert read_planned(output, 0, 9, {}).num_rows == 3
+    assert read_planned(output, range(0, 9), {}).num_rows == 3
 
 
 def test_a_vacuum_fences_a_run_whose_shard_it_removed(output):

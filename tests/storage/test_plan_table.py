@@ -33,7 +33,7 @@ def test_a_plan_comes_back_as_it_was_written(output, rows_per_file, monkeypatch)
     assert write_plan(output, "s3://b", source_table(IMAGES), {}) == expected
     assert read_plan(output, {}) == expected
     assert len(DeltaTable(f"{output}/images").file_uris()) == -(-10 // rows_per_file)
-    planned = read_planned(output, 0, 10, {})
+    planned = read_planned(output, range(0, 10), {})
     assert planned.schema == IMAGES_SCHEMA
     assert planned.to_pylist() == rows_of(IMAGES)
 
@@ -42,7 +42,7 @@ def test_a_plan_comes_back_as_it_was_written(output, rows_per_file, monkeypatch)
 def test_a_range_of_ids_is_read_in_order_across_files(output, start, stop, monkeypatch):
     monkeypatch.setattr(plan_table, "_ROWS_PER_FILE", 3)
     write_plan(output, "s3://b", source_table(IMAGES), {})
-    assert read_planned(output, start, stop, {}).to_pylist() == rows_of(IMAGES[start:stop], start)
+    assert read_planned(output, range(start, stop), {}).to_pylist() == rows_of(IMAGES[start:stop], start)
 
 
 def test_planning_that_was_killed_before_its_commit_left_no_plan_and_starts_over(output, monkeypatch):
@@ -56,7 +56,7 @@ def test_planning_that_was_killed_before_its_commit_left_no_plan_and_starts_over
     assert read_plan(output, {}) is None
     write_plan(output, "s3://b", source_table(IMAGES[:4]), {})
     assert read_plan(output, {}) == Plan(output, "s3://b", 4)
-    assert read_planned(output, 0, 10, {}).to_pylist() == rows_of(IMAGES[:4])
+    assert read_planned(output, range(0, 10), {}).to_pylist() == rows_of(IMAGES[:4])
 
 
 def test_planning_begun_for_another_input_is_not_continued(output, monkeypatch):
@@ -80,7 +80,7 @@ def test_of_two_planners_at_once_one_is_fenced_and_the_plan_is_the_others(output
     with pytest.raises(FencedError, match="another run took over"):
         write_plan(output, "s3://b", source_table(IMAGES), {})
     assert read_plan(output, {}) == Plan(output, "s3://b", 4)
-    assert read_planned(output, 0, 10, {}).to_pylist() == rows_of(IMAGES[:4])
+    assert read_planned(output, range(0, 10), {}).to_pylist() == rows_of(IMAGES[:4])
 
 
 def test_who_looked_before_another_planned_and_opened_the_table_after_is_fenced(output):
@@ -106,7 +106,7 @@ def test_a_plan_whose_answer_was_lost_is_there_once(output, monkeypatch, clock):
 
 def test_a_plan_that_disappeared_under_a_worker_is_an_output_error(output):
     with pytest.raises(OutputError, match="the table disappeared"):
-        read_planned(output, 0, 1, {})
+        read_planned(output, range(0, 1), {})
 
 
 @pytest.mark.parametrize("place", ["{file}/run", "/proc/nowhere/run", "/sys/run"])
@@ -145,7 +145,7 @@ def test_a_plan_is_extended_and_corrected_in_one_transaction(output, rows_per_fi
     extended = extend_plan(plan, source_table(NEW), corrected(4, changed), {})
     assert extended == Plan(output, "s3://b", 11) == read_plan(output, {})
     assert DeltaTable(f"{output}/images").version() == version + 1
-    assert read_planned(output, 0, 99, {}).to_pylist() == rows_of([*IMAGES[:4], changed, *IMAGES[5:], *NEW])
+    assert read_planned(output, range(0, 99), {}).to_pylist() == rows_of([*IMAGES[:4], changed, *IMAGES[5:], *NEW])
     again = extend_plan(extended, source_table(NEW).slice(0, 0), NONE_CHANGED, {})
     assert (again, DeltaTable(f"{output}/images").version()) == (extended, version + 1)
 

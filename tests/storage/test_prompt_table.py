@@ -2,13 +2,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sam_pipeline.errors import FencedError, OutputError
+from sam_pipeline.errors import FencedError
 from sam_pipeline.storage import prompt_table
 from sam_pipeline.storage.delta import open_table
 from sam_pipeline.storage.prompt_table import (
+    announce_prompts,
+    are_prompts_announced,
     count_prompts,
     extend_prompts,
-    read_prompts,
+    read_image_prompts,
     read_prompts_header,
     write_prompts,
 )
@@ -43,10 +45,11 @@ def test_what_is_frozen_comes_back_by_image_and_in_order(output):
     assert read_prompts_header(output, {}) is None
     header = write_prompts(output, PROMPTS, SOURCE, 4, {})
     assert header == read_prompts_header(output, {})
-    assert (header.num_images, header.num_prompts, header.num_regions, header.max_prompts) == (4, 3, 1, 2)
+    assert (header.num_images, header.num_prompts, header.num_regions) == (4, 3, 1)
+    assert (header.max_prompts, header.max_masks) == (2, 1)
     assert header.source == SOURCE
     rows = PROMPTS.to_pylist()
-    found = read_prompts(output, 0, 4, {})
+    found = read_image_prompts(output, range(0, 4), {})
     assert found == {
         image_id: [
             {name: value for name, value in row.items() if name != "image_id"}
@@ -55,8 +58,8 @@ def test_what_is_frozen_comes_back_by_image_and_in_order(output):
         ]
         for image_id in (0, 2)
     }
-    assert list(read_prompts(output, 1, 3, {})) == [2]
-    assert read_prompts(output, 3, 4, {}) == {}
+    assert list(read_image_prompts(output, range(1, 3), {})) == [2]
+    assert read_image_prompts(output, range(3, 4), {}) == {}
     assert count_prompts(output, 4, {}).tolist() == [1, 0, 2, 0]
 
 
@@ -78,9 +81,10 @@ def test_the_prompts_of_new_images_are_added_and_the_hash_stays(output):
     header = extend_prompts(output, table_of(*(prompt(5, index) for index in range(3))), new, 6, {})
     assert (header.sha256, header.source) == (first.sha256, new)
     assert (header.num_images, header.num_prompts, header.num_regions, header.max_prompts) == (6, 6, 1, 3)
-    assert {image_id: len(rows) for image_id, rows in read_prompts(output, 0, 6, {}).items()} == {0: 2, 2: 2, 5: 3}
+    found = read_image_prompts(output, range(6), {})
+    assert {image_id: len(rows) for image_id, rows in found.items()} == {0: 2, 2: 2, 5: 3}
     nothing = extend_prompts(output, table_of(), new, 8, {})
-    assert (nothing.num_images, nothing.num_prompts) == (8, 6)
+    assert (nothing.num_images, nothing.num_prompts, nothing.max_masks) == (8, 6, 1)
 
 
 def test_of_two_that_freeze_prompts_one_stops(output):
@@ -92,16 +96,34 @@ def test_of_two_that_freeze_prompts_one_stops(output):
     assert count_prompts(output, 4, {}).tolist() == [1, 0, 2, 0]
 
 
-def test_one_that_was_interrupted_before_its_commit_is_done_again_with_the_same_prompts_only(output, monkeypatch):
+def test_one_that_was_interrupted_before_its_commit_is_done_again(output, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(prompt_table, "commit_files", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             write_prompts(output, PROMPTS, SOURCE, 4, {})
     assert read_prompts_header(output, {}) is None
-    with pytest.raises(OutputError, match="begun with other prompts"):
-        write_prompts(output, PROMPTS[:1], SOURCE, 4, {})
+    assert are_prompts_announced(output, {})
+    corrected = write_prompts(output, PROMPTS[:1], SOURCE, 4, {})
+    assert read_prompts_header(output, {}) == corrected
+    assert count_prompts(output, 4, {}).sum() == 1
+
+
+def test_prompts_can_be_announced_before_there_are_any(output):
+    assert not are_prompts_announced(output, {})
+    announce_prompts(output, {})
+    announce_prompts(output, {})
+    assert are_prompts_announced(output, {})
+    assert read_prompts_header(output, {}) is None
     write_prompts(output, PROMPTS, SOURCE, 4, {})
-    assert count_prompts(output, 4, {}).sum() == 3
+    announce_prompts(output, {})
+    assert read_prompts_header(output, {}).num_prompts == 3
+
+
+def test_only_the_images_asked_for_are_read(output):
+    write_prompts(output, PROMPTS, SOURCE, 4, {})
+    assert list(read_image_prompts(output, [0, 3], {})) == [0]
+    assert list(read_image_prompts(output, np.array([1, 2]), {})) == [2]
+    assert read_image_prompts(output, [], {}) == {}
 
 
 def test_prompts_of_an_image_are_never_divided_between_files(output, monkeypatch):
@@ -111,6 +133,6 @@ def test_prompts_of_an_image_are_never_divided_between_files(output, monkeypatch
         output, table_of(*(prompt(int(image_id), index) for index, image_id in enumerate(ids))), SOURCE, 4, {}
     )
     assert len(open_table(f"{output}/prompts", {}).file_uris()) == 3
-    found = read_prompts(output, 0, 4, {})
+    found = read_image_prompts(output, range(0, 4), {})
     ids_by_image = {image_id: [row["prompt_id"] for row in rows] for image_id, rows in found.items()}
     assert ids_by_image == {0: [0, 1, 2], 1: [3, 4, 5], 2: list(range(6, 15)), 3: [15]}

@@ -21,7 +21,7 @@ def box_prompts(batch: pa.RecordBatch, num_rows_before: int, bbox_format: BboxFo
     """Take the prompts that have a right box, no points and no mask.
 
     Args:
-        batch: key, text, and those of the other columns of prompts that there are.
+        batch: key, text; is_image_id; and those of the other columns of prompts that there are.
         num_rows_before: of the file, for the prompt_id.
         bbox_format: of bbox.
 
@@ -47,6 +47,7 @@ def box_prompts(batch: pa.RecordBatch, num_rows_before: int, bbox_format: BboxFo
     columns = {field.name: pa.nulls(count, field.type) for field in KEYED_PROMPTS}
     columns |= {
         "key": _only(batch.column("key"), is_box),
+        "is_image_id": _only(batch.column("is_image_id"), is_box),
         "prompt_id": pa.array(num_rows_before + np.flatnonzero(is_box), pa.int64()),
         "box_xyxy": pa.ListArray.from_arrays(np.arange(0, 4 * count + 1, 4, dtype=np.int32), corners.reshape(-1)),
         "is_relative": pa.repeat(pa.scalar(False), count),

@@ -9,30 +9,34 @@ import pyarrow as pa
 
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.filesystem import StorageOptions
+from sam_pipeline.storage.prompts.prompt_rows import PromptOptions
 from sam_pipeline.storage.prompts.prompt_values import MakeRow, Row
 from sam_pipeline.storage.prompts.row_tables import row_tables
 from sam_pipeline.storage.sources.object_reading import read_json
 
 
-def coco_prompts(uri: str, options: StorageOptions, make: MakeRow, *, are_regions: bool) -> Iterator[pa.Table]:
+def coco_prompts(uri: str, options: PromptOptions, make: MakeRow, *, are_regions: bool) -> Iterator[pa.Table]:
     """Read COCO's JSON, which is held in memory. See prompt_files.read_prompts.
 
-    The image is what `images` call it, where there are any, else its image_id. The prompt_id is the annotation's id, or
-    else its position.
+    The image is what `images` call it, where there are any, else its image_id; that alone if the images were planned
+    from the same file. The prompt_id is the annotation's id, or else its position.
     """
     return row_tables(_rows(uri, options, make, are_regions=are_regions))
 
 
-def _rows(uri: str, options: StorageOptions, make: MakeRow, *, are_regions: bool) -> Iterator[Row]:
-    entries, names = _content(uri, options)
+def _rows(uri: str, options: PromptOptions, make: MakeRow, *, are_regions: bool) -> Iterator[Row]:
+    entries, names = _content(uri, options.storage)
+    if uri == options.planned_from:
+        names = {}
     for position, entry in enumerate(entries):
         fields = entry if isinstance(entry, dict) else {}
         image_id, own_id = fields.get("image_id"), fields.get("id")
-        key = names.get(image_id, image_id) if _is_id(image_id) else None
+        name = names.get(image_id) if _is_id(image_id) else None
+        key = name or (image_id if _is_id(image_id) else None)
         if not isinstance(own_id, int) or isinstance(own_id, bool) or not 0 <= own_id < 2**63:
             own_id = position
         for part in _polygons(fields) if are_regions else [fields]:
-            yield make(key, own_id, part)
+            yield make(key, own_id, part) | {"is_image_id": not name}
 
 
 def _content(uri: str, options: StorageOptions) -> tuple[list[Any], dict[int | str, str]]:

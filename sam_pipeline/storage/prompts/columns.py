@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.sources.manifest import shown_names
 
-KEY_COLUMNS = ("image_id", "image", "uri", "url", "path", "image_uri", "image_path", "file_name", "key")
-"""Where images are looked for, in this order."""
+IMAGE_ID = "image_id"
+"""The column that names images by an id, as COCO's do."""
+
+KEY_COLUMNS = ("uri", "url", "image_uri", "image_path", "path", "file_name", "image", "key", IMAGE_ID)
+"""Where images are looked for, in this order: a file that has both knows its images better by name than by number."""
 
 PROMPT_COLUMNS = ("bbox", "point_coords", "mask_input")
 """What describes an object, of which there must be one."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.storage.filesystem import StorageOptions
-from sam_pipeline.storage.prompts.columns import key_column
+from sam_pipeline.storage.prompts.columns import IMAGE_ID, key_column
 from sam_pipeline.storage.prompts.prompt_values import MakeRow, Row
 from sam_pipeline.storage.prompts.row_tables import row_tables
 from sam_pipeline.storage.sources.manifest_rows import line_blocks, records_of_lines
@@ -35,7 +35,7 @@ def _rows(uri: str, options: StorageOptions, make: MakeRow, *, are_regions: bool
             names = dict.fromkeys(name for record in records for name in record)
             key = key_column(uri, dict.fromkeys(names, True), are_regions=are_regions)
         for number, record in enumerate(records, num_rows):
-            yield make(None if key is None else record.get(key), number, record)
+            yield make(None if key is None else record.get(key), number, record) | {"is_image_id": key == IMAGE_ID}
         num_rows += len(records)
 
 

@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 _NONE, _SEVERAL = -1, -2
 _COCO_ID = r'^\{"coco_image_id": (?P<id>"(?:[^"\\]|\\.)*"|-?\d+)'
 _SUFFIX = r"\.[^./]+$"
+_WHOLE_NUMBER = r"^(?:0|-?[1-9]\d*)$"
 
 _Ids = npt.NDArray[np.int64]
 
@@ -36,62 +37,76 @@ class _Index:
         return np.where(positions < 0, _NONE, self.image_ids[positions] if len(self.image_ids) else _NONE)
 
 
-def match_images(keys: pa.ChunkedArray, planned: pa.Table) -> _Ids:
-    """Find the image that each key names. What names none, or several, is counted in the log.
+def match_images(keyed: pa.Table, planned: pa.Table) -> _Ids:
+    """Find the image that each row of a file of prompts names. What names none, or several, is counted in the log.
 
-    A key is the id of an image in the COCO file that was planned from, if it was; or an image's URI; or the end of one,
-    from a slash on (`train/0001.jpg`, `0001.jpg`), with or without the suffix. A number also names the file that is
-    called by it with zeros in front, as COCO's are. The first of these by which a key names anything counts.
+    A key is an image's URI; or the end of one, from a slash on (`train/0001.jpg`, `0001.jpg`), with or without the
+    suffix. A number also names the file that is called by it with zeros in front, as COCO's are. The first of these by
+    which a key names anything counts. Where the plan was made from a COCO file, what the rows call an image's id is
+    looked for among the ids of that file first, and a number there only.
 
     Args:
-        keys: (N,) strings, with nulls.
+        keyed: (N,) rows of KEYED_PROMPTS; key and is_image_id are used.
         planned: image_id, uri, location and extra of all planned images.
 
     Returns:
-        (N,) int64 image_id of each key; -1 where there is none.
+        (N,) int64 image_id of each row; -1 where there is none.
     """
-    encoded = keys.combine_chunks().dictionary_encode()
-    names = encoded.dictionary.cast(pa.string())
+    encoded = _large(keyed["key"]).dictionary_encode()
+    codes = pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64)
+    # Some name of a file may be the id of another image: a key is its text and whether that is an id.
+    keys, positions = np.unique(2 * codes + keyed["is_image_id"].to_numpy(), return_inverse=True)
+    is_named = keys >= 0
+    names, is_id = encoded.dictionary.take(pa.array(keys[is_named] // 2)), keys[is_named] % 2 == 1
     found = np.full(len(names), _NONE)
-    for index, asked in _ways(names, planned):
+    for index, asked in _ways(names, is_id, planned):
         left = np.flatnonzero(found == _NONE)
         if not len(left):
             break
         found[left] = index.find(asked.take(pa.array(left)))
-    codes = pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64)
-    found = np.append(found, _NONE)  # what a null key stands for
-    image_ids: _Ids = found[codes]
-    _log(image_ids, codes, names)
+    by_key = np.full(len(keys), _NONE)
+    by_key[is_named] = found
+    image_ids: _Ids = by_key[positions]
+    _log(image_ids, codes, encoded.dictionary)
     image_ids[image_ids == _SEVERAL] = _NONE
     return image_ids
 
 
-def _ways(names: pa.Array, planned: pa.Table) -> Iterator[tuple[_Index, pa.Array]]:
+def _ways(names: pa.Array, is_id: npt.NDArray[np.bool_], planned: pa.Table) -> Iterator[tuple[_Index, pa.Array]]:
     """Ways to name an image, the surest first: the index, and the keys as they are written there."""
     ids = planned["image_id"].to_numpy()
-    coco_ids = pc.struct_field(pc.extract_regex(planned["extra"].combine_chunks(), _COCO_ID), "id")
+    coco_ids = pc.struct_field(pc.extract_regex(_large(planned["extra"]), _COCO_ID), "id")
     if coco_ids.null_count < len(coco_ids):
-        yield _index(_unquoted(coco_ids), ids), names
-    uris = planned["uri"].combine_chunks()
+        yield _index(_unquoted(coco_ids), ids), pc.if_else(pa.array(is_id), names, None)
+        # The number of an image that was left out of the plan may be the name of another's file.
+        is_number = pc.match_substring_regex(names, _WHOLE_NUMBER)
+        names = pc.if_else(pc.and_(pa.array(is_id), is_number), None, names)
+    uris = _large(planned["uri"])
     yield _index(uris, ids), names
-    yield _index(uris, ids), pc.binary_join_element_wise("file://", names, "")
+    before, nothing = (pa.scalar(text, pa.large_string()) for text in ("file://", ""))
+    yield _index(uris, ids), pc.binary_join_element_wise(before, names, nothing)
     # A member of an archive is what stands behind the #, as if the archive were a folder.
     in_container = planned["location"].combine_chunks().is_valid()
     has_members = pc.any(in_container).as_py()
     paths = pc.if_else(in_container, pc.replace_substring(uris, "#", "/"), uris) if has_members else uris
-    asked = pc.replace_substring_regex(names, r"^(?:\./)+", "")
+    asked = pc.replace_substring_regex(names, r"^(?:\.{1,2}/)+", "")
     asked = pc.replace_substring(asked, "#", "/") if has_members else asked
-    depths = pc.count_substring(asked, "/").to_numpy(zero_copy_only=False)
+    depths = pc.fill_null(pc.count_substring(asked, "/"), -1).to_numpy(zero_copy_only=False)
     deepest = pc.max(pc.count_substring(paths, "/")).as_py() or 0
     for shorten in (False, True):
-        for depth in np.unique(depths[depths < deepest]):
+        for depth in np.unique(depths[(depths >= 0) & (depths < deepest)]):
             ends = _end(paths, int(depth))
             of_depth = pc.if_else(pa.array(depths == depth), asked, None)
             yield (_index(pc.replace_substring_regex(ends, _SUFFIX, "") if shorten else ends, ids), of_depth)
-    numbers = pc.if_else(pc.match_substring_regex(names, r"^\d+$"), pc.ascii_ltrim(names, "0"), None)
+    numbers = pc.if_else(pc.match_substring_regex(names, _WHOLE_NUMBER), pc.ascii_ltrim(names, "0"), None)
     stems = pc.replace_substring_regex(_end(paths, 0), _SUFFIX, "")
     is_number = pc.match_substring_regex(stems, r"^\d+$")
     yield _index(pc.if_else(is_number, pc.ascii_ltrim(stems, "0"), None), ids), numbers
+
+
+def _large(texts: pa.ChunkedArray) -> pa.Array:
+    """One array: of more than two gigabytes only large_string holds them."""
+    return texts.cast(pa.large_string()).combine_chunks()
 
 
 def _end(paths: pa.Array, depth: int) -> pa.Array:
@@ -107,13 +122,13 @@ def _index(names: pa.Array, ids: _Ids) -> _Index:
     image_ids = np.full(len(encoded.dictionary), _NONE)
     image_ids[codes] = ids
     image_ids[np.bincount(codes, minlength=len(image_ids)) > 1] = _SEVERAL
-    return _Index(encoded.dictionary.cast(pa.string()), image_ids)
+    return _Index(encoded.dictionary, image_ids)
 
 
 def _unquoted(ids: pa.Array) -> pa.Array:
     if not pc.any(pc.starts_with(ids, '"')).as_py():
         return ids
-    return pa.array([None if each is None else str(json.loads(each)) for each in ids.to_pylist()], pa.string())
+    return pa.array([None if each is None else str(json.loads(each)) for each in ids.to_pylist()], pa.large_string())
 
 
 def _log(image_ids: _Ids, codes: _Ids, names: pa.Array) -> None:

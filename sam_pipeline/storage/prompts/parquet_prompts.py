@@ -14,7 +14,7 @@ import pyarrow.types as pt
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError, SamPipelineError
 from sam_pipeline.storage.prompts.box_columns import box_prompts, is_list, key_texts, may_name_images
-from sam_pipeline.storage.prompts.columns import OTHER_COLUMNS, PROMPT_COLUMNS, REGION_COLUMNS, key_column
+from sam_pipeline.storage.prompts.columns import IMAGE_ID, OTHER_COLUMNS, PROMPT_COLUMNS, REGION_COLUMNS, key_column
 from sam_pipeline.storage.prompts.prompt_rows import KEYED_PROMPTS, PromptOptions
 from sam_pipeline.storage.prompts.prompt_values import MakeRow
 from sam_pipeline.storage.prompts.row_tables import MASKS_AT_ONCE, TABLE_ROWS
@@ -39,7 +39,7 @@ def parquet_prompts(uri: str, options: PromptOptions, make: MakeRow, *, are_regi
 
 
 def _batches(uri: str, options: PromptOptions, *, are_regions: bool) -> Iterator[pa.RecordBatch]:
-    """The columns that count, with the image's name as text in `key`."""
+    """The columns that count, with the image's name as text in `key`, and is_image_id."""
     with open_object(uri, options.storage) as file:
         try:
             # Not pre_buffer, which reads the columns of all row groups before the first batch.
@@ -51,8 +51,9 @@ def _batches(uri: str, options: PromptOptions, *, are_regions: bool) -> Iterator
             fields = [name for name in used if name in columns]
             batch_rows = MASKS_AT_ONCE if "mask_input" in fields else TABLE_ROWS
             for batch in parquet.iter_batches(batch_rows, columns=[key, *fields]):
-                arrays = [key_texts(batch.column(key)), *(batch.column(name) for name in fields)]
-                yield pa.RecordBatch.from_arrays(arrays, names=["key", *fields])
+                keys, are_ids = key_texts(batch.column(key)), pa.repeat(key == IMAGE_ID, batch.num_rows)
+                arrays = [keys, are_ids, *(batch.column(name) for name in fields)]
+                yield pa.RecordBatch.from_arrays(arrays, names=["key", "is_image_id", *fields])
         except SamPipelineError:
             raise
         except Exception as error:
@@ -69,7 +70,7 @@ def _row_by_row(
     for index, row in enumerate(rows.select(fields).to_pylist()):
         if masks is not None:
             row["mask_input"] = _mask(masks[index])
-        made.append(make(row["key"], num_rows_before + int(numbers[index]), row))
+        made.append(make(row["key"], num_rows_before + int(numbers[index]), row) | {"is_image_id": row["is_image_id"]})
     return pa.Table.from_pylist(made, schema=KEYED_PROMPTS)
 
 

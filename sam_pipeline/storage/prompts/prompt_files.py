@@ -18,10 +18,10 @@ from sam_pipeline.storage.prompts.prompt_rows import PromptOptions
 from sam_pipeline.storage.prompts.prompt_values import prompt_row, region_row
 from sam_pipeline.storage.prompts.yolo_labels import LABEL_SUFFIX, yolo_prompts
 from sam_pipeline.storage.sources.files import list_files
+from sam_pipeline.storage.sources.parquet_reading import PARQUET_SUFFIXES
 from sam_pipeline.storage.sources.source_image import SourceImage
 
 JSON_LINE_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
-PARQUET_SUFFIXES = (".parquet", ".pq")
 _SUFFIXES = (".json", *JSON_LINE_SUFFIXES, *PARQUET_SUFFIXES, LABEL_SUFFIX)
 
 logger = logging.getLogger(__name__)
@@ -80,11 +80,15 @@ def list_prompt_files(uri: str, options: StorageOptions) -> list[SourceImage]:
     """The files that prompts are read from, with what changes when they do: one, or all labels of a folder.
 
     Raises:
-        InputError: nothing there, or a file of no known kind.
+        InputError: nothing there, or several files that are no labels, or a file of no known kind.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
-    suffixes = (LABEL_SUFFIX,) if _holds_labels(uri) else _SUFFIXES
-    files = list_files(uri, options, suffixes, what="prompts")
+    if _holds_labels(uri):
+        files = list_files(uri, options, (LABEL_SUFFIX,), what="YOLO labels")
+    else:
+        files = list_files(uri, options, _SUFFIXES, what="prompts")
+        if len(files) > 1:
+            raise InputError(f"prompts are one file, or a folder of YOLO labels: {uri} names {len(files)} files")
     # A file named outright is listed whatever its suffix.
     if not files[0].uri.lower().endswith(_SUFFIXES):
         raise InputError(
@@ -99,7 +103,7 @@ def _read(uri: str, options: PromptOptions, *, are_regions: bool) -> Iterator[pa
         return yolo_prompts(list_prompt_files(uri, options.storage), uri, options.storage)
     name = uri.lower()
     if name.endswith(".json"):
-        return coco_prompts(uri, options.storage, make, are_regions=are_regions)
+        return coco_prompts(uri, options, make, are_regions=are_regions)
     if name.endswith(JSON_LINE_SUFFIXES):
         return json_line_prompts(uri, options.storage, make, are_regions=are_regions)
     return parquet_prompts(uri, options, make, are_regions=are_regions)

@@ -36,9 +36,11 @@ category_id, score: of the detector, to be carried to the result.
 error: why the prompt cannot be used; then all that describes an object is null.
 """
 
-KEYED_PROMPTS = pa.schema([pa.field("key", pa.string()), *PROMPT_FIELDS])
+KEYED_PROMPTS = pa.schema(
+    [pa.field("key", pa.string()), pa.field("is_image_id", pa.bool_(), nullable=False), *PROMPT_FIELDS]
+)
 """Prompts as a file has them. key: which image, in the file's own words (a URI, a name, a number); null where the file
-names none."""
+names none. is_image_id: whether the file calls it an id of the image, as COCO does."""
 
 
 @dataclass(frozen=True)
@@ -51,3 +53,5 @@ class PromptOptions:
     """Of the column bbox: corner and size, as in COCO, or two corners."""
     min_score: float | None = None
     """Prompts with a lower score are left out."""
+    planned_from: str | None = None
+    """What the images were planned from: the ids of its images say more than their names."""

@@ -26,7 +26,7 @@ def prompt_row(key: object, prompt_id: int, fields: Mapping[str, Any], bbox_form
     """A prompt.
 
     Args:
-        key: the image, in the file's words.
+        key: the image, in the file's words; not its id, unless the caller corrects is_image_id.
         prompt_id: of the prompt.
         fields: bbox, point_coords, point_labels, mask_input, category_id, score; those that there are.
         bbox_format: of bbox.
@@ -76,6 +76,7 @@ def _row(key: object, prompt_id: int, fields: Mapping[str, Any]) -> Row:
     category_id, score = fields.get("category_id"), fields.get("score")
     return {
         "key": text_key(key),
+        "is_image_id": False,
         "prompt_id": prompt_id,
         "is_relative": False,
         "category_id": whole_number(category_id),

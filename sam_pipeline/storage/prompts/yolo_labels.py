@@ -43,7 +43,7 @@ def _rows(files: Sequence[SourceImage], uri: str, options: StorageOptions) -> It
     filesystem, root = open_filesystem(absolute_uri(uri), options)
     for file in files:
         if file.error is not None:  # its name is no text, so it cannot be asked for
-            yield bad_row({"key": None, "prompt_id": 0, "is_relative": True}, file.error)
+            yield bad_row(_row(None, 0), file.error)
     for batch in _batches([file for file in files if file.error is None]):
         paths = [filesystem._strip_protocol(file.uri) for file in batch]
         try:
@@ -116,11 +116,15 @@ def _label_row(key: str, number: int, words: Sequence[str]) -> Row:
     numbers = [_number(word) for word in words[1:]]
     finite = [number for number in numbers if number is not None and math.isfinite(number)]
     score = numbers[4] if len(numbers) == len(finite) == 5 else None
-    row: Row = {"key": key, "prompt_id": number, "is_relative": True, "category_id": category_id, "score": score}
+    row = _row(key, number) | {"category_id": category_id, "score": score}
     if category_id is None or len(numbers) not in (4, 5) or len(finite) != len(numbers):
         return bad_row(row, "the line must be class cx cy w h [confidence]")
     cx, cy, w, h = finite[:4]
     return row | {"box_xyxy": [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]}
+
+
+def _row(key: str | None, number: int) -> Row:
+    return {"key": key, "is_image_id": False, "prompt_id": number, "is_relative": True}
 
 
 def _number(word: str) -> float | None:

@@ -18,12 +18,16 @@ FLOATS = (pa.float64(), pa.float32(), pa.float16())
 def compare(columns, bbox_format="xywh"):
     """The numbers of the rows that were not taken."""
     batch = pa.record_batch(columns)
+    batch = batch.append_column("is_image_id", pa.array([number % 2 == 0 for number in range(batch.num_rows)]))
     found, others = box_prompts(batch, 100, bbox_format)
     assert found.schema == KEYED_PROMPTS
     found.validate(full=True)
     taken = np.setdiff1d(np.arange(batch.num_rows), others)
     rows = batch.to_pylist()
-    expected = [prompt_row(rows[number]["key"], 100 + int(number), rows[number], bbox_format) for number in taken]
+    expected = [
+        prompt_row(rows[number]["key"], 100 + int(number), rows[number], bbox_format) | {"is_image_id": number % 2 == 0}
+        for number in taken
+    ]
     assert found.to_pylist() == pa.Table.from_pylist(expected, schema=KEYED_PROMPTS).to_pylist()
     return others.tolist()
 

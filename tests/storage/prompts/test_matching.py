@@ -13,8 +13,13 @@ def planned(*images):
     return rows.add_column(0, IMAGES_SCHEMA.field("image_id"), pa.array(range(len(images)), pa.int64()))
 
 
-def match(keys, images):
-    return match_images(pa.chunked_array([pa.array(keys, pa.string())]), images).tolist()
+def match(keys, images, are_ids=False):
+    """are_ids: whether the keys are ids of images, of all or for each."""
+    are_ids = are_ids if isinstance(are_ids, list) else [are_ids] * len(keys)
+    # As files are read: in several parts.
+    keyed = pa.schema([("key", pa.string()), ("is_image_id", pa.bool_())])
+    parts = [pa.table([[key], [is_id]], schema=keyed) for key, is_id in zip(keys, are_ids, strict=True)]
+    return match_images(pa.concat_tables([keyed.empty_table(), *parts]), images).tolist()
 
 
 FOLDER = planned("s3://b/train/0001.jpg", "s3://b/train/0002.v2.jpg", "s3://b/val/0001.jpg", "s3://b/val/x 3.png")
@@ -27,6 +32,7 @@ FOLDER = planned("s3://b/train/0001.jpg", "s3://b/train/0002.v2.jpg", "s3://b/va
         ("train/0001.jpg", 0),
         ("b/val/0001.jpg", 2),
         ("./val/0001", 2),
+        ("../../val/0001.jpg", 2),
         ("0002.v2.jpg", 1),
         ("0002.v2", 1),
         ("x 3", 3),
@@ -56,12 +62,29 @@ def test_the_ids_of_a_coco_file_come_before_names():
     images = planned(
         *(SourceImage(f"s3://b/{name}", 1, None, extra=extra) for name, extra in zip("7abc", extras, strict=True))
     )
-    assert match(["7", 'b"', "a", "c", "8"], images) == [0, 1, 1, 3, -1]
+    assert match(["7", 'b"', "a", "c", "8"], images, are_ids=True) == [0, 1, 1, 3, -1]
+
+
+def test_a_name_is_not_looked_for_among_the_ids_of_a_coco_file_nor_an_id_among_names():
+    # As annotation tools write it: ids from 0, names from 1.
+    images = planned(
+        *(SourceImage(f"s3://b/{n + 1}.jpg", 1, None, extra=f'{{"coco_image_id": {n}}}') for n in range(3))
+    )
+    names = ["1", "2.jpg", "3", "0"]
+    assert match(names, images) == [0, 1, 2, -1]
+    assert match(["1", "2", "0", "3"], images, are_ids=True) == [1, 2, 0, -1]
+    assert match(["1", "1", None, None], images, are_ids=[True, False, True, False]) == [1, 0, -1, -1]
+    assert match(["1", "3.jpg"], planned("s3://b/1.jpg", "s3://b/3.jpg"), are_ids=True) == [0, 1]
 
 
 def test_a_number_names_the_file_that_has_zeros_before_it():
     images = planned("file:///d/000000000139.jpg", "file:///d/000000000285.jpg", "file:///d/x139.jpg")
-    assert match(["139", "0285", "x139", "39"], images) == [0, 1, 2, -1]
+    assert match(["139", "285", "x139", "39"], images) == [0, 1, 2, -1]
+    assert match(["139", "285"], images, are_ids=True) == [0, 1]
+
+
+def test_a_name_that_begins_with_zeros_is_no_number():
+    assert match(["0001", "1", "0", "-1"], planned("s3://b/1.jpg", "s3://b/000.jpg")) == [-1, 0, 1, -1]
 
 
 def test_a_local_path_is_a_uri():

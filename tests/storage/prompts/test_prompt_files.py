@@ -25,8 +25,8 @@ def rows_of(path, read=read_prompts, **options):
     ]
 
 
-def row(key, prompt_id, *, is_relative=False, **fields):
-    return {"key": key, "prompt_id": prompt_id, "is_relative": is_relative, **fields}
+def row(key, prompt_id, *, is_relative=False, is_image_id=False, **fields):
+    return {"key": key, "is_image_id": is_image_id, "prompt_id": prompt_id, "is_relative": is_relative, **fields}
 
 
 @pytest.fixture
@@ -64,8 +64,8 @@ def test_results_of_a_detector_in_cocos_format(json_file):
         {"image_id": "a.jpg", "category_id": 1, "bbox": BOX, "score": 1},
     ]
     assert rows_of(json_file(results)) == [
-        row("42", 0, category_id=18, score=0.236, box_xyxy=[258.2, 41.3, 258.2 + 348.3, 41.3 + 243.8]),
-        row("a.jpg", 1, category_id=1, score=1.0, box_xyxy=[1, 2, 4, 6]),
+        row("42", 0, is_image_id=True, category_id=18, score=0.236, box_xyxy=[258.2, 41.3, 606.5, 285.1]),
+        row("a.jpg", 1, is_image_id=True, category_id=1, score=1.0, box_xyxy=[1, 2, 4, 6]),
     ]
 
 
@@ -76,8 +76,23 @@ def test_annotations_have_ids_and_images_have_names(json_file):
         {"id": "no number", "image_id": 1, "bbox": BOX},
         {"id": 901, "image_id": 7, "bbox": BOX},
     ]
-    found = rows_of(json_file({"images": images, "annotations": annotations}))
+    path = json_file({"images": images, "annotations": annotations})
+    found = rows_of(path)
     assert [(each["key"], each["prompt_id"]) for each in found] == [("b.jpg", 900), ("train/a.jpg", 1), ("7", 901)]
+    assert [each["is_image_id"] for each in found] == [False, False, True]
+    # Of two images one may have the other's name, but none has its id.
+    found = rows_of(path, planned_from=str(path))
+    assert [(each["key"], each["is_image_id"]) for each in found] == [("x", True), ("1", True), ("7", True)]
+
+
+def test_an_image_is_called_by_its_name_before_its_number(table_file):
+    named = {"image_id": 7, "file_name": "a.jpg", "bbox": BOX}
+    assert rows_of(table_file(named)) == [row("a.jpg", 0, box_xyxy=[1, 2, 4, 6])]
+    numbered = {"image_id": 7, "bbox": BOX}
+    assert rows_of(table_file(numbered)) == [row("7", 0, is_image_id=True, box_xyxy=[1, 2, 4, 6])]
+    pointed = {"image_id": 7, "point_coords": [[1.0, 2.0]]}
+    (found,) = rows_of(table_file(pointed))
+    assert found["is_image_id"]
 
 
 def test_columns_of_boxes_points_and_labels(table_file):
@@ -153,9 +168,9 @@ def test_a_prompt_that_is_wrong_says_why_and_the_others_go_on(json_file, fields,
     lines = "".join(json.dumps(result) + "\n" for result in results)
     for path in (json_file(results), json_file(lines, "prompts.jsonl")):
         right, wrong = rows_of(path)
-        assert right == row("1", 0, box_xyxy=[1, 2, 4, 6])
+        assert right == row("1", 0, is_image_id=True, box_xyxy=[1, 2, 4, 6])
         assert wrong.pop("error").startswith(error)
-        assert wrong == row("2", 1, category_id=5, score=0.5)
+        assert wrong == row("2", 1, is_image_id=True, category_id=5, score=0.5)
 
 
 def test_wrong_prompts_in_parquet_do_not_spoil_the_others(tmp_path):
@@ -164,7 +179,7 @@ def test_wrong_prompts_in_parquet_do_not_spoil_the_others(tmp_path):
     columns = {"image_id": [1, 2, 3, 4, None], "bbox": boxes, "score": scores, "category_id": [1, 2, 3, 4, None]}
     pq.write_table(pa.table(columns), tmp_path / "p.parquet")
     found = rows_of(tmp_path / "p.parquet")
-    assert found[0] == row("1", 0, category_id=1, score=0.5, box_xyxy=[1, 2, 4, 6])
+    assert found[0] == row("1", 0, is_image_id=True, category_id=1, score=0.5, box_xyxy=[1, 2, 4, 6])
     assert [each.get("key") for each in found] == ["1", "2", "3", "4", None]
     assert [each.get("error", "").split(",")[0] for each in found[1:]] == [
         "bbox must be 4 numbers",
@@ -178,7 +193,7 @@ def test_wrong_prompts_in_parquet_do_not_spoil_the_others(tmp_path):
 @pytest.mark.parametrize("key", [None, 1.5, True, [], {"a": 1}, "\ud800"])
 def test_what_names_no_image_is_kept_without_a_name(json_file, key):
     (found,) = rows_of(json_file([{"image_id": key, "bbox": BOX}]))
-    assert found == {"prompt_id": 0, "is_relative": False, "box_xyxy": [1, 2, 4, 6]}
+    assert found == {"is_image_id": True, "prompt_id": 0, "is_relative": False, "box_xyxy": [1, 2, 4, 6]}
 
 
 def test_entries_that_are_no_objects_are_rows_too(json_file):
@@ -269,6 +284,15 @@ def test_labels_of_yolo_are_shares_of_the_images_size(labels):
     assert len(list_prompt_files(labels, {})) == 4, "also files that hold no prompts may change"
 
 
+def test_several_files_that_are_no_labels_are_refused(tmp_path):
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text("[]")
+    with pytest.raises(InputError, match=r"one file, or a folder of YOLO labels: .*\*\.json names 2 files"):
+        list_prompt_files(f"{tmp_path}/*.json", {})
+    with pytest.raises(InputError, match=r"no YOLO labels in .*: 2 files, none ending in one of \.txt"):
+        list_prompt_files(str(tmp_path), {})
+
+
 def test_one_file_of_labels(tmp_path):
     (tmp_path / "0001.txt").write_text("3 0.5 0.5 1 1\n")
     assert [each["key"] for each in rows_of(tmp_path / "0001.txt")] == ["0001"]
@@ -302,9 +326,9 @@ def test_regions_of_a_coco_file_are_its_segmentations(json_file):
     ]
     found = rows_of(json_file({"annotations": annotations}), read_regions)
     assert found[:3] == [
-        row("1", 5, polygon=[[0, 0], [5, 0], [5, 5]]),
-        row("1", 5, polygon=[[9, 9], [8, 9], [8, 8]]),
-        row("1", 6, box_xyxy=[1, 2, 4, 6]),
+        row("1", 5, is_image_id=True, polygon=[[0, 0], [5, 0], [5, 5]]),
+        row("1", 5, is_image_id=True, polygon=[[9, 9], [8, 9], [8, 8]]),
+        row("1", 6, is_image_id=True, box_xyxy=[1, 2, 4, 6]),
     ]
     assert "polygon must be" in found[3]["error"]
 

@@ -8,7 +8,8 @@ from sam_pipeline.storage.prompts.row_tables import row_tables
 
 def rows(count, mask_input=None):
     for prompt_id in range(count):
-        yield {"key": "a", "prompt_id": prompt_id, "is_relative": False, "mask_input": mask_input}
+        named = {"key": "a", "is_image_id": False, "prompt_id": prompt_id}
+        yield named | {"is_relative": False, "mask_input": mask_input}
 
 
 @pytest.mark.parametrize(
