@@ -199,10 +199,12 @@ class PlanConfig:
     redo_changed: bool = False
     """With extend: annotate images again that have changed since they were planned."""
     prompts: str | None = None
-    """Boxes or points to make masks of: COCO results or annotations (.json), Parquet or JSON Lines with an image
-    column, bbox, score, category_id, point_coords, point_labels, or a folder of YOLO labels. Frozen with the plan."""
+    """Boxes or points to make masks of: COCO results or annotations (.json), Parquet or JSON Lines with bbox, score,
+    category_id, point_coords, point_labels, mask_input, or a folder of YOLO labels. The image is named by uri, url,
+    image_uri, image_path, path, file_name, image, key or image_id, the first there is. Frozen with the plan."""
     bbox_format: BboxFormat = "xywh"
-    """What bbox holds in prompts and regions: x, y, width, height as in COCO, or two corners, xyxy; in pixels."""
+    """What bbox holds in prompts and regions: x, y, width, height as in COCO, or two corners, xyxy; in pixels of the
+    image after its EXIF orientation."""
     min_score: float | None = None
     """Prompts with a lower score are left out."""
     regions: str | None = None
@@ -222,6 +224,8 @@ class PlanConfig:
             raise ConfigError("limit takes the first images and sample takes some at random: give one of them")
         if self.extend and self.input is None:
             raise ConfigError("extend looks at the input again: say which with --input")
+        if self.extend and (self.limit is not None or self.sample is not None):
+            raise ConfigError("extend adds all that is new: leave out limit and sample, which would choose anew")
         if self.min_score is not None and self.prompts is None:
             raise ConfigError("min_score chooses among prompts: say which with --prompts")
         if self.redo_changed and not self.extend:

@@ -26,11 +26,17 @@ _PRESIGNED = re.compile(
     r"[?&](x-amz-|x-goog-|awsaccesskeyid=|googleaccessid=|signature=|sig=|sas=|[^=&]*token=)", re.IGNORECASE
 )
 
+# s3fs would cut it off and read the newest.
+_VERSION = re.compile(r"\?versionId=")
+
 # Where clouds answer machines with credentials, beside the link-local addresses.
 _METADATA_ADDRESSES = tuple(
     ipaddress.ip_address(address)
     for address in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192")
 )
+
+# Through these a network without IPv4 reaches its addresses, which are in the last 32 bits.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def check_uri(uri: str, *, other_schemes: Collection[str] = ()) -> None:
@@ -54,6 +60,8 @@ def check_uri(uri: str, *, other_schemes: Collection[str] = ()) -> None:
         raise ConfigError(f"{scheme}:// URIs must not hold a user name, a key or a password; {_REMEDY}")
     if scheme.lower() in ("http", "https") and "?" in rest:
         raise ConfigError(f"{scheme}:// URIs must not have a query, which may hold a credential; {_REMEDY}")
+    if scheme.lower() in ("s3", "s3a") and _VERSION.search(rest):
+        raise ConfigError("s3:// URIs must not name a version: objects are read as they are now")
     if _PRESIGNED.search(rest):
         raise ConfigError(f"{scheme}:// URIs must not be presigned; leave the query out, and {_REMEDY}")
 
@@ -82,6 +90,8 @@ def is_internal_address(address: str) -> bool:
     found = ipaddress.ip_address(address.partition("%")[0])  # fe80::1%eth0
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
         found = found.ipv4_mapped
+    if isinstance(found, ipaddress.IPv6Address) and found in _NAT64:
+        found = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
     return (
         found.is_loopback
         or found.is_link_local

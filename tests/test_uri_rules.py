@@ -14,7 +14,7 @@ from sam_pipeline.uri_rules import check_scheme, check_uri, is_internal_address
         "s3://bucket/photos/*.jpg",
         "S3A://bucket/a@b:c.jpg",
         "s3://bucket/what?.jpg",
-        "s3://bucket/[ab]?/a.jpg?versionId=3",
+        "gs://bucket/a.jpg?versionId=3",
         "s3://arn:aws:s3:us-west-2:123456789012:accesspoint/name/photos",
         "gs://bucket/photos",
         "gcs://bucket/photos",
@@ -27,6 +27,12 @@ from sam_pipeline.uri_rules import check_scheme, check_uri, is_internal_address
 )
 def test_what_names_a_place_is_taken(uri):
     check_uri(uri)
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/a.jpg?versionId=3", "S3A://bucket/[ab]?/a.jpg?versionId=3"])
+def test_a_version_of_an_object_is_refused(uri):
+    with pytest.raises(ConfigError, match="must not name a version"):
+        check_uri(uri)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +114,7 @@ def test_names_in_a_listing_may_look_like_anything_but_not_be_of_another_scheme(
     [
         *("127.0.0.1", "127.8.9.10", "::1", "0.0.0.0", "::", "224.0.0.1", "ff02::1"),
         *("169.254.169.254", "169.254.170.2", "fe80::1", "fe80::1%eth0"),
-        *("::ffff:169.254.169.254", "::ffff:127.0.0.1", "::ffff:100.100.100.200"),
+        *("::ffff:169.254.169.254", "::ffff:127.0.0.1", "64:ff9b::a9fe:a9fe", "::ffff:100.100.100.200"),
         *("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192"),
     ],
 )

@@ -14,6 +14,7 @@ from sam_pipeline.storage.sources.parquet_reading import read_parquet_rows
 from sam_pipeline.storage.sources.source_image import Location, SourceImage
 from sam_pipeline.storage.sources.tars import read_tar_members
 from sam_pipeline.storage.sources.zips import unzip_member
+from sam_pipeline.uri_rules import HTTP_SCHEMES
 
 # Fetched at once by a task: enough to hide latency, few enough that their bytes fit beside everything else.
 _AT_ONCE = 8
@@ -65,7 +66,8 @@ def _place(image: SourceImage) -> tuple[str, str]:
     if image.location is not None:
         return image.location.kind, image.location.container
     scheme, _, rest = image.uri.partition("://")
-    return "object", f"{scheme}://{rest.partition('/')[0]}"
+    # One filesystem reads all of the web, where every image may be of another host.
+    return "object", "http" if scheme in HTTP_SCHEMES else f"{scheme}://{rest.partition('/')[0]}"
 
 
 def _fetch_some(images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None) -> Iterator[Fetched]:

@@ -11,9 +11,17 @@ from typing import Any
 import tenacity
 
 from sam_pipeline.clean_text import one_line
-from sam_pipeline.errors import InputError, InternalAddressError, SamPipelineError, StorageUnavailableError
+from sam_pipeline.errors import ConfigError, InputError, InternalAddressError, SamPipelineError, StorageUnavailableError
 from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem, protocol_of
-from sam_pipeline.storage.retrying import ErrorKind, error_kind, http_status, is_denied, is_transient, retried
+from sam_pipeline.storage.retrying import (
+    RANGE_NOT_SATISFIABLE,
+    ErrorKind,
+    error_kind,
+    http_status,
+    is_denied,
+    is_transient,
+    retried,
+)
 from sam_pipeline.storage.sources.files import source_image
 from sam_pipeline.storage.sources.source_image import SourceImage
 from sam_pipeline.uri_rules import HTTP_SCHEMES
@@ -23,8 +31,6 @@ MAX_IMAGE_BYTES = 2**30
 
 _ATTEMPTS = 6
 _MAX_ROUNDS = 20
-_RANGE_NOT_SATISFIABLE = 416
-
 Fetched = bytes | Exception
 
 
@@ -37,7 +43,7 @@ class TooLargeToFetchError(Exception):
 
 
 class RefusedError(Exception):
-    """Planning found that the image must not, or cannot, be fetched; the message says why."""
+    """The image must not, or cannot, be asked for; the message says why."""
 
 
 _SETTLED = (
@@ -47,6 +53,7 @@ _SETTLED = (
     ChangedError,
     TooLargeToFetchError,
     InternalAddressError,
+    RefusedError,
 )
 
 
@@ -107,6 +114,8 @@ def find_probe(images: Iterable[SourceImage], options: StorageOptions) -> str | 
             return uri
         except (FileNotFoundError, IsADirectoryError):
             continue
+        except ConfigError as error:  # a list may name a store whose driver is not installed
+            failure = error
         except SamPipelineError:
             raise
         except Exception as error:  # noqa: BLE001  raised below, unless a later image can be read
@@ -166,7 +175,7 @@ def _probe(uri: str, options: StorageOptions) -> None:
     try:
         filesystem.cat_file(path, start=0, end=1)
     except OSError as error:
-        if http_status(error) != _RANGE_NOT_SATISFIABLE:  # an empty object, which is as good
+        if http_status(error) != RANGE_NOT_SATISFIABLE:  # an empty object, which is as good
             raise
 
 
@@ -218,7 +227,11 @@ def _cat(images: Sequence[SourceImage], options: StorageOptions) -> Iterator[tup
             small.append(image)
     if not small:
         return
-    filesystem, _ = open_filesystem(_object_uri(small[0]), options)
+    try:
+        filesystem, _ = open_filesystem(_object_uri(small[0]), options)
+    except ConfigError as error:
+        yield from ((image.uri, RefusedError(one_line(error))) for image in small)
+        return
     paths = [filesystem._strip_protocol(_object_uri(image)) for image in small]
     # One byte more than planned shows that an object has grown, without loading what it has become. A range also
     # spares the HEAD with which s3fs begins otherwise. An empty object has no ranges.
@@ -251,7 +264,7 @@ def _byte_range(image: SourceImage) -> tuple[int | None, int | None]:
 
 def _compared(filesystem: Any, path: str, planned: SourceImage, answer: Fetched) -> Fetched:
     """The answer; or what became of the object, where it has not the planned length."""
-    if isinstance(answer, Exception) and http_status(answer) != _RANGE_NOT_SATISFIABLE:
+    if isinstance(answer, Exception) and http_status(answer) != RANGE_NOT_SATISFIABLE:
         return answer
     num_bytes = len(answer) if isinstance(answer, bytes) else 0
     num_planned = planned.size_bytes if planned.location is None else planned.location.length

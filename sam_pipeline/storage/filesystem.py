@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -58,6 +59,9 @@ def open_filesystem(uri: str, options: StorageOptions) -> tuple[Any, str]:
         filesystem = driver(**remote_options)
         if protocol in _S3:
             filesystem.retries = 1  # it would nest its own five in each other; see retrying.py
+        if protocol == "hf":
+            # It would read five megabytes ahead of every range.
+            filesystem.cat_file = partial(driver.cat_file, filesystem, cache_type="none")
         return filesystem, driver._strip_protocol(uri)
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise ConfigError(f"cannot open {uri!r}: {one_line(error)}") from error

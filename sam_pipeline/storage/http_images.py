@@ -8,14 +8,13 @@ import aiohttp
 from fsspec.implementations.http import HTTPFileSystem
 
 from sam_pipeline.guarded_http import guarded_client
+from sam_pipeline.storage.retrying import RANGE_NOT_SATISFIABLE
 
 # As for storage, where a stall costs seconds: the second is between two arrivals of data.
 _CONNECT_TIMEOUT_S = 5
 _READ_TIMEOUT_S = 20
 # From the request to the last byte, which a server could otherwise send one by one for ever.
 _TOTAL_TIMEOUT_S = 300
-
-_RANGE_NOT_SATISFIABLE = 416
 
 
 class HttpImages(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -42,7 +41,7 @@ class HttpImages(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no types
         session = await self.set_session()
         # identity: what is counted and compared is what the server stores.
         async with session.get(self.encode_url(url), headers={"Accept-Encoding": "identity", **headers}) as response:
-            if response.status == _RANGE_NOT_SATISFIABLE and first == 0:
+            if response.status == RANGE_NOT_SATISFIABLE and first == 0:
                 return b""  # an empty file has no ranges
             if response.status in (404, 410):
                 raise FileNotFoundError(url)

@@ -24,6 +24,9 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+RANGE_NOT_SATISFIABLE = 416
+"""What a server answers that has nothing at a range: for one, of an empty object."""
+
 _SILENT_S = 10  # what passes sooner is no news
 _MAX_DENIALS = 6  # with the waits between them about ten seconds, in which a role's new credentials arrive
 
@@ -138,7 +141,7 @@ def is_denied(error: BaseException) -> bool:
 
 
 def error_kind(error: BaseException) -> ErrorKind:
-    """Sort an error of s3fs, aiobotocore, aiohttp, the operating system or delta-rs."""
+    """Sort an error of s3fs, aiobotocore, aiohttp, huggingface_hub, the operating system or delta-rs."""
     if isinstance(error, SamPipelineError):
         return ErrorKind.FINAL
     # s3fs translates what the server said into an OSError, with the original as its cause: the original knows more.
@@ -168,13 +171,19 @@ def _kind_alone(error: BaseException) -> ErrorKind | None:
     status = _status_alone(error)
     if status is not None:
         return _kind_of_answer(status, _code_alone(error))
-    if isinstance(error, _TRANSIENT_TYPES):
+    if isinstance(error, _TRANSIENT_TYPES) or _is_of_httpx(error):
         return ErrorKind.TRANSIENT
     if isinstance(error, DeltaError):
         return _kind_of_text(error_text(error))
     if isinstance(error, OSError):
         return _kind_of_os_error(error)
     return None
+
+
+def _is_of_httpx(error: BaseException) -> bool:
+    """Whether a connection failed of the client of huggingface_hub, which is installed only for hf:// URIs."""
+    names = [(kind.__module__[:5], kind.__name__) for kind in type(error).__mro__]
+    return ("httpx", "TransportError") in names
 
 
 def _kind_of_answer(status: int, code: str) -> ErrorKind:
@@ -211,6 +220,9 @@ def _status_alone(error: BaseException) -> int | None:
     if isinstance(error, boto.ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return status if isinstance(status, int) else 0
+    status = getattr(getattr(error, "response", None), "status_code", None)  # huggingface_hub
+    if isinstance(status, int):
+        return status
     if isinstance(error, (DeltaError, OSError)):
         match = _STATUS_IN_TEXT.search(error_text(error))
         return None if match is None else int(match[1])

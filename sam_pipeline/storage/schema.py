@@ -13,7 +13,7 @@ STATUSES = ("ok", "fetch_error", "decode_error", "too_large", "changed", "worker
 """How an image ended. Everything but ok has no masks and an error in one line."""
 
 IMAGES_SCHEMA = pa.schema([pa.field("image_id", pa.int64(), nullable=False), *SOURCE_SCHEMA])
-"""The frozen plan: image_id is 0..N-1 in sorted URI order, and in a container in the order in which it is read."""
+"""The frozen plan: image_id is 0..N-1 in the order of the URIs; images added later follow in theirs."""
 
 _ROLE = pa.field("role", pa.string(), nullable=False)
 

@@ -153,7 +153,7 @@ SOURCES = {
     "Parquet of images": Source(
         _hugging_face,
         "train.parquet",
-        _named("train.parquet#{}", tuple(map(str, range(NUM_IMAGES)))),
+        _named("train.parquet#{}", tuple(f"{row:09}" for row in range(NUM_IMAGES))),
         flags=("--keep", "label"),
         extra=tuple({"label": index} for index in range(NUM_IMAGES)),
     ),

@@ -32,7 +32,7 @@ IMAGES = {
     "csv": [CHELSEA, COFFEE],
     "json-lines": [COFFEE, "rocket.png"],
     "parquet-list": [CHELSEA, COFFEE],
-    "parquet-images": ["train.parquet#0", "train.parquet#1"],
+    "parquet-images": ["train.parquet#000000000", "train.parquet#000000001"],
     "webdataset": ["shard.tar#coffee.png"],
     "zip": 2,
     "coco": [COFFEE],
@@ -49,7 +49,7 @@ IMAGES = {
 
 EXTRA = {
     "csv": {CHELSEA: '{"drink": "milk"}', COFFEE: '{"drink": "espresso"}'},
-    "parquet-images": {"train.parquet#0": '{"label": 3}', "train.parquet#1": '{"label": 5}'},
+    "parquet-images": {"train.parquet#000000000": '{"label": 3}', "train.parquet#000000001": '{"label": 5}'},
     "webdataset": {"shard.tar#coffee.png": '{"json": {"caption": "a cup of coffee"}}'},
     "coco": {COFFEE: '{"coco_image_id": 42}'},
     "annotations": {COFFEE: '{"coco_image_id": 42}'},

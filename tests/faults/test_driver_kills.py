@@ -33,7 +33,7 @@ ROOM_FOR_TWO = ("--encode-cpus", 0.2, "--decode-cpus", 0.3)
 """Small enough that the actors of two drivers fit."""
 
 
-IN_CI = {"between PUT and commit", "between compaction's file and its commit"}
+IN_CI = {"between PUT and commit"}
 
 
 @pytest.mark.parametrize(

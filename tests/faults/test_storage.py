@@ -11,10 +11,10 @@ from sam_pipeline.storage.delta import open_table
 from sam_pipeline.storage.fetching import ChangedError, fetch, find_probe
 from sam_pipeline.storage.filesystem import delta_storage_options, open_filesystem
 from sam_pipeline.storage.retrying import error_kind, is_transient, retried
-from sam_pipeline.storage.sources.files import list_images
 from sam_pipeline.storage.sources.source_image import SourceImage, image_of_row
 from tests.faults.delta_steps import create_and_commit
 from tests.faults.proxy import NO_RANDOM_FAULTS, TRANSIENT, Fault, RandomFaults, Rule, fault_proxy
+from tests.storage.sources.listings import list_images
 
 pytestmark = pytest.mark.s3
 

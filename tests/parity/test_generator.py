@@ -75,7 +75,7 @@ CASES = {
     "crops and small regions": (
         landscape,
         {
-            "points_per_side": 8,
+            "points_per_side": 6,
             "crop_n_layers": 1,
             "crop_n_points_downscale_factor": 2,
             "min_mask_region_area": 200,
@@ -88,15 +88,15 @@ CASES = {
     "loose thresholds": (
         portrait,
         {
-            "points_per_side": 8,
+            "points_per_side": 6,
             "pred_iou_thresh": 0.7,
             "stability_score_thresh": 0.85,
             "stability_score_offset": 0.5,
             "box_nms_thresh": 0.9,
         },
     ),
-    "larger than the model input": (larger_than_the_model_input, {"points_per_side": 8, "pred_iou_thresh": 0.8}),
-    "small and gray": (small_and_gray, {"points_per_side": 8, "box_nms_thresh": 0.4, "pred_iou_thresh": 0.8}),
+    "larger than the model input": (larger_than_the_model_input, {"points_per_side": 6, "pred_iou_thresh": 0.8}),
+    "small and gray": (small_and_gray, {"points_per_side": 6, "box_nms_thresh": 0.4, "pred_iou_thresh": 0.8}),
 }
 
 
@@ -111,7 +111,7 @@ def test_records_of_the_default_settings_are_the_official_ones(sam, official_sam
     assert_same_records(skimage.data.astronaut(), {}, sam, official_sam)
 
 
-GRIDS = [np.random.default_rng(0).uniform(0.05, 0.95, (count, 2)) for count in (30, 8)]
+GRIDS = [np.random.default_rng(0).uniform(0.05, 0.95, (count, 2)) for count in (20, 5)]
 """For the image and a layer of crops: no regular grid."""
 
 

@@ -82,7 +82,7 @@ def test_rows_of_parquet_without_a_picture_say_so_and_the_others_are_read(tmp_pa
     # Two row groups: of the second, all of whose images are null, planning knows; of the first, reading finds out.
     pq.write_table(pa.table({"image": pa.array(pictures, pa.binary())}), tmp_path / "0.parquet", row_group_size=5)
     rows = read(tmp_path, tmp_path / "0.parquet")
-    assert [uri for uri, _, _ in rows] == [f"0.parquet#{row}" for row in range(7)]
+    assert [uri for uri, _, _ in rows] == [f"0.parquet#{row:09}" for row in range(7)]
     assert [status for _, status, _ in rows] == [
         *("ok", "fetch_error", "decode_error", "decode_error", "ok", "fetch_error", "fetch_error")
     ]

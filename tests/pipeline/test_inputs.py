@@ -1,5 +1,6 @@
 """Every kind of input gives the pixels that the same images give as plain files."""
 
+import gzip
 import io
 import json
 import logging
@@ -134,7 +135,7 @@ def test_the_first_images_or_some_at_random_or_those_that_match(tmp_path):
     def planned(name, **choice):
         output = str(tmp_path / name)
         ensure_plan(PlanConfig(output, folder, **choice))
-        return [row["uri"].rsplit("/", 1)[1] for row in read_planned(output, 0, 99, {}).to_pylist()]
+        return [row["uri"].rsplit("/", 1)[1] for row in read_planned(output, range(0, 99), {}).to_pylist()]
 
     assert planned("limit", limit=3) == list(IMAGES)[:3]
     assert planned("sample", sample=5) == planned("again", sample=5)
@@ -151,7 +152,7 @@ def test_extending_adds_what_is_new_and_tells_what_changed_and_is_gone(tmp_path,
     caplog.set_level(logging.INFO, "sam_pipeline")
     folder, output = files(tmp_path), str(tmp_path / "run")
     ensure_plan(PlanConfig(output, str(folder)))
-    before = read_planned(output, 0, 99, {}).to_pylist()
+    before = read_planned(output, range(0, 99), {}).to_pylist()
     (folder / "0000-new.png").write_bytes(IMAGES["0000.png"])  # sorts in between
     (folder / "0003.png").write_bytes(IMAGES["0004.png"])
     (folder / "0005.png").unlink()
@@ -159,7 +160,7 @@ def test_extending_adds_what_is_new_and_tells_what_changed_and_is_gone(tmp_path,
     assert ensure_plan(PlanConfig(output, str(folder), extend=True)).num_images == 13
     assert "1 new images, 1 changed, 1 gone" in caplog.text
     assert "--redo-changed" in caplog.text
-    after = read_planned(output, 0, 99, {}).to_pylist()
+    after = read_planned(output, range(0, 99), {}).to_pylist()
     assert after[:12] == before
     assert after[12]["uri"].endswith("0000-new.png")
 
@@ -173,13 +174,80 @@ def test_what_has_changed_is_planned_anew_and_pending_again(tmp_path):
     ensure_plan(PlanConfig(output, str(folder), extend=True, redo_changed=True))
     done = take_over(output).committed_ids(12)
     assert np.flatnonzero(~done).tolist() == [3]
-    changed = read_planned(output, 3, 4, {}).to_pylist()[0]
+    changed = read_planned(output, range(3, 4), {}).to_pylist()[0]
     assert changed["size_bytes"] == len(IMAGES["0004.png"]) + 6
+
+
+def test_rows_that_are_added_to_a_parquet_file_leave_the_names_of_the_others(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "sam_pipeline")
+    output = str(tmp_path / "run")
+    rows = [{"image": {"bytes": data, "path": name}} for name, data in IMAGES.items()]
+    for count in (10, 11):
+        pq.write_table(pa.Table.from_pylist(rows[:count]), tmp_path / "0.parquet")
+        plan = ensure_plan(PlanConfig(output, str(tmp_path / "0.parquet"), extend=count == 11))
+    assert "1 new images, 10 changed, 0 gone" in caplog.text
+    assert plan.num_images == 11
+
+
+def test_what_patterns_leave_out_now_is_not_said_to_be_gone(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "sam_pipeline")
+    folder, output = str(files(tmp_path)), str(tmp_path / "run")
+    ensure_plan(PlanConfig(output, folder))
+    ensure_plan(PlanConfig(output, folder, extend=True, exclude=("0001.png",)))
+    assert "0 new images, 0 changed, 1 gone, or left out now" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl.gz", "pq"])
+def test_a_manifest_may_come_in_parts(tmp_path, suffix):
+    files(tmp_path)
+    for number in range(3):
+        names = list(IMAGES)[number::3]
+        path = tmp_path / "in" / f"part-{number}.{suffix}"
+        if suffix == "csv":
+            path.write_text("\n".join(["uri", *names]))
+        elif suffix == "pq":
+            pq.write_table(pa.table({"uri": names}), path)
+        else:
+            path.write_bytes(gzip.compress(b"".join(json.dumps({"uri": name}).encode() + b"\n" for name in names)))
+    output = str(tmp_path / "run")
+    ensure_plan(PlanConfig(output, f"{tmp_path}/in/part-*.{suffix}"))
+    planned = read_planned(output, range(99), {})["uri"].to_pylist()
+    assert planned == [f"file://{tmp_path}/in/{name}" for name in IMAGES]
+    folder = PlanConfig(str(tmp_path / "folder-run"), f"{tmp_path}/in", input_format="manifest")
+    assert ensure_plan(folder).num_images == len(IMAGES)
+
+
+def test_a_list_in_parquet_may_have_bytes_beside_its_uris(tmp_path):
+    files(tmp_path)
+    names = list(IMAGES)
+    pq.write_table(pa.table({"url": names, "phash": [b"01234567"] * len(names)}), tmp_path / "in" / "list.parquet")
+    output = str(tmp_path / "run")
+    ensure_plan(PlanConfig(output, f"{tmp_path}/in/list.parquet"))
+    assert [table["status"][0].as_py() for table in read(output)] == ["ok"] * len(names)
+
+
+def test_files_that_are_no_images_are_counted_once_for_all_archives(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "sam_pipeline")
+    for number in range(3):
+        with zipfile.ZipFile(tmp_path / f"{number}.zip", "w") as made:
+            made.writestr("a.png", IMAGES["0000.png"])
+            made.writestr("a.txt", "no image")
+    ensure_plan(PlanConfig(str(tmp_path / "run"), f"{tmp_path}/*.zip"))
+    assert [line for line in caplog.messages if "skipped" in line] == ["skipped 3 files that are not images"]
+
+
+@pytest.mark.parametrize("settings", [{"keep": ("label",)}, {"input_column": "image"}])
+def test_columns_of_what_has_none_are_refused(tmp_path, settings):
+    for make in (files, archive):
+        with pytest.raises(ConfigError, match="keep and input_column are for inputs with columns"):
+            ensure_plan(PlanConfig(str(tmp_path / "run"), str(make(tmp_path)), **settings))
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"limit": 1, "input": "in", "extend": True}, "leave out limit and sample"),
+        ({"sample": 1, "input": "in", "extend": True}, "leave out limit and sample"),
         ({"limit": 1, "sample": 1}, "give one of them"),
         ({"limit": 0}, "limit must be above 0"),
         ({"redo_changed": True}, "needs extend"),

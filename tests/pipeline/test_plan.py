@@ -29,7 +29,7 @@ def test_the_input_is_listed_once_and_frozen(folder, output):
     assert made == Plan(output, str(folder), 3)
     (folder / "late.jpg").write_bytes(b"late")
     assert ensure_plan(PlanConfig(output, str(folder))) == made
-    planned = read_planned(output, 0, 10, {}).to_pylist()
+    planned = read_planned(output, range(0, 10), {}).to_pylist()
     assert [(row["image_id"], row["uri"]) for row in planned] == [
         (index, f"file://{folder}/{name}") for index, name in enumerate(["a.png", "b.jpg", "sub/c.webp"])
     ]

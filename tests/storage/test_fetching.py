@@ -8,9 +8,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from sam_pipeline import uri_rules
-from sam_pipeline.errors import InputError, StorageUnavailableError
+from sam_pipeline.errors import ConfigError, InputError, StorageUnavailableError
 from sam_pipeline.storage import fetching
-from sam_pipeline.storage.fetching import ChangedError, TooLargeToFetchError, fetch, find_probe
+from sam_pipeline.storage.fetching import ChangedError, RefusedError, TooLargeToFetchError, fetch, find_probe
 from sam_pipeline.storage.sources.source_image import Location, SourceImage
 from tests.storage.test_retrying import of_s3fs
 
@@ -310,6 +310,24 @@ def test_neither_the_web_nor_what_planning_refused_is_a_probe(flaky):
     refused = SourceImage("flaky://a", 10, None, error="refused")
     images = [SourceImage("http://127.0.0.1:1/a.png", None, None), refused, *planned("b")]
     assert find_probe(images, {}) == "flaky://b"
+
+
+def test_a_store_that_cannot_be_opened_is_the_fault_of_its_images_alone(flaky, monkeypatch):
+    def open_filesystem(uri, options):
+        if uri.startswith("gs://"):
+            raise ConfigError("cannot open 'gs://b/a.jpg': install gcsfs")
+        return real(uri, options)
+
+    real = fetching.open_filesystem
+    monkeypatch.setattr(fetching, "open_filesystem", open_filesystem)
+    images = [SourceImage(f"gs://b/{name}.jpg", None, None) for name in "ab"]
+    answers = fetch(images, {}, "flaky://probe")
+    assert [(type(answer), str(answer)) for answer in answers] == [
+        (RefusedError, "cannot open 'gs://b/a.jpg': install gcsfs")
+    ] * 2
+    assert find_probe([*images, *planned("b")], {}) == "flaky://b"
+    with pytest.raises(InputError, match=r"^cannot read the images \(gs://b/b.jpg\): cannot open .*: install gcsfs$"):
+        find_probe(images, {})
 
 
 def test_what_is_too_large_for_a_worker_is_not_fetched(flaky, monkeypatch):

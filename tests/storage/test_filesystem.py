@@ -1,3 +1,5 @@
+import io
+
 import pytest
 
 from sam_pipeline.clean_text import one_line
@@ -50,6 +52,14 @@ def test_options_are_for_remote_filesystems_only(tmp_path):
     assert filesystem.exists(path)
     remote, _ = open_filesystem("s3://bucket/key", {"anon": True, "client_kwargs": {"region_name": "eu-west-1"}})
     assert (remote.anon, remote.client_kwargs) == (True, {"region_name": "eu-west-1"})
+
+
+def test_of_hugging_face_no_more_is_read_than_a_range(monkeypatch):
+    filesystem, _ = open_filesystem("hf://datasets/owner/name/a.tar", {})
+    opened = []
+    monkeypatch.setattr(filesystem, "open", lambda path, mode, **options: opened.append(options) or io.BytesIO(b"0123"))
+    assert filesystem.cat_ranges(["datasets/owner/name/a.tar"], [1], [3]) == [b"12"]
+    assert [options["cache_type"] for options in opened] == ["none"]
 
 
 def test_uris_are_joined_with_single_slashes():

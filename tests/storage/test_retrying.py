@@ -4,11 +4,13 @@ import socket
 
 import aiohttp
 import botocore.exceptions as boto
+import httpx2 as httpx
 import pytest
 from aiohttp.http_exceptions import ContentLengthError
 from botocore.parsers import ResponseParserError
 from deltalake.exceptions import CommitFailedError, DeltaError
 from fsspec.exceptions import FSTimeoutError
+from huggingface_hub.errors import HfHubHTTPError
 from s3fs.errors import translate_boto_error
 
 from sam_pipeline.clean_text import error_text
@@ -168,6 +170,27 @@ def test_other_libraries_name_the_status_each_in_its_own_way():
     assert http_status(of_delta_status(403)) == 403
     assert http_status(SystemExit(1)) is None
     assert http_status(CUT_BODY) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (503, ErrorKind.TRANSIENT),
+        (429, ErrorKind.TRANSIENT),
+        (401, ErrorKind.DENIED),
+        (403, ErrorKind.DENIED),
+        (404, ErrorKind.FINAL),
+    ],
+)
+def test_an_answer_of_hugging_face_is_sorted_by_its_status(status, kind):
+    response = httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co/x"))
+    error = HfHubHTTPError("as the hub says", response=response)
+    assert (http_status(error), error_kind(error)) == (status, kind)
+
+
+def test_a_connection_to_hugging_face_may_come_back():
+    for error in (httpx.ConnectError("refused"), httpx.ReadTimeout("no answer")):
+        assert error_kind(error) is ErrorKind.TRANSIENT
 
 
 def test_the_causes_that_delta_draws_as_a_tree_become_one_line():

@@ -19,7 +19,6 @@ from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri, open_f
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.sources.disk_listing import Found, Retry, walk_disk
 from sam_pipeline.storage.sources.name_patterns import Below
-from sam_pipeline.storage.sources.selection import sorted_by_uri
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA, SourceImage, image_of_row
 from sam_pipeline.storage.sources.store_listing import etag_of, walk_store
 
@@ -35,17 +34,6 @@ class Listing:
     images: pa.Table
     """Of SOURCE_SCHEMA."""
     num_skipped: int
-
-
-def list_images(input_uri: str, options: StorageOptions) -> Listing:
-    """All images of an input in the order of their URIs; see file_images.
-
-    Raises:
-        InputError, StorageUnavailableError: see file_images.
-    """
-    parts = list(file_images(input_uri, options))
-    images = pa.concat_tables([part.images for part in parts])
-    return Listing(sorted_by_uri(images), sum(part.num_skipped for part in parts))
 
 
 def list_files(
@@ -161,7 +149,7 @@ def _table(filesystem: Any, files: list[tuple[str, int | None, str | None]]) -> 
         columns["uri"] = pa.array(uris, pa.string())
     except UnicodeEncodeError:  # on a disk names are bytes
         is_text = [is_encodable(uri) for uri in uris]
-        columns["uri"] = pa.array([uri.encode(errors="replace").decode() for uri in uris], pa.string())
+        columns["uri"] = pa.array([uri.encode(errors="backslashreplace").decode() for uri in uris], pa.string())
         errors = [None if text else "the name of the file is not UTF-8" for text in is_text]
         columns["error"] = pa.array(errors, pa.string())
     columns["size_bytes"] = pa.array([size for _, size, _ in files], pa.int64())

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from glob import has_magic
 
 import pyarrow as pa
 
 from sam_pipeline.config import InputFormat, PlanConfig
-from sam_pipeline.errors import InputError
+from sam_pipeline.errors import ConfigError, InputError
 from sam_pipeline.storage.filesystem import absolute_uri
 from sam_pipeline.storage.sources.coco import coco_images
 from sam_pipeline.storage.sources.files import IMAGE_SUFFIXES, file_images, list_files
-from sam_pipeline.storage.sources.manifest import manifest_images
+from sam_pipeline.storage.sources.manifest import MANIFEST_SUFFIXES, TEXT_MANIFEST_SUFFIXES, manifest_images
 from sam_pipeline.storage.sources.parquet_images import is_parquet_of_images, parquet_images
+from sam_pipeline.storage.sources.parquet_reading import PARQUET_SUFFIXES
 from sam_pipeline.storage.sources.selection import select
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
 from sam_pipeline.storage.sources.source_options import SourceOptions
@@ -22,14 +24,13 @@ from sam_pipeline.storage.sources.zips import zip_images
 
 logger = logging.getLogger(__name__)
 
-PARQUET_SUFFIXES = (".parquet", ".pq")
-TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 ZIP_SUFFIXES = (".zip",)
 
 _FORMATS_BY_SUFFIX: dict[tuple[str, ...], InputFormat] = {
     TAR_SUFFIXES: "webdataset",
     ZIP_SUFFIXES: "zip",
-    (".csv", ".csv.gz", ".jsonl", ".ndjson"): "manifest",
+    TEXT_MANIFEST_SUFFIXES: "manifest",
     (".json",): "coco",
 }
 
@@ -70,23 +71,39 @@ def list_input(config: PlanConfig) -> pa.Table:
 def _images(uri: str, input_format: InputFormat, options: SourceOptions) -> Iterator[pa.Table]:
     if input_format == "auto":
         input_format = _format_of(uri, options)
+    if input_format in ("files", "zip") and (options.keep or options.column is not None):
+        raise ConfigError(f"keep and input_column are for inputs with columns; {uri} is read as {input_format}")
+    num_skipped = 0
+
+    def count_skipped(num_files: int) -> None:
+        nonlocal num_skipped
+        num_skipped += num_files
+
     match input_format:
         case "manifest":
-            yield from manifest_images(uri, options)
+            for part in _manifests(uri, options):
+                yield from manifest_images(part, options)
         case "coco":
             yield from coco_images(uri, options)
         case "parquet":
             yield from parquet_images(list_files(uri, options.storage, PARQUET_SUFFIXES), options)
         case "webdataset":
-            yield from tar_images(list_files(uri, options.storage, TAR_SUFFIXES), options, _log_skipped)
+            yield from tar_images(list_files(uri, options.storage, TAR_SUFFIXES), options, count_skipped)
         case "zip":
-            yield from zip_images(list_files(uri, options.storage, ZIP_SUFFIXES), options, _log_skipped)
+            yield from zip_images(list_files(uri, options.storage, ZIP_SUFFIXES), options, count_skipped)
         case _:
-            num_skipped = 0
-            for part in file_images(uri, options.storage, IMAGE_SUFFIXES):
-                num_skipped += part.num_skipped
-                yield part.images
-            _log_skipped(num_skipped)
+            for listing in file_images(uri, options.storage, IMAGE_SUFFIXES):
+                count_skipped(listing.num_skipped)
+                yield listing.images
+    if num_skipped:
+        logger.info("skipped %d files that are not images", num_skipped)
+
+
+def _manifests(uri: str, options: SourceOptions) -> list[str]:
+    """The parts of a manifest: most often one."""
+    if uri.lower().endswith(MANIFEST_SUFFIXES) and not has_magic(uri):
+        return [uri]
+    return [file.uri for file in list_files(uri, options.storage, MANIFEST_SUFFIXES, what="manifests")]
 
 
 def _format_of(uri: str, options: SourceOptions) -> InputFormat:
@@ -99,8 +116,3 @@ def _format_of(uri: str, options: SourceOptions) -> InputFormat:
         first = list_files(uri, options.storage, PARQUET_SUFFIXES)[0]
         return "parquet" if is_parquet_of_images(first.uri, options) else "manifest"
     return "files"
-
-
-def _log_skipped(num_files: int) -> None:
-    if num_files:
-        logger.info("skipped %d files that are not images", num_files)

@@ -20,15 +20,17 @@ from sam_pipeline.storage.sources.manifest_rows import (
 )
 from sam_pipeline.storage.sources.named_uris import named_uris
 from sam_pipeline.storage.sources.object_reading import open_object
+from sam_pipeline.storage.sources.parquet_reading import PARQUET_SUFFIXES
 from sam_pipeline.storage.sources.source_options import SourceOptions
 
-MANIFEST_SUFFIXES = (".parquet", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+TEXT_MANIFEST_SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+MANIFEST_SUFFIXES = (*PARQUET_SUFFIXES, *TEXT_MANIFEST_SUFFIXES)
 
 URI_COLUMNS = ("uri", "url", "path", "image", "image_uri", "image_path", "file_name", "key")
-"""Where URIs are looked for, in this order, when no column is named and several hold text."""
+"""Where URIs are looked for, in this order, when no column is named; where there is none of these, the only text."""
 
 _READERS: dict[str, RowReader] = {
-    ".parquet": parquet_rows,
+    **dict.fromkeys(PARQUET_SUFFIXES, parquet_rows),
     ".csv": csv_rows,
     ".jsonl": json_line_rows,
     ".ndjson": json_line_rows,
@@ -102,8 +104,10 @@ def _wanted_columns(uri: str, options: SourceOptions, columns: Mapping[str, bool
     chosen = options.column
     if chosen is None:
         text = [name for name, is_text in columns.items() if is_text]
-        known = [name for name in URI_COLUMNS if columns.get(name, False) is not False]
-        chosen = next(iter(text if len(text) == 1 else known), None)
+        known = [name for name in URI_COLUMNS if name in columns]
+        usable = [name for name in known if columns[name] is not False]
+        # Beside a column of such a name another is not taken, even if it is the only one that holds text.
+        chosen = next(iter(usable if known else text if len(text) == 1 else []), None)
         if chosen is None:
             raise InputError(f"cannot tell which column of {uri} holds the URIs: name it; its columns: {there}")
     if columns[chosen] is False:

@@ -59,7 +59,7 @@ def parquet_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:
     """Read Parquet, of which only the columns that are wanted. See RowReader."""
     # Not pre_buffer, which reads the columns of all row groups before the first batch.
     parquet = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BLOCK_BYTES)
-    columns = choose({field.name: _holds_text(field.type) for field in parquet.schema_arrow})
+    columns = choose({field.name: holds_text(field.type) for field in parquet.schema_arrow})
     for name in columns.keep:
         check_keepable(name, parquet.schema_arrow.field(name).type)
     for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns.all):
@@ -106,7 +106,8 @@ def _rows(batch: pa.RecordBatch, columns: WantedColumns) -> Rows:
     return names.cast(pa.string()), extra
 
 
-def _holds_text(kind: pa.DataType) -> bool | None:
+def holds_text(kind: pa.DataType) -> bool | None:
+    """Whether a column of this type holds text; None where all of it is null."""
     if pt.is_dictionary(kind):
         kind = kind.value_type
     if pt.is_null(kind):

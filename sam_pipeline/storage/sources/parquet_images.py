@@ -20,14 +20,15 @@ from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError, SamPipelineError
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.sources.kept_values import check_keepable, json_objects
-from sam_pipeline.storage.sources.parquet_reading import NullRows, open_parquet, read_parquet_rows, why_null
+from sam_pipeline.storage.sources.manifest import URI_COLUMNS
+from sam_pipeline.storage.sources.manifest_rows import holds_text
+from sam_pipeline.storage.sources.parquet_reading import NullRows, open_parquet, why_null
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA, SourceImage, source_table
 from sam_pipeline.storage.sources.source_options import SourceOptions
 
-__all__ = ["is_parquet_of_images", "parquet_images", "read_parquet_rows"]
-
 _IMAGE_NAMES = ("image", "img", "bytes", "jpg", "png", "content")
 _ROWS_AT_ONCE = 100_000
+_ROW_DIGITS = 9
 _FILES_AT_ONCE = 8
 
 
@@ -37,6 +38,8 @@ class _UnusableError(Exception):
 
 def is_parquet_of_images(uri: str, options: SourceOptions) -> bool:
     """Whether a Parquet file holds images, by its columns; else it is a list of their URIs.
+
+    Bytes beside a column with the name of URIs may be anything, such as a hash, unless they are called as images are.
 
     Raises:
         InputError: the file cannot be read.
@@ -51,14 +54,17 @@ def is_parquet_of_images(uri: str, options: SourceOptions) -> bool:
     except Exception as error:
         raise InputError(f"cannot read {uri}: {one_line(error)}") from error
     candidates = _candidates(schema)
-    return bool(candidates) if options.column is None else options.column in candidates
+    if options.column is not None:
+        return options.column in candidates
+    names_uris = any(name in schema.names and holds_text(schema.field(name).type) for name in URI_COLUMNS)
+    return any(not names_uris or name in _IMAGE_NAMES or path != name for name, path in candidates.items())
 
 
 def parquet_images(containers: Iterable[SourceImage], options: SourceOptions) -> Iterator[pa.Table]:
     """Plan every row of Parquet files as an image.
 
-    An image is named `part.parquet#0017`: with as many digits as the number of the file's last row has, so that the
-    order of the URIs is that of the rows, in which they are read. Some footers are read at once.
+    An image is named `part.parquet#000000017`, so that the order of the URIs is that of the rows, in which they are
+    read, however many a file has or gets. Some footers are read at once.
 
     Which image is null is found out here only where the statistics say that all of a row group are; else by the reader.
 
@@ -102,10 +108,9 @@ class _Planned:
 
     def tables(self, container: SourceImage) -> Iterator[pa.Table]:
         """The rows as images."""
-        num_digits = len(str(max(0, self.num_rows - 1)))
         for number, first in enumerate(range(0, self.num_rows, _ROWS_AT_ONCE)):
             rows = pa.array(range(first, min(first + _ROWS_AT_ONCE, self.num_rows)), pa.int64())
-            digits = pc.utf8_lpad(rows.cast(pa.string()), num_digits, padding="0")
+            digits = pc.utf8_lpad(rows.cast(pa.string()), _ROW_DIGITS, padding="0")
             columns: dict[str, Any] = {field.name: pa.nulls(len(rows), field.type) for field in SOURCE_SCHEMA}
             columns["uri"] = pc.binary_join_element_wise(f"{container.uri}#", digits, "")
             columns["location"] = self._locations(container.uri, rows)

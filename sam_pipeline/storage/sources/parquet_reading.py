@@ -16,6 +16,8 @@ from sam_pipeline.clean_text import one_line
 from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem
 from sam_pipeline.storage.retrying import is_denied, is_transient
 
+PARQUET_SUFFIXES = (".parquet", ".pq")
+
 # Asked for at once, so that a row group need not be in memory as a whole.
 _BUFFER_BYTES = 8 << 20
 _BATCH_BYTES = 32 << 20

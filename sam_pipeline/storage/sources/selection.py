@@ -77,11 +77,6 @@ def select(
     return Selection(take_rows(chosen, rows), num_twice, images.num_rows - chosen.num_rows)
 
 
-def sorted_by_uri(images: pa.Table) -> pa.Table:
-    """Images in the order of their URIs; those with the same one stay in the order they had."""
-    return take_rows(images, _order(images["uri"]))
-
-
 def take_rows(table: pa.Table, rows: _Rows) -> pa.Table:
     """Rows by their numbers; unlike Table.take also of a table whose strings are more than 2 GiB."""
     if len(rows) == table.num_rows and (np.diff(rows) == 1).all():

@@ -20,7 +20,8 @@ _MAX_SPLIT = 2000
 _FEW = 16
 _MAX_LEVELS = 3
 
-_ETAG_NAMES = ("ETag", "etag", "mtime", "last_modified")
+# Those of S3 and Azure, of Google, of Hugging Face, and of what has none.
+_ETAG_NAMES = ("ETag", "etag", "blob_id", "mtime", "last_modified")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sam_pipeline.storage.sources.parquet_images import read_parquet_rows
+from sam_pipeline.storage.sources.parquet_reading import read_parquet_rows
 from sam_pipeline.storage.sources.source_image import SourceImage
 
 HUGGING_FACE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

@@ -12,8 +12,9 @@ from sam_pipeline.storage.fetching import fetch
 from sam_pipeline.storage.filesystem import open_filesystem
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.sources import disk_listing, files
-from sam_pipeline.storage.sources.files import file_images, list_files, list_images, source_image
+from sam_pipeline.storage.sources.files import file_images, list_files, source_image
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA, SourceImage, image_of_row
+from tests.storage.sources.listings import list_images
 
 ODD_NAMES = ["with space.jpg", "a#b.jpg", "100%25.jpg", "what?.jpg", "a[1].jpg", "a*.jpg", "é-日本.jpg", "a::b.jpg"]
 
@@ -255,11 +256,14 @@ def test_links_in_circles_and_what_is_no_file_are_passed_over(tmp_path):
 
 def test_a_name_that_is_no_text_is_an_image_with_an_error(tmp_path):
     put(tmp_path, "a.jpg")
-    with open(os.fsencode(tmp_path) + b"/b\xff.jpg", "wb"):
-        pass
+    put(tmp_path, "b?.jpg")
+    for name in (b"/b\xff.jpg", b"/b\xfe.jpg"):
+        with open(os.fsencode(tmp_path) + name, "wb"):
+            pass
     listing = list_images(str(tmp_path), {})
-    assert listing.images["uri"].to_pylist() == [f"file://{tmp_path}/a.jpg", f"file://{tmp_path}/b?.jpg"]
-    assert listing.images["error"].to_pylist() == [None, "the name of the file is not UTF-8"]
+    names = ("a.jpg", "b?.jpg", "b\\udcfe.jpg", "b\\udcff.jpg")
+    assert listing.images["uri"].to_pylist() == [f"file://{tmp_path}/{name}" for name in names], "none for another"
+    assert listing.images["error"].to_pylist() == [None, None, *["the name of the file is not UTF-8"] * 2]
 
 
 def test_a_listing_comes_in_parts_of_the_schema(tmp_path, monkeypatch):

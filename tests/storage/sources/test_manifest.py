@@ -130,8 +130,16 @@ class TestTheColumn:
         assert uris(path, column="other") == [f"file://{tmp_path}/b"]
 
     def test_is_the_only_one_with_text(self, tmp_path, suffix):
-        path = write(tmp_path / f"m.{suffix}", {"uri": [1, 2], "odd": ["a", None], "score": [0.5, 1.5]})
+        path = write(tmp_path / f"m.{suffix}", {"number": [1, 2], "odd": ["a", None], "score": [0.5, 1.5]})
         assert uris(path)[0] == f"file://{tmp_path}/a"
+
+    def test_is_no_other_than_the_one_with_a_well_known_name(self, tmp_path, suffix):
+        path = write(tmp_path / f"m.{suffix}", {"key": [1, 2], "caption": ["a", "b"]})
+        if suffix == "csv":  # where numbers may be names
+            assert uris(path) == [f"file://{tmp_path}/1", f"file://{tmp_path}/2"]
+        else:
+            with pytest.raises(InputError, match=r"cannot tell which column .*'key', 'caption'"):
+                read(path)
 
     def test_is_the_first_well_known_one_of_several(self, tmp_path, suffix):
         columns = {"caption": ["x"], "key": ["k"], "image_path": ["p"], "url": ["u"]}

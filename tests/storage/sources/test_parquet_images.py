@@ -11,7 +11,8 @@ import pytest
 from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.sources import parquet_images as planning
-from sam_pipeline.storage.sources.parquet_images import is_parquet_of_images, parquet_images, read_parquet_rows
+from sam_pipeline.storage.sources.parquet_images import is_parquet_of_images, parquet_images
+from sam_pipeline.storage.sources.parquet_reading import read_parquet_rows
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA, Location, SourceImage, image_of_row
 from sam_pipeline.storage.sources.source_options import SourceOptions
 from tests.storage.sources.parquet_files import data_of, hugging_face, read, write
@@ -53,11 +54,10 @@ def test_what_is_no_parquet_or_is_not_there_has_no_columns(tmp_path):
 
 def test_a_row_is_an_image_and_no_bytes_are_read(tmp_path, monkeypatch):
     container = write(tmp_path / "a.parquet", {"image": pa.array([data_of(row) for row in range(3)])})
-    monkeypatch.setattr(planning, "read_parquet_rows", None)
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", None)
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", None)
     assert images_in([container]) == [
-        SourceImage(f"{container.uri}#{row}", None, "v1", Location(container.uri, "parquet", row, None, "image"))
+        SourceImage(f"{container.uri}#{row:09}", None, "v1", Location(container.uri, "parquet", row, None, "image"))
         for row in range(3)
     ]
 
@@ -66,7 +66,7 @@ def test_the_order_of_the_uris_is_that_of_the_rows(tmp_path):
     container = write(tmp_path / "a.parquet", {"image": pa.array([b"x"] * 101)})
     uris = [image.uri for image in images_in([container])]
     assert uris == sorted(uris)
-    assert (uris[7], uris[100]) == (f"{container.uri}#007", f"{container.uri}#100")
+    assert (uris[7], uris[100]) == (f"{container.uri}#000000007", f"{container.uri}#000000100")
 
 
 def test_many_rows_come_in_parts_that_go_on_counting(tmp_path, monkeypatch):
@@ -187,8 +187,8 @@ def test_files_that_cannot_be_used_are_one_row_each_and_others_go_on(tmp_path):
     images = images_in(containers, SourceOptions({}, keep=("label",)))
     assert [(image.uri, image.location is None) for image in images] == [
         (f"{tmp_path}/damaged.parquet#", True),
-        (f"{tmp_path}/good.parquet#0", False),
-        (f"{tmp_path}/good.parquet#1", False),
+        (f"{tmp_path}/good.parquet#000000000", False),
+        (f"{tmp_path}/good.parquet#000000001", False),
         (f"{tmp_path}/other.parquet#", True),
         (f"{tmp_path}/bare.parquet#", True),
         (f"{tmp_path}/gone.parquet#", True),
@@ -251,7 +251,7 @@ def test_remote_files_are_planned_and_read(tmp_path):
     try:
         assert is_parquet_of_images(uri, OPTIONS)
         (image, *_) = images_in([SourceImage(uri, None, None)])
-        assert image == SourceImage(f"{uri}#0", None, None, Location(uri, "parquet", 0, None, "image"))
+        assert image == SourceImage(f"{uri}#000000000", None, None, Location(uri, "parquet", 0, None, "image"))
         assert list(read_parquet_rows(uri, "image", [3], {})) == [(3, data_of(3))]
     finally:
         filesystem.rm(uri)

@@ -9,9 +9,11 @@ import pytest
 from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.sources import files, store_listing
-from sam_pipeline.storage.sources.files import file_images, list_files, list_images
+from sam_pipeline.storage.sources.files import file_images, list_files
 from sam_pipeline.storage.sources.source_image import SourceImage, image_of_row
+from sam_pipeline.storage.sources.store_listing import etag_of
 from tests.storage.sources.fake_s3 import FakeS3
+from tests.storage.sources.listings import list_images
 
 
 @pytest.fixture
@@ -32,6 +34,12 @@ def keys_in(uri):
 
 def prefixes(store):
     return [(request["Prefix"], "Delimiter" in request) for request in store.requests]
+
+
+def test_what_changes_with_an_object_is_told_in_the_words_of_each_store():
+    for info in ({"ETag": '"v1"'}, {"etag": "v1", "mtime": 5}, {"blob_id": "v1", "last_modified": 5}, {"mtime": "v1"}):
+        assert etag_of(info) == "v1"
+    assert etag_of({"size": 3}) is None
 
 
 def test_an_object_is_listed_with_its_size_and_etag(store):
