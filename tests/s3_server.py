@@ -67,8 +67,8 @@ class S3Server:
     def put_folder(self, bucket: str, prefix: str, folder: Path) -> str:
         """Upload a folder's files; returns the URI of the prefix."""
         with self._client() as client:
-            for path in sorted(folder.iterdir()):
-                client.put_object(Bucket=bucket, Key=f"{prefix}/{path.name}", Body=path.read_bytes())
+            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                client.put_object(Bucket=bucket, Key=f"{prefix}/{path.relative_to(folder)}", Body=path.read_bytes())
         return f"s3://{bucket}/{prefix}"
 
     def get(self, bucket: str, key: str) -> bytes:

@@ -1,7 +1,10 @@
 """The storage layer over a network and a store that fail, through the proxy."""
 
+import json
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
@@ -10,6 +13,8 @@ from sam_pipeline.storage import retrying
 from sam_pipeline.storage.delta import open_table
 from sam_pipeline.storage.fetching import ChangedError, fetch, find_probe
 from sam_pipeline.storage.filesystem import delta_storage_options, open_filesystem
+from sam_pipeline.storage.prompts.prompt_files import read_prompts
+from sam_pipeline.storage.prompts.prompt_rows import PromptOptions
 from sam_pipeline.storage.retrying import error_kind, is_transient, retried
 from sam_pipeline.storage.sources.source_image import SourceImage, image_of_row
 from tests.faults.delta_steps import create_and_commit
@@ -54,6 +59,29 @@ def options(proxy):
     """Time-outs shorter than the stalls of the proxy."""
     # The endpoint too, else fsspec gives the filesystem of another test's proxy.
     return {"endpoint_url": proxy.endpoint, "config_kwargs": {"read_timeout": 0.5, "connect_timeout": 1}}
+
+
+def prompt_files(folder):
+    """Prompts in every format; labels in two folders."""
+    boxes = [{"image": f"{n:03}.jpg", "bbox": [n, 1, 2, 3], "score": n / 100} for n in range(NUM_IMAGES)]
+    (folder / "p.json").write_text(json.dumps([box | {"image_id": box["image"]} for box in boxes]))
+    (folder / "p.jsonl").write_text("".join(json.dumps(box) + "\n" for box in boxes))
+    pq.write_table(pa.Table.from_pylist(boxes), folder / "p.parquet", row_group_size=10)
+    for n in range(NUM_IMAGES):
+        (folder / f"labels/{n % 2}").mkdir(parents=True, exist_ok=True)
+        (folder / f"labels/{n % 2}/{n:03}.txt").write_text(f"{n} 0.5 0.5 0.25 0.{n + 1}\n" * (n % 3))
+    return ["p.json", "p.jsonl", "p.parquet", "labels"]
+
+
+def test_prompts_are_read_as_from_a_disk_though_three_requests_in_ten_fail(proxy, options, s3, tmp_path):
+    names, bucket = prompt_files(tmp_path), s3.create_bucket()
+    s3.put_folder(bucket, "in", tmp_path)
+    proxy.random_faults = RandomFaults(0.3, seed=7)
+    for name in names:
+        on_disk = pa.concat_tables(read_prompts(f"{tmp_path}/{name}", PromptOptions({})))
+        on_s3 = pa.concat_tables(read_prompts(f"s3://{bucket}/in/{name}", PromptOptions(options)))
+        assert on_disk.num_rows == (99 if name == "labels" else NUM_IMAGES)
+        assert on_s3.to_pylist() == on_disk.to_pylist(), name
 
 
 def test_with_three_requests_in_ten_failing_everything_is_done_and_the_same(proxy, options, bucket):

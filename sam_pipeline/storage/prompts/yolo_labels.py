@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import Any
 
 import pyarrow as pa
 
 from sam_pipeline.clean_text import one_line
-from sam_pipeline.errors import InputError, SamPipelineError
+from sam_pipeline.errors import InputError
+from sam_pipeline.storage.fetching import fetch
 from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri, open_filesystem
 from sam_pipeline.storage.prompts.prompt_values import Row, bad_row, whole_number
 from sam_pipeline.storage.prompts.row_tables import row_tables
-from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.sources.name_patterns import Below
 from sam_pipeline.storage.sources.source_image import SourceImage
 
@@ -45,16 +43,11 @@ def _rows(files: Sequence[SourceImage], uri: str, options: StorageOptions) -> It
         if file.error is not None:  # its name is no text, so it cannot be asked for
             yield bad_row(_row(None, 0), file.error)
     for batch in _batches([file for file in files if file.error is None]):
-        paths = [filesystem._strip_protocol(file.uri) for file in batch]
-        try:
-            # Once the files could be listed, being denied may pass.
-            contents = retried(partial(_fetched, filesystem, paths, batch), what=f"read {uri}", denied_is_final=False)
-        except SamPipelineError:
-            raise
-        except Exception as error:
-            raise InputError(f"cannot read {uri}: {one_line(error)}") from error
-        for path, content in zip(paths, contents, strict=True):
-            yield from _label_rows(_key(path, root), content)
+        # The first tells an error of a file from one of the storage.
+        for file, content in zip(batch, fetch(batch, options, batch[0].uri), strict=True):
+            if isinstance(content, Exception):
+                raise InputError(f"cannot read {file.uri}: {one_line(content)}") from content
+            yield from _label_rows(_key(filesystem._strip_protocol(file.uri), root), content)
 
 
 def _batches(files: Sequence[SourceImage]) -> Iterator[list[SourceImage]]:
@@ -70,30 +63,6 @@ def _batches(files: Sequence[SourceImage]) -> Iterator[list[SourceImage]]:
         num_bytes += file.size_bytes or 0
     if batch:
         yield batch
-
-
-def _fetched(filesystem: Any, paths: list[str], files: Sequence[SourceImage]) -> list[bytes]:
-    """The contents of files, in one attempt.
-
-    Raises:
-        InputError: a file is not the one that was listed.
-        Exception: as the filesystem has it.
-    """
-    # A byte more than was listed shows that a file has grown. Without an end s3fs would ask for the size; an empty
-    # object has no ranges.
-    ends = [file.size_bytes + 1 if file.size_bytes else None for file in files]
-    starts = [None if end is None else 0 for end in ends]
-    contents: list[bytes] = []
-    answers = filesystem.cat_ranges(paths, starts, ends, on_error="return")
-    for file, answer in zip(files, answers, strict=True):
-        if isinstance(answer, Exception):
-            raise answer
-        if file.size_bytes not in (None, len(answer)):
-            raise InputError(
-                f"{file.uri} changed while it was read: {file.size_bytes} bytes, now {len(answer)} or more"
-            )
-        contents.append(answer)
-    return contents
 
 
 def _key(path: str, root: str) -> str:

@@ -3,6 +3,7 @@ import os
 import pytest
 
 from sam_pipeline.errors import InputError, StorageUnavailableError
+from sam_pipeline.storage import fetching
 from sam_pipeline.storage.prompts import yolo_labels
 from sam_pipeline.storage.prompts.prompt_files import list_prompt_files, read_regions
 from sam_pipeline.storage.prompts.yolo_labels import yolo_prompts
@@ -100,9 +101,7 @@ def test_files_are_read_some_at_a_time(tmp_path, monkeypatch, limit):
     monkeypatch.setattr(yolo_labels, limit, 3 if limit == "_FILES_AT_ONCE" else 3 * len(LINE))
     asked = []
     monkeypatch.setattr(
-        yolo_labels,
-        "_fetched",
-        lambda filesystem, paths, files: asked.append(len(paths)) or [LINE.encode()] * len(files),
+        yolo_labels, "fetch", lambda files, *_: asked.append(len(files)) or [LINE.encode()] * len(files)
     )
     put(tmp_path, **{f"{number:02}": LINE for number in range(10)}, classes="dog")
     assert [row["key"] for row in read_rows(tmp_path)] == [f"{number:02}" for number in range(10)]
@@ -120,7 +119,7 @@ def test_a_file_that_changed_since_it_was_listed_is_an_input_error(tmp_path, now
     put(tmp_path, a=LINE)
     files = list_prompt_files(str(tmp_path), {})
     put(tmp_path, a=now)
-    with pytest.raises(InputError, match=r"a\.txt changed while it was read: 18 bytes, now"):
+    with pytest.raises(InputError, match=r"cannot read .*a\.txt: planned with 18 bytes, now"):
         list(yolo_prompts(files, str(tmp_path), {}))
 
 
@@ -139,7 +138,7 @@ def test_files_of_unknown_size_are_read_whole(tmp_path):
 
 
 class Store:
-    """Answers of cat_ranges, one list a call, the last again and again."""
+    """Answers to who asks for a.txt, in turn and the last again and again; b.txt is empty."""
 
     def __init__(self, *answers):
         self.answers = list(answers)
@@ -151,14 +150,31 @@ class Store:
     def cat_ranges(self, paths, starts, ends, on_error):
         assert on_error == "return"
         self.calls.append((paths, starts, ends))
+        return [self._next() if path.endswith("a.txt") else b"" for path in paths]
+
+    def cat_file(self, path, start, end):
+        if isinstance(self.answers[0], ConnectionError):
+            raise self.answers[0]
+
+    def _next(self):
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    def invalidate_cache(self):
+        pass
+
+    def info(self, path):
+        return {"name": path, "size": len(LINE), "ETag": "1"}
+
+    def unstrip_protocol(self, path):
+        return f"s3://{path}"
 
 
 @pytest.fixture
 def store(monkeypatch):
     def make(*answers):
         made = Store(*answers)
-        monkeypatch.setattr(yolo_labels, "open_filesystem", lambda uri, options: (made, uri.removeprefix("s3://")))
+        for module in (yolo_labels, fetching):
+            monkeypatch.setattr(module, "open_filesystem", lambda uri, options: (made, uri.removeprefix("s3://")))
         return made
 
     return make
@@ -168,26 +184,26 @@ FILES = [SourceImage("s3://b/labels/a.txt", len(LINE), "1"), SourceImage("s3://b
 
 
 def test_a_store_is_asked_for_ranges_since_a_whole_object_costs_two_requests(store):
-    made = store([LINE.encode(), b""])
+    made = store(LINE.encode())
     (table,) = yolo_prompts(FILES, "s3://b/labels", {})
     assert table["key"].to_pylist() == ["a"]
     assert made.calls == [(["b/labels/a.txt", "b/labels/b.txt"], [0, None], [len(LINE) + 1, None])]
 
 
-def test_what_may_pass_is_tried_again(store, clock):
-    made = store([ConnectionError("reset"), b""], [LINE.encode(), TimeoutError()], [LINE.encode(), b""])
+def test_what_may_pass_or_was_cut_in_silence_is_asked_for_again_and_nothing_else(store, clock):
+    made = store(ConnectionError("reset"), LINE[:-1].encode(), TimeoutError(), LINE.encode())
     (table,) = yolo_prompts(FILES, "s3://b/labels", {})
-    assert table.num_rows == 1
-    assert len(made.calls) == 3
+    assert table["error"].to_pylist() == [None]
+    assert [len(paths) for paths, _, _ in made.calls] == [2, 1, 1, 1]
 
 
 def test_a_store_that_does_not_answer_stops_the_run(store, clock):
-    store([ConnectionError("reset"), b""])
+    store(ConnectionError("reset"))
     with pytest.raises(StorageUnavailableError, match="cannot read s3://b/labels"):
         list(yolo_prompts(FILES, "s3://b/labels", {}))
 
 
 def test_what_does_not_pass_is_an_input_error(store, clock):
-    store([PermissionError(13, "no"), b""])
-    with pytest.raises(InputError, match="cannot read s3://b/labels"):
+    store(PermissionError(13, "no"))
+    with pytest.raises(InputError, match=r"cannot read s3://b/labels/a\.txt"):
         list(yolo_prompts(FILES, "s3://b/labels", {}))
