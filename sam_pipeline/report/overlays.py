@@ -10,13 +10,15 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from sam_pipeline.storage.fetching import fetch
 from sam_pipeline.storage.filesystem import StorageOptions
 from sam_pipeline.storage.image_reading import decode_image
-from sam_pipeline.storage.mask_table import iterate_rows
+from sam_pipeline.storage.mask_table import open_results
+from sam_pipeline.storage.result_reading import iterate_results
 from sam_pipeline.storage.sources.source_image import SourceImage
 
 _OPACITY = 0.45
@@ -57,10 +59,9 @@ def write_overlays(output: str, folder: Path, options: StorageOptions) -> Iterat
         The path of each picture.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for batch in iterate_rows(output, options):
-        for row in batch.to_pylist():
-            if row["status"] != "ok":
-                continue
+    columns = ["image_id", "uri", "height", "width", "masks"]
+    for rows in iterate_results(open_results(output, options), columns, pc.field("status") == "ok", options):
+        for row in rows.to_pylist():
             data = fetch([SourceImage(row["uri"], None, None)], options, None)[0]
             if isinstance(data, Exception):
                 raise data

@@ -366,18 +366,6 @@ def vacuum(output: str, retention_hours: int, options: StorageOptions) -> int:
     return sum(remove_files(join_uri(output, folder), paths, options) for folder, paths in unused.items() if paths)
 
 
-def iterate_rows(output: str, options: StorageOptions) -> Iterator[pa.RecordBatch]:
-    """All result rows, in batches of bounded size.
-
-    Raises:
-        OutputError: there is no results table.
-    """
-    table = open_results(output, options)
-    with output_errors(join_uri(output, "masks")):
-        # 64 rows of a hundred masks are some 3 MB: verifying millions of images stays in bounded memory.
-        yield from table.to_pyarrow_dataset().to_batches(batch_size=64, batch_readahead=2, fragment_readahead=1)
-
-
 def open_results(output: str, options: StorageOptions) -> DeltaTable:
     """Open the results for reading.
 

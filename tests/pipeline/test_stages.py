@@ -12,8 +12,9 @@ from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.stages import decode_masks, read_images, write_shard
 from sam_pipeline.storage import fetching
 from sam_pipeline.storage.image_reading import TooLargeError
-from sam_pipeline.storage.mask_table import iterate_rows
+from sam_pipeline.storage.mask_table import open_results
 from sam_pipeline.storage.prompt_table import write_prompts
+from sam_pipeline.storage.result_reading import read_results
 from sam_pipeline.storage.schema import PROMPTS_SCHEMA
 from tests.pipeline.jobs import Monitor, job_of
 from tests.storage.image_files import noise, saved
@@ -113,7 +114,8 @@ def test_a_written_shard_can_be_committed_from_its_descriptor(folder):
     (shard,) = shards_of(write_shard(results_table([row(1), row(0)]), job, Monitor()))
     table.commit([shard])
     assert table.committed_ids(3).tolist() == [True, True, False]
-    assert [row["image_id"] for batch in iterate_rows(job.output, {}) for row in batch.to_pylist()] == [0, 1]
+    rows = read_results(open_results(job.output, {}), ["image_id"], None, {})
+    assert rows["image_id"].to_pylist() == [0, 1]
 
 
 BOX = {"role": "prompt", "prompt_id": 4, "is_relative": False, "box_xyxy": [1.0, 2.0, 20.0, 25.0], "category_id": 3}

@@ -23,12 +23,13 @@ from sam_pipeline.storage.mask_table import (
     RunState,
     check_fingerprint,
     delete_rows,
-    iterate_rows,
+    open_results,
     read_header,
     read_state,
     vacuum,
 )
 from sam_pipeline.storage.plan_table import read_planned
+from sam_pipeline.storage.result_reading import read_results
 from sam_pipeline.storage.schema import IMAGES_SCHEMA, MASKS_SCHEMA
 from sam_pipeline.storage.sources.source_image import SourceImage, source_table
 from tests.storage.runs import FINGERPRINT, FLOAT_FIELDS, failed_row, finished, plan, row, shard, take_over
@@ -42,8 +43,8 @@ def output(tmp_path):
 
 
 def stored(output):
-    batches = [batch.to_pylist() for batch in iterate_rows(output, {})]
-    return sorted((row for batch in batches for row in batch), key=lambda row: row["image_id"])
+    rows = read_results(open_results(output, {}), MASKS_SCHEMA.names, None, {})
+    return sorted(rows.to_pylist(), key=lambda row: row["image_id"])
 
 
 def as_stored(rows):
@@ -199,7 +200,7 @@ def test_compaction_and_new_starts_are_no_commits_of_images(output):
 def test_where_no_run_started_there_is_no_state_and_no_rows(output):
     assert read_state(output, {}) is None
     with pytest.raises(OutputError, match="no results in"):
-        next(iterate_rows(output, {}))
+        open_results(output, {})
 
 
 @pytest.mark.parametrize(
