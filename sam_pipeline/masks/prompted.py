@@ -30,7 +30,7 @@ from sam_pipeline.model.sam import Sam
 
 # Image tokens of prompts with a mask differ, and take 4 MB each: the plain decoder holds several copies of them.
 _MASK_PROMPTS_AT_ONCE = 8
-# Logits of the masks that are chosen, 256 KB each.
+# Of all others there is one mask each, 256 KB of logits.
 _PROMPTS_AT_ONCE = 256
 
 

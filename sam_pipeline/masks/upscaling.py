@@ -80,10 +80,12 @@ class Upscaling:
         """Masks at full resolution, from logits as for `measure`, one tensor (4 * rows, 4 * columns) a mask."""
         if not low_res_masks:
             return []
-        stacked = torch.stack(list(low_res_masks)).cpu()
-        rows, columns = self._axes(stacked)
+        rows, columns = self._axes(low_res_masks[0])
+        # From another device in one copy; on a CPU they are where they are needed.
+        on_cpu = low_res_masks if low_res_masks[0].device.type == "cpu" else torch.stack(list(low_res_masks)).cpu()
+        arrays = [logits.numpy() for logits in on_cpu]
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            edges = pool.map(lambda logits: mask_edges(logits, rows, columns, self.sam.mask_threshold), stacked.numpy())
+            edges = pool.map(lambda logits: mask_edges(logits, rows, columns, self.sam.mask_threshold), arrays)
             return [Runs(self.crop_size, one) for one in edges]
 
     def binarize(self, low_res_masks: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ Reading and writing tasks stay free of this module, and so of torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ import numpy.typing as npt
 import torch
 
 from sam_pipeline.errors import CheckpointError
-from sam_pipeline.masks.generator import CropDetections, MaskGenerator
-from sam_pipeline.masks.prompted import PromptDetections, PromptedMaskGenerator
+from sam_pipeline.masks.generator import MaskGenerator
+from sam_pipeline.masks.prompted import PromptedMaskGenerator
 from sam_pipeline.masks.records import MaskRecord
 from sam_pipeline.masks.shared_decoder import SharedDecoder
 from sam_pipeline.model.checkpoints import resolve_checkpoint, sha256_of
@@ -24,8 +25,10 @@ from sam_pipeline.pipeline.job import EncodedImage, Job
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _EMBEDDING_SHAPE = (256, 64, 64)
-# Images whose NMS and RLE are done at once, beside the device's work.
+# Images, or parts of them, whose NMS and RLE are done at once, beside the device's work.
 _FINISHING_AT_ONCE = 2
+# Their logits wait for that: a quarter of a gigabyte.
+_PROMPTS_AT_ONCE = 1024
 
 
 def check_weights(model_type: str, path: Path) -> None:
@@ -76,22 +79,21 @@ class SamEngine:
 
         While threads finish the masks of one image, the device is busy with the next.
         """
-        finishing = [self._finishers.submit(self._finish, *self._detect(image)) for image in images]
-        return [masks.result() for masks in finishing]
+        finishing = [[self._finishers.submit(finish) for finish in self._detect(image)] for image in images]
+        return [[mask for part in parts for mask in part.result()] for parts in finishing]
 
-    def _detect(self, image: EncodedImage) -> tuple[PromptDetections | None, list[CropDetections]]:
+    def _detect(self, image: EncodedImage) -> Iterator[Callable[[], Sequence[MaskRecord]]]:
+        """What is left to finish, part by part: an image may have any number of prompts."""
         if not image.embeddings:
-            return None, []
+            return
         # bytearray: torch warns of read-only memory, and the copy of 4 MB is nothing beside the decoder.
         buffers = [torch.frombuffer(bytearray(data), dtype=self._dtype) for data in image.embeddings]
         crops = torch.stack([buffer.view(_EMBEDDING_SHAPE) for buffer in buffers])
-        of_prompts, of_grid = None, []
-        if image.prompts.prompts and self._mode != "grid":
-            of_prompts = self._prompted.detect(crops[:1], image.original_size, image.prompts.prompts)
+        if self._mode != "grid":
+            prompts = image.prompts.prompts
+            for first in range(0, len(prompts), _PROMPTS_AT_ONCE):
+                some = prompts[first : first + _PROMPTS_AT_ONCE]
+                yield partial(self._prompted.finish, self._prompted.detect(crops[:1], image.original_size, some))
         if self._mode != "prompted":
-            of_grid = self._generator.detect(crops, image.original_size, image.prompts.regions)
-        return of_prompts, of_grid
-
-    def _finish(self, of_prompts: PromptDetections | None, of_grid: list[CropDetections]) -> list[MaskRecord]:
-        prompted = [] if of_prompts is None else self._prompted.finish(of_prompts)
-        return [*prompted, *self._generator.finish(of_grid)]
+            found = self._generator.detect(crops, image.original_size, image.prompts.regions)
+            yield partial(self._generator.finish, found)

@@ -47,3 +47,29 @@ def test_images_keep_their_order_while_some_are_finished_beside_the_device(engin
     counts_and_sizes = [(1, (1, 1)), (2, (2, 2)), (0, (None, None)), (1, (3, 3))]
     images = (EncodedImage([EMBEDDING] * count, size, ImagePrompts()) for count, size in counts_and_sizes)
     assert engine.decode(images) == [[(1, 1)], [(2, 2)] * 2, [], [(3, 3)]]
+
+
+class Parts:
+    """A generator whose masks are the prompts, with the number that was detected beside them."""
+
+    def __init__(self, *_):
+        pass
+
+    def detect(self, image_embedding, original_size, prompts):
+        assert len(image_embedding) == 1, "prompts are for the whole image"
+        return [(prompt, len(prompts)) for prompt in prompts]
+
+    def finish(self, detections):
+        return detections
+
+
+@pytest.mark.parametrize(("mode", "of_grid"), [("prompted", []), ("both", [(1, 1)] * 3)])
+@pytest.mark.usefixtures("engine")
+def test_the_prompts_of_an_image_are_answered_in_parts_and_before_the_grid(monkeypatch, mode, of_grid):
+    monkeypatch.setattr(engine_module, "PromptedMaskGenerator", Parts)
+    monkeypatch.setattr(engine_module, "_PROMPTS_AT_ONCE", 2)
+    monkeypatch.setattr(Halves, "finish", lambda _, detections: detections)
+    engine = SamEngine(job_of(threads=torch.get_num_threads(), mode=mode))
+    images = [EncodedImage([EMBEDDING] * 3, (1, 1), ImagePrompts("abcde")), EncodedImage([], (1, 1), ImagePrompts())]
+    answered = [("a", 2), ("b", 2), ("c", 2), ("d", 2), ("e", 1)]
+    assert engine.decode(images) == [[*answered, *of_grid], []]
