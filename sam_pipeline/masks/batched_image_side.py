@@ -1,6 +1,6 @@
 """The passes over the image tokens as batched products, for a device with memory to spare and no kernels of its own.
 
-The algebra of `TiledImageSide`, with all prompts of a call in each operation. Legend: see `image_side`.
+All prompts of a call are in each operation. Legend: see `image_side`.
 """
 
 from __future__ import annotations
@@ -13,25 +13,27 @@ from torch import Tensor
 
 from sam_pipeline.masks.image_side import ImageSideWeights, SharedTokens
 
-_PROMPTS_AT_ONCE = 128
-"""Image tokens of a prompt are 4 MB in float32, and some four times that while a pass runs: 2 GB in all."""
 _PROMPTS_UPSCALED_AT_ONCE = 16
 """The finest channels of a prompt are 8 MB."""
 
 
 class BatchedImageSide:
-    """The passes on any device. See `ImageSide`.
+    """The passes on any device. See `AbsorbedPasses`.
 
     Args:
         weights: on the device to use.
         dtype: of the image tokens and of the products with them. Averages, softmaxes over the image, and mask logits
             are float32 in any case.
+        prompts_at_once: image tokens of a prompt are 4 MB in float32, and some four times that while a pass runs: for
+            128, 2 GB in all.
     """
 
-    prompts_at_once = _PROMPTS_AT_ONCE
     max_tokens = math.inf
 
-    def __init__(self, weights: ImageSideWeights, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, weights: ImageSideWeights, dtype: torch.dtype = torch.float32, prompts_at_once: int = 128
+    ) -> None:
+        self.prompts_at_once = prompts_at_once
         self._weights = weights
         self._dtype = dtype
         self._key_pe = weights.key_pe.to(dtype)
@@ -41,7 +43,7 @@ class BatchedImageSide:
     def update_first(
         self, shared: SharedTokens, key_scores: Tensor, values: Tensor, pulls: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """See `ImageSide`; the state is the image tokens, (N, K, C)."""
+        """See `AbsorbedPasses`; the state is the image tokens, (N, K, C)."""
         logits = key_scores.to(self._dtype) @ shared.image_queries.to(self._dtype).T  # (N, H * T, K)
         keys = shared.keys.to(self._dtype).expand(len(logits), -1, -1)
         return self._update(0, keys, logits, values, pulls)
@@ -49,14 +51,14 @@ class BatchedImageSide:
     def update_second(
         self, state: Tensor, pushes: Tensor, push_bias: Tensor, values: Tensor, pulls: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """See `ImageSide`; the state is the image tokens, (N, K, C)."""
+        """See `AbsorbedPasses`; the state is the image tokens, (N, K, C)."""
         logits = torch.baddbmm(
             push_bias[:, :, None].to(self._dtype), pushes.to(self._dtype), (state + self._key_pe).mT
         )  # (N, H * T, K)
         return self._update(1, state, logits, values, pulls)
 
     def upscale(self, state: Tensor, hyper_in: Tensor, kept: Tensor, size: tuple[int, int], num_rows: int) -> Tensor:
-        """See `ImageSide`."""
+        """See `AbsorbedPasses`."""
         live = kept.any(dim=1).nonzero().flatten()
         masks = [
             self._upscale(state[some, : num_rows * size[1]], hyper_in[some], size[1])

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam_pipeline.masks import prediction
-from sam_pipeline.masks.image_side import SharedTokens
 from sam_pipeline.masks.resize import check_image
-from sam_pipeline.masks.shared_decoder import SharedDecoder
+from sam_pipeline.masks.shared_decoder import SharedDecoder, SharedImage
 from sam_pipeline.masks.transforms import ResizeLongestSide
 from sam_pipeline.masks.upscaling import Upscaling
 from sam_pipeline.model.sam import Sam
@@ -180,7 +179,7 @@ class SamPredictor:
         self.features: Tensor | None = None
         self.original_size: tuple[int, int] | None = None
         self.input_size: tuple[int, int] | None = None
-        self._shared: SharedTokens | None = None
+        self._shared: SharedImage | None = None
 
     def _decode(
         self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, multimask_output: bool

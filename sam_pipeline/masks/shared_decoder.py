@@ -4,9 +4,7 @@ The same result as model/mask_decoder.py and model/two_way_transformer.py up to 
 and without a copy of the image tokens for every prompt:
 
 - The first layer sees the same image tokens for every prompt: what it projects from them is computed once an image.
-- Later layers never project image tokens. T tokens of 8 heads are 8 T vectors, fewer than the channels of a
-  projection: scores are keys · (W_k^T q), and values are averaged before they are projected. A bias of the keys drops
-  out of a softmax over keys, and a bias of the values adds up to itself, since weights sum to one.
+- Later layers never project the image tokens of a prompt, see the image sides.
 - Predicted IoU needs the tokens alone, so the masks of prompts that fail are never upscaled.
 - What no mask is made of is not attended: of the tokens of a prompt the last attention updates those that are read.
 - Transposed convolutions whose stride is their kernel are matrix products of single pixels, done for the rows that
@@ -21,23 +19,37 @@ K image tokens, h w rows and columns of the image embedding, M masks a prompt.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from threading import Barrier
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sam_pipeline.config import ResolvedPrecision
+from sam_pipeline.masks.absorbing_image_side import AbsorbingImageSide
 from sam_pipeline.masks.batched_image_side import BatchedImageSide
-from sam_pipeline.masks.image_side import ImageSide, ImageSideWeights, SharedTokens, TiledImageSide
+from sam_pipeline.masks.image_side import ImageSide, ImageSideAttentions, ImageSideWeights, SharedTokens
+from sam_pipeline.masks.low_rank_image_side import LowRankImageSide
 from sam_pipeline.masks.prediction import decode_prompts, exact_float32
 from sam_pipeline.model.sam import Sam
 from sam_pipeline.model.two_way_transformer import Attention, TwoWayAttentionBlock
+
+# For prompts with many points, which are few.
+_CPU_PROMPTS_AT_ONCE = 8
+
+
+@dataclass(frozen=True)
+class SharedImage:
+    """What all prompts of an image share."""
+
+    tokens: SharedTokens
+    prepared: list[Any]
+    """What each image side has made of them."""
 
 
 @dataclass(frozen=True)
@@ -70,31 +82,31 @@ class SharedDecoder:
         self._final = sam.mask_decoder.transformer.final_attn_token_to_image
         self._final_norm = sam.mask_decoder.transformer.norm_final_attn
         self._no_mask = sam.prompt_encoder.no_mask_embed.weight.detach()
-        weights = ImageSideWeights.of(sam)
-        self._key_pe = weights.key_pe
+        self._key_pe = sam.prompt_encoder.get_dense_pe().detach()[0].flatten(1).T.contiguous()
         self._dtype = torch.bfloat16 if precision == "bf16" and sam.device.type != "cpu" else torch.float32
-        self._image_sides = _image_sides(weights, self._dtype)
+        self._image_sides = _image_sides(sam, self._dtype)
         # On a CPU each thread decodes its own prompts: their image tokens stay in the cache of its core.
         self._pool = _single_threaded_pool() if sam.device.type == "cpu" and torch.get_num_threads() > 1 else None
 
     @exact_float32()
-    def share(self, image_embedding: Tensor) -> SharedTokens:
+    def share(self, image_embedding: Tensor) -> SharedImage:
         """Compute what all prompts of an image share, from its embedding, (1, C, h, w) float32."""
         keys = (image_embedding[0].flatten(1).T + self._no_mask).contiguous()
         to_image, to_tokens = self._first.cross_attn_token_to_image, self._first.cross_attn_image_to_token
         with_pe = keys + self._key_pe
-        return SharedTokens(
+        tokens = SharedTokens(
             keys=keys.to(self._dtype),
             size=(image_embedding.shape[2], image_embedding.shape[3]),
-            key_heads=_heads(to_image.k_proj(with_pe), to_image).transpose(0, 1).to(self._dtype).contiguous(),
-            value_heads=_heads(to_image.v_proj(keys), to_image).transpose(0, 1).to(self._dtype).contiguous(),
+            key_heads=_by_head(to_image.k_proj(with_pe), to_image).to(self._dtype).contiguous(),
+            value_heads=_by_head(to_image.v_proj(keys), to_image).to(self._dtype).contiguous(),
             image_queries=to_tokens.q_proj(with_pe).to(self._dtype),
         )
+        return SharedImage(tokens, [side.share(tokens) for side in self._image_sides])
 
     @exact_float32()
     def decode(
         self,
-        shared: SharedTokens,
+        shared: SharedImage,
         points: tuple[Tensor, Tensor] | None,
         wanted: Callable[[Tensor], Tensor],
         num_rows: int,
@@ -114,13 +126,15 @@ class SharedDecoder:
         sparse_prompt_embeddings, _ = self._prompt_encoder(points=points, boxes=boxes, masks=None)
         slots = slice(1, None) if multimask_output else slice(0, 1)  # the first mask token is for single masks
         num_tokens = 1 + self._decoder.num_mask_tokens + sparse_prompt_embeddings.shape[1]
-        image_side = next(side for side in self._image_sides if num_tokens <= side.max_tokens)
+        image_side, prepared = next(
+            each for each in zip(self._image_sides, shared.prepared, strict=True) if num_tokens <= each[0].max_tokens
+        )
         chunks = [some for some in sparse_prompt_embeddings.split(image_side.prompts_at_once) if len(some)]
-        decode_some = partial(self._decode_some, image_side, shared, wanted, num_rows, slots)
+        decode_some = partial(self._decode_some, image_side, shared.tokens, prepared, wanted, num_rows, slots)
         parts = list(self._pool.map(decode_some, chunks) if self._pool else map(decode_some, chunks))
         num_masks = len(range(self._decoder.num_mask_tokens)[slots])
         no_scores = sparse_prompt_embeddings.new_empty((0, num_masks))
-        no_masks = no_scores.new_empty((0, 4 * num_rows, 4 * shared.size[1]))
+        no_masks = no_scores.new_empty((0, 4 * num_rows, 4 * shared.tokens.size[1]))
         return DecodedPrompts(
             torch.cat([no_scores, *(part.iou_predictions for part in parts)]),
             torch.cat([no_scores.bool(), *(part.kept for part in parts)]),
@@ -132,6 +146,7 @@ class SharedDecoder:
         self,
         image_side: ImageSide,
         shared: SharedTokens,
+        prepared: Any,
         wanted: Callable[[Tensor], Tensor],
         num_rows: int,
         slots: slice,
@@ -146,29 +161,22 @@ class SharedDecoder:
         queries = first.norm2(queries + first.cross_attn_token_to_image.out_proj(attended))
         queries = first.norm3(queries + first.mlp(queries))
         to_tokens = first.cross_attn_image_to_token
-        key_scores = _block_diagonal(to_tokens.k_proj(queries + pe) / _root(to_tokens), to_tokens)
-        values = _projected_values(to_tokens, queries)
+        keys, values = to_tokens.k_proj(queries + pe), to_tokens.v_proj(queries)
 
         with_pe = queries + pe
         queries = second.norm1(queries + second.self_attn(q=with_pe, k=with_pe, v=queries))
         to_image = second.cross_attn_token_to_image
-        pulls = _absorb(to_image.q_proj(queries + pe), to_image.k_proj, to_image)
-        state, averages = image_side.update_first(shared, key_scores, values, pulls)
-        queries = second.norm2(queries + _project_averages(to_image, averages))
+        state, attended = image_side.update_first(prepared, keys, values, to_image.q_proj(queries + pe))
+        queries = second.norm2(queries + to_image.out_proj(attended))
         queries = second.norm3(queries + second.mlp(queries))
-
         to_tokens = second.cross_attn_image_to_token
-        keys = to_tokens.k_proj(queries + pe)
-        pushes = _absorb(keys, to_tokens.q_proj, to_tokens)
-        push_bias = (_heads(keys, to_tokens) * _heads(to_tokens.q_proj.bias, to_tokens)).sum(-1) / _root(to_tokens)
-        push_bias = push_bias.transpose(1, 2).flatten(1)  # (N, H * T)
-        values = _projected_values(to_tokens, queries)
+        keys, values = to_tokens.k_proj(queries + pe), to_tokens.v_proj(queries)
+
         # Of the last attention only the IoU token and those of the masks that are asked for are read.
         read = [0, *range(1, 1 + decoder.num_mask_tokens)[slots]]
         queries, pe = queries[:, read], pe[:, read]
-        pulls = _absorb(final.q_proj(queries + pe), final.k_proj, final)
-        state, averages = image_side.update_second(state, pushes, push_bias, values, pulls)
-        queries = self._final_norm(queries + _project_averages(final, averages))
+        state, attended = image_side.update_second(state, keys, values, final.q_proj(queries + pe))
+        queries = self._final_norm(queries + final.out_proj(attended))
 
         iou_predictions = decoder.iou_prediction_head(queries[:, 0])[:, slots]
         kept = wanted(iou_predictions)
@@ -178,23 +186,30 @@ class SharedDecoder:
 
     def _attend_shared_keys(self, shared: SharedTokens, q: Tensor) -> Tensor:
         """First layer, tokens to image: q (N, T, H * D) → (N, T, H * D)."""
-        by_head = _heads(q.to(self._dtype), self._first.cross_attn_token_to_image).flatten(0, 1).transpose(0, 1)
+        by_head = _by_head(q.to(self._dtype).flatten(0, 1), self._first.cross_attn_token_to_image)
         attended = F.scaled_dot_product_attention(by_head[None], shared.key_heads[None], shared.value_heads[None])[0]
-        return attended.transpose(0, 1).reshape(q.shape).to(q.dtype)  # from (H, N * T, D)
+        return attended.transpose(0, 1).reshape(q.shape).to(q.dtype)
 
 
-def _image_sides(weights: ImageSideWeights, dtype: torch.dtype) -> list[ImageSide]:
-    """The passes for the device of the weights, with image tokens of that type, best first."""
-    device = weights.key_pe.device
+def _image_sides(sam: Sam, dtype: torch.dtype) -> list[ImageSide]:
+    """The passes for the device of the networks, with image tokens of that type, best first."""
+    weights, attentions, device = ImageSideWeights.of(sam), ImageSideAttentions.of(sam), sam.device
     if device.type == "cpu":
-        return [TiledImageSide(weights)]
+        general = BatchedImageSide(weights, prompts_at_once=_CPU_PROMPTS_AT_ONCE)
+        return [LowRankImageSide(weights, attentions), AbsorbingImageSide(general, attentions)]
     general = BatchedImageSide(weights, dtype)
     # The kernels need Hopper's shared memory. Exact float32 takes no tensor cores: cuBLAS is best at it.
     if dtype == torch.bfloat16 and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9:
         from sam_pipeline.masks.triton_image_side import TritonImageSide  # Triton comes with torch for CUDA alone
 
-        return [TritonImageSide(weights, dtype), general]
-    return [general]
+        kernels = TritonImageSide(weights, dtype)
+        return [AbsorbingImageSide(kernels, attentions), AbsorbingImageSide(general, attentions)]
+    return [AbsorbingImageSide(general, attentions)]
+
+
+def _by_head(x: Tensor, attn: Attention) -> Tensor:
+    """(N, H * D) → (H, N, D)."""
+    return x.view(len(x), attn.num_heads, -1).transpose(0, 1)
 
 
 def _single_threaded_pool() -> ThreadPoolExecutor:
@@ -214,57 +229,6 @@ def _use_one_thread() -> None:
     torch.set_num_threads(1)
     # A thread's first question for its number replaces it by the one for new threads, which is 1 at this moment only.
     torch.get_num_threads()
-
-
-def _root(attn: Attention) -> float:
-    """What scores are divided by."""
-    return math.sqrt(attn.q_proj.out_features // attn.num_heads)
-
-
-def _heads(x: Tensor, attn: Attention) -> Tensor:
-    """(..., H * D) → (..., H, D)."""
-    return x.view(*x.shape[:-1], attn.num_heads, -1)
-
-
-def _absorb(x: Tensor, projection: nn.Linear, attn: Attention) -> Tensor:
-    """Vectors whose products with image tokens are the scores of x with their projections.
-
-    Args:
-        x: queries or keys of the tokens, (N, T, H * D).
-        projection: of the image tokens, without its bias.
-        attn: the attention of both.
-
-    Returns:
-        (N, H * T, C).
-    """
-    weight = projection.weight.view(attn.num_heads, -1, projection.in_features)  # (H, D, C)
-    return torch.einsum("nthd,hdc->nhtc", _heads(x, attn) / _root(attn), weight).flatten(1, 2)
-
-
-def _project_averages(attn: Attention, averages: Tensor) -> Tensor:
-    """Value and output projection of averaged image tokens, (N, H * T, C) → (N, T, C)."""
-    weight = attn.v_proj.weight.view(attn.num_heads, -1, attn.v_proj.in_features)  # (H, D, C)
-    by_head = averages.view(len(averages), attn.num_heads, -1, averages.shape[-1])  # (N, H, T, C)
-    values = torch.einsum("nhtc,hdc->nthd", by_head, weight).flatten(2) + attn.v_proj.bias
-    projected: Tensor = attn.out_proj(values)
-    return projected
-
-
-def _projected_values(attn: Attention, queries: Tensor) -> Tensor:
-    """Values of the tokens after the output projection, a share of its bias with each head, (N, H * T, C)."""
-    weight = attn.out_proj.weight.T.reshape(attn.num_heads, -1, attn.out_proj.out_features)  # (H, D, C)
-    by_head = torch.einsum("nthd,hdc->nhtc", _heads(attn.v_proj(queries), attn), weight)
-    return (by_head + attn.out_proj.bias / attn.num_heads).flatten(1, 2)
-
-
-def _block_diagonal(x: Tensor, attn: Attention) -> Tensor:
-    """(N, T, H * D) → (N, H * T, H * D), each row zero outside its head: one product instead of one a head."""
-    N, T, _ = x.shape
-    by_head = _heads(x, attn)  # (N, T, H, D)
-    blocks = x.new_zeros(N, attn.num_heads, T, attn.num_heads, by_head.shape[-1])
-    for head in range(attn.num_heads):
-        blocks[:, head, :, head] = by_head[:, :, head]
-    return blocks.view(N, attn.num_heads * T, -1)
 
 
 class PlainDecoder:

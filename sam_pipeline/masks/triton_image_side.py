@@ -36,7 +36,9 @@ class Launch:
 
 
 class TritonImageSide:
-    """The passes on a Hopper GPU. See `ImageSide`; for prompts of at most 8 tokens, such as one or two points or a box.
+    """The passes on a Hopper GPU. See `AbsorbedPasses`.
+
+    For prompts of at most 8 tokens, such as one or two points or a box.
 
     Args:
         weights: on the device to use.
@@ -70,7 +72,7 @@ class TritonImageSide:
     def update_first(
         self, shared: SharedTokens, key_scores: Tensor, values: Tensor, pulls: Tensor
     ) -> tuple[Layers, Tensor]:
-        """See `ImageSide`."""
+        """See `AbsorbedPasses`."""
         image_queries, keys = (self._operand(tokens.T) for tokens in (shared.image_queries, shared.keys))
         layers = image_queries, keys, self._key_pe, self._operand(key_scores), self._operand(values), *self._norms[0]
         return layers, self._averages((*layers, *(None,) * 6), pulls)
@@ -78,7 +80,7 @@ class TritonImageSide:
     def update_second(
         self, state: Layers, pushes: Tensor, push_bias: Tensor, values: Tensor, pulls: Tensor
     ) -> tuple[Layers, Tensor]:
-        """See `ImageSide`."""
+        """See `AbsorbedPasses`."""
         layers = *state, self._operand(pushes), push_bias.contiguous(), self._operand(values), *self._norms[1]
         # The kernel takes as many rows as there are tokens: with fewer than 64 it would lose Hopper's own products.
         N, C, H = len(pulls), pulls.shape[2], self._num_heads
@@ -88,7 +90,7 @@ class TritonImageSide:
         return layers, averages.view(N, H, -1, C)[:, :, : by_head.shape[2]].flatten(1, 2)
 
     def upscale(self, state: Layers, hyper_in: Tensor, kept: Tensor, size: tuple[int, int], num_rows: int) -> Tensor:
-        """See `ImageSide`."""
+        """See `AbsorbedPasses`."""
         live = kept.any(dim=1)
         num_masks, num_live = torch.stack([kept.sum(), live.sum()]).tolist()  # the only wait for the device
         N, M, channels = hyper_in.shape

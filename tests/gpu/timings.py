@@ -91,7 +91,7 @@ def _image_side() -> TritonImageSide:
 
 
 def _calls(side: TritonImageSide) -> dict[str, Callable[[], object]]:
-    shared = SharedDecoder(random_sam("cuda"), "bf16").share(random_embedding("cuda"))
+    shared = SharedDecoder(random_sam("cuda"), "bf16").share(random_embedding("cuda")).tokens
 
     def random(*shape: int) -> Tensor:
         return torch.randn(NUM_PROMPTS, *shape, device="cuda") / 8

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from sam_pipeline.masks import batched_image_side
+from sam_pipeline.masks.absorbing_image_side import AbsorbingImageSide
 from sam_pipeline.masks.batched_image_side import BatchedImageSide
-from sam_pipeline.masks.image_side import ImageSideWeights
+from sam_pipeline.masks.image_side import ImageSideAttentions, ImageSideWeights
 from sam_pipeline.masks.shared_decoder import PlainDecoder, SharedDecoder
 
 
@@ -18,7 +19,8 @@ def decode(sam, decoder, num_prompts, wanted, num_rows=8):
 
 def batched_decoder(sam, dtype=torch.float32):
     decoder = SharedDecoder(sam)
-    decoder._image_sides = [BatchedImageSide(ImageSideWeights.of(sam), dtype)]
+    passes = BatchedImageSide(ImageSideWeights.of(sam), dtype)
+    decoder._image_sides = [AbsorbingImageSide(passes, ImageSideAttentions.of(sam))]
     return decoder
 
 

@@ -3,7 +3,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from sam_pipeline.masks import image_side
+from sam_pipeline.masks import low_rank_image_side
+from sam_pipeline.masks.low_rank_image_side import LowRankImageSide
 from sam_pipeline.masks.shared_decoder import PlainDecoder, SharedDecoder
 
 # Sums in another order; logits of the random model reach some tens.
@@ -28,7 +29,7 @@ def decode(decoder, image_embedding, prompts, wanted, num_rows=8):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("points_a_prompt", [1, 4])
+@pytest.mark.parametrize("points_a_prompt", [1, 4, 30])
 @pytest.mark.parametrize("num_prompts", [1, 7, 8, 21])
 def test_masks_and_scores_are_those_of_the_plain_networks(
     tiny_sam, image_embedding, num_prompts, points_a_prompt, threads, monkeypatch
@@ -45,9 +46,8 @@ def test_masks_and_scores_are_those_of_the_plain_networks(
 
 def test_tiles_do_not_show(tiny_sam, image_embedding, monkeypatch):
     whole = decode(SharedDecoder(tiny_sam), image_embedding, points(5), torch.isfinite)
-    monkeypatch.setattr(image_side, "_TILE_TOKENS", 24)
-    monkeypatch.setattr(image_side, "_TILE_ROWS", 3)
-    monkeypatch.setattr(image_side.TiledImageSide, "prompts_at_once", 2)
+    monkeypatch.setattr(low_rank_image_side, "_TILE_ROWS", 3)
+    monkeypatch.setattr(LowRankImageSide, "prompts_at_once", 2)
     tiled = decode(SharedDecoder(tiny_sam), image_embedding, points(5), torch.isfinite)
     torch.testing.assert_close(tiled.low_res_masks, whole.low_res_masks, atol=LOGIT_TOLERANCE, rtol=1e-4)
     torch.testing.assert_close(tiled.iou_predictions, whole.iou_predictions, atol=1e-5, rtol=1e-5)

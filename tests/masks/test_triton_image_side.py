@@ -7,8 +7,9 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is for Linux on x86-64")
 
+from sam_pipeline.masks.absorbing_image_side import AbsorbingImageSide
 from sam_pipeline.masks.batched_image_side import BatchedImageSide
-from sam_pipeline.masks.image_side import ImageSideWeights, SharedTokens
+from sam_pipeline.masks.image_side import ImageSideAttentions, ImageSideWeights, SharedTokens
 from sam_pipeline.masks.shared_decoder import PlainDecoder, SharedDecoder
 from sam_pipeline.masks.triton_image_side import Launch, TritonImageSide
 
@@ -67,7 +68,8 @@ def test_passes_are_those_of_batched_products(weights, tile, processors, kept):
 def test_masks_are_those_of_the_plain_networks_up_to_the_rounding_of_operands(tiny_sam):
     decoder = SharedDecoder(tiny_sam)
     # For bfloat16, which the interpreter cannot multiply: also a type that all operands must be rounded to.
-    decoder._image_sides = [TritonImageSide(ImageSideWeights.of(tiny_sam), torch.float16)]
+    passes = TritonImageSide(ImageSideWeights.of(tiny_sam), torch.float16)
+    decoder._image_sides = [AbsorbingImageSide(passes, ImageSideAttentions.of(tiny_sam))]
     image_embedding, points = normal(1, 256, 8, 8), (torch.tensor([[[40.0, 90.0]]]), torch.ones(1, 1))
     decoded, expected = (
         each.decode(each.share(image_embedding), points, torch.isfinite, 8)
