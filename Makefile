@@ -34,7 +34,7 @@ test: .venv/installed
 SOAK := tests/faults/results
 soak: .venv/installed
 	$(BIN)/python -m tests.faults.soak --output $(SOAK)/soak.json
-	$(BIN)/python -m pytest -m soak tests/faults --durations=0 -s 2>&1 | tee $(SOAK)/pytest.txt; test $${PIPESTATUS[0]} -eq 0
+	$(BIN)/python -m pytest -m soak tests/faults --no-header --durations=0 -s 2>&1 | tee $(SOAK)/pytest.txt; test $${PIPESTATUS[0]} -eq 0
 	$(BIN)/python -m tests.faults.fuzz_images --mutations 20000 --seed 1 --output $(SOAK)/fuzz.json
 
 resume: .venv/installed
