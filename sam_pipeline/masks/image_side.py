@@ -54,9 +54,7 @@ class ImageSideWeights:
     @staticmethod
     def of(sam: Sam) -> ImageSideWeights:
         """Read them from the networks."""
-        first, second = sam.mask_decoder.transformer.layers
-        assert isinstance(first, TwoWayAttentionBlock), type(first)
-        assert isinstance(second, TwoWayAttentionBlock), type(second)
+        first, second = decoder_layers(sam)
         up1, up_norm, _, up2, _ = sam.mask_decoder.output_upscaling
         assert isinstance(up1, nn.ConvTranspose2d), type(up1)
         assert isinstance(up_norm, LayerNorm2d), type(up_norm)
@@ -86,15 +84,12 @@ class ImageSideAttentions(NamedTuple):
     @staticmethod
     def of(sam: Sam) -> ImageSideAttentions:
         """Take them from the networks."""
-        transformer = sam.mask_decoder.transformer
-        first, second = transformer.layers
-        assert isinstance(first, TwoWayAttentionBlock), type(first)
-        assert isinstance(second, TwoWayAttentionBlock), type(second)
+        first, second = decoder_layers(sam)
         return ImageSideAttentions(
             first.cross_attn_image_to_token,
             second.cross_attn_token_to_image,
             second.cross_attn_image_to_token,
-            transformer.final_attn_token_to_image,
+            sam.mask_decoder.transformer.final_attn_token_to_image,
         )
 
 
@@ -152,6 +147,14 @@ class ImageSide(Protocol):
             (kept, 4 * num_rows, 4 * w), in the order of prompts, then masks.
         """
         ...
+
+
+def decoder_layers(sam: Sam) -> tuple[TwoWayAttentionBlock, TwoWayAttentionBlock]:
+    """The two layers of the mask decoder's transformer."""
+    first, second = sam.mask_decoder.transformer.layers
+    assert isinstance(first, TwoWayAttentionBlock), type(first)
+    assert isinstance(second, TwoWayAttentionBlock), type(second)
+    return first, second
 
 
 def score_root(attn: Attention) -> float:

@@ -122,7 +122,7 @@ class LowRankImageSide:
         # of that bias drops out of a softmax over keys, and what a value has adds up to itself.
         pe = weights.key_pe
         to_image, to_tokens, final = attentions.second_to_image, attentions.second_to_tokens, attentions.final_to_image
-        self._attentions = attentions
+        self._roots = [score_root(attn) for attn in attentions]
         self._key, _ = _detached(to_image.k_proj)
         self._key_places = self._columns(pe @ self._key.T)
         self._value, self._value_bias = _detached(to_image.v_proj)[0], self._value_of(b1, to_image)
@@ -165,8 +165,7 @@ class LowRankImageSide:
     ) -> tuple[_FirstLayer, Tensor]:
         """See `ImageSide`."""
         N, T, H, K = *keys.shape[:2], self._num_heads, shared.image_queries.shape[2]
-        keys = keys / score_root(self._attentions.first_to_tokens)
-        queries = queries / score_root(self._attentions.second_to_image)
+        keys, queries = keys / self._roots[0], queries / self._roots[1]
         logits, cross = self._products(keys, shared.image_queries), self._products(values, shared.first_cross)
         scores, places = self._products(queries, shared.keys), self._products(queries, self._key_places)
         added, vectors = self._rows(values, self._added), self._rows(values, self._first_vectors)
@@ -193,8 +192,7 @@ class LowRankImageSide:
         shared, weights = state.shared, state.weights
         N, T, H, K, Q = *keys.shape[:2], self._num_heads, weights.shape[2], queries.shape[1]
         R = H * T
-        keys = keys / score_root(self._attentions.second_to_tokens)
-        queries = queries / score_root(self._attentions.final_to_image)
+        keys, queries = keys / self._roots[2], queries / self._roots[3]
         pushes, push_places = self._products(keys, shared.queries), self._products(keys, self._query_places)
         crosses = [self._products(own, of) for own, of in zip((state.values, values), shared.second_cross, strict=True)]
         scores, places = self._products(queries, shared.final_keys), self._products(queries, self._final_key_places)

@@ -1,7 +1,7 @@
 """The mask decoder for many prompts of one image, with everything that the prompts share computed once.
 
-The same result as model/mask_decoder.py and model/two_way_transformer.py up to rounding, for a third of the arithmetic
-and without a copy of the image tokens for every prompt:
+The same result as model/mask_decoder.py and model/two_way_transformer.py up to rounding, for a fraction of the
+arithmetic and without a copy of the image tokens for every prompt:
 
 - The first layer sees the same image tokens for every prompt: what it projects from them is computed once an image.
 - Later layers never project the image tokens of a prompt, see the image sides.
@@ -33,13 +33,19 @@ from torch import Tensor
 from sam_pipeline.config import ResolvedPrecision
 from sam_pipeline.masks.absorbing_image_side import AbsorbingImageSide
 from sam_pipeline.masks.batched_image_side import BatchedImageSide
-from sam_pipeline.masks.image_side import ImageSide, ImageSideAttentions, ImageSideWeights, SharedTokens
+from sam_pipeline.masks.image_side import (
+    ImageSide,
+    ImageSideAttentions,
+    ImageSideWeights,
+    SharedTokens,
+    decoder_layers,
+)
 from sam_pipeline.masks.low_rank_image_side import LowRankImageSide
 from sam_pipeline.masks.prediction import decode_prompts, exact_float32
 from sam_pipeline.model.sam import Sam
-from sam_pipeline.model.two_way_transformer import Attention, TwoWayAttentionBlock
+from sam_pipeline.model.two_way_transformer import Attention
 
-# For prompts with many points, which are few.
+# Prompts with many points decoded at once by a thread of a CPU; several copies of their image tokens are in memory.
 _CPU_PROMPTS_AT_ONCE = 8
 
 
@@ -75,17 +81,15 @@ class SharedDecoder:
     def __init__(self, sam: Sam, precision: ResolvedPrecision = "fp32") -> None:
         self._decoder = sam.mask_decoder
         self._prompt_encoder = sam.prompt_encoder
-        first, second = sam.mask_decoder.transformer.layers
-        assert isinstance(first, TwoWayAttentionBlock), type(first)
-        assert isinstance(second, TwoWayAttentionBlock), type(second)
-        self._first, self._second = first, second
+        self._first, self._second = decoder_layers(sam)
         self._final = sam.mask_decoder.transformer.final_attn_token_to_image
         self._final_norm = sam.mask_decoder.transformer.norm_final_attn
         self._no_mask = sam.prompt_encoder.no_mask_embed.weight.detach()
-        self._key_pe = sam.prompt_encoder.get_dense_pe().detach()[0].flatten(1).T.contiguous()
+        weights, attentions = ImageSideWeights.of(sam), ImageSideAttentions.of(sam)
+        self._key_pe = weights.key_pe
         self._dtype = torch.bfloat16 if precision == "bf16" and sam.device.type != "cpu" else torch.float32
-        self._image_sides = _image_sides(sam, self._dtype)
-        # On a CPU each thread decodes its own prompts: their image tokens stay in the cache of its core.
+        self._image_sides = _image_sides(weights, attentions, self._dtype)
+        # On a CPU each thread decodes prompts of its own.
         self._pool = _single_threaded_pool() if sam.device.type == "cpu" and torch.get_num_threads() > 1 else None
 
     @exact_float32()
@@ -191,9 +195,9 @@ class SharedDecoder:
         return attended.transpose(0, 1).reshape(q.shape).to(q.dtype)
 
 
-def _image_sides(sam: Sam, dtype: torch.dtype) -> list[ImageSide]:
-    """The passes for the device of the networks, with image tokens of that type, best first."""
-    weights, attentions, device = ImageSideWeights.of(sam), ImageSideAttentions.of(sam), sam.device
+def _image_sides(weights: ImageSideWeights, attentions: ImageSideAttentions, dtype: torch.dtype) -> list[ImageSide]:
+    """The passes for the device of the weights, with image tokens of that type, best first."""
+    device = weights.key_pe.device
     if device.type == "cpu":
         general = BatchedImageSide(weights, prompts_at_once=_CPU_PROMPTS_AT_ONCE)
         return [LowRankImageSide(weights, attentions), AbsorbingImageSide(general, attentions)]

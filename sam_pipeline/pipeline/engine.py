@@ -6,7 +6,7 @@ Reading and writing tasks stay free of this module, and so of torch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +27,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _EMBEDDING_SHAPE = (256, 64, 64)
 # Images, or parts of them, whose NMS and RLE are done at once, beside the device's work.
 _FINISHING_AT_ONCE = 2
-# Their logits wait for that: a quarter of a gigabyte.
+# Their logits, a quarter of a gigabyte, wait for that.
 _PROMPTS_AT_ONCE = 1024
 
 
@@ -79,8 +79,16 @@ class SamEngine:
 
         While threads finish the masks of one image, the device is busy with the next.
         """
-        finishing = [[self._finishers.submit(finish) for finish in self._detect(image)] for image in images]
-        return [[mask for part in parts for mask in part.result()] for parts in finishing]
+        submitted: list[Future[Sequence[MaskRecord]]] = []
+        parts_by_image = []
+        for image in images:
+            first = len(submitted)
+            for finish in self._detect(image):
+                submitted.append(self._finishers.submit(finish))
+                if len(submitted) > _FINISHING_AT_ONCE:  # lest a fast device leave the logits of thousands waiting
+                    submitted[-1 - _FINISHING_AT_ONCE].result()
+            parts_by_image.append(slice(first, len(submitted)))
+        return [[mask for part in submitted[parts] for mask in part.result()] for parts in parts_by_image]
 
     def _detect(self, image: EncodedImage) -> Iterator[Callable[[], Sequence[MaskRecord]]]:
         """What is left to finish, part by part: an image may have any number of prompts."""

@@ -112,10 +112,10 @@ def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
     has_results = read_header(plan.output, options) is not None
     frozen = read_prompts_header(plan.output, options)
     if config.prompts is None and config.regions is None:
-        if frozen is None and are_prompts_announced(plan.output, options):
+        if frozen is None and not has_results and are_prompts_announced(plan.output, options):
             raise ConfigError(
                 f"{config.output} was planned with prompts, which were not frozen to the end: give --prompts or "
-                "--regions again"
+                "--regions again, or use another --output"
             )
         if frozen is not None and frozen.num_images < plan.num_images:
             raise ConfigError(

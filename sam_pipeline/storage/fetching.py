@@ -53,7 +53,6 @@ _SETTLED = (
     ChangedError,
     TooLargeToFetchError,
     InternalAddressError,
-    RefusedError,
 )
 
 

@@ -116,7 +116,8 @@ def extend_prompts(output: str, prompts: pa.Table, source: Source, num_images: i
     epoch = None if table is None else committed_epoch(table)
     if table is None or epoch is None:
         raise OutputError(f"the prompts disappeared: {uri}")
-    if prompts.num_rows and pc.min(prompts["image_id"]).as_py() < _header(table).num_images:
+    num_frozen = _header(table).num_images
+    if num_frozen >= num_images or (prompts.num_rows and pc.min(prompts["image_id"]).as_py() < num_frozen):
         raise FencedError(f"another run added prompts to {uri} meanwhile; the same command looks again")
     return _append(table, _sorted(prompts), source, num_images, options, epoch=epoch + 1)
 

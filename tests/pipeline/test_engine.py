@@ -1,4 +1,5 @@
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -52,14 +53,20 @@ def test_images_keep_their_order_while_some_are_finished_beside_the_device(engin
 class Parts:
     """A generator whose masks are the prompts, with the number that was detected beside them."""
 
+    waiting, most_waiting = 0, 0
+
     def __init__(self, *_):
         pass
 
     def detect(self, image_embedding, original_size, prompts):
         assert len(image_embedding) == 1, "prompts are for the whole image"
+        Parts.waiting += 1
+        Parts.most_waiting = max(Parts.most_waiting, Parts.waiting)
         return [(prompt, len(prompts)) for prompt in prompts]
 
     def finish(self, detections):
+        time.sleep(0.02)
+        Parts.waiting -= 1
         return detections
 
 
@@ -73,3 +80,13 @@ def test_the_prompts_of_an_image_are_answered_in_parts_and_before_the_grid(monke
     images = [EncodedImage([EMBEDDING] * 3, (1, 1), ImagePrompts("abcde")), EncodedImage([], (1, 1), ImagePrompts())]
     answered = [("a", 2), ("b", 2), ("c", 2), ("d", 2), ("e", 1)]
     assert engine.decode(images) == [[*answered, *of_grid], []]
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_fast_device_waits_for_what_it_has_detected(monkeypatch):
+    monkeypatch.setattr(engine_module, "PromptedMaskGenerator", Parts)
+    monkeypatch.setattr(engine_module, "_PROMPTS_AT_ONCE", 1)
+    engine = SamEngine(job_of(threads=torch.get_num_threads(), mode="prompted"))
+    images = [EncodedImage([EMBEDDING], (1, 1), ImagePrompts("abcdef")) for _ in range(2)]
+    assert [len(masks) for masks in engine.decode(images)] == [6, 6]
+    assert Parts.most_waiting <= 3

@@ -11,7 +11,7 @@ from sam_pipeline.errors import ConfigError, InputError, SamPipelineError
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.targets import ensure_prompts, resolve_targets
 from sam_pipeline.storage.mask_table import MaskTable
-from sam_pipeline.storage.prompt_table import read_image_prompts, read_prompts_header
+from sam_pipeline.storage.prompt_table import announce_prompts, read_image_prompts, read_prompts_header
 from tests.storage.image_files import noise, saved
 
 
@@ -128,6 +128,13 @@ def test_results_that_were_begun_without_prompts_get_none(folder):
         with pytest.raises(ConfigError, match="were begun without prompts; use another --output"):
             settle(config, ensure_plan(config))
     assert not (folder / "run" / "prompts").exists()
+    assert targets_of(folder).mode == "grid"
+
+
+def test_a_grid_run_goes_on_though_another_start_announced_prompts(folder):
+    targets_of(folder)
+    MaskTable.take_over(str(folder / "run"), {"mode": "grid"}, {}, {})
+    announce_prompts(str(folder / "run"), {})
     assert targets_of(folder).mode == "grid"
 
 

@@ -85,6 +85,8 @@ def test_the_prompts_of_new_images_are_added_and_the_hash_stays(output):
     assert {image_id: len(rows) for image_id, rows in found.items()} == {0: 2, 2: 2, 5: 3}
     nothing = extend_prompts(output, table_of(), new, 8, {})
     assert (nothing.num_images, nothing.num_prompts, nothing.max_masks) == (8, 6, 1)
+    with pytest.raises(FencedError, match="another run added prompts"):
+        extend_prompts(output, table_of(), new, 7, {})
 
 
 def test_of_two_that_freeze_prompts_one_stops(output):

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError
-from sam_pipeline.storage.fetching import fetch
+from sam_pipeline.storage.fetching import fetch, find_probe
 from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri, open_filesystem
 from sam_pipeline.storage.prompts.prompt_values import Row, bad_row, whole_number
 from sam_pipeline.storage.prompts.row_tables import row_tables
@@ -42,9 +42,10 @@ def _rows(files: Sequence[SourceImage], uri: str, options: StorageOptions) -> It
     for file in files:
         if file.error is not None:  # its name is no text, so it cannot be asked for
             yield bad_row(_row(None, 0), file.error)
-    for batch in _batches([file for file in files if file.error is None]):
-        # The first tells an error of a file from one of the storage.
-        for file, content in zip(batch, fetch(batch, options, batch[0].uri), strict=True):
+    named = [file for file in files if file.error is None]
+    probe_uri = find_probe(named, options)
+    for batch in _batches(named):
+        for file, content in zip(batch, fetch(batch, options, probe_uri), strict=True):
             if isinstance(content, Exception):
                 raise InputError(f"cannot read {file.uri}: {one_line(content)}") from content
             yield from _label_rows(_key(filesystem._strip_protocol(file.uri), root), content)

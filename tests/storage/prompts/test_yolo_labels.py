@@ -140,8 +140,9 @@ def test_files_of_unknown_size_are_read_whole(tmp_path):
 class Store:
     """Answers to who asks for a.txt, in turn and the last again and again; b.txt is empty."""
 
-    def __init__(self, *answers):
+    def __init__(self, *answers, is_down=False):
         self.answers = list(answers)
+        self.is_down = is_down
         self.calls = []
 
     def _strip_protocol(self, uri):
@@ -153,7 +154,9 @@ class Store:
         return [self._next() if path.endswith("a.txt") else b"" for path in paths]
 
     def cat_file(self, path, start, end):
-        if isinstance(self.answers[0], ConnectionError):
+        if self.is_down:
+            raise ConnectionError("reset")
+        if path.endswith("a.txt") and isinstance(self.answers[0], PermissionError):
             raise self.answers[0]
 
     def _next(self):
@@ -171,8 +174,8 @@ class Store:
 
 @pytest.fixture
 def store(monkeypatch):
-    def make(*answers):
-        made = Store(*answers)
+    def make(*answers, **state):
+        made = Store(*answers, **state)
         for module in (yolo_labels, fetching):
             monkeypatch.setattr(module, "open_filesystem", lambda uri, options: (made, uri.removeprefix("s3://")))
         return made
@@ -198,7 +201,7 @@ def test_what_may_pass_or_was_cut_in_silence_is_asked_for_again_and_nothing_else
 
 
 def test_a_store_that_does_not_answer_stops_the_run(store, clock):
-    store(ConnectionError("reset"))
+    store(ConnectionError("reset"), is_down=True)
     with pytest.raises(StorageUnavailableError, match="cannot read s3://b/labels"):
         list(yolo_prompts(FILES, "s3://b/labels", {}))
 
