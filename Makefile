@@ -28,8 +28,11 @@ help:
 demo: .venv/installed
 	$(BIN)/python jobs/demo.py demo
 
+# What starts no cluster runs on two cores at once.
+UNITS := $(addprefix tests/,benchmarks gpu masks model pipeline storage)
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(UNITS)
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(UNITS))
 
 SOAK := tests/faults/results
 soak: .venv/installed

@@ -68,6 +68,7 @@ def test_from_webdataset(run_example, tmp_path):
     assert row["masks"]
 
 
+@pytest.mark.soak  # the examples of EXAMPLES.md are planned in CI, and run with this by `make long`
 def test_from_a_detectors_results(run_example, tmp_path):
     run_example("From a detector's COCO results")
     (row,) = read_rows(str(tmp_path / "demo" / "prompted"))

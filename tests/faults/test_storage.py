@@ -84,6 +84,8 @@ def test_prompts_are_read_as_from_a_disk_though_three_requests_in_ten_fail(proxy
         assert on_s3.to_pylist() == on_disk.to_pylist(), name
 
 
+@pytest.mark.slow
+@pytest.mark.soak  # prompts, above, are read through the same faults
 def test_with_three_requests_in_ten_failing_everything_is_done_and_the_same(proxy, options, bucket):
     proxy.random_faults = RandomFaults(0.3, seed=7)
     listing = list_images(f"s3://{bucket}/in", options)

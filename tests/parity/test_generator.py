@@ -115,6 +115,8 @@ GRIDS = [np.random.default_rng(0).uniform(0.05, 0.95, (count, 2)) for count in (
 """For the image and a layer of crops: no regular grid."""
 
 
+@pytest.mark.slow
+@pytest.mark.soak  # a region, below, is a grid of one's own too
 def test_points_of_ones_own_give_the_official_records(sam, official_sam):
     settings = {"crop_n_layers": 1, "pred_iou_thresh": 0.8}
     theirs = official_generator(
