@@ -59,7 +59,7 @@ class Targets:
 
 
 def resolve_targets(config: AnnotateConfig, plan: Plan) -> Targets:
-    """What a run is to find. Its prompts are frozen only when everything else about it is right.
+    """What a run is to find. Its prompts are frozen only once its mode and its grid are known to be right.
 
     Raises:
         ConfigError: a mode without what it needs, or a point grid that is none.

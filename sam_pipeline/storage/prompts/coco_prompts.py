@@ -31,12 +31,12 @@ def _rows(uri: str, options: PromptOptions, make: MakeRow, *, are_regions: bool)
     for position, entry in enumerate(entries):
         fields = entry if isinstance(entry, dict) else {}
         image_id, own_id = fields.get("image_id"), fields.get("id")
-        name = names.get(image_id) if _is_id(image_id) else None
-        key = name or (image_id if _is_id(image_id) else None)
+        known_id = image_id if _is_id(image_id) else None
+        name = None if known_id is None else names.get(known_id)
         if not isinstance(own_id, int) or isinstance(own_id, bool) or not 0 <= own_id < 2**63:
             own_id = position
         for part in _polygons(fields) if are_regions else [fields]:
-            yield make(key, own_id, part) | {"is_image_id": not name}
+            yield make(name or known_id, own_id, part) | {"is_image_id": not name}
 
 
 def _content(uri: str, options: StorageOptions) -> tuple[list[Any], dict[int | str, str]]:

@@ -54,4 +54,4 @@ class PromptOptions:
     min_score: float | None = None
     """Prompts with a lower score are left out."""
     planned_from: str | None = None
-    """What the images were planned from: the ids of its images say more than their names."""
+    """What the images were planned from. Where that is the file of prompts itself, its images go by their ids."""
