@@ -28,12 +28,9 @@ from sam_pipeline.storage.delta import (
     committed_epoch,
     committed_files,
     create_table,
-    file_opener,
     open_table,
     output_errors,
     put_parquet,
-    read_columns,
-    read_file,
     remove_files,
     table_metadata,
     unused_files,
@@ -42,6 +39,7 @@ from sam_pipeline.storage.filesystem import StorageOptions, join_uri
 from sam_pipeline.storage.plan_table import unused_plan_files
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.schema import MASKS_SCHEMA, STATUSES
+from sam_pipeline.storage.table_reading import file_opener, read_columns, read_file
 
 # A merge holds its rows once as Arrow and twice as a file: half a gigabyte.
 _COMPACTED_FILE_BYTES = 128 * 2**20

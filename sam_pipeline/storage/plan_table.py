@@ -11,23 +11,19 @@ import pyarrow.compute as pc
 
 from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage.delta import (
-    ImageIds,
     commit_files,
     committed_epoch,
     committed_files,
     create_table,
-    file_opener,
     open_table,
     put_parquet,
-    read_columns,
-    read_file,
-    read_image_rows,
     table_metadata,
     unused_files,
 )
 from sam_pipeline.storage.filesystem import StorageOptions, join_uri
 from sam_pipeline.storage.schema import IMAGES_SCHEMA
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
+from sam_pipeline.storage.table_reading import ImageIds, file_opener, read_columns, read_file, read_image_rows
 
 _ROWS_PER_FILE = 1_000_000
 # Workers read a few hundred consecutive ids at a time: a row group is what they have to decompress for it.

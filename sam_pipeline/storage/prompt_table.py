@@ -19,19 +19,17 @@ from deltalake import DeltaTable
 
 from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage.delta import (
-    ImageIds,
     commit_files,
     committed_epoch,
     create_table,
     open_table,
     output_errors,
     put_parquet,
-    read_columns,
-    read_image_rows,
 )
 from sam_pipeline.storage.filesystem import StorageOptions, join_uri
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.schema import PROMPTS_SCHEMA
+from sam_pipeline.storage.table_reading import ImageIds, read_columns, read_image_rows
 
 _ROWS_PER_FILE = 1_000_000
 _ROWS_PER_GROUP = 16_384

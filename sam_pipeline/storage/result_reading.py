@@ -1,9 +1,9 @@
 """Reading some rows and columns of the results, a row group at a time.
 
 Not as a pyarrow dataset: that reads by threads of Arrow, also with use_threads=False, because of which a process that
-ends right after it may abort (see delta.file_opener). Here reading is over when whoever asked has the rows, and what
-may pass is tried again. A column of a row group is a request; on S3 that is half a second for a thousand images, and to
-make Python objects of their masks takes longer.
+ends right after it may abort (see table_reading.file_opener). Here reading is over when whoever asked has the rows, and
+what may pass is tried again. A column of a row group is a request; on S3 that is half a second for a thousand images,
+and to make Python objects of their masks takes longer.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ from deltalake import DeltaTable
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import ConfigError
-from sam_pipeline.storage.delta import committed_files, file_opener, output_errors
+from sam_pipeline.storage.delta import (
+    committed_files,
+    output_errors,
+)
 from sam_pipeline.storage.filesystem import StorageOptions, join_uri
 from sam_pipeline.storage.retrying import retried
+from sam_pipeline.storage.table_reading import file_opener
 
 
 def results_schema(table: DeltaTable) -> pa.Schema:

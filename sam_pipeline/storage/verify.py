@@ -15,13 +15,16 @@ from pycocotools import mask as coco_mask
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import OutputError, SamPipelineError
-from sam_pipeline.storage.delta import committed_files, file_opener
+from sam_pipeline.storage.delta import (
+    committed_files,
+)
 from sam_pipeline.storage.filesystem import StorageOptions
 from sam_pipeline.storage.mask_table import open_results
 from sam_pipeline.storage.plan_table import Plan, read_plan, read_planned
 from sam_pipeline.storage.prompt_table import count_prompts
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.schema import MASKS_SCHEMA, STATUSES
+from sam_pipeline.storage.table_reading import file_opener
 
 _MAX_PROBLEMS = 20
 _PLANNED_AT_ONCE = 100_000

@@ -15,7 +15,6 @@ from sam_pipeline.storage.delta import (
     open_table,
     output_errors,
     put_parquet,
-    read_columns,
     remove_files,
     table_metadata,
 )
@@ -305,28 +304,6 @@ def test_files_that_replace_others_hold_their_rows_from_one_commit_on(uri):
     commit_files(table, SCHEMA, [put(uri, 1, 2)], {}, epoch=1, replaced=replaced)
     assert visible_ids(uri) == [1, 2, 3]
     assert sorted(file.num_rows for file in committed_files(table)) == [1, 2]
-
-
-def test_columns_are_read_of_every_file(uri, monkeypatch):
-    monkeypatch.setattr(delta, "_FILES_AHEAD", 2)
-    table = create_table(uri, SCHEMA, {"input": "x"}, {})
-    assert list(read_columns(table, ["name"], {})) == []
-    commit_files(table, SCHEMA, [put(uri, 3 * index, 3 * index + 1) for index in range(5)], {}, epoch=1)
-    tables = list(read_columns(table, ["name"], {}))
-    assert [table.column_names for table in tables] == [["name"]] * 5
-    assert sorted(pa.concat_tables(tables)["name"].to_pylist()) == sorted(
-        f"n{3 * i + j}" for i in range(5) for j in (0, 1)
-    )
-
-
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"PAR1")])
-def test_a_file_that_cannot_be_read_is_an_output_error_that_names_it(uri, tmp_path, damage):
-    table = create_table(uri, SCHEMA, {"input": "x"}, {})
-    file = put(uri, 1)
-    commit_files(table, SCHEMA, [file], {}, epoch=1)
-    damage(tmp_path / "table" / file.path)
-    with pytest.raises(OutputError, match=file.path):
-        list(read_columns(table, ["name"], {}))
 
 
 def test_removing_files_counts_those_that_were_there(uri, tmp_path):

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sam_pipeline.errors import ConfigError, OutputError, StorageUnavailableError
-from sam_pipeline.storage import delta, result_reading
+from sam_pipeline.storage import delta, result_reading, table_reading
 from sam_pipeline.storage.mask_table import count_results, open_results
 from sam_pipeline.storage.result_reading import check_condition, iterate_results, read_results, results_schema
 from sam_pipeline.storage.schema import MASKS_SCHEMA
@@ -138,18 +138,18 @@ class WatchedFile:
         (lambda table: read_results(table, ALL, None, {}), True),
         (lambda table: read_results(table, ALL, pc.field("num_masks") > 1, {}), True),
         (lambda table: count_results(table, {}), True),
-        (lambda table: list(delta.read_columns(table, ALL, {})), False),  # lest the test see nothing
+        (lambda table: list(table_reading.read_columns(table, ALL, {})), False),  # lest the test see nothing
     ],
 )
 def test_no_thread_of_arrow_reads_what_a_process_may_end_with(output, monkeypatch, use, is_of_python):
     is_python = []
 
-    class WatchingHandler(delta.DeltaStorageHandler):
+    class WatchingHandler(table_reading.DeltaStorageHandler):
         def open_input_file(self, path):
             return pa.PythonFile(WatchedFile(super().open_input_file(path), is_python), mode="r")
 
     finished(output, ROWS)
-    monkeypatch.setattr(delta, "DeltaStorageHandler", WatchingHandler)
+    monkeypatch.setattr(table_reading, "DeltaStorageHandler", WatchingHandler)
     use(open_results(output, {}))
     assert len(is_python) > 2
     assert all(is_python) == is_of_python
