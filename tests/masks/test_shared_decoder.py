@@ -87,3 +87,7 @@ def test_nothing_wanted_gives_scores_alone(tiny_sam, image_embedding):
     decoded = decode(SharedDecoder(tiny_sam), image_embedding, points(3), lambda iou: iou > 1e9)
     assert decoded.iou_predictions.shape == (3, 3)
     assert decoded.low_res_masks.shape == (0, 32, 32)
+
+
+def test_a_variance_that_rounding_made_negative_gives_a_number():
+    assert low_rank_image_side._scale(torch.tensor([-1e-3, 0.0]), 1e-5).tolist() == pytest.approx([1e-5**-0.5] * 2)
