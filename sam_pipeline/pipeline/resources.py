@@ -4,11 +4,11 @@ Ray Data waits without a message when actors hold every CPU, and it starts no wr
 for writing does not fit: then results are committed only after all reading has ended. So the division is worked out
 first, in the way in which Ray Data will reserve.
 
-How Ray Data 2.60 reserves CPUs. Its autoscaling coordinator grants a run the tasks and actors that its stages ask for,
-and of what is left on each machine whole CPUs only: so less than there are. Each of our four stages then reserves an
-eighth of what was granted, at least one task or its smallest pool, at most its largest number of tasks or actors. Stages
-reserve in their order, and one for which too little is left reserves nothing. Writing is the last. So a reading and a
-writing task take an eighth of a small cluster each, actors half of it, and a quarter is never asked for by name.
+How Ray Data 2.60 reserves CPUs. Its autoscaling coordinator grants a run what its stages ask for, and of what is left
+on each machine whole CPUs only: so less than there are. Each of our four stages then reserves an eighth of what was
+granted; at least one task or its smallest pool, at most its largest number of tasks or actors. Stages reserve in their
+order, writing last, and one for which too little is left reserves nothing. So a reading and a writing task take an
+eighth of a small cluster each, all actors half of it, and a quarter is spare.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sam_pipeline.errors import ClusterError
 _MAX_CPU_THREADS = 4
 # What reading and writing get each, at least: the share of a stage in Ray Data's reservation.
 _TASK_SHARE = 1 / 8
-# What encoding and decoding get: of half a cluster on GPUs the same, on CPUs decoding costs by far the most.
+# What encoding and decoding get.
 _GPU_ACTOR_SHARE = 1 / 4
 _CPU_ENCODE_SHARE, _CPU_DECODE_SHARE = 1 / 8, 3 / 8
 # Within a call, NMS and RLE of one image overlap with the GPU's work on the next; only the last one's do not.
@@ -71,8 +71,8 @@ def divide(
 ) -> Resources:
     """Divide a cluster.
 
-    On GPUs, each GPU hosts one encoder and one decoder actor. On CPUs, decoding costs by far the most, so it gets most of
-    what actors get.
+    On GPUs, each GPU hosts one encoder and one decoder actor. On CPUs decoding costs by far the most, so it gets three
+    quarters of what actors get.
 
     Args:
         pools: the user's settings, which win over every default.
