@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from sam_pipeline.config import AnnotateConfig, check_storage_options
+from sam_pipeline.config import AnnotateConfig
 from sam_pipeline.errors import ConfigError, OutputError
 from sam_pipeline.masks import rle
 from sam_pipeline.masks.rle import Rle
@@ -34,6 +34,7 @@ from sam_pipeline.storage.mask_table import count_results, open_results
 from sam_pipeline.storage.plan_table import read_plan
 from sam_pipeline.storage.result_reading import check_condition, iterate_results, read_results, results_schema
 from sam_pipeline.storage.schema import STATUSES
+from sam_pipeline.storage_option_rules import check_storage_options
 from sam_pipeline.terminal import PlainConsole
 
 if TYPE_CHECKING:

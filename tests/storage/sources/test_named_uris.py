@@ -101,7 +101,10 @@ def test_the_case_of_a_scheme_does_not_matter():
     assert one(THERE, "S3://Bucket/A.jpg") == ("s3://Bucket/A.jpg", None)
 
 
-@pytest.mark.parametrize("name", ["file:///etc/passwd", "FILE:///etc/passwd", "file:/etc/passwd", "file:///%65tc", "/etc/passwd", "//etc/passwd"])
+@pytest.mark.parametrize(
+    "name",
+    ["file:///etc/passwd", "FILE:///etc/passwd", "file:/etc/passwd", "file:///%65tc", "/etc/passwd", "//etc/passwd"],
+)
 def test_a_remote_list_names_no_local_files(name):
     assert error_of(THERE, name) == "a list that is not on this machine must not name files of it"
     with_local_root = named_uris("s3://bucket/list.csv", SourceOptions({}, image_root="/data/images"))
