@@ -8,6 +8,7 @@ written. What is refused was found by trying (deltalake 1.6.6); ``tests/storage/
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -43,6 +44,9 @@ _MAX_KEY_BYTES = 900
 _MAX_PATH_BYTES = 3900
 _MAX_PART_BYTES = 255
 
+# What botocore resolves where nothing names a region.
+_ENDPOINT_OF_NO_REGION = "https://s3.amazonaws.com"
+
 # delta-rs limits whole requests, some of which carry tens of megabytes.
 _TIMEOUT_S = 30
 # Inside delta-rs for what passes at once; retrying.retried does the rest, and sees a stall after one time-out.
@@ -65,8 +69,9 @@ class Table(DeltaTable):
     def __init__(self, uri: str, options: StorageOptions, version: int | None = None) -> None:
         self.uri = uri
         self._options = options
-        self._given = delta_storage_options(uri, options)
-        super().__init__(delta_uri(uri), version=version, storage_options=self._given)
+        given = delta_storage_options(uri, options)
+        super().__init__(delta_uri(uri), version=version, storage_options=given)
+        self._given = given
 
     def update_incremental(self) -> None:
         """As in DeltaTable."""
@@ -152,9 +157,14 @@ def _s3_options(uri: str, options: StorageOptions) -> dict[str, str]:
         "AWS_ENDPOINT_URL": endpoint,
         # delta-rs refuses plain http unless told; the user chose it by giving an http endpoint.
         "AWS_ALLOW_HTTP": str(urlsplit(endpoint).scheme == "http").lower(),
-        # botocore's name for no region at all.
-        "AWS_REGION": client.meta.region_name.replace("aws-global", "us-east-1"),
+        "AWS_REGION": client.meta.region_name,
     }
+    given_regions = [(options.get(name) or {}).get("region_name") for name in ("client_kwargs", "config_kwargs")]
+    if not any(given_regions) and filesystem.session.get_config_variable("region") is None:
+        # botocore does not look at AWS_REGION and follows redirects; delta-rs does the first and not the second.
+        given["AWS_REGION"] = os.environ.get("AWS_REGION") or "us-east-1"
+        if endpoint == _ENDPOINT_OF_NO_REGION:
+            del given["AWS_ENDPOINT_URL"]
     if (settings.s3 or {}).get("addressing_style") == "virtual":
         scheme, _, host = endpoint.partition("://")
         given["AWS_ENDPOINT_URL"] = f"{scheme}://{path.partition('/')[0]}.{host}"
@@ -177,4 +187,9 @@ def _credentials(filesystem: Any) -> dict[str, str]:
     if found is None:
         raise NoCredentialsError
     given = {"AWS_ACCESS_KEY_ID": found.access_key, "AWS_SECRET_ACCESS_KEY": found.secret_key}
-    return given | ({"AWS_SESSION_TOKEN": found.token} if found.token else {})
+    if found.token:
+        return given | {"AWS_SESSION_TOKEN": found.token}
+    if os.environ.get("AWS_SESSION_TOKEN"):
+        # delta-rs would send it with these keys. An empty one instead would be sent too.
+        raise ConfigError("AWS_SESSION_TOKEN in the environment is not of the credentials in use: unset it")
+    return given
