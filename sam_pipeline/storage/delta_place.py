@@ -32,12 +32,16 @@ _REFUSED = {
     "a control character or a line break": re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]"),
     "a character that is not UTF-8": re.compile("[\ud800-\udfff]"),
     "a backslash": re.compile(r"\\"),
+    "# or ?": re.compile("[#?]"),
     "a percent sign before two hexadecimal digits": re.compile("%[0-9A-Fa-f]{2}"),
     "_delta_log as a folder": re.compile(r"(?:^|/)_delta_log(?:/|$)"),
 }
 # delta-rs panics when it deletes rows; on S3 it does not, since there these stay percent-encoded.
 _REFUSED_ON_DISK = {"one of [ ] ^ |": re.compile(r"[][^|]")}
-_REFUSED_IN_STORES = {"an empty part, `.` or `..`": re.compile(r"(?:^|/)\.{0,2}(?:/|$)")}
+_REFUSED_IN_STORES = {
+    "an empty part, `.` or `..`": re.compile(r"(?:^|/)\.{0,2}(?:/|$)"),
+    "a colon in its first part": re.compile(r"^[^/]*:"),
+}
 
 # A store's keys have 1024 bytes, a disk's paths 4096; the longest name below a table takes less than a hundred.
 _MAX_KEY_BYTES = 900
@@ -97,7 +101,7 @@ def delta_uri(uri: str) -> str:
     if protocol not in _SCHEMES:
         raise ConfigError(f"an output cannot be on {protocol}://; give a path, or a URI of {', '.join(_SCHEMES)}")
     if protocol == "file":
-        path = uri.removeprefix("file://")
+        path = os.path.abspath(uri.removeprefix("file://"))
         _check_name(path, _REFUSED | _REFUSED_ON_DISK, _MAX_PATH_BYTES)
         return f"file://{quote(path)}"
     bucket, _, key = uri.partition("://")[2].partition("/")
