@@ -49,7 +49,7 @@ def ensure_plan(config: PlanConfig) -> Plan:
 def _extended(plan: Plan, config: PlanConfig) -> Plan:
     options = config.parsed_storage_options
     found = list_input(config)
-    planned = pa.concat_tables(iterate_planned(plan.output, ["image_id", "uri", "size_bytes", "etag"], options))
+    planned = pa.concat_tables(iterate_planned(plan, ["image_id", "uri", "size_bytes", "etag"], options))
     # Two gigabytes of names are too many for one array of strings.
     uris, planned_uris = (table["uri"].cast(pa.large_string()) for table in (found, planned))
     positions = pc.index_in(uris, value_set=planned_uris.combine_chunks())

@@ -3,9 +3,11 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from deltalake import DeltaTable
 
 from sam_pipeline.masks import rle
 from sam_pipeline.masks.runs import Runs
+from sam_pipeline.storage.delta import table_id
 from sam_pipeline.storage.mask_table import MaskTable, put_shard
 from sam_pipeline.storage.plan_table import write_plan
 from sam_pipeline.storage.schema import MASKS_SCHEMA
@@ -64,7 +66,7 @@ def results_table(rows):
 
 
 def shard(output, rows):
-    return put_shard(output, results_table(rows), {})
+    return put_shard(output, results_table(rows), {}, table_id=table_id(DeltaTable(f"{output}/masks")))
 
 
 def finished(output, rows, num_images=None):

@@ -27,9 +27,11 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from sam_pipeline.errors import FencedError, OutputError
-from sam_pipeline.storage import delta, mask_table
-from sam_pipeline.storage.mask_table import delete_rows, vacuum
+from sam_pipeline.storage import delta, mask_table, rewriting, table_reading, unused_files
+from sam_pipeline.storage import vacuum as vacuum_module
+from sam_pipeline.storage.mask_table import delete_rows
 from sam_pipeline.storage.schema import MASKS_SCHEMA
+from sam_pipeline.storage.vacuum import vacuum
 from tests.storage.runs import FINGERPRINT, failed_row, row, shard, take_over
 
 NUM_IMAGES = 4
@@ -39,7 +41,7 @@ FAILED_IDS = {1, 3}
 MAX_DRIVERS = 3
 
 PLACES = st.sampled_from(
-    ["open", "create_write_transaction", "update_incremental", "pipe_file", "delete", "vacuum", "rm_file", "the end"]
+    ["open", "create_write_transaction", "update_incremental", "pipe_file", "vacuum", "rm_file", "the end"]
 )
 ORDERS = st.sampled_from(["go", "go", "kill before", "kill after", "fail", "lose the answer", "conflict with itself"])
 
@@ -125,7 +127,7 @@ class Driver:
                 raise KilledError
         if order == "lose the answer":
             raise transport_error()
-        if order == "conflict with itself" and name in ("create_write_transaction", "delete"):
+        if order == "conflict with itself" and name == "create_write_transaction":
             raise own_conflict()
         return result
 
@@ -167,7 +169,7 @@ def _stepped_method(name):
     return method
 
 
-for _name in ("create_write_transaction", "update_incremental", "delete", "vacuum"):
+for _name in ("create_write_transaction", "update_incremental", "vacuum"):
     setattr(SteppedTable, _name, _stepped_method(_name))
 
 
@@ -215,12 +217,14 @@ class InlinePool:
 @pytest.fixture
 def _stepped_storage(monkeypatch):
     monkeypatch.setattr(delta, "DeltaTable", SteppedTable)
-    monkeypatch.setattr(delta, "open_filesystem", lambda uri, options: (SteppedFilesystem(), uri))
-    for module in (delta, mask_table):
+    for module in (delta, unused_files):
+        monkeypatch.setattr(module, "open_filesystem", lambda uri, options: (SteppedFilesystem(), uri))
+    for module in (rewriting, table_reading, unused_files):
         monkeypatch.setattr(module, "ThreadPoolExecutor", InlinePool)
     # Masks are of no consequence here, and half the time.
     columns = [MASKS_SCHEMA.field(name) for name in ("image_id", "status", "num_masks")]
-    monkeypatch.setattr(mask_table, "MASKS_SCHEMA", pa.schema(columns))
+    for module in (mask_table, rewriting, vacuum_module):
+        monkeypatch.setattr(module, "MASKS_SCHEMA", pa.schema(columns))
     monkeypatch.setattr(delta, "time", SimpleNamespace(time=lambda: time.time() - TWO_HOURS_S))
     monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None))
 
