@@ -8,6 +8,7 @@ from deltalake import DeltaTable
 from sam_pipeline.masks import rle
 from sam_pipeline.masks.runs import Runs
 from sam_pipeline.storage.delta import table_id
+from sam_pipeline.storage.filesystem import delta_storage_options
 from sam_pipeline.storage.mask_table import MaskTable, put_shard
 from sam_pipeline.storage.plan_table import write_plan
 from sam_pipeline.storage.schema import MASKS_SCHEMA
@@ -66,7 +67,9 @@ def results_table(rows):
 
 
 def shard(output, rows):
-    return put_shard(output, results_table(rows), {}, table_id=table_id(DeltaTable(f"{output}/masks")))
+    uri = f"{output}/masks"
+    table = DeltaTable(uri, storage_options=delta_storage_options(uri, {}))
+    return put_shard(output, results_table(rows), {}, table_id=table_id(table))
 
 
 def finished(output, rows, num_images=None):
