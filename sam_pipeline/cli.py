@@ -155,8 +155,10 @@ def retry(
     from sam_pipeline.storage.verify import retry_damaged
 
     options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
+    if not status and not damaged:
+        raise ConfigError("say which rows to delete: --status S [S ...], --damaged, or both")
     num_rows = retry_damaged(absolute_uri(output), options) if damaged else 0
-    if status or not damaged:
+    if status:
         num_rows += delete_rows(absolute_uri(output), status, options)
     _print_table({"output": output, "to do again": num_rows})
     return 0

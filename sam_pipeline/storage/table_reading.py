@@ -20,7 +20,7 @@ from deltalake import DeltaTable
 from deltalake.fs import DeltaStorageHandler
 
 from sam_pipeline.clean_text import one_line
-from sam_pipeline.errors import DamagedFileError, OutputError
+from sam_pipeline.errors import DamagedFileError, OutputError, SamPipelineError
 from sam_pipeline.storage.delta import REQUESTS_AT_ONCE, DataFile, committed_files, open_table, output_errors
 from sam_pipeline.storage.filesystem import StorageOptions, delta_storage_options, join_uri
 from sam_pipeline.storage.retrying import retried
@@ -109,11 +109,17 @@ def read_file(
         StorageUnavailableError: storage did not answer.
     """
     uri = join_uri(table.table_uri, file.path)
-    with output_errors(uri):
+    try:
         # Callers have threads of their own, one a file; pyarrow's would split the work on a few rows.
         return retried(
             lambda: open_file(file).read(columns, use_threads=False), what=f"read {uri}", denied_is_final=False
         )
+    except SamPipelineError:
+        raise
+    except Exception as error:
+        raise OutputError(
+            f"cannot read {uri}: {one_line(error)}; the command verify says whether it is damaged, and what to do"
+        ) from error
 
 
 def read_columns(
