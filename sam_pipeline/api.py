@@ -27,10 +27,10 @@ from sam_pipeline.config import AnnotateConfig
 from sam_pipeline.errors import ConfigError, OutputError
 from sam_pipeline.masks import rle
 from sam_pipeline.masks.rle import Rle
-from sam_pipeline.storage.delta import committed_files, output_errors, table_metadata
+from sam_pipeline.storage.delta import committed_files, open_table, output_errors, table_metadata
 from sam_pipeline.storage.delta_place import Table
-from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri
-from sam_pipeline.storage.mask_table import count_results, open_results
+from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri, join_uri
+from sam_pipeline.storage.mask_table import count_results
 from sam_pipeline.storage.plan_table import read_plan
 from sam_pipeline.storage.result_reading import check_condition, iterate_results, read_results, results_schema
 from sam_pipeline.storage.schema import STATUSES
@@ -255,10 +255,13 @@ def open_run(output: str, storage_options: Mapping[str, Any] | None = None) -> R
     options = dict(storage_options or {})
     check_storage_options(options)
     uri = absolute_uri(output)
+    # Before the plan: another start may extend the plan and add rows to the results.
+    table = open_table(join_uri(uri, "masks"), options)
     plan = read_plan(uri, options)
     if plan is None:
         raise OutputError(f"no plan in {output}")
-    table = open_results(uri, options)
+    if table is None:
+        raise OutputError(f"no results in {output}")
     table_metadata(table)  # raises for a table of another program
     return Run(uri, plan.num_images, table, options)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -80,11 +81,12 @@ def status(output: _Output, storage_options: str = "{}") -> int:
     from sam_pipeline.storage.plan_table import read_plan
 
     options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
+    # Before the plan: another start may extend the plan and add rows to the results.
+    state = read_state(absolute_uri(output), options)
     made = read_plan(absolute_uri(output), options)
     if made is None:
         raise OutputError(f"no plan in {output}")
     rows: dict[str, object] = {"output": output, "input": made.input, "images": made.num_images}
-    state = read_state(absolute_uri(output), options)
     if state is not None:
         left = made.num_images - state.num_by_status.total()
         rows |= {"done": f"{state.num_by_status.total()} ({_statuses(state.num_by_status)})", "left": left}
@@ -122,27 +124,39 @@ def verify(output: _Output, storage_options: str = "{}") -> int:
     _print_table(rows)
     for problem in result.problems:
         _stderr.print_line(problem)
+    if result.is_repairable:
+        again = f"sam-pipeline retry {shlex.quote(output)} --damaged"
+        _stderr.print_line(f"to have what is damaged or unsound done again: {again}, and then annotate")
     return 0 if result.ok else 1
 
 
 @app.command
 def retry(
-    output: _Output, status: Annotated[tuple[str, ...], tyro.conf.arg(metavar="S [S ...]")], storage_options: str = "{}"
+    output: _Output,
+    status: Annotated[tuple[str, ...], tyro.conf.arg(metavar="S [S ...]")] = (),
+    damaged: bool = False,
+    storage_options: str = "{}",
 ) -> int:
-    """Delete the rows with some statuses, in one transaction, so that the next annotate does their images again.
+    """Delete rows, so that the next annotate does their images again.
 
     A run in progress is fenced by it: it stops with exit code 3, and the same command resumes it.
 
     Args:
         output: Folder of the run.
-        status: Which rows: ok, fetch_error, decode_error, too_large, changed, worker_crashed.
+        status: Rows with these statuses: ok, fetch_error, decode_error, too_large, changed, worker_crashed.
+        damaged: What verify finds missing, damaged or unsound. Reads the whole output.
         storage_options: JSON object of fsspec options, as for annotate.
     """
     from sam_pipeline.storage.filesystem import absolute_uri
     from sam_pipeline.storage.mask_table import delete_rows
+    from sam_pipeline.storage.verify import retry_damaged
 
     options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
-    num_rows = delete_rows(absolute_uri(output), status, options)
+    if not status and not damaged:
+        raise ConfigError("say which rows to delete: --status S [S ...], --damaged, or both")
+    num_rows = retry_damaged(absolute_uri(output), options) if damaged else 0
+    if status:
+        num_rows += delete_rows(absolute_uri(output), status, options)
     _print_table({"output": output, "to do again": num_rows})
     return 0
 
@@ -151,8 +165,8 @@ def retry(
 def vacuum(output: _Output, retention_hours: int = 168, storage_options: str = "{}") -> int:
     """Delete files that no committed version needs: what killed runs left, and what compaction replaced.
 
-    A run in progress is fenced by it, lest it commit a file that is deleted: it stops with exit code 3, and the same
-    command resumes it.
+    Only files that this program wrote are deleted. A run in progress is fenced by it, lest it commit a file that is
+    deleted: it stops with exit code 3, and the same command resumes it.
 
     Args:
         output: Folder of the run.
@@ -160,11 +174,14 @@ def vacuum(output: _Output, retention_hours: int = 168, storage_options: str = "
         storage_options: JSON object of fsspec options, as for annotate.
     """
     from sam_pipeline.storage.filesystem import absolute_uri
-    from sam_pipeline.storage.mask_table import vacuum as run_vacuum
+    from sam_pipeline.storage.vacuum import vacuum as run_vacuum
 
     options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
-    num_files = run_vacuum(absolute_uri(output), retention_hours, options)
-    _print_table({"output": output, "files removed": num_files})
+    done = run_vacuum(absolute_uri(output), retention_hours, options)
+    rows: dict[str, object] = {"output": output, "files removed": done.num_removed}
+    if done.num_foreign:
+        rows["left alone"] = f"{done.num_foreign} files that this program did not write"
+    _print_table(rows)
     return 0
 
 

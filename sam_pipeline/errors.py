@@ -6,6 +6,7 @@ SamPipelineError              1
 │   └── FingerprintMismatchError  2  a resume whose settings differ from those the run started with
 ├── InputError                2   nothing to read: missing bucket, wrong key, empty prefix
 ├── OutputError               2   the output cannot be written: read-only, full, no permission
+│   └── DamagedFileError      2   a file of the output is missing, or is not as it was written
 ├── CheckpointError           2   weights missing, corrupt, or of another architecture
 ├── InternalAddressError      2   a download would connect to this machine, a neighbour, or a metadata service
 ├── RunFailedError            1   the run stopped before every planned image was committed; starting again may help
@@ -58,6 +59,10 @@ class OutputError(SamPipelineError):
     """The output cannot be read or written."""
 
     exit_code = 2
+
+
+class DamagedFileError(OutputError):
+    """A file that the output's log names is missing, or is not as it was written."""
 
 
 class CheckpointError(SamPipelineError):

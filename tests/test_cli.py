@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,14 @@ import pytest
 
 from sam_pipeline.cli import main
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, PlanConfig, PoolConfig
-from sam_pipeline.errors import FencedError, RunFailedError
+from sam_pipeline.errors import FencedError, OutputError, RunFailedError
 from sam_pipeline.pipeline import annotate as annotate_module
-from sam_pipeline.storage.plan_table import read_plan
+from sam_pipeline.storage import mask_table
+from sam_pipeline.storage.plan_table import extend_plan, read_plan
+from sam_pipeline.storage.schema import IMAGES_SCHEMA
+from sam_pipeline.storage.sources.source_image import SourceImage, source_table
 from tests.storage.image_files import noise, saved
-from tests.storage.runs import failed_row, finished, plan, row, shard
+from tests.storage.runs import failed_row, finished, plan, row, shard, take_over
 
 AMG_FLAGS = (  # as architecture.md lists them
     "--input --output --model-type --checkpoint --device --points-per-side --points-per-batch --pred-iou-thresh "
@@ -109,7 +113,7 @@ def test_help_lists_the_commands_and_the_exit_codes(cli):
         ("plan", ["--input", "--output", "--storage-options"]),
         ("status", ["OUTPUT", "--storage-options"]),
         ("verify", ["OUTPUT", "--storage-options"]),
-        ("retry", ["OUTPUT", "--status", "--storage-options", "exit code 3"]),
+        ("retry", ["OUTPUT", "--status", "--damaged", "--storage-options", "exit code 3"]),
         ("vacuum", ["OUTPUT", "--retention-hours", "--storage-options", "exit code 3"]),
         ("weights", ["list", "fetch", "verify"]),
     ],
@@ -420,7 +424,52 @@ def test_verifying_an_unsound_output_ends_with_1_and_names_what_is_wrong(cli, tm
         "image 0 (file:///in/0000.jpg): status decode_error needs an error and no masks",
         "image 1 has no row",
         "image 0 has more than one row",
+        f"to have what is damaged or unsound done again: sam-pipeline retry {tmp_path} --damaged, and then annotate",
     ]
+
+
+def test_verifying_and_retrying_bring_a_run_with_a_damaged_shard_back(cli, tmp_path):
+    output = str(tmp_path / "a run")
+    table = finished(output, [row(0), row(1)])
+    damaged = sorted((tmp_path / "a run" / "masks").glob("*.parquet"))[0]
+    damaged.unlink()
+    with pytest.raises(OutputError, match=f"cannot read .*{damaged.name}.*; the command verify says"):
+        table.committed_ids(2)
+    code, out, err = cli("verify", output)
+    assert code == 1
+    assert re.search(r"lost +1\n", out)
+    command = re.search(r"sam-pipeline (retry .* --damaged)", err)[1]
+    code, out, err = cli(*shlex.split(command))
+    assert (code, err) == (0, "")
+    assert re.search(r"to do again +1\n", out)
+    assert take_over(output).committed_ids(2).sum() == 1
+
+
+def test_vacuuming_says_what_it_leaves_alone(cli, tmp_path):
+    finished(str(tmp_path), [row(0)])
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "masks" / name).touch()
+    code, out, err = cli("vacuum", tmp_path)
+    assert (code, err) == (0, "")
+    assert re.search(r"files removed +0\nleft alone +2 files that this program did not write\n", out)
+
+
+def test_a_status_that_is_read_while_the_plan_is_extended_has_nothing_left_below_none(cli, tmp_path, monkeypatch):
+    finished(str(tmp_path), [row(0), row(1)])
+    real = mask_table.read_state
+
+    def extended_after(*arguments):
+        state = real(*arguments)
+        new = source_table([SourceImage("file:///in/0002.jpg", 1, "e")])
+        extend_plan(read_plan(str(tmp_path), {}), new, IMAGES_SCHEMA.empty_table(), {})
+        take_over(str(tmp_path)).commit([shard(str(tmp_path), [row(2)])])
+        return state
+
+    monkeypatch.setattr(mask_table, "read_state", extended_after)
+    _, out, err = cli("status", tmp_path)
+    assert err == ""
+    assert re.search(r"images +3\ndone +2 ", out)
+    assert re.search(r"left +1\n", out)
 
 
 def test_retrying_says_how_many_images_are_to_do_again(cli, tmp_path):
@@ -436,8 +485,8 @@ def test_retrying_what_is_no_status_is_refused(cli, tmp_path):
     finished(str(tmp_path), [row(0)])
     message = refused(cli, "retry", tmp_path, "--status", "failed")
     assert re.fullmatch(r"status must be some of ok, fetch_error, .*; got failed", message)
-    assert refused(cli, "retry", tmp_path, "--status").endswith("; got none")
-    assert "--status" in usage_refused(cli, "retry", tmp_path)
+    for flags in ((), ("--status",)):
+        assert "--status S [S ...], --damaged, or both" in refused(cli, "retry", tmp_path, *flags)
 
 
 def test_vacuuming_says_how_many_files_it_removed(cli, tmp_path):

@@ -111,6 +111,7 @@ def _start(
             )
             pending_ids = np.flatnonzero(~table.committed_ids(plan.num_images))
             if len(pending_ids):
+                job = dataclasses.replace(job, table_id=table.id)
                 annotate_pending(table, pending_ids, job, resources, plan.num_images, make_display)
     table.compact()
 

@@ -83,6 +83,8 @@ class Job:
     probe_uri: str | None = None
     """An image that could be read when the run began: tells a bad image from storage that fails."""
     backend: Backend = SAM
+    table_id: str = ""
+    """Of the results: MaskTable.id."""
 
     @property
     def storage_options(self) -> dict[str, Any]:

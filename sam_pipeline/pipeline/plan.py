@@ -12,6 +12,7 @@ from sam_pipeline.config import PlanConfig
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri
 from sam_pipeline.storage.mask_table import MaskTable, read_header
+from sam_pipeline.storage.output_folder import check_apart, check_output
 from sam_pipeline.storage.plan_table import Plan, extend_plan, iterate_planned, read_plan, read_planned, write_plan
 from sam_pipeline.storage.prompt_table import announce_prompts
 from sam_pipeline.storage.schema import IMAGES_SCHEMA
@@ -27,13 +28,16 @@ def ensure_plan(config: PlanConfig) -> Plan:
     """Return the plan of an output, making it when there is none, and adding to it when asked.
 
     Raises:
-        ConfigError: there is no plan and no input, or the plan is of another input.
+        ConfigError: there is no plan and no input, or the plan is of another input, or input and output would mix.
         InputError: the input cannot be listed or holds no image.
-        OutputError: the plan cannot be written.
+        OutputError: the plan cannot be written, or something else stands where the tables are to be.
         FencedError: another run planned meanwhile.
     """
     output, options = absolute_uri(config.output), config.parsed_storage_options
+    check_output(output, options)
     plan = read_plan(output, options)
+    if config.input is not None and (plan is None or config.extend):
+        check_apart(absolute_uri(config.input), output, options)
     if plan is None:
         if config.input is None:
             raise ConfigError(f"{config.output} has no plan yet: say which images with --input")
@@ -49,7 +53,7 @@ def ensure_plan(config: PlanConfig) -> Plan:
 def _extended(plan: Plan, config: PlanConfig) -> Plan:
     options = config.parsed_storage_options
     found = list_input(config)
-    planned = pa.concat_tables(iterate_planned(plan.output, ["image_id", "uri", "size_bytes", "etag"], options))
+    planned = pa.concat_tables(iterate_planned(plan, ["image_id", "uri", "size_bytes", "etag"], options))
     # Two gigabytes of names are too many for one array of strings.
     uris, planned_uris = (table["uri"].cast(pa.large_string()) for table in (found, planned))
     positions = pc.index_in(uris, value_set=planned_uris.combine_chunks())

@@ -181,4 +181,4 @@ def tell_images(monitor: Any, results: pa.Table) -> None:
 def write_shard(results: pa.Table, job: Job, monitor: Any) -> pa.Table:
     """Put one shard; the driver commits it."""
     with errors_told(monitor):
-        return shard_row(put_shard(job.output, results, job.storage_options))
+        return shard_row(put_shard(job.output, results, job.storage_options, table_id=job.table_id))

@@ -187,7 +187,7 @@ def _matched(config: PlanConfig, plan: Plan, first_id: int) -> pa.Table:
     """
     storage = config.parsed_storage_options
     options = PromptOptions(storage, config.bbox_format, config.min_score, plan.input)
-    planned = pa.concat_tables(iterate_planned(plan.output, ["image_id", "uri", "location", "extra"], storage))
+    planned = pa.concat_tables(iterate_planned(plan, ["image_id", "uri", "location", "extra"], storage))
     parts = []
     for role, uri, read in (("prompt", config.prompts, read_prompts), ("region", config.regions, read_regions)):
         if uri is None:

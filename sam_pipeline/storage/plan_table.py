@@ -11,15 +11,18 @@ import pyarrow.compute as pc
 
 from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage.delta import (
+    DataFile,
     commit_files,
     committed_epoch,
     committed_files,
     create_table,
     open_table,
     put_parquet,
+    table_id,
     table_metadata,
-    unused_files,
+    take_epoch,
 )
+from sam_pipeline.storage.delta_place import Table
 from sam_pipeline.storage.filesystem import StorageOptions, join_uri
 from sam_pipeline.storage.schema import IMAGES_SCHEMA
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
@@ -69,10 +72,7 @@ def write_plan(output: str, input_uri: str, images: pa.Table, options: StorageOp
     if committed_epoch(table) is not None:
         # A commit from this snapshot would meet no conflict and plan every image a second time.
         raise FencedError(f"another run made a plan in {uri} meanwhile; the same command uses it")
-    files = [
-        put_parquet(uri, _rows(images, start), options, row_group_size=_ROWS_PER_GROUP)
-        for start in range(0, images.num_rows, _ROWS_PER_FILE)
-    ]
+    files = [_put(uri, table, _rows(images, start), options) for start in range(0, images.num_rows, _ROWS_PER_FILE)]
     commit_files(table, IMAGES_SCHEMA, files, options, epoch=_EPOCH)
     return Plan(output, input_uri, images.num_rows)
 
@@ -92,27 +92,27 @@ def extend_plan(plan: Plan, new: pa.Table, changed: pa.Table, options: StorageOp
     """
     uri = join_uri(plan.output, "images")
     table = open_table(uri, options)
-    epoch = None if table is None else committed_epoch(table)
-    if table is None or epoch is None:
+    if table is None or committed_epoch(table) is None:
         raise OutputError(f"the plan disappeared: {uri}")
     if table.count() != plan.num_images:
         raise FencedError(f"another run changed the plan in {uri} meanwhile; the same command looks again")
+    if not new.num_rows and not changed.num_rows:
+        return plan
+    epoch = take_epoch(table, IMAGES_SCHEMA, options)
     files = committed_files(table)
     open_file = file_opener(table, files, options)
     replaced = [file for file in files if _ids_between(changed, file.min_image_id, file.max_image_id).num_rows]
-    put = [
-        put_parquet(
-            uri, _corrected(read_file(table, file, open_file), changed), options, row_group_size=_ROWS_PER_GROUP
-        )
-        for file in replaced
-    ]
+    put = [_put(uri, table, _corrected(read_file(table, file, open_file), changed), options) for file in replaced]
     put += [
-        put_parquet(uri, _rows(new, start, plan.num_images), options, row_group_size=_ROWS_PER_GROUP)
+        _put(uri, table, _rows(new, start, plan.num_images), options)
         for start in range(0, new.num_rows, _ROWS_PER_FILE)
     ]
-    if put:
-        commit_files(table, IMAGES_SCHEMA, put, options, epoch=epoch + 1, replaced=replaced)
+    commit_files(table, IMAGES_SCHEMA, put, options, epoch=epoch, replaced=replaced)
     return Plan(plan.output, plan.input, plan.num_images + new.num_rows)
+
+
+def _put(uri: str, table: Table, rows: pa.Table, options: StorageOptions) -> DataFile:
+    return put_parquet(uri, rows, options, row_group_size=_ROWS_PER_GROUP, table_id=table_id(table))
 
 
 def _ids_between(rows: pa.Table, first: int, last: int) -> pa.Table:
@@ -120,34 +120,38 @@ def _ids_between(rows: pa.Table, first: int, last: int) -> pa.Table:
 
 
 def _corrected(rows: pa.Table, changed: pa.Table) -> pa.Table:
-    kept = rows.filter(pc.invert(pc.is_in(rows["image_id"], changed["image_id"].combine_chunks())))
     ids = rows["image_id"]
     mine = _ids_between(changed, pc.min(ids).as_py(), pc.max(ids).as_py())
+    kept = rows.filter(pc.invert(pc.is_in(ids, mine["image_id"].combine_chunks())))
     parts = [part.select(IMAGES_SCHEMA.names).cast(IMAGES_SCHEMA) for part in (kept, mine)]
     return pa.concat_tables(parts).sort_by("image_id")
 
 
-def iterate_planned(output: str, columns: Sequence[str], options: StorageOptions) -> Iterator[pa.Table]:
-    """Some columns of the whole plan, a file at a time, in any order."""
-    uri = join_uri(output, "images")
+def iterate_planned(
+    plan: Plan, columns: Sequence[str], options: StorageOptions, *, is_checked: bool = False
+) -> Iterator[pa.Table]:
+    """Some columns of a whole plan, image_id among them, a file at a time, in any order.
+
+    Images that another start added since the plan was read are left out.
+
+    Args:
+        plan: as it was read.
+        columns: their names.
+        options: storage options.
+        is_checked: see read_columns.
+    """
+    uri = join_uri(plan.output, "images")
     table = open_table(uri, options)
     if table is None:
         raise OutputError(f"the plan disappeared: {uri}")
-    yield from read_columns(table, columns, options)
+    for rows in read_columns(table, columns, options, is_checked=is_checked):
+        yield rows.filter(pc.field("image_id") < plan.num_images)
 
 
 def read_planned(output: str, image_ids: ImageIds, options: StorageOptions) -> pa.Table:
     """The planned rows of images, whose ids are ascending, in id order; none for an id that is not planned."""
     rows = read_image_rows(join_uri(output, "images"), image_ids, options)
     return rows.sort_by("image_id").cast(IMAGES_SCHEMA)
-
-
-def unused_plan_files(output: str, retention_hours: int, options: StorageOptions) -> list[str]:
-    """Files that interrupted planners left; none before there is a plan, while one of them may still be committed."""
-    table = open_table(join_uri(output, "images"), options)
-    if table is None or committed_epoch(table) is None:
-        return []
-    return unused_files(table, retention_hours=retention_hours)
 
 
 def _rows(images: pa.Table, start: int, first_id: int = 0) -> pa.Table:

@@ -6,6 +6,7 @@ of the prompts that it began with. A table without a commit says that prompts we
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from sam_pipeline.storage.delta import (
     open_table,
     output_errors,
     put_parquet,
+    table_id,
+    take_epoch,
 )
 from sam_pipeline.storage.delta_place import Table
 from sam_pipeline.storage.filesystem import StorageOptions, join_uri
@@ -99,7 +102,8 @@ def write_prompts(output: str, prompts: pa.Table, source: Source, num_images: in
     table = open_table(uri, options) or create_table(uri, PROMPTS_SCHEMA, {}, options)
     if committed_epoch(table) is not None:
         raise FencedError(f"another run froze prompts in {uri} meanwhile; the same command uses them")
-    return _append(table, _sorted(prompts), source, num_images, options, epoch=1)
+    # No epoch before the files are put: a table that has one counts as frozen.
+    return _append(uri, table, _sorted(prompts), source, num_images, options, epoch=1, before=None)
 
 
 def extend_prompts(output: str, prompts: pa.Table, source: Source, num_images: int, options: StorageOptions) -> Prompts:
@@ -111,13 +115,23 @@ def extend_prompts(output: str, prompts: pa.Table, source: Source, num_images: i
     """
     uri = join_uri(output, "prompts")
     table = open_table(uri, options)
-    epoch = None if table is None else committed_epoch(table)
-    if table is None or epoch is None:
+    if table is None or committed_epoch(table) is None:
         raise OutputError(f"the prompts disappeared: {uri}")
-    num_frozen = _header(table).num_images
+    before = _header(table)
+    num_frozen = before.num_images
     if num_frozen >= num_images or (prompts.num_rows and pc.min(prompts["image_id"]).as_py() < num_frozen):
         raise FencedError(f"another run added prompts to {uri} meanwhile; the same command looks again")
-    return _append(table, _sorted(prompts), source, num_images, options, epoch=epoch + 1)
+    epoch = take_prompts_epoch(table, options)
+    return _append(uri, table, _sorted(prompts), source, num_images, options, epoch=epoch, before=before)
+
+
+def take_prompts_epoch(table: Table, options: StorageOptions) -> int:
+    """Fence other writers of frozen prompts; see storage.delta.take_epoch.
+
+    The commit says again what is frozen, because delta-rs deletes entries of the log that are old.
+    """
+    summary = dataclasses.asdict(_header(table))
+    return take_epoch(table, PROMPTS_SCHEMA, options, custom_metadata=_as_metadata(summary))
 
 
 def read_image_prompts(output: str, image_ids: ImageIds, options: StorageOptions) -> dict[int, list[dict[str, Any]]]:
@@ -131,19 +145,32 @@ def read_image_prompts(output: str, image_ids: ImageIds, options: StorageOptions
 
 
 def count_prompts(output: str, num_images: int, options: StorageOptions) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """(num_images,) prompts of each image, regions not counted."""
+    """(num_images,) prompts of each image of a plan, regions not counted; every file is compared with what was written.
+
+    Raises:
+        DamagedFileError: a file is missing or altered.
+    """
     counts = np.zeros(num_images, np.int64)
     table = open_table(join_uri(output, "prompts"), options)
     if table is None:
         return counts
-    for rows in read_columns(table, ["image_id", "role"], options):
-        ids = rows.filter(pc.equal(rows["role"], "prompt"))["image_id"].to_numpy()
+    for rows in read_columns(table, ["image_id", "role"], options, is_checked=True):
+        is_counted = pc.and_(pc.equal(rows["role"], "prompt"), pc.less(rows["image_id"], num_images))
+        ids = rows.filter(is_counted)["image_id"].to_numpy()
         counts += np.bincount(ids, minlength=num_images)
     return counts
 
 
 def _append(
-    table: Table, rows: pa.Table, source: Source, num_images: int, options: StorageOptions, *, epoch: int
+    uri: str,
+    table: Table,
+    rows: pa.Table,
+    source: Source,
+    num_images: int,
+    options: StorageOptions,
+    *,
+    epoch: int,
+    before: Prompts | None,
 ) -> Prompts:
     is_prompt, has_mask = pc.equal(rows["role"], "prompt"), rows["mask_input"].is_valid()
     num_prompts, max_prompts = _counted(rows.filter(is_prompt))
@@ -151,20 +178,25 @@ def _append(
     per_file, per_group = (
         (_MASK_ROWS_PER_FILE, _MASK_ROWS_PER_GROUP) if num_masks else (_ROWS_PER_FILE, _ROWS_PER_GROUP)
     )
-    before = None if epoch == 1 else _header(table)
     summary = {
         "sha256": before.sha256 if before else _sha256(rows, per_group),
-        "source": json.dumps(source),
+        "source": source,
         "num_images": num_images,
         "num_prompts": num_prompts + (before.num_prompts if before else 0),
         "num_regions": rows.num_rows - num_prompts + (before.num_regions if before else 0),
         "max_prompts": max(max_prompts, before.max_prompts if before else 0),
         "max_masks": max(max_masks, before.max_masks if before else 0),
     }
-    files = [put_parquet(table.uri, part, options, row_group_size=per_group) for part in _parts(rows, per_file)]
-    metadata = {"prompts": json.dumps(summary)}
-    commit_files(table, PROMPTS_SCHEMA, files, options, epoch=epoch, custom_metadata=metadata)
+    files = [
+        put_parquet(uri, part, options, row_group_size=per_group, table_id=table_id(table))
+        for part in _parts(rows, per_file)
+    ]
+    commit_files(table, PROMPTS_SCHEMA, files, options, epoch=epoch, custom_metadata=_as_metadata(summary))
     return _header(table)
+
+
+def _as_metadata(summary: Mapping[str, Any]) -> dict[str, str]:
+    return {"prompts": json.dumps({**summary, "source": json.dumps(summary["source"])})}
 
 
 def _counted(rows: pa.Table) -> tuple[int, int]:

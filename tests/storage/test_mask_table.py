@@ -1,23 +1,19 @@
 import json
-import os
-import time
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
-import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 from pycocotools import mask as coco_mask
 
 from sam_pipeline.errors import ConfigError, FencedError, FingerprintMismatchError, OutputError
-from sam_pipeline.storage import delta, mask_table
-from sam_pipeline.storage.delta import DataFile, create_table, put_parquet
+from sam_pipeline.storage import mask_table, rewriting
+from sam_pipeline.storage.delta import DataFile
 from sam_pipeline.storage.mask_table import (
     MaskTable,
     RunState,
@@ -26,13 +22,10 @@ from sam_pipeline.storage.mask_table import (
     open_results,
     read_header,
     read_state,
-    vacuum,
 )
-from sam_pipeline.storage.plan_table import read_planned
 from sam_pipeline.storage.result_reading import read_results
-from sam_pipeline.storage.schema import IMAGES_SCHEMA, MASKS_SCHEMA
-from sam_pipeline.storage.sources.source_image import SourceImage, source_table
-from tests.storage.runs import FINGERPRINT, FLOAT_FIELDS, failed_row, finished, plan, row, shard, take_over
+from sam_pipeline.storage.schema import MASKS_SCHEMA
+from tests.storage.runs import FINGERPRINT, FLOAT_FIELDS, failed_row, finished, row, shard, take_over
 
 ROWS = [row(0), row(1, 0), failed_row(2), row(3, 3), row(4, 1)]
 
@@ -298,20 +291,6 @@ def test_a_delta_table_of_another_program_is_left_alone(output):
     assert DeltaTable(f"{output}/masks").version() == 0
 
 
-def age(output, hours):
-    """Make every data file as old as if it had been put then."""
-    for path in Path(output).glob("*/*.parquet"):
-        os.utime(path, (time.time() - hours * 3600,) * 2)
-
-
-def data_files(output, table="masks"):
-    return {path.name for path in Path(output, table).glob("*.parquet")}
-
-
-def committed_data_files(output):
-    return {file.rsplit("/", 1)[1] for file in files(output)}
-
-
 def test_the_header_is_read_from_the_log_alone(output):
     finished(output, ROWS)
     for path in Path(output, "masks").glob("*.parquet"):
@@ -339,16 +318,16 @@ def test_a_compaction_that_is_killed_keeps_the_groups_it_has_committed(output, m
     table = take_over(output)
     for part in ROWS[:4]:
         table.commit([shard(output, [part])])
-    monkeypatch.setattr(mask_table, "_COMPACTED_FILE_ROWS", 2)
-    monkeypatch.setattr(mask_table, "_MERGES_AT_ONCE", 1)
+    monkeypatch.setattr(rewriting, "_COMPACTED_FILE_ROWS", 2)
+    monkeypatch.setattr(rewriting, "_FILES_AT_ONCE", 1)
     with monkeypatch.context() as patch:
-        put_parquet, left = mask_table.put_parquet, [1]
+        put_parquet, left = rewriting.put_parquet, [1]
 
         def put_one(*arguments, **options):
             left.pop()
             return put_parquet(*arguments, **options)
 
-        patch.setattr(mask_table, "put_parquet", put_one)
+        patch.setattr(rewriting, "put_parquet", put_one)
         with pytest.raises(IndexError):
             table.compact()
     assert len(files(output)) == 3
@@ -372,12 +351,12 @@ def test_a_compaction_that_is_killed_keeps_the_groups_it_has_committed(output, m
 )
 @pytest.mark.parametrize("by", ["bytes", "rows"])
 def test_small_neighbours_are_merged_up_to_a_size(sizes, groups, by, monkeypatch):
-    monkeypatch.setattr(mask_table, f"_COMPACTED_FILE_{by.upper()}", 100)
+    monkeypatch.setattr(rewriting, f"_COMPACTED_FILE_{by.upper()}", 100)
     files = [
         DataFile(str(index), size if by == "bytes" else 1, size if by == "rows" else 1, index, index)
         for index, size in enumerate(sizes)
     ]
-    merged = mask_table._mergeable(list(reversed(files)))
+    merged = rewriting._mergeable(list(reversed(files)))
     assert [[int(file.path) for file in group] for group in merged] == groups
 
 
@@ -421,15 +400,16 @@ def test_deleting_rows_fences_a_run_in_progress(output):
 )
 def test_a_deletion_whose_answer_was_lost_is_counted(output, monkeypatch, clock, error):
     finished(output, ROWS)
-    delete = DeltaTable.delete
+    table = MaskTable.stop_runs(output, {})
+    commit = DeltaTable.create_write_transaction
 
-    def delete_and_fail(*arguments, **options):
-        monkeypatch.setattr(DeltaTable, "delete", delete)
-        delete(*arguments, **options)
+    def commit_and_fail(*arguments, **options):
+        monkeypatch.setattr(DeltaTable, "create_write_transaction", commit)
+        commit(*arguments, **options)
         raise error
 
-    monkeypatch.setattr(DeltaTable, "delete", delete_and_fail)
-    assert delete_rows(output, ["decode_error"], {}) == 1
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", commit_and_fail)
+    assert table.delete(["decode_error"]) == 1
     assert len(stored(output)) == 4
 
 
@@ -449,81 +429,12 @@ def test_an_unknown_status_is_refused_with_those_that_there_are(output):
     running.commit([shard(output, [row(5)])])  # nobody was disturbed
 
 
-@pytest.mark.parametrize("use", [lambda output: delete_rows(output, ["ok"], {}), lambda output: vacuum(output, 1, {})])
-def test_where_no_run_started_there_is_nothing_to_delete_from(output, use):
+def test_where_no_run_started_there_is_nothing_to_delete_from(output):
     with pytest.raises(OutputError, match="no results in"):
-        use(output)
+        delete_rows(output, ["ok"], {})
     DeltaTable.create(f"{output}/masks", MASKS_SCHEMA)
     with pytest.raises(OutputError, match="a Delta table of another program"):
-        use(output)
-
-
-def test_a_vacuum_removes_orphans_and_what_was_replaced_and_nothing_else(output, monkeypatch):
-    finished(output, ROWS)
-    orphans = {shard(output, [row(7)]).file.path for _ in range(2)}
-    three_hours_ago = time.time() - 3 * 3600
-    with monkeypatch.context() as patch:
-        patch.setattr(delta, "time", SimpleNamespace(time=lambda: three_hours_ago))  # when the shards were replaced
-        take_over(output).compact()
-    age(output, 2)
-    kept = committed_data_files(output)
-    assert len(kept) == 1
-    assert len(data_files(output)) == 5
-    assert vacuum(output, 4, {}) == 0
-    young = shard(output, [row(8)]).file.path
-    assert vacuum(output, 1, {}) == 4
-    assert data_files(output) == kept | {young}
-    assert not orphans & kept
-    assert stored(output) == as_stored(ROWS)
-    assert vacuum(output, 1, {}) == 0
-
-
-def test_a_vacuum_removes_what_planners_left_once_there_is_a_plan(output):
-    take_over(output)
-    uri = f"{output}/images"
-    create_table(uri, IMAGES_SCHEMA, {"input": "/in"}, {})
-    rows = source_table([SourceImage("a", 1, "e")]).add_column(0, IMAGES_SCHEMA.field("image_id"), pa.array([0]))
-    put_parquet(uri, rows, {}, row_group_size=1)
-    age(output, 2)
-    assert vacuum(output, 1, {}) == 0
-    plan(output, 3)
-    assert vacuum(output, 1, {}) == 1
-    assert read_planned(output, range(0, 9), {}).num_rows == 3
-
-
-def test_a_vacuum_fences_a_run_whose_shard_it_removed(output):
-    running = take_over(output)
-    waiting = shard(output, ROWS)
-    age(output, 2)
-    assert vacuum(output, 1, {}) == 1
-    with pytest.raises(FencedError):
-        running.commit([waiting])
-    assert stored(output) == []
-
-
-def test_a_vacuum_that_stood_still_while_another_run_worked_removes_nothing(output, monkeypatch):
-    finished(output, ROWS)
-    unused_files = mask_table.unused_files
-
-    def unused_files_late(*arguments, **options):
-        table = take_over(output)
-        made = shard(output, [row(5)])
-        age(output, 2)
-        found = unused_files(*arguments, **options)
-        assert found == [made.file.path]
-        table.commit([made])
-        return found
-
-    monkeypatch.setattr(mask_table, "unused_files", unused_files_late)
-    with pytest.raises(FencedError):
-        vacuum(output, 1, {})
-    assert len(stored(output)) == 6
-
-
-def test_a_vacuum_keeps_an_hour_whatever_is_asked(output):
-    take_over(output)
-    with pytest.raises(ConfigError, match="retention_hours must be at least 1, got 0"):
-        vacuum(output, 0, {})
+        delete_rows(output, ["ok"], {})
 
 
 def test_the_commits_of_a_long_run_are_not_all_read(output, monkeypatch):

@@ -20,8 +20,9 @@ from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.targets import ensure_prompts
 from sam_pipeline.report.overlays import write_overlays
 from sam_pipeline.storage.delta_place import delta_uri
-from sam_pipeline.storage.mask_table import MaskTable, delete_rows, put_shard, read_state, vacuum
+from sam_pipeline.storage.mask_table import MaskTable, delete_rows, put_shard, read_state
 from sam_pipeline.storage.plan_table import read_planned
+from sam_pipeline.storage.vacuum import vacuum
 from sam_pipeline.storage.verify import verify
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import FINGERPRINT, HEIGHT, WIDTH, failed_row, results_table, row
@@ -122,11 +123,11 @@ def all_commands(output, place, images, *, with_prompts):
     bad = failed_row(1) | {"uri": planned[1]["uri"]}
     table = MaskTable.take_over(plan.output, FINGERPRINT, {"config": "{}"}, place.options)
     for each in (good[0], bad):
-        table.commit([put_shard(plan.output, results_table([each]), place.options)])
+        table.commit([put_shard(plan.output, results_table([each]), place.options, table_id=table.id)])
     table.check_fence()
     assert delete_rows(plan.output, ["decode_error"], place.options) == 1
     table = MaskTable.take_over(plan.output, FINGERPRINT, {"config": "{}"}, place.options)
-    table.commit([put_shard(plan.output, results_table(good[1:]), place.options)])
+    table.commit([put_shard(plan.output, results_table(good[1:]), place.options, table_id=table.id)])
     table.compact()
     vacuum(plan.output, 1, place.options)
     checked = verify(plan.output, place.options)

@@ -5,8 +5,9 @@ Millions of them come in parts, as Arrow, so that what is held is what the calle
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from glob import has_magic
 from typing import Any
@@ -37,20 +38,30 @@ class Listing:
 
 
 def list_files(
-    input_uri: str, options: StorageOptions, suffixes: tuple[str, ...], *, what: str = "images"
+    input_uri: str,
+    options: StorageOptions,
+    suffixes: tuple[str, ...],
+    *,
+    what: str = "images",
+    left_out: tuple[str, ...] = (),
 ) -> list[SourceImage]:
     """All files of an input that end in one of the suffixes, in the order of their URIs; see file_images.
 
     Raises:
         InputError, StorageUnavailableError: see file_images.
     """
-    parts = file_images(input_uri, options, suffixes, what=what)
+    parts = file_images(input_uri, options, suffixes, what=what, left_out=left_out)
     files = [image_of_row(row) for part in parts for row in part.images.to_pylist()]
     return sorted(files, key=lambda file: file.uri)
 
 
 def file_images(
-    input_uri: str, options: StorageOptions, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, *, what: str = "images"
+    input_uri: str,
+    options: StorageOptions,
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
+    *,
+    what: str = "images",
+    left_out: tuple[str, ...] = (),
 ) -> Iterator[Listing]:
     """List an input once, in parts of some ten thousand files.
 
@@ -63,6 +74,7 @@ def file_images(
         options: of the storage.
         suffixes: of the files to take, in lower case.
         what: is in the files, for the message where there are none.
+        left_out: URIs of folders that are no part of the input.
 
     Yields:
         Files in no order, each once.
@@ -74,7 +86,9 @@ def file_images(
     filesystem, path = open_filesystem(input_uri, options)
     num_images = num_skipped = 0
     try:
-        found = _find(filesystem, path, lambda name: _ends_in(name, suffixes), _retry_of(input_uri))
+        apart = tuple(open_filesystem(uri, options) for uri in left_out)
+        below = _below(filesystem, path, apart, _retry_of(input_uri))
+        found = _find(filesystem, below, lambda name: _ends_in(name, suffixes), _retry_of(input_uri))
         for part in _merged(found):
             num_images += len(part.files)
             num_skipped += part.num_others
@@ -96,16 +110,28 @@ def source_image(filesystem: Any, info: Mapping[str, Any]) -> SourceImage:
     return SourceImage(filesystem.unstrip_protocol(info["name"]), info.get("size"), etag_of(info))
 
 
-def _find(filesystem: Any, path: str, is_wanted: Callable[[str], bool], retry: Retry) -> Iterator[Found]:
-    if "file" not in filesystem.protocol and has_magic(path.partition("/")[0]):
+def _below(filesystem: Any, path: str, left_out: tuple[tuple[Any, str], ...], retry: Retry) -> Below:
+    """What to list; left_out are (filesystem, path) of folders."""
+    is_local = "file" in filesystem.protocol
+    if not is_local and has_magic(path.partition("/")[0]):
         raise InputError("the name of a bucket must not be a pattern")
     below = Below(path, is_glob=has_magic(path) and not retry(partial(_exists, filesystem, path), is_first=True))
+    folders = [folder.rstrip("/") for other, folder in left_out if other.protocol == filesystem.protocol]
+    if is_local:
+        # As the walk names them, which follows no link but the one it may begin with.
+        root = os.path.realpath(below.root or "/").rstrip("/")
+        real = [os.path.realpath(folder) for folder in folders]
+        folders = [below.root.rstrip("/") + folder[len(root) :] for folder in real if folder.startswith(f"{root}/")]
+    return replace(below, left_out=tuple(folders))
+
+
+def _find(filesystem: Any, below: Below, is_wanted: Callable[[str], bool], retry: Retry) -> Iterator[Found]:
     if "file" not in filesystem.protocol:
         return walk_store(filesystem, below, is_wanted, retry)
     if not below.is_glob:
-        info = retry(partial(filesystem.info, path))
+        info = retry(partial(filesystem.info, below.path))
         if info["type"] == "file":
-            return iter([Found([(path, info["size"], etag_of(info))])])
+            return iter([Found([(below.path, info["size"], etag_of(info))])])
     return walk_disk(below, is_wanted, retry)
 
 

@@ -11,13 +11,14 @@ import pyarrow as pa
 from sam_pipeline.config import InputFormat, PlanConfig
 from sam_pipeline.errors import ConfigError, InputError
 from sam_pipeline.storage.filesystem import absolute_uri
+from sam_pipeline.storage.output_folder import table_uris
 from sam_pipeline.storage.sources.coco import coco_images
 from sam_pipeline.storage.sources.files import IMAGE_SUFFIXES, file_images, list_files
 from sam_pipeline.storage.sources.manifest import MANIFEST_SUFFIXES, TEXT_MANIFEST_SUFFIXES, manifest_images
 from sam_pipeline.storage.sources.parquet_images import is_parquet_of_images, parquet_images
 from sam_pipeline.storage.sources.parquet_reading import PARQUET_SUFFIXES
 from sam_pipeline.storage.sources.selection import select
-from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
+from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA, SourceImage
 from sam_pipeline.storage.sources.source_options import SourceOptions
 from sam_pipeline.storage.sources.tars import tar_images
 from sam_pipeline.storage.sources.zips import zip_images
@@ -49,8 +50,9 @@ def list_input(config: PlanConfig) -> pa.Table:
     """
     assert config.input is not None, "checked by the caller"
     uri = absolute_uri(config.input)
+    left_out = table_uris(absolute_uri(config.output))
     options = SourceOptions(
-        config.parsed_storage_options, config.input_column, config.image_root, config.keep, config.allow_http
+        config.parsed_storage_options, config.input_column, config.image_root, config.keep, config.allow_http, left_out
     )
     chosen = select(
         pa.concat_tables([SOURCE_SCHEMA.empty_table(), *_images(uri, config.input_format, options)]),
@@ -87,13 +89,13 @@ def _images(uri: str, input_format: InputFormat, options: SourceOptions) -> Iter
         case "coco":
             yield from coco_images(uri, options)
         case "parquet":
-            yield from parquet_images(list_files(uri, options.storage, PARQUET_SUFFIXES), options)
+            yield from parquet_images(_containers(uri, options, PARQUET_SUFFIXES), options)
         case "webdataset":
-            yield from tar_images(list_files(uri, options.storage, TAR_SUFFIXES), options, count_skipped)
+            yield from tar_images(_containers(uri, options, TAR_SUFFIXES), options, count_skipped)
         case "zip":
-            yield from zip_images(list_files(uri, options.storage, ZIP_SUFFIXES), options, count_skipped)
+            yield from zip_images(_containers(uri, options, ZIP_SUFFIXES), options, count_skipped)
         case _:
-            for listing in file_images(uri, options.storage, IMAGE_SUFFIXES):
+            for listing in file_images(uri, options.storage, IMAGE_SUFFIXES, left_out=options.left_out):
                 count_skipped(listing.num_skipped)
                 yield listing.images
     if num_skipped:
@@ -104,7 +106,13 @@ def _manifests(uri: str, options: SourceOptions) -> list[str]:
     """The parts of a manifest: most often one."""
     if uri.lower().endswith(MANIFEST_SUFFIXES) and not has_magic(uri):
         return [uri]
-    return [file.uri for file in list_files(uri, options.storage, MANIFEST_SUFFIXES, what="manifests")]
+    return [file.uri for file in _containers(uri, options, MANIFEST_SUFFIXES, what="manifests")]
+
+
+def _containers(
+    uri: str, options: SourceOptions, suffixes: tuple[str, ...], *, what: str = "images"
+) -> list[SourceImage]:
+    return list_files(uri, options.storage, suffixes, what=what, left_out=options.left_out)
 
 
 def _format_of(uri: str, options: SourceOptions) -> InputFormat:
@@ -114,6 +122,6 @@ def _format_of(uri: str, options: SourceOptions) -> InputFormat:
         if name.endswith(suffixes):
             return input_format
     if name.endswith(PARQUET_SUFFIXES):
-        first = list_files(uri, options.storage, PARQUET_SUFFIXES)[0]
+        first = _containers(uri, options, PARQUET_SUFFIXES)[0]
         return "parquet" if is_parquet_of_images(first.uri, options) else "manifest"
     return "files"

@@ -20,6 +20,8 @@ class Below:
     path: str
     is_glob: bool = False
     """Whether the path is a glob: `*`, `?` and `[…]` stand for parts of one name, `**` for any folders."""
+    left_out: tuple[str, ...] = ()
+    """Folders that nothing is taken from."""
 
     @cached_property
     def stem(self) -> str:
@@ -38,14 +40,22 @@ class Below:
 
     def matches(self, name: str) -> bool:
         """Whether a file is one of those meant."""
+        if self.left_out and name.startswith(self._left_out_prefixes):
+            return False
         return not self.is_glob or self._regex.match(name) is not None
 
     def may_hold(self, folder: str) -> bool:
         """Whether a match may be in a folder, or below it."""
+        if folder in self.left_out:
+            return False
         if not self.is_level_by_level:
             return True
         depth = folder.count("/")
         return depth < len(self._regexes_of_folders) and self._regexes_of_folders[depth].match(folder) is not None
+
+    @cached_property
+    def _left_out_prefixes(self) -> tuple[str, ...]:
+        return tuple(f"{folder}/" for folder in self.left_out)
 
     @cached_property
     def _regex(self) -> re.Pattern[str]:

@@ -84,6 +84,19 @@ def walk_store(filesystem: Any, below: Below, is_wanted: Callable[[str], bool], 
             yield Found([(info["name"], info.get("size"), etag_of(info))])
 
 
+def first_names(filesystem: Any, folder: str) -> list[str]:
+    """Names of files and folders that are directly in a folder: on S3 those of one page, which are enough to see some.
+
+    None where there is no such folder.
+    """
+    is_s3 = "s3" in _protocols(filesystem)
+    prefix = f"{folder.rstrip('/')}/"
+    page = (_s3_page if is_s3 else _page)(filesystem, _Request(prefix, one_level=True))
+    paths = [info["name"] for info in page.infos] + page.prefixes
+    names = [path.rstrip("/")[len(prefix) :] for path in paths]
+    return [name for name in names if name]  # the marker of a folder has the folder's name
+
+
 def etag_of(info: Mapping[str, Any]) -> str | None:
     """What fsspec's listing or info has that changes when the object does."""
     etag = next((info[name] for name in _ETAG_NAMES if info.get(name)), None)
@@ -107,10 +120,11 @@ def _pages(
             for future in done:
                 request, page = running.pop(future), future.result()
                 yield request, page
+                wanted = [prefix for prefix in page.prefixes if below.may_hold(prefix[:-1])]
                 if below.is_level_by_level:
-                    waiting += (_Request(prefix, True) for prefix in page.prefixes if below.may_hold(prefix[:-1]))
+                    waiting += (_Request(prefix, True) for prefix in wanted)
                 else:
-                    prefixes.setdefault(request.prefix, []).extend(page.prefixes)
+                    prefixes.setdefault(request.prefix, []).extend(wanted)
                 if page.token is not None:
                     waiting.appendleft(replace(request, token=page.token))
                 elif not below.is_level_by_level:

@@ -238,7 +238,7 @@ def test_an_archive_without_members_is_none_without_images(store):
         (b"", "no end marker"),
         (b"short", "truncated header"),
         (b"\xff\xd8" + b"jpeg" * 1000, "invalid header"),
-        (gzip.compress(b"jpeg" * 1000), "invalid header"),
+        (gzip.compress(b"jpeg" * 1000, mtime=0), "invalid header"),
         (b"\x1f\x8b\x08 damaged at once", "zlib|block|Not a gz|end-of-stream|invalid"),
         (b"BZh91AY&SY damaged", "end-of-stream|Invalid"),
         (b"\xfd7zXZ\0 damaged", "xz|Corrupt|end-of-stream|format"),
