@@ -17,6 +17,7 @@ from sam_pipeline.storage.delta import (
     put_parquet,
     table_metadata,
 )
+from sam_pipeline.storage.delta_place import Table
 
 SCHEMA = pa.schema([pa.field("image_id", pa.int64(), nullable=False), pa.field("name", pa.string())])
 
