@@ -131,7 +131,8 @@ def test_storage_failures_become_errors_of_one_line_without_credentials(error):
 
 
 def test_a_table_of_another_program_is_an_output_error(uri):
-    table = DeltaTable.create(uri, SCHEMA, configuration={"delta.appendOnly": "true"})
+    DeltaTable.create(uri, SCHEMA, configuration={"delta.appendOnly": "true"})
+    table = open_table(uri, {})
     with pytest.raises(OutputError, match="a Delta table of another program; use another output"):
         table_metadata(table)
     assert delta.METADATA_PREFIX == "sam_pipeline."
