@@ -38,8 +38,12 @@ def file_opener(
             (pyarrow 26). So False where reading may be the last thing that a process does.
     """
     sizes = {file.path: file.size_bytes for file in files}
-    handler = DeltaStorageHandler(delta_uri(table.uri), delta_storage_options(table.uri, options), sizes)
-    filesystem = pa.fs.PyFileSystem(handler)
+
+    def handler() -> DeltaStorageHandler:
+        return DeltaStorageHandler(delta_uri(table.uri), delta_storage_options(table.uri, options), sizes)
+
+    with output_errors(table.uri):
+        filesystem = pa.fs.PyFileSystem(retried(handler, what=f"read {table.uri}", denied_is_final=False))
     return lambda file: pq.ParquetFile(filesystem.open_input_file(file.path), pre_buffer=pre_buffer)
 
 
