@@ -253,7 +253,7 @@ def test_no_plan_no_results_and_a_stranger_are_errors_of_one_line(output, tmp_pa
 
 
 def test_credentials_in_options_and_uris_are_refused():
-    with pytest.raises(ConfigError, match="'secret' looks like a credential"):
+    with pytest.raises(ConfigError, match="'secret' is not known, or holds a credential"):
         open_run("s3://bucket/run", {"secret": "abc"})
     with pytest.raises(ConfigError, match="credential"):
         open_run("s3://user:abc@bucket/run")

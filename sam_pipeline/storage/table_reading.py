@@ -52,9 +52,12 @@ def file_opener(
 
 def table_filesystem(table: Table, options: StorageOptions, sizes: dict[str, int] | None = None) -> Any:
     """The folder of a table, read by the same client as its log; storage is not asked for sizes that are given."""
-    return pa.fs.PyFileSystem(
-        DeltaStorageHandler(delta_uri(table.uri), delta_storage_options(table.uri, options), sizes)
-    )
+
+    def handler() -> DeltaStorageHandler:
+        return DeltaStorageHandler(delta_uri(table.uri), delta_storage_options(table.uri, options), sizes)
+
+    with output_errors(table.uri):
+        return pa.fs.PyFileSystem(retried(handler, what=f"read {table.uri}", denied_is_final=False))
 
 
 def checked_opener(table: Table, options: StorageOptions) -> Callable[[DataFile], pq.ParquetFile]:
