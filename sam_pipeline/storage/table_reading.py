@@ -26,6 +26,8 @@ from sam_pipeline.storage.filesystem import StorageOptions, delta_storage_option
 from sam_pipeline.storage.retrying import retried
 
 _FILES_AHEAD = 1024
+# Prompts with masks are files of 256 MB.
+_WHOLE_FILES_AT_ONCE = 2
 
 ImageIds = Sequence[int] | npt.NDArray[np.int64]
 
@@ -156,10 +158,11 @@ def read_columns(
     def read(file: DataFile) -> pa.Table:
         return read_file(table, file, open_file, columns)
 
-    pool = ThreadPoolExecutor(REQUESTS_AT_ONCE)
+    at_once, ahead = (_WHOLE_FILES_AT_ONCE,) * 2 if is_checked else (REQUESTS_AT_ONCE, _FILES_AHEAD)
+    pool = ThreadPoolExecutor(at_once)
     try:
-        for start in range(0, len(files), _FILES_AHEAD):
-            yield from pool.map(read, files[start : start + _FILES_AHEAD])
+        for start in range(0, len(files), ahead):
+            yield from pool.map(read, files[start : start + ahead])
     finally:
         pool.shutdown(cancel_futures=True)
 
