@@ -187,6 +187,7 @@ class Run:
     def dataset(self) -> ds.Dataset:
         """The results as a pyarrow dataset, for all else: DuckDB, batches of another size.
 
+        It does not look at checksums, unless it is scanned with `ParquetFragmentScanOptions`; the command verify does.
         With pyarrow 26, a process that ends right after a dataset was read may abort on its way out; with
         `use_threads=False` it seldom does.
         """

@@ -45,7 +45,9 @@ def doctored(tmp_path):
 def test_verify_shows_a_name_on_one_line_and_does_not_obey_it(capsys, doctored):
     code, out, err = run(capsys, "verify", doctored)
     assert code == 1
-    assert err == f"image 0 (s3://bucket/{SHOWN}): status decode_error needs an error and no masks\n"
+    problem, hint = err.splitlines()
+    assert problem == f"image 0 (s3://bucket/{SHOWN}): status decode_error needs an error and no masks"
+    assert hint.endswith(f"sam-pipeline retry {doctored} --damaged, and then annotate")
     assert is_plain(out)
 
 

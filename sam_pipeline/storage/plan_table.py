@@ -26,7 +26,7 @@ from sam_pipeline.storage.delta_place import Table
 from sam_pipeline.storage.filesystem import StorageOptions, join_uri
 from sam_pipeline.storage.schema import IMAGES_SCHEMA
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
-from sam_pipeline.storage.table_reading import ImageIds, file_opener, read_columns, read_file, read_image_rows
+from sam_pipeline.storage.table_reading import ImageIds, checked_opener, read_columns, read_file, read_image_rows
 
 _ROWS_PER_FILE = 1_000_000
 # Workers read a few hundred consecutive ids at a time: a row group is what they have to decompress for it.
@@ -100,7 +100,7 @@ def extend_plan(plan: Plan, new: pa.Table, changed: pa.Table, options: StorageOp
         return plan
     epoch = take_epoch(table, IMAGES_SCHEMA, options)
     files = committed_files(table)
-    open_file = file_opener(table, files, options)
+    open_file = checked_opener(table, options)
     replaced = [file for file in files if _ids_between(changed, file.min_image_id, file.max_image_id).num_rows]
     put = [_put(uri, table, _corrected(read_file(table, file, open_file), changed), options) for file in replaced]
     put += [

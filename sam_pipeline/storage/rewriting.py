@@ -16,12 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from sam_pipeline.storage.delta import DataFile, commit_files, committed_files, output_errors, put_parquet, table_id
-from sam_pipeline.storage.delta_place import Table
-from sam_pipeline.storage.filesystem import StorageOptions, join_uri
-from sam_pipeline.storage.retrying import retried
+from sam_pipeline.errors import DamagedFileError
+from sam_pipeline.storage.delta import DataFile, commit_files, committed_files, put_parquet, table_id
+from sam_pipeline.storage.filesystem import StorageOptions
 from sam_pipeline.storage.schema import MASKS_SCHEMA
-from sam_pipeline.storage.table_reading import file_opener, read_columns, read_file
+from sam_pipeline.storage.table_reading import checked_opener, read_checked, read_columns
 
 ROWS_PER_GROUP = 1024
 """A row holds about a hundred masks, 50 KB: groups of this many rows stay near 50 MB uncompressed."""
@@ -94,29 +93,24 @@ class Rewriter:
         )
 
     def _merge(self, files: Sequence[DataFile]) -> DataFile:
-        open_file = file_opener(self.table, files, self.options)
-        return self._put(_as_stored(read_file(self.table, file, open_file)) for file in files)
+        return self._put(rows for file in files for rows in self._row_groups(file))
 
     def _without(self, file: DataFile, *, is_deleted: IsDeleted) -> DataFile:
         return self._put(rows.filter(pa.array(~is_deleted(rows))) for rows in self._row_groups(file))
 
     def _row_groups(self, file: DataFile) -> Iterator[pa.Table]:
-        """One after another: a file whole, beside what is kept of it, would be half a gigabyte more."""
-        uri = join_uri(self.table.uri, file.path)
-        open_file = file_opener(self.table, [file], self.options, pre_buffer=False)
-        with output_errors(uri):
-            parquet = retried(partial(open_file, file), what=f"read {uri}", denied_is_final=False)
-            for group in range(parquet.num_row_groups):
-                read = partial(parquet.read_row_group, group, use_threads=False)
-                yield _as_stored(retried(read, what=f"read {uri}", denied_is_final=False))
+        """One after another: a file whole, beside what is kept of it, would be half a gigabyte more.
+
+        Its bytes are compared with what was written. Else a bit that has flipped would get a checksum of its own.
+        """
+        try:
+            yield from read_checked(file, checked_opener(self.table, self.options), MASKS_SCHEMA)
+        except DamagedFileError as error:
+            raise DamagedFileError(f"{error}; retry --damaged has its images done again") from error
 
     def _put(self, parts: Iterator[pa.Table]) -> DataFile:
         rows = pa.concat_tables(parts)
         return put_parquet(self.uri, rows, self.options, row_group_size=ROWS_PER_GROUP, table_id=table_id(self.table))
-
-
-def _as_stored(rows: pa.Table) -> pa.Table:
-    return rows.select(MASKS_SCHEMA.names).cast(MASKS_SCHEMA)
 
 
 def _mergeable(files: Sequence[DataFile]) -> Iterator[list[DataFile]]:

@@ -26,6 +26,8 @@ from sam_pipeline.storage.filesystem import StorageOptions, join_uri
 from sam_pipeline.storage.retrying import retried
 
 _FILES_AHEAD = 1024
+# Prompts with masks are files of 256 MB.
+_WHOLE_FILES_AT_ONCE = 2
 
 ImageIds = Sequence[int] | npt.NDArray[np.int64]
 
@@ -84,19 +86,34 @@ def checked_opener(table: Table, options: StorageOptions) -> Callable[[DataFile]
             raise
         if file.sha256 is not None and hashlib.sha256(content).hexdigest() != file.sha256:
             raise DamagedFileError(f"{uri} is damaged: its bytes are not those that were written")
-        with damage_errors(uri):
+        with _damage_errors(uri):
             return pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
 
     return open_checked
 
 
+def read_checked(
+    file: DataFile, open_checked: Callable[[DataFile], pq.ParquetFile], schema: pa.Schema
+) -> Iterator[pa.Table]:
+    """The rows of a file that checked_opener opens, one row group after another, in the types of a schema.
+
+    Raises:
+        DamagedFileError, OutputError, StorageUnavailableError: see checked_opener.
+    """
+    parquet = open_checked(file)
+    for index in range(parquet.num_row_groups):
+        with _damage_errors(file.path):
+            rows = parquet.read_row_group(index, use_threads=False).select(schema.names).cast(schema)
+        yield rows
+
+
 @contextmanager
-def damage_errors(uri: str) -> Iterator[None]:
+def _damage_errors(name: str) -> Iterator[None]:
     """Call whatever goes wrong in reading a file that is in memory damage of the file."""
     try:
         yield
     except Exception as error:
-        raise DamagedFileError(f"{uri} is damaged: {one_line(error)}") from error
+        raise DamagedFileError(f"{name} is damaged: {one_line(error)}") from error
 
 
 def read_file(
@@ -159,10 +176,11 @@ def read_columns(
     def read(file: DataFile) -> pa.Table:
         return read_file(table, file, open_file, columns)
 
-    pool = ThreadPoolExecutor(REQUESTS_AT_ONCE)
+    at_once, ahead = (_WHOLE_FILES_AT_ONCE,) * 2 if is_checked else (REQUESTS_AT_ONCE, _FILES_AHEAD)
+    pool = ThreadPoolExecutor(at_once)
     try:
-        for start in range(0, len(files), _FILES_AHEAD):
-            yield from pool.map(read, files[start : start + _FILES_AHEAD])
+        for start in range(0, len(files), ahead):
+            yield from pool.map(read, files[start : start + ahead])
     finally:
         pool.shutdown(cancel_futures=True)
 

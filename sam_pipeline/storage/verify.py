@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pycocotools import mask as coco_mask
 
 from sam_pipeline.clean_text import one_line
@@ -21,7 +20,7 @@ from sam_pipeline.storage.mask_table import MaskTable
 from sam_pipeline.storage.plan_table import Plan, iterate_planned, read_plan
 from sam_pipeline.storage.prompt_table import count_prompts
 from sam_pipeline.storage.schema import MASKS_SCHEMA, STATUSES
-from sam_pipeline.storage.table_reading import checked_opener, damage_errors
+from sam_pipeline.storage.table_reading import checked_opener, read_checked
 
 _MAX_PROBLEMS = 20
 _PLANNED_AT_ONCE = 100_000
@@ -111,7 +110,7 @@ def _check(plan: Plan, table: Table, options: StorageOptions) -> Verification:
     open_file = checked_opener(table, options)
     for file in committed_files(table):
         try:
-            for rows in _row_groups(open_file(file), join_uri(plan.output, "masks", file.path)):
+            for rows in read_checked(file, open_file, MASKS_SCHEMA):
                 _check_rows(rows, seen, uri_hashes, num_prompts, result)
         except OutputError as error:
             if isinstance(error, DamagedFileError):
@@ -134,13 +133,6 @@ def _uri_hashes(plan: Plan, options: StorageOptions) -> npt.NDArray[np.int64]:
         for batch in planned.to_batches(max_chunksize=_PLANNED_AT_ONCE):
             hashes[batch["image_id"].to_numpy()] = [hash(uri) for uri in batch["uri"].to_pylist()]
     return hashes
-
-
-def _row_groups(parquet: pq.ParquetFile, uri: str) -> Iterator[pa.Table]:
-    for index in range(parquet.num_row_groups):
-        with damage_errors(uri):
-            rows = parquet.read_row_group(index).select(MASKS_SCHEMA.names).cast(MASKS_SCHEMA)
-        yield rows
 
 
 def _check_rows(

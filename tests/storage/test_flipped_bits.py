@@ -3,13 +3,17 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from sam_pipeline.errors import SamPipelineError
+from sam_pipeline.errors import DamagedFileError, OutputError, SamPipelineError
 from sam_pipeline.storage.mask_table import open_results
+from sam_pipeline.storage.plan_table import extend_plan
 from sam_pipeline.storage.result_reading import read_results
-from sam_pipeline.storage.schema import MASKS_SCHEMA
+from sam_pipeline.storage.schema import IMAGES_SCHEMA, MASKS_SCHEMA
+from sam_pipeline.storage.sources.source_image import SourceImage, source_table
 from sam_pipeline.storage.verify import verify
+from tests.storage import runs
 from tests.storage.runs import failed_row, finished, row, take_over
 
 NUM_IMAGES = 60
@@ -68,3 +72,32 @@ def read_again(output, before):
     except SamPipelineError:
         return "refused"
     return "same" if after.equals(before) else "other"
+
+
+@pytest.mark.parametrize(
+    "rewrite", [lambda table: table.compact(), lambda table: table.delete_images(np.arange(0, NUM_IMAGES, 2))]
+)
+def test_no_flipped_bit_gets_a_checksum_of_its_own(tmp_path, rewrite):
+    output = str(tmp_path)
+    as_put(output)
+    path = committed_paths(output)[0]
+    content = path.read_bytes()
+    for bit in range(8 * len(content) - 8, 8 * len(content) - 8 * 4000, -1600):  # in the footer
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 4
+        path.write_bytes(flipped)
+        with pytest.raises(OutputError):
+            rewrite(take_over(output))
+        assert len(committed_paths(output)) == 2
+
+
+def test_no_flipped_bit_of_a_plan_is_carried_on_when_it_is_corrected(tmp_path):
+    plan = runs.plan(str(tmp_path), 9)
+    (path,) = Path(plan.output, "images").glob("*.parquet")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    changed = source_table([SourceImage("file:///in/0000.jpg", 1, "e")])
+    changed = changed.add_column(0, IMAGES_SCHEMA.field("image_id"), pa.array([0]))
+    with pytest.raises(DamagedFileError, match="is damaged"):
+        extend_plan(plan, changed.select([]).slice(0, 0), changed, {})

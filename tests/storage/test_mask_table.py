@@ -422,6 +422,46 @@ def test_a_deletion_is_fenced_by_a_later_start(output):
     assert stored(output) == as_stored(ROWS)
 
 
+def test_a_million_images_are_deleted_at_once(output):
+    table = finished(output, ROWS)
+    assert table.delete_images(np.arange(1, 1_000_000)[::-1]) == 4
+    assert stored(output) == as_stored(ROWS[:1])
+    assert table.delete_images(np.arange(1, 1_000_000)) == 0
+
+
+def test_files_without_any_of_the_rows_to_delete_stay_as_they_are(output):
+    table = finished(output, ROWS)
+    before = set(files(output))
+    version = DeltaTable(f"{output}/masks").version()
+    assert table.delete_images(np.array([4, 9])) == 1
+    assert len(before & set(files(output))) == 1
+    assert table.delete_images(np.array([9, -1, 4])) == 0
+    assert DeltaTable(f"{output}/masks").version() == version + 1
+
+
+def test_a_deletion_that_is_killed_keeps_what_it_has_committed_and_goes_on_when_it_is_repeated(output, monkeypatch):
+    monkeypatch.setattr(rewriting, "_DELETIONS_PER_COMMIT", 1)
+    table = finished(output, ROWS)
+    real, left = rewriting.commit_files, [1]
+
+    def commit_one(*arguments, **options):
+        left.pop()
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rewriting, "commit_files", commit_one)
+        with pytest.raises(IndexError):
+            table.delete(["ok"])
+    assert len(stored(output)) == 3
+    assert delete_rows(output, ["ok"], {}) == 2
+    assert stored(output) == as_stored([ROWS[2]])
+
+
+def test_rows_of_images_that_were_added_since_the_plan_was_read_are_none_of_its(output):
+    table = finished(output, ROWS)
+    assert table.committed_ids(2).tolist() == [True, True]
+
+
 def test_an_unknown_status_is_refused_with_those_that_there_are(output):
     running = finished(output, ROWS)
     with pytest.raises(ConfigError, match=r"status must be some of ok, fetch_error, .*worker_crashed; got ok, failed"):

@@ -6,7 +6,7 @@ from deltalake import DeltaTable
 
 from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage import plan_table
-from sam_pipeline.storage.plan_table import Plan, extend_plan, read_plan, read_planned, write_plan
+from sam_pipeline.storage.plan_table import Plan, extend_plan, iterate_planned, read_plan, read_planned, write_plan
 from sam_pipeline.storage.schema import IMAGES_SCHEMA
 from sam_pipeline.storage.sources.source_image import Location, SourceImage, source_table
 
@@ -171,3 +171,11 @@ def test_one_that_extends_a_plan_meanwhile_fences_the_other(output, monkeypatch)
     with pytest.raises(FencedError):
         extend_plan(plan, source_table(NEW), NONE_CHANGED, {})
     assert read_plan(output, {}).num_images == 11
+
+
+def test_a_plan_that_was_read_before_it_was_extended_stays_as_it_was_read(output):
+    plan = write_plan(output, "s3://b", source_table(IMAGES), {})
+    extend_plan(plan, source_table(NEW), NONE_CHANGED, {})
+    planned = pa.concat_tables(iterate_planned(plan, ["image_id", "uri"], {}))
+    assert planned["image_id"].to_pylist() == list(range(10))
+    assert pa.concat_tables(iterate_planned(read_plan(output, {}), ["image_id"], {})).num_rows == 11
