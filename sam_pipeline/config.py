@@ -19,7 +19,7 @@ Mode = Literal["auto", "grid", "prompted", "both"]
 ResolvedPrecision = Literal["fp32", "bf16"]
 ResolvedMode = Literal["grid", "prompted", "both"]
 
-PREPROCESSING_VERSION = 2
+PREPROCESSING_VERSION = 3
 """Raised whenever decoding, orientation or resizing of images changes the pixels that the encoder sees."""
 
 _CREDENTIAL_WORDS = (
