@@ -1,3 +1,4 @@
+import logging
 import time
 import uuid
 from collections import Counter
@@ -103,6 +104,20 @@ def test_a_single_object_is_taken_whatever_its_name_and_a_missing_one_is_said_to
     assert keys_in("s3://bucket/in/.hidden") == ["in/.hidden"]
     with pytest.raises(InputError, match="input not found: s3://bucket/in/none"):
         list_images("s3://bucket/in/none", {})
+
+
+def test_hidden_prefixes_are_not_asked_for(store, caplog):
+    caplog.set_level(logging.INFO)
+    made = store(["in/.snapshot/1.jpg", "in/a/@eaDir/x/2.jpg", "in/a/3.jpg", "in/.cache/4.jpg"])
+    assert keys_in("s3://bucket/in") == ["in/a/3.jpg"]
+    assert prefixes(made) == [("in/", True), ("in/a/", True)]
+    assert caplog.messages == ["passed over 3 hidden or system folders, such as bucket/in/.cache"]
+
+
+def test_a_prefix_with_hidden_folders_alone_has_no_images_and_is_no_missing_input(store):
+    store(["in/.snapshot/1.jpg"])
+    with pytest.raises(InputError, match="no images in s3://bucket/in: 0 files"):
+        list_images("s3://bucket/in", {})
 
 
 def test_a_glob_is_looked_for_where_it_can_match(store):
