@@ -229,3 +229,15 @@ def test_hugging_face_is_asked_once(memory, monkeypatch):
     monkeypatch.setattr(type(filesystem), "protocol", ("hf", "memory"))
     monkeypatch.setattr(type(filesystem), "ls", None)
     assert list_images(f"memory://{prefix}", {}).images.num_rows == 1
+
+
+@pytest.mark.s3
+def test_hidden_prefixes_of_a_real_store_are_passed_over(s3, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    bucket = s3.create_bucket()
+    for name in ("in/a.jpg", "in/.snapshot/b.jpg", "in/x/@eaDir/c.jpg"):
+        s3.put(bucket, name, b"x")
+    assert list_images(f"s3://{bucket}/in", {}).images["uri"].to_pylist() == [f"s3://{bucket}/in/a.jpg"]
+    assert any("passed over 2 hidden or system folders" in said for said in caplog.messages)
