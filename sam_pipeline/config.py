@@ -181,8 +181,8 @@ class PlanConfig:
     image_root: str | None = None
     """Folder or prefix that relative names in a manifest or annotation file start from. Default: where that file is."""
     keep: tuple[str, ...] = ()
-    """Further columns of a manifest or Parquet file, or files of a WebDataset sample (json, cls), to keep with each
-    image: they come with its result, in the column extra."""
+    """Further columns of a manifest or Parquet file, or files of a WebDataset sample (json, cls; up to 1 MiB), to keep
+    with each image: they come with its result, in the column extra."""
     include: tuple[str, ...] = ()
     """Only images whose URI, or the end of it, matches one of these patterns: '*.png', 'train/*.jpg', 'train/**'. As in
     the input, * ? [] stand for parts of one name and ** for any folders."""

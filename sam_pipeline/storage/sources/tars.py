@@ -10,6 +10,7 @@ import bz2
 import gzip
 import importlib
 import json
+import logging
 import lzma
 import re
 import tarfile
@@ -40,6 +41,8 @@ MAX_KEPT_BYTES = 2**20
 _MAX_HEADER_BYTES = 2**20
 _MAX_PADDING_BYTES = 2**16
 
+logger = logging.getLogger(__name__)
+
 _BZIP2 = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
 
 
@@ -65,14 +68,18 @@ def tar_images(
         options: storage and keep are used.
         on_skipped: called once for each archive with the number of files in it that were skipped.
 
-    Returns:
+    Yields:
         Tables of SOURCE_SCHEMA with up to 16,384 rows.
 
     Raises:
         InputError: an archive cannot be read, or its compression (zstd) is not in this Python.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
-    return tables_in_order(containers, partial(_index, options=options), on_skipped)
+    extensions: set[str] = set()
+    yield from tables_in_order(containers, partial(_index, options=options, extensions=extensions), on_skipped)
+    for name in options.keep:
+        if name.lower() not in extensions:
+            logger.warning("no image has a file .%s beside it that could be kept", name)
 
 
 def read_tar_members(
@@ -144,11 +151,12 @@ class _Entry(NamedTuple):
     """What else there is to say of it."""
 
 
-def _index(container: SourceImage, options: SourceOptions) -> Iterator[Found]:
-    """What is in an archive."""
+def _index(container: SourceImage, options: SourceOptions, extensions: set[str]) -> Iterator[Found]:
+    """What is in an archive; the extensions of what is kept join the others."""
     for _, group in groupby(_entries(container, options), key=lambda entry: entry.sample):
         entries = list(group)  # siblings come before and after the image
         kept = {name: value for entry in entries for name, value in entry.kept.items()}
+        extensions.update(kept)
         extra = "{" + ", ".join(f"{json_text(name)}: {value}" for name, value in kept.items()) + "}" if kept else None
         for entry in entries:
             if entry.image is not None:

@@ -419,12 +419,10 @@ def test_without_keep_nothing_is_kept_and_all_others_are_counted(memory):
     ],
 )
 def test_a_sibling_that_cannot_be_kept_is_null_and_the_log_says_why(memory, sibling, why, caplog):
-    skipped = []
-    good = File("1.cls", b"3")
-    (image,) = memory.index(
-        packed(File("1.jpg", b"x"), sibling, good), keep=["json", "txt", "cls"], on_skipped=skipped.append
-    )
-    assert (json.loads(image.extra), skipped) == ({sibling.name.split(".")[1]: None, "cls": "3"}, [0])
+    skipped, extension = [], sibling.name[2:]
+    members = File("1.jpg", b"x"), sibling, File("1.cls", b"3")
+    (image,) = memory.index(packed(*members), keep=[extension, "cls"], on_skipped=skipped.append)
+    assert (json.loads(image.extra), skipped) == ({extension: None, "cls": "3"}, [0])
     (said,) = caplog.messages
     assert said.startswith("could not keep 1 files beside their images, such as ")
     assert said.endswith(f"#{sibling.name} ({why})")
@@ -435,6 +433,11 @@ def test_a_sibling_that_is_a_link_is_skipped(memory):
     sibling = File("1.txt", type_=tarfile.SYMTYPE, linkname="/etc/passwd")
     (image,) = memory.index(packed(File("1.jpg", b"x"), sibling), keep=["txt"], on_skipped=skipped.append)
     assert (image.extra, skipped) == (None, [1])
+
+
+def test_what_no_image_has_beside_it_is_said(memory, caplog):
+    memory.index(packed(File("1.jpg", b"x"), File("1.cls", b"3")), keep=["cls", "jsn"])
+    assert caplog.messages == ["no image has a file .jsn beside it that could be kept"]
 
 
 def test_a_large_sibling_is_kept(memory):
