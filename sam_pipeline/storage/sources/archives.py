@@ -20,7 +20,7 @@ _NUM_THREADS = 8
 _MAX_INDEXES = 2 * _NUM_THREADS  # held at once: being made, or waiting for the archives before them
 _TABLE_ROWS = 16_384
 
-Found = SourceImage | tuple[Kind, str] | None
+Member = SourceImage | tuple[Kind, str] | None
 """Of a file in an archive: its image; what is passed over, and its name; or None for a file that is no image."""
 
 _Index = tuple[list[pa.Table], int, PassedOver]
@@ -29,7 +29,7 @@ _Index = tuple[list[pa.Table], int, PassedOver]
 
 def tables_in_order(
     containers: Iterable[SourceImage],
-    index: Callable[[SourceImage], Iterator[Found]],
+    index: Callable[[SourceImage], Iterator[Member]],
     on_skipped: Callable[[int], None] | None,
 ) -> Iterator[pa.Table]:
     """Index archives in eight threads, and give what they hold in the order of the archives.
@@ -94,7 +94,7 @@ def tables_in_order(
 
 def in_hidden_folder(container: SourceImage, name: str) -> tuple[Kind, str] | None:
     """What to give for a member that is in a hidden folder; None if it is in none."""
-    folder = hidden_folder(f"/{name}")
+    folder = hidden_folder(f"/{name}".replace("\\", "/"))  # as some programs on Windows write it
     return None if folder is None else ("hidden folder", f"{container.uri}#{folder[1:]}")
 
 

@@ -27,7 +27,7 @@ from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError, SamPipelineError, StorageUnavailableError
 from sam_pipeline.storage.filesystem import StorageOptions
 from sam_pipeline.storage.retrying import is_denied, is_transient
-from sam_pipeline.storage.sources.archives import Found, broken, in_hidden_folder, is_image, tables_in_order, unique
+from sam_pipeline.storage.sources.archives import Member, broken, in_hidden_folder, is_image, tables_in_order, unique
 from sam_pipeline.storage.sources.kept_values import json_text
 from sam_pipeline.storage.sources.passed_over import Kind
 from sam_pipeline.storage.sources.range_file import RangeFile, StorageFaultError
@@ -151,7 +151,7 @@ class _Entry(NamedTuple):
     """What else there is to say of it."""
 
 
-def _index(container: SourceImage, options: SourceOptions, extensions: set[str]) -> Iterator[Found]:
+def _index(container: SourceImage, options: SourceOptions, extensions: set[str]) -> Iterator[Member]:
     """What is in an archive; the extensions of what is kept join the others."""
     for _, group in groupby(_entries(container, options), key=lambda entry: entry.sample):
         entries = list(group)  # siblings come before and after the image

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from sam_pipeline.clean_text import one_line
-from sam_pipeline.storage.sources.archives import Found, broken, in_hidden_folder, is_image, tables_in_order, unique
+from sam_pipeline.storage.sources.archives import Member, broken, in_hidden_folder, is_image, tables_in_order, unique
 from sam_pipeline.storage.sources.range_file import RangeFile, StorageFaultError
 from sam_pipeline.storage.sources.source_image import Location, SourceImage
 from sam_pipeline.storage.sources.source_options import SourceOptions
@@ -66,7 +66,7 @@ def zip_images(
     return tables_in_order(containers, partial(_index, options=options), on_skipped)
 
 
-def _index(container: SourceImage, options: SourceOptions) -> Iterator[Found]:
+def _index(container: SourceImage, options: SourceOptions) -> Iterator[Member]:
     """What is in an archive."""
     try:
         file: Any = RangeFile(container.uri, container.size_bytes, options.storage)

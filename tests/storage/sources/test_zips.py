@@ -221,6 +221,7 @@ def test_other_files_hidden_ones_and_links_are_counted_and_passed_over(memory, c
         ("a.json", b"{}"),
         (".b.jpg", b"x"),
         ("__MACOSX/._a.jpg", b"x"),
+        ("__MACOSX\\sub\\b.jpg", b"x"),
         (link("l.jpg"), b"a"),
         ("d.jpg/", b""),
     ]
