@@ -157,7 +157,7 @@ def _pixels_without_end_marker(data: bytes, max_pixels: int) -> Pixels | None:
             pixels = _decode(data + ending, max_pixels)
         except DecodeError:
             return None
-        digests.add(hashlib.sha256(pixels).digest())
+        digests.add(hashlib.sha256(pixels.data).digest())
         if len(digests) > 1 or pixels.shape[0] * pixels.shape[1] > most_pixels:
             return None
     return pixels
