@@ -19,7 +19,7 @@ Mode = Literal["auto", "grid", "prompted", "both"]
 ResolvedPrecision = Literal["fp32", "bf16"]
 ResolvedMode = Literal["grid", "prompted", "both"]
 
-PREPROCESSING_VERSION = 2
+PREPROCESSING_VERSION = 3
 """Raised whenever decoding, orientation or resizing of images changes the pixels that the encoder sees."""
 
 
@@ -131,7 +131,8 @@ class PlanConfig:
     output: str
     """Folder of the run: a local path or any URI that fsspec and delta-rs both reach (s3://, gs://, az://)."""
     input: str | None = None
-    """Folder or prefix, glob, or single file; a local path or any fsspec URI. May be left out once there is a plan."""
+    """Folder or prefix, glob (* ? [] stand for parts of one name, ** for any folders), or single file; a local path or
+    any fsspec URI. Hidden folders below it are passed over. May be left out once there is a plan."""
     input_format: InputFormat = "auto"
     """What the input is: images (files), a manifest of URIs (Parquet, CSV, JSON Lines), parquet with image bytes,
     webdataset tar archives, zip archives, or a coco annotation file. auto goes by the suffix, and for Parquet by the
@@ -141,12 +142,13 @@ class PlanConfig:
     image_root: str | None = None
     """Folder or prefix that relative names in a manifest or annotation file start from. Default: where that file is."""
     keep: tuple[str, ...] = ()
-    """Further columns of a manifest or Parquet file, or files of a WebDataset sample (json, cls), to keep with each
-    image: they come with its result, in the column extra."""
+    """Further columns of a manifest or Parquet file, or files of a WebDataset sample (json, cls; up to 1 MiB), to keep
+    with each image: they come with its result, in the column extra."""
     include: tuple[str, ...] = ()
-    """Only images whose URI, or its last part, matches one of these patterns (* ? [])."""
+    """Only images whose URI, or the end of it, matches one of these patterns: '*.png', 'train/*.jpg', 'train/**'. As in
+    the input, * ? [] stand for parts of one name and ** for any folders."""
     exclude: tuple[str, ...] = ()
-    """No images whose URI, or its last part, matches one of these patterns."""
+    """No images whose URI, or the end of it, matches one of these patterns."""
     limit: int | None = None
     """Only the first so many images, in the order of their URIs."""
     sample: int | None = None

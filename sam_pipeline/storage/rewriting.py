@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from sam_pipeline.errors import DamagedFileError
 from sam_pipeline.storage.delta import DataFile, commit_files, committed_files, put_parquet, table_id
+from sam_pipeline.storage.delta_place import Table
 from sam_pipeline.storage.filesystem import StorageOptions
 from sam_pipeline.storage.schema import MASKS_SCHEMA
 from sam_pipeline.storage.table_reading import checked_opener, read_checked, read_columns

@@ -12,6 +12,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sam_pipeline.storage.name_forms import one_form
+
 logger = logging.getLogger(__name__)
 
 _NONE, _SEVERAL = -1, -2
@@ -42,8 +44,9 @@ def match_images(keyed: pa.Table, planned: pa.Table) -> _Ids:
 
     A key is an image's URI; or the end of one, from a slash on (`train/0001.jpg`, `0001.jpg`), with or without the
     suffix. A number also names the file that is called by it with zeros in front, as COCO's are. The first of these by
-    which a key names anything counts. Where the plan was made from a COCO file, what the rows call an image's id is
-    looked for among the ids of that file first, and a number there only.
+    which a key names anything counts. A key that names nothing is tried once more in another form: with a space for
+    `%20`, slashes for backslashes, letters and their accents as one (see name_forms). Where the plan was made from a
+    COCO file, what the rows call an image's id is looked for among the ids of that file first, and a number there only.
 
     Args:
         keyed: (N,) rows of KEYED_PROMPTS; key and is_image_id are used.
@@ -82,11 +85,18 @@ def _ways(names: pa.Array, is_id: npt.NDArray[np.bool_], planned: pa.Table) -> I
         is_number = pc.match_substring_regex(names, _WHOLE_NUMBER)
         names = pc.if_else(pc.and_(pa.array(is_id), is_number), None, names)
     uris = _large(planned["uri"])
+    in_container = planned["location"].combine_chunks().is_valid()
+    yield from _ways_by_name(names, uris, in_container, ids)
+    yield from _ways_by_name(one_form(names), one_form(uris), in_container, ids)
+
+
+def _ways_by_name(
+    names: pa.Array, uris: pa.Array, in_container: pa.Array, ids: _Ids
+) -> Iterator[tuple[_Index, pa.Array]]:
     yield _index(uris, ids), names
     before, nothing = (pa.scalar(text, pa.large_string()) for text in ("file://", ""))
     yield _index(uris, ids), pc.binary_join_element_wise(before, names, nothing)
     # A member of an archive is what stands behind the #, as if the archive were a folder.
-    in_container = planned["location"].combine_chunks().is_valid()
     has_members = pc.any(in_container).as_py()
     paths = pc.if_else(in_container, pc.replace_substring(uris, "#", "/"), uris) if has_members else uris
     asked = pc.replace_substring_regex(names, r"^(?:\.{1,2}/)+", "")

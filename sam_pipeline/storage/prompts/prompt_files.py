@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 def read_prompts(uri: str, options: PromptOptions) -> Iterator[pa.Table]:
     """Read the prompts of a file; those with too low a score, or none where one is asked for, are left out.
 
+    Where a prompt has an error and no score, the error may be in the score, so it stays.
+
     A prompt that cannot be used is a row with an error, and the others go on. COCO's files are held in memory, of all
     others some thousand rows.
 
@@ -52,7 +54,9 @@ def read_prompts(uri: str, options: PromptOptions) -> Iterator[pa.Table]:
             yield part
             continue
         num_scores += part.num_rows - part["score"].null_count
-        kept = part.filter(pc.fill_null(pc.greater_equal(part["score"], options.min_score), False))
+        is_unknown = pc.and_(part["score"].is_null(), part["error"].is_valid())
+        is_enough = pc.fill_null(pc.greater_equal(part["score"], options.min_score), False)
+        kept = part.filter(pc.or_(is_unknown, is_enough))
         num_left_out += part.num_rows - kept.num_rows
         yield kept
     if not num_rows:

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from sam_pipeline.errors import InputError
+from sam_pipeline.storage.file_numbers import file_id
 from sam_pipeline.storage.sources.kept_values import json_text
 from sam_pipeline.storage.sources.named_uris import named_uris, names_of
 from sam_pipeline.storage.sources.object_reading import read_json
@@ -76,15 +77,15 @@ def _name(entry: Any, options: SourceOptions) -> object:
 def _extra(entry: Any, keep: Sequence[str]) -> str | None:
     if not isinstance(entry, dict):
         return None
-    return json_text({"coco_image_id": entry.get("id"), **{name: entry.get(name) for name in keep}})
+    return json_text({"coco_image_id": file_id(entry.get("id")), **{name: entry.get(name) for name in keep}})
 
 
 def _problem(entry: Any, seen: set[int | str]) -> str | None:
     """What is wrong with an entry besides its name; its id joins those that were seen."""
     if not isinstance(entry, Mapping):
         return "the entry of the annotation file is not an object"
-    image_id = entry.get("id")
-    if isinstance(image_id, bool) or not isinstance(image_id, (int, str)):
+    image_id = file_id(entry.get("id"))
+    if image_id is None:
         return "the entry of the annotation file has no id that is a number or text"
     if image_id in seen:
         return "the entry of the annotation file has the id of an earlier one"

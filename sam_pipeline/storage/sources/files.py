@@ -20,6 +20,7 @@ from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.sources.disk_listing import Found, Retry, walk_disk
 from sam_pipeline.storage.sources.name_patterns import Below
+from sam_pipeline.storage.sources.passed_over import PassedOver
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA, SourceImage, image_of_row
 from sam_pipeline.storage.sources.store_listing import etag_of, walk_store
 
@@ -66,8 +67,10 @@ def file_images(
     """List an input once, in parts of some ten thousand files.
 
     A folder or prefix is walked recursively and files without one of the suffixes are skipped and counted; a file named
-    outright is taken whatever its suffix; hidden files (.DS_Store, ._x.jpg) are skipped. Links to files are followed,
-    links to folders below the input are not, since they may form a loop. A name that exists is never taken for a glob.
+    outright is taken whatever its suffix; hidden files (.DS_Store, ._x.jpg) are skipped. Hidden folders and those of
+    systems (.git, @eaDir, __MACOSX) are passed over, unless the input names them. Links to files are followed, links to
+    folders below the input are not, since they may form a loop. Folders that are passed over are counted in the log. A
+    name that exists is never taken for a glob.
 
     Args:
         input_uri: a folder or prefix, a glob, or a file, as absolute_uri makes it or as a listing names it.
@@ -85,6 +88,7 @@ def file_images(
     """
     filesystem, path = open_filesystem(input_uri, options)
     num_images = num_skipped = 0
+    passed_over = PassedOver()
     try:
         apart = tuple(open_filesystem(uri, options) for uri in left_out)
         below = _below(filesystem, path, apart, _retry_of(input_uri))
@@ -92,6 +96,7 @@ def file_images(
         for part in _merged(found):
             num_images += len(part.files)
             num_skipped += part.num_others
+            passed_over.update(part.passed_over)
             yield Listing(_table(filesystem, part.files), part.num_others)
     except FileNotFoundError:
         raise InputError(f"input not found: {input_uri}") from None
@@ -101,6 +106,7 @@ def file_images(
         raise
     except Exception as error:
         raise InputError(f"cannot list {input_uri}: {one_line(error)}") from error
+    passed_over.log()
     if not num_images:
         raise InputError(f"no {what} in {input_uri}: {num_skipped} files, none ending in one of {', '.join(suffixes)}")
 
@@ -162,6 +168,7 @@ def _merged(parts: Iterator[Found]) -> Iterator[Found]:
     for part in parts:
         merged.files += part.files
         merged.num_others += part.num_others
+        merged.passed_over.update(part.passed_over)
         if len(merged.files) >= _ROWS_AT_ONCE:
             yield merged
             merged = Found()

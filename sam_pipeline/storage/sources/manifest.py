@@ -26,8 +26,9 @@ from sam_pipeline.storage.sources.source_options import SourceOptions
 TEXT_MANIFEST_SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 MANIFEST_SUFFIXES = (*PARQUET_SUFFIXES, *TEXT_MANIFEST_SUFFIXES)
 
-URI_COLUMNS = ("uri", "url", "path", "image", "image_uri", "image_path", "file_name", "key")
-"""Where URIs are looked for, in this order, when no column is named; where there is none of these, the only text."""
+URI_COLUMNS = ("uri", "url", "image_uri", "image_path", "path", "file_name", "image", "key")
+"""What columns that name images are called, in lists and in prompts; the first there is counts. In a list without any
+of them it is the only text."""
 
 _READERS: dict[str, RowReader] = {
     **dict.fromkeys(PARQUET_SUFFIXES, parquet_rows),

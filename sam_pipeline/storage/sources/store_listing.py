@@ -64,10 +64,17 @@ def walk_store(filesystem: Any, below: Below, is_wanted: Callable[[str], bool], 
     is_empty = True
     for request, page in _pages(list_page, _Request(start, one_level=is_split), below, retry):
         found = Found()
+        for prefix in page.prefixes:
+            if (hidden := below.hidden_folder(prefix)) is not None:
+                found.passed_over.add("hidden folder", hidden)
         for info in page.infos:
             name = info["name"]
             # Empty objects whose key ends in a slash are the folder markers of S3 consoles.
-            if info["type"] != "file" or name.endswith("/") or not below.matches(name):
+            if info["type"] != "file" or name.endswith("/"):
+                continue
+            if not below.matches(name):
+                if (hidden := below.hidden_folder(name)) is not None:
+                    found.passed_over.add("hidden folder", hidden)
                 continue
             if request.without_own and "/" not in name[len(request.prefix) :]:
                 continue
@@ -75,7 +82,7 @@ def walk_store(filesystem: Any, below: Below, is_wanted: Callable[[str], bool], 
                 found.files.append((name, info.get("size"), etag_of(info)))
             else:
                 found.num_others += 1
-        is_empty = is_empty and not found.files and not found.num_others
+        is_empty = is_empty and not (found.files or found.num_others or found.passed_over.folders)
         yield found
     if is_empty and not below.is_glob:
         # An object of that name, or an error where an empty prefix would say nothing.

@@ -49,6 +49,42 @@ def test_a_key_names_an_image_by_its_uri_or_the_end_of_it(key, image_id):
     assert match([key], FOLDER) == [image_id]
 
 
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        (f"{NFC}.jpg", f"{NFD}.jpg"),
+        (NFD, f"{NFC}.jpg"),
+        (f"x/{NFD}.jpg", f"x/{NFC}.jpg"),
+        ("a%20b.jpg", "a b.jpg"),
+        ("a b", "a%20b.jpg"),
+        ("train\\1.jpg", "train/1.jpg"),
+        (".\\train\\1", "train/1.jpg"),
+        ("train/1.jpg", "train\\1.jpg"),
+        (f"tr%C3%A4in\\{NFC}%20.jpg", f"tr\u00e4in/{NFD} .jpg"),
+        ("100%25", "100%.png"),
+    ],
+)
+def test_a_key_in_another_form_names_the_one_image_that_is_meant(key, name):
+    images = planned("s3://b/other.jpg", f"s3://b/{name}")
+    assert match([key], images) == [1]
+    in_tar = SourceImage(f"s3://b/0.tar#{name}", 1, None, Location("s3://b/0.tar", "range", 0, 1))
+    assert match([key], planned("s3://b/other.jpg", in_tar)) == [1]
+
+
+def test_a_key_as_it_is_written_comes_before_other_forms_of_it():
+    images = planned(f"s3://b/{NFC}.jpg", f"s3://b/{NFD}.jpg", "s3://b/a%20b.jpg", "s3://b/a b.jpg")
+    keys = [f"{NFC}.jpg", f"{NFD}.jpg", "a%20b.jpg", "a b.jpg"]
+    assert match(keys, images) == [0, 1, 2, 3]
+
+
+def test_a_key_whose_form_several_images_have_is_nobodys(caplog):
+    assert match([f"{NFC}%20.jpg"], planned(f"s3://b/{NFC} .jpg", f"s3://b/{NFD} .jpg")) == [-1]
+    assert "1 rows name several images at once" in caplog.text
+
+
 def test_a_name_that_several_images_have_is_nobodys_and_is_said(caplog):
     with caplog.at_level(logging.WARNING):
         assert match(["0001.jpg", "train/0001.jpg", "0001.jpg", None, "else"], FOLDER) == [-1, 0, -1, -1, -1]

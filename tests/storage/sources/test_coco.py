@@ -80,6 +80,12 @@ def test_a_field_that_no_image_has_is_an_input_error(read):
         read([{"id": 1, "file_name": "a.jpg"}], keep=("licence",))
 
 
+def test_an_id_may_be_written_as_a_float(read):
+    first, again = read([{"id": 1.0, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}])
+    assert (first["extra"], first["error"]) == ('{"coco_image_id": 1}', None)
+    assert "id of an earlier one" in again["error"]
+
+
 def test_names_follow_the_same_rules_as_in_a_manifest(read):
     names = ["ftp://host/a", "s3://b/a?X-Amz-Signature=canary", "zip://a::s3://b/c", "https://h/a.jpg"]
     rows = read([{"id": number, "file_name": name} for number, name in enumerate(names)])
