@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri
+from sam_pipeline.storage.first_images import check_first_images
 from sam_pipeline.storage.mask_table import MaskTable, read_header
 from sam_pipeline.storage.plan_table import Plan, extend_plan, iterate_planned, read_plan, read_planned, write_plan
 from sam_pipeline.storage.prompt_table import announce_prompts
@@ -28,7 +29,7 @@ def ensure_plan(config: PlanConfig) -> Plan:
 
     Raises:
         ConfigError: there is no plan and no input, or the plan is of another input.
-        InputError: the input cannot be listed or holds no image.
+        InputError: the input cannot be listed or holds no image, or none of the first can be read.
         OutputError: the plan cannot be written.
         FencedError: another run planned meanwhile.
     """
@@ -37,10 +38,11 @@ def ensure_plan(config: PlanConfig) -> Plan:
     if plan is None:
         if config.input is None:
             raise ConfigError(f"{config.output} has no plan yet: say which images with --input")
-        images = list_input(config)
+        found = list_input(config)
+        check_first_images(found, config.input, options)
         if config.prompts is not None or config.regions is not None:
             announce_prompts(output, options)
-        return write_plan(output, absolute_uri(config.input), images, options)
+        return write_plan(output, absolute_uri(config.input), found.images, options)
     if config.input is not None and absolute_uri(config.input) != plan.input:
         raise ConfigError(f"{config.output} was planned from {plan.input}, not {config.input}; use another --output")
     return _extended(plan, config) if config.extend else plan
@@ -48,7 +50,7 @@ def ensure_plan(config: PlanConfig) -> Plan:
 
 def _extended(plan: Plan, config: PlanConfig) -> Plan:
     options = config.parsed_storage_options
-    found = list_input(config)
+    found = list_input(config).images
     planned = pa.concat_tables(iterate_planned(plan.output, ["image_id", "uri", "size_bytes", "etag"], options))
     # Two gigabytes of names are too many for one array of strings.
     uris, planned_uris = (table["uri"].cast(pa.large_string()) for table in (found, planned))

@@ -7,15 +7,16 @@ from sam_pipeline.errors import ConfigError, InputError, OutputError
 from sam_pipeline.pipeline.plan import ensure_plan, sample_images
 from sam_pipeline.storage.plan_table import Plan, read_plan, read_planned
 from tests.storage import runs
+from tests.storage.image_files import noise, saved
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """An input of three files that look like images."""
+    """An input of three images."""
     for name in ("b.jpg", "a.png", "sub/c.webp"):
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
+        path.write_bytes(saved(noise(4, 5), "PNG"))
     return tmp_path / "in"
 
 

@@ -27,6 +27,10 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".g
 _ROWS_AT_ONCE = 65_536
 
 
+class NoFilesError(InputError):
+    """The input is there, but holds no file of the kind that was looked for."""
+
+
 @dataclass(frozen=True)
 class Listing:
     """Files of an input, or a part of them, and how many others were passed over."""
@@ -68,7 +72,7 @@ def file_images(
         Files in no order, each once.
 
     Raises:
-        InputError: nothing there, no permission, or no such file among the files; the last only in the end.
+        InputError: nothing there or no permission; in the end a NoFilesError if there is no such file among the files.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
     filesystem, path = open_filesystem(absolute_uri(input_uri), options)
@@ -88,7 +92,9 @@ def file_images(
     except Exception as error:
         raise InputError(f"cannot list {input_uri}: {one_line(error)}") from error
     if not num_images:
-        raise InputError(f"no {what} in {input_uri}: {num_skipped} files, none ending in one of {', '.join(suffixes)}")
+        raise NoFilesError(
+            f"no {what} in {input_uri}: {num_skipped} files, none ending in one of {', '.join(suffixes)}"
+        )
 
 
 def source_image(filesystem: Any, info: Mapping[str, Any]) -> SourceImage:

@@ -1,4 +1,4 @@
-"""Images named by a manifest: a Parquet, CSV or JSON Lines file with one image a row, or a text file with one a line."""
+"""Images named by a manifest: a Parquet, CSV or JSON Lines file with an image a row, or a text file with one a line."""
 
 from __future__ import annotations
 

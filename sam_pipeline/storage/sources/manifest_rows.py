@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -138,9 +139,7 @@ def json_line_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:
     for block in line_blocks(file):
         if columns is None:
             records = records_of_lines(block, num_lines)
-            columns = choose(
-                _json_columns(records), lambda name: [record.get(name) for record in records[:_SAMPLED_ROWS]]
-            )
+            columns = choose(_json_columns(records), partial(_values, records[:_SAMPLED_ROWS]))
         yield _json_rows(block, columns, num_lines)
         num_lines += block.count(b"\n")
 
@@ -239,6 +238,10 @@ def _json_columns(records: Sequence[Mapping[str, Any]]) -> dict[str, bool | None
             if value is not None and not known:
                 columns[name] = isinstance(value, str)
     return columns
+
+
+def _values(records: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    return [record.get(name) for record in records]
 
 
 def _json_rows(block: bytes, columns: WantedColumns, num_lines_before: int) -> Rows:

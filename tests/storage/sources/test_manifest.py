@@ -144,8 +144,8 @@ class TestTheColumn:
         path = write(tmp_path / f"m.{suffix}", {"label": [1, 2], "text": captions})
         with pytest.raises(
             InputError,
-            match=r"no column of .* seems to hold names of images: 'text' begins with 'a photograph of two dogs that run "
-            r"on a beach in the evening…'; say which with --input-column; its columns: 'label', 'text'$",
+            match=r"no column of .* seems to hold names of images: 'text' begins with 'a photograph of two dogs that "
+            r"run on a beach in the evening…'; say which with --input-column; its columns: 'label', 'text'$",
         ):
             read(path)
         assert len(read(path, column="text")) == 2
