@@ -202,6 +202,8 @@ class PlanConfig:
     """Boxes or points to make masks of: COCO results or annotations (.json), Parquet or JSON Lines with bbox, score,
     category_id, point_coords, point_labels, mask_input, or a folder of YOLO labels. The image is named by uri, url,
     image_uri, image_path, path, file_name, image, key or image_id, the first there is. Frozen with the plan."""
+    prompt_images: str | None = None
+    """COCO file whose `images` say which file_name each image_id of the prompts and regions stands for."""
     bbox_format: BboxFormat = "xywh"
     """What bbox holds in prompts and regions: x, y, width, height as in COCO, or two corners, xyxy; in pixels of the
     image after its EXIF orientation."""
@@ -228,6 +230,8 @@ class PlanConfig:
             raise ConfigError("extend adds all that is new: leave out limit and sample, which would choose anew")
         if self.min_score is not None and self.prompts is None:
             raise ConfigError("min_score chooses among prompts: say which with --prompts")
+        if self.prompt_images is not None and self.prompts is None and self.regions is None:
+            raise ConfigError("prompt_images names the images of prompts: say which with --prompts")
         if self.redo_changed and not self.extend:
             raise ConfigError("redo_changed needs extend, which finds out what has changed")
 

@@ -1,9 +1,12 @@
 """Prompts, regions and grids: frozen with a plan, refused where they clash, and answered image by image."""
 
+import gzip
 import json
 import logging
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig
@@ -102,6 +105,61 @@ def test_prompts_of_which_none_is_for_a_planned_image_are_an_error(folder):
             regions=file_of(folder, detection("gone.png"), name="regions.jsonl"),
         )
     assert not is_frozen(folder)
+
+
+def coco_of(folder, *names, name="instances.json"):
+    path = folder / name
+    path.write_text(json.dumps({"images": [{"id": 100 + n, "file_name": file} for n, file in enumerate(names)]}))
+    return str(path)
+
+
+def test_why_no_prompt_is_for_an_image_is_said(folder):
+    for rows, settings, why in (
+        (
+            [detection("1.png", score=0.7)],
+            {"min_score": 0.8},
+            "all scores are below --min-score 0.8, the highest",
+        ),
+        ([{"image_id": 9, "bbox": [1, 2, 3, 4]}], {}, "they have ids such as '9', and .* --prompt-images"),
+        ([detection("x.png")], {}, "they name images such as 'x.png', and the images are such as 'file://.*0.png'"),
+    ):
+        with pytest.raises(InputError, match=rf"no prompt in .*detections.jsonl is for an image of .*: {why}"):
+            targets_of(folder, prompts=file_of(folder, *rows), **settings)
+    assert not is_frozen(folder)
+
+
+def test_prompts_of_which_none_can_be_used_are_refused(folder):
+    rows = [detection("0.png", bbox=[1, 2, 3]), detection("1.png", bbox=None)]
+    with pytest.raises(InputError, match=r"no prompt in .*detections.jsonl can be used: bbox must be 4 numbers"):
+        targets_of(folder, prompts=file_of(folder, *rows))
+    assert not is_frozen(folder)
+
+
+@pytest.mark.parametrize("kind", ["json", "json.gz", "jsonl", "parquet"])
+def test_ids_of_a_detector_work_with_the_file_that_has_the_names(folder, kind):
+    rows = [{"image_id": 100 + n, "bbox": [1, 2, 3 + n, 4]} for n in (2, 0, 9)]
+    path = folder / f"results.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif kind == "jsonl":
+        file_of(folder, *rows, name=path.name)
+    else:
+        data = json.dumps(rows).encode()
+        path.write_bytes(gzip.compress(data) if kind.endswith("gz") else data)
+    names = coco_of(folder, "0.png", "sub/gone.png", "2.png")
+    settings = {"prompts": str(path), "prompt_images": names}
+    assert targets_of(folder, **settings).prompts.num_prompts == 2
+    found = read_image_prompts(str(folder / "run"), range(3), {})
+    assert {image_id: row["box_xyxy"] for image_id, (row,) in found.items()} == {0: [1, 2, 4, 6], 2: [1, 2, 6, 6]}
+    # The same command again goes on; without the file that has the names it is another one.
+    assert targets_of(folder, **settings).prompts.num_prompts == 2
+    with pytest.raises(ConfigError, match=r"other prompts \(prompt_images, prompt_images_version differ\)"):
+        targets_of(folder, prompts=str(path))
+
+
+def test_names_of_images_without_prompts_are_refused(folder):
+    with pytest.raises(ConfigError, match="prompt_images names the images of prompts: say which with --prompts"):
+        config_of(folder, prompt_images=coco_of(folder, "0.png"))
 
 
 def test_what_is_refused_freezes_nothing(folder):
