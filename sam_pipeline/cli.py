@@ -19,15 +19,15 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from sam_pipeline.config import AnnotateConfig, PlanConfig
-from sam_pipeline.errors import ConfigError, OutputError, SamPipelineError
+from sam_pipeline.errors import ConfigError, NothingSucceededError, OutputError, SamPipelineError
 from sam_pipeline.terminal import CleanFormatter, PlainConsole
 
 _DESCRIPTION = """Dataset-scale Segment Anything: images in object storage in, a table of scored RLE masks out.
 
 Every command also takes --debug (tracebacks and Ray's own log); annotate and plan take --config FILE (TOML or YAML
 with flag names as keys; flags on the command line win).
-Exit codes: 0 done; 1 verification or partial failure; 2 bad usage, input, output or weights; 3 a newer run took
-over."""
+Exit codes: 0 done; 1 the run failed, nothing succeeded, or verify found something; 2 bad usage, input, output or
+weights; 3 a newer run took over."""
 
 _stdout = PlainConsole(markup=False, highlight=False)
 _stderr = PlainConsole(stderr=True, markup=False, highlight=False)
@@ -44,16 +44,20 @@ def annotate(config: Annotated[AnnotateConfig, tyro.conf.arg(name="")]) -> int:
     from sam_pipeline.pipeline.progress import RichDisplay
 
     summary = run_annotate(config, lambda num_images, num_before: RichDisplay(num_images, num_before, _stderr))
+    outcome = summary.outcome
     rows = {
-        "output": summary.output,
-        "images": f"{summary.num_images} ({_statuses(summary.num_by_status)})",
+        "output": config.output,
+        "images": f"{outcome.num_images} ({_statuses(outcome.num_by_status)})",
         "annotated now": summary.num_annotated,
-        "masks": summary.num_masks,
+        **_prompts(outcome.num_planned, outcome.num_unusable),
+        "masks": outcome.num_masks,
         "time": timedelta(seconds=round(summary.elapsed_s)),
         "rate": f"{summary.num_annotated / summary.elapsed_s:.3f} images/s",
     }
     _print_table(rows)
-    return 0
+    if outcome.total_failure is None:
+        return 0
+    raise NothingSucceededError(outcome.total_failure)
 
 
 @app.command
@@ -80,7 +84,9 @@ def status(output: _Output, storage_options: str = "{}") -> int:
     """
     from sam_pipeline.storage.filesystem import absolute_uri
     from sam_pipeline.storage.mask_table import read_state
+    from sam_pipeline.storage.outcome import count_unusable
     from sam_pipeline.storage.plan_table import read_plan
+    from sam_pipeline.storage.prompt_table import read_prompts_header
 
     options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
     made = read_plan(absolute_uri(output), options)
@@ -91,6 +97,9 @@ def status(output: _Output, storage_options: str = "{}") -> int:
     if state is not None:
         left = made.num_images - state.num_by_status.total()
         rows |= {"done": f"{state.num_by_status.total()} ({_statuses(state.num_by_status)})", "left": left}
+        if (prompts := read_prompts_header(absolute_uri(output), options)) is not None:
+            num_planned = {"prompt": prompts.num_prompts, "region": prompts.num_regions}
+            rows |= _prompts(num_planned, count_unusable(absolute_uri(output), options))
         rows |= {"masks": state.num_masks}
         if (rate := state.recent_rate()) is not None:
             rows |= {"rate": f"{rate:.3f} images/s"}
@@ -275,6 +284,13 @@ def _setting_names(config_class: type) -> set[str]:
 
 def _statuses(num_by_status: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(num_by_status.items(), key=lambda item: -item[1]))
+
+
+def _prompts(num_planned: Mapping[str, int], num_unusable: Mapping[str, int]) -> dict[str, object]:
+    """Rows of a summary: how many prompts and regions a run has, and how many of them are in prompt_errors."""
+    return {
+        f"{role}s": f"{count} ({num_unusable.get(role, 0)} unusable)" for role, count in num_planned.items() if count
+    }
 
 
 def _print_table(rows: Mapping[str, object]) -> None:
