@@ -97,7 +97,7 @@ def status(output: _Output, storage_options: str = "{}") -> int:
     if state is not None:
         left = made.num_images - state.num_by_status.total()
         rows |= {"done": f"{state.num_by_status.total()} ({_statuses(state.num_by_status)})", "left": left}
-        if (prompts := read_prompts_header(absolute_uri(output), options)) is not None:
+        if (prompts := read_prompts_header(absolute_uri(output), options, made.generation)) is not None:
             num_planned = {"prompt": prompts.num_prompts, "region": prompts.num_regions}
             rows |= _prompts(num_planned, count_unusable(absolute_uri(output), options))
         rows |= {"masks": state.num_masks}

@@ -198,6 +198,8 @@ class PlanConfig:
     """Look at the input again: add what is new to a plan that exists, and say what has changed or is gone."""
     redo_changed: bool = False
     """With extend: annotate images again that have changed since they were planned."""
+    replan: bool = False
+    """Make the plan anew, with its prompts if any, as long as no image has a result."""
     prompts: str | None = None
     """Boxes or points to make masks of: COCO results or annotations (.json), Parquet or JSON Lines with bbox, score,
     category_id, point_coords, point_labels, mask_input, or a folder of YOLO labels. The image is named by uri, url,
@@ -228,6 +230,10 @@ class PlanConfig:
             raise ConfigError("extend looks at the input again: say which with --input")
         if self.extend and (self.limit is not None or self.sample is not None):
             raise ConfigError("extend adds all that is new: leave out limit and sample, which would choose anew")
+        if self.replan and self.input is None:
+            raise ConfigError("replan makes the plan anew: say which images with --input")
+        if self.replan and self.extend:
+            raise ConfigError("replan makes the plan anew and extend adds to it: give one of them")
         if self.min_score is not None and self.prompts is None:
             raise ConfigError("min_score chooses among prompts: say which with --prompts")
         if self.prompt_images is not None and self.prompts is None and self.regions is None:

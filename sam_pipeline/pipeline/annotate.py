@@ -30,7 +30,7 @@ from sam_pipeline.pipeline.targets import Targets, resolve_targets
 from sam_pipeline.storage.fetching import find_probe
 from sam_pipeline.storage.mask_table import MaskTable, check_fingerprint, read_header
 from sam_pipeline.storage.outcome import Outcome, read_outcome
-from sam_pipeline.storage.plan_table import Plan
+from sam_pipeline.storage.plan_table import Plan, confirm_plan
 from sam_pipeline.storage.schema import SCHEMA_VERSION
 
 _STALL_TIMEOUT_S = 600.0
@@ -103,7 +103,10 @@ def _start(
                 {"config": json.dumps(dataclasses.asdict(config))},
                 job.storage_options,
             )
-            pending_ids = np.flatnonzero(~table.committed_ids(plan.num_images))
+            done = table.committed_ids(plan.num_images)
+            if not done.any():
+                confirm_plan(plan, job.storage_options)  # with results it cannot be made anew
+            pending_ids = np.flatnonzero(~done)
             if len(pending_ids):
                 annotate_pending(table, pending_ids, job, resources, plan.num_images, make_display)
     table.compact()
@@ -167,6 +170,8 @@ def _finished_table(config: AnnotateConfig, plan: Plan, targets: Targets, weight
     begun_with = json.loads(header.metadata["fingerprint"])
     precision = begun_with["precision"] if config.model.precision == "auto" else config.model.precision
     wanted = _fingerprint(config, targets, precision, weights_sha256)
+    if not header.num_images:
+        return None  # and no settings to go on with
     check_fingerprint(begun_with, wanted)
     if header.num_images < plan.num_images:
         return None

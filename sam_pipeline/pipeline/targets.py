@@ -22,7 +22,8 @@ from sam_pipeline.storage.point_grid_files import PointGrids, read_point_grids
 from sam_pipeline.storage.prompt_table import (
     Prompts,
     Source,
-    are_prompts_announced,
+    announced_generation,
+    discard_prompts,
     extend_prompts,
     read_prompts_header,
     write_prompts,
@@ -110,10 +111,13 @@ class _GivenPrompts:
 def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
     options = config.parsed_storage_options
     # In this order: another start may freeze prompts and begin results meanwhile.
-    has_results = read_header(plan.output, options) is not None
-    frozen = read_prompts_header(plan.output, options)
+    results = read_header(plan.output, options)
+    has_results = results is not None and results.num_images > 0
+    frozen = read_prompts_header(plan.output, options, plan.generation)
     if config.prompts is None and config.regions is None:
-        if frozen is None and not has_results and are_prompts_announced(plan.output, options):
+        # A first plan that a run has begun with has none: who announced them did not make it.
+        is_begun = has_results if plan.generation > 1 else results is not None
+        if frozen is None and not is_begun and (announced_generation(plan.output, options) or 0) >= plan.generation:
             raise ConfigError(
                 f"{config.output} was planned with prompts, which were not frozen to the end: give --prompts or "
                 "--regions again, or use another --output"
@@ -134,16 +138,19 @@ def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
     if differences := [name for name in source if source[name] != frozen.source.get(name)]:
         raise ConfigError(
             f"{config.output} was planned with other prompts ({', '.join(differences)} differ); leave them out to go "
-            "on with those it has, or use another --output"
+            "on with those it has, or use another --output, or --replan while there are no results"
         )
     return _GivenPrompts(frozen)
 
 
 def _frozen(given: _GivenPrompts, config: PlanConfig, plan: Plan) -> Prompts | None:
+    options = config.parsed_storage_options
     if given.new is None:
+        if given.frozen is None and plan.generation > 1:
+            discard_prompts(plan.output, options, plan.generation)
         return given.frozen
     freeze = write_prompts if given.frozen is None else extend_prompts
-    return freeze(plan.output, given.new, given.source, plan.num_images, config.parsed_storage_options)
+    return freeze(plan.output, given.new, given.source, plan.num_images, options, plan.generation)
 
 
 def _resolved_mode(config: AnnotateConfig, given: _GivenPrompts) -> ResolvedMode:

@@ -67,7 +67,7 @@ class Outcome:
         return "; ".join(parts) or None
 
     def _failed_images(self) -> str:
-        failed = [name for name in self.num_by_status if name != "ok"]
+        failed = sorted({*self.num_by_status} - {"ok"}, key=lambda name: (-self.num_by_status[name], name))
         counts = ", ".join(f"{self.num_by_status[name]} {name}" for name in failed)
         retry = f"sam-pipeline retry {shlex.quote(self.output)} --status {' '.join(failed)}"
         return f"{counts}, such as {self.failure}; `{retry}` lets the next annotate do them again"

@@ -11,11 +11,13 @@ import pytest
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig
 from sam_pipeline.errors import ConfigError, InputError, SamPipelineError
+from sam_pipeline.pipeline import plan as plan_module
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.targets import ensure_prompts, resolve_targets
 from sam_pipeline.storage.mask_table import MaskTable
 from sam_pipeline.storage.prompt_table import announce_prompts, read_image_prompts, read_prompts_header
 from tests.storage.image_files import noise, saved
+from tests.storage.runs import row, shard
 
 
 @pytest.fixture
@@ -178,9 +180,14 @@ def test_what_is_refused_freezes_nothing(folder):
     assert targets_of(folder, prompts=path).mode == "prompted"
 
 
+def finished_rows(folder):
+    table = MaskTable.take_over(str(folder / "run"), {"mode": "grid"}, {}, {})
+    table.commit([shard(str(folder / "run"), [row(0)])])
+
+
 def test_results_that_were_begun_without_prompts_get_none(folder):
     targets_of(folder)
-    MaskTable.take_over(str(folder / "run"), {"mode": "grid"}, {}, {})
+    finished_rows(folder)
     config = config_of(folder, prompts=file_of(folder, detection("0.png")))
     for settle in (resolve_targets, ensure_prompts):
         with pytest.raises(ConfigError, match="were begun without prompts; use another --output"):
@@ -317,3 +324,52 @@ def test_prompts_that_are_frozen_need_no_plan_anew(folder):
     config = config_of(folder, prompts=file_of(folder, detection("0.png")))
     plan = ensure_plan(config)
     assert ensure_prompts(config, plan) == ensure_prompts(config_of(folder), plan)
+
+
+def test_a_plan_that_is_made_anew_has_prompts_of_its_own(folder):
+    first = targets_of(folder, prompts=file_of(folder, detection("0.png"), detection("1.png")))
+    (folder / "in" / "0.png").unlink()
+    (folder / "in" / "3.png").write_bytes(saved(noise(20, 30), "PNG"))
+    path = file_of(folder, detection("3.png", bbox=[5, 5, 2, 2]))
+    with pytest.raises(ConfigError, match=r"planned with other prompts \(prompts_version differ\); .* --replan while"):
+        targets_of(folder, prompts=path)
+    second = targets_of(folder, prompts=path, replan=True)
+    assert second.pinned != first.pinned
+    assert (second.prompts.num_prompts, second.prompts.num_images) == (1, 3)
+    found = read_image_prompts(str(folder / "run"), range(3), {})
+    assert {image_id: row["box_xyxy"] for image_id, (row,) in found.items()} == {2: [5, 5, 7, 7]}
+    assert targets_of(folder, prompts=path).pinned == second.pinned
+    assert targets_of(folder).pinned == second.pinned
+
+
+def test_a_plan_that_is_made_anew_without_prompts_has_none(folder):
+    targets_of(folder, prompts=file_of(folder, detection("0.png")))
+    assert targets_of(folder, replan=True).mode == "grid"
+    assert read_image_prompts(str(folder / "run"), range(3), {}) == {}
+    assert targets_of(folder).mode == "grid"
+
+
+def test_an_interrupted_plan_that_was_to_be_made_anew_with_prompts_is_not_taken_for_one_without(folder, monkeypatch):
+    targets_of(folder)
+    path = file_of(folder, detection("0.png"))
+    with monkeypatch.context() as patch:
+        patch.setattr(plan_module, "write_plan", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ensure_plan(config_of(folder, prompts=path, replan=True))
+    with pytest.raises(ConfigError, match="planned with prompts, which were not frozen to the end"):
+        targets_of(folder)
+    ensure_plan(config_of(folder, prompts=path, replan=True))
+    with pytest.raises(ConfigError, match="planned with prompts, which were not frozen to the end"):
+        targets_of(folder)
+    assert targets_of(folder, prompts=path).mode == "prompted"
+
+
+def test_an_interrupted_plan_that_was_to_be_made_anew_keeps_the_prompts_it_has(folder, monkeypatch):
+    first = targets_of(folder, prompts=file_of(folder, detection("0.png")))
+    path = file_of(folder, detection("1.png"), name="others.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr(plan_module, "write_plan", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ensure_plan(config_of(folder, prompts=path, replan=True))
+    assert targets_of(folder).pinned == first.pinned
+    assert targets_of(folder, replan=True).mode == "grid"
