@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import logging
 import sys
@@ -33,6 +34,8 @@ _stdout = PlainConsole(markup=False, highlight=False)
 _stderr = PlainConsole(stderr=True, markup=False, highlight=False)
 
 app = tyro.extras.SubcommandApp()
+
+_PLACES = ("--input", "--output", "--image-root", "--prompts", "--prompt-images", "--regions")
 
 _Output = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="OUTPUT")]]
 
@@ -219,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if arguments.config is not None and rest:
             rest = [rest[0], *_config_flags(rest[0], arguments.config), *rest[1:]]
+        _check_patterns(rest)
         code = app.cli(prog="sam-pipeline", description=_DESCRIPTION, args=rest, config=(tyro.conf.OmitArgPrefixes,))
     except SamPipelineError as error:
         if arguments.debug:
@@ -238,6 +242,22 @@ def main(argv: Sequence[str] | None = None) -> None:
             _stderr.print_line(f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows the traceback)")
         code = 1
     sys.exit(code)
+
+
+def _check_patterns(flags: Sequence[str]) -> None:
+    """Refuse several values where one is meant: most often the shell put the files in the place of a pattern.
+
+    Raises:
+        ConfigError: saying how a pattern is written.
+    """
+    for position, flag in enumerate(flags):
+        if flag in _PLACES:
+            values = list(itertools.takewhile(lambda value: not value.startswith("-"), flags[position + 1 :]))
+            if len(values) > 1:
+                raise ConfigError(
+                    f"{flag} takes one value, got {len(values)} ({values[0]} {values[1]} …): put a pattern in quotes, "
+                    f"as in {flag} 'photos/*.jpg', or else the shell puts the files in its place"
+                )
 
 
 def _config_flags(command: str, path: Path) -> list[str]:

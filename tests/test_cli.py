@@ -361,6 +361,14 @@ def test_planning_says_what_was_planned_and_can_be_repeated(cli, folder, tmp_pat
         assert re.search(r"images +2\n", out)
 
 
+def test_a_pattern_that_the_shell_expanded_is_to_be_quoted(cli, folder):
+    files = sorted(map(str, folder.iterdir()))
+    for flags in (("--input", *files, "--output", "run"), ("--output", "run", "--input", *files)):
+        message = refused(cli, "plan", *flags)
+        assert message.startswith(f"--input takes one value, got 2 ({files[0]} {files[1]} …): put a pattern in quotes")
+    assert cli("plan", "--input", f"{folder}/*.png", "--output", folder.parent / "run", "--include", *files)[0] == 0
+
+
 def test_a_run_in_which_no_image_succeeded_is_summed_up_and_ends_with_1(cli, comes_out):
     comes_out(num_by_status={"decode_error": 2}, failure="file:///a.png: it is empty")
     code, out, err = cli("annotate", "--output", "run")

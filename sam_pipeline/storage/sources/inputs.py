@@ -38,6 +38,7 @@ _FORMATS_BY_SUFFIX: dict[tuple[str, ...], InputFormat] = {
     COCO_SUFFIXES: "coco",
     PARQUET_SUFFIXES: "parquet",
 }
+_CONTAINERS: tuple[InputFormat, ...] = ("webdataset", "zip", "parquet")
 _KINDS = {
     "images": IMAGE_SUFFIXES,
     "lists": TEXT_MANIFEST_SUFFIXES[::2],
@@ -169,7 +170,7 @@ def _format_below(uri: str, options: SourceOptions, no_images: NoFilesError | No
             raise no_images from None
         return "files"
     counts = Counter(_format_by_suffix(file.uri) for file in files)
-    containers = [name for name in ("webdataset", "zip", "parquet") if counts[name]]
+    containers = [name for name in _CONTAINERS if counts[name]]
     if len(containers) != 1:
         there = ", ".join(f"{count} {name}" for name, count in counts.items())
         remedy = "name them by a pattern, or say with --input-format which to read"

@@ -27,6 +27,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _DELIMITERS = (",", ";", "\t", "|")  # the first wins where there are as many of one as of another
 _SAMPLED_ROWS = 100
+_LINES = "path"
 
 _decode = json.JSONDecoder().decode
 
@@ -123,8 +124,8 @@ def line_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:
         names = [line for line in lines if line]
         if columns is None:
             _check_lines(names[:_SAMPLED_ROWS])
-            columns = choose({"path": True}, lambda _, first=names[:_SAMPLED_ROWS]: first)
-        yield _rows(pa.record_batch({"path": pa.array(names, pa.string())}), columns)
+            columns = choose({_LINES: True}, {_LINES: names[:_SAMPLED_ROWS]}.__getitem__)
+        yield _rows(pa.record_batch({_LINES: pa.array(names, pa.string())}), columns)
 
 
 def json_line_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:
