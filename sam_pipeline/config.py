@@ -170,13 +170,15 @@ class PlanConfig:
     output: str
     """Folder of the run: a local path or any URI that fsspec and delta-rs both reach (s3://, gs://, az://)."""
     input: str | None = None
-    """Folder or prefix, glob, or single file; a local path or any fsspec URI. May be left out once there is a plan."""
+    """Folder or prefix, glob (in quotes), or single file; a local path or any fsspec URI. May be left out once there is
+    a plan."""
     input_format: InputFormat = "auto"
-    """What the input is: images (files), a manifest of URIs (Parquet, CSV, JSON Lines), parquet with image bytes,
-    webdataset tar archives, zip archives, or a coco annotation file. auto goes by the suffix, and for Parquet by the
-    columns."""
+    """What the input is: images (files), a manifest of URIs (Parquet, CSV, TSV, JSON Lines, text), parquet with image
+    bytes, webdataset tar archives, zip archives, or a coco annotation file. auto goes by the suffix, without one by
+    what a file begins with or a folder holds, and for Parquet by the columns."""
     input_column: str | None = None
-    """Column of a manifest with the URIs, or of Parquet files with the images. Default: the only one that can be."""
+    """Column of a manifest with the URIs, or of Parquet files with the images. Default: the only one that can be, by
+    name, type and first values."""
     image_root: str | None = None
     """Folder or prefix that relative names in a manifest or annotation file start from. Default: where that file is."""
     keep: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -17,8 +18,10 @@ from sam_pipeline.storage.sources.source_image import SourceImage, image_of_row
 
 NUM_LOOKED_AT = 20
 
+logger = logging.getLogger(__name__)
+
 _REMEDIES = {
-    "manifest": "; --input-column says which column names the images, --image-root where relative names start",
+    "manifest": "; --input-column says which column names or holds the images, --image-root where relative names start",
     "coco": "; --image-root says where the names start",
     "parquet": "; --input-column says which column holds the images",
 }
@@ -39,7 +42,9 @@ def check_first_images(found: ListedInput, input_uri: str, options: StorageOptio
         problem = _problem(data)
         if problem is None:
             return
-        first_problem = first_problem or f"{image.uri}: {problem}"
+        if not first_problem:
+            first_problem = f"{image.uri}: {problem}"
+            logger.info("cannot use %s; looking whether others can be read", first_problem)
     raise InputError(
         f"cannot use {input_uri}: none of the images looked at ({len(images)} of {found.images.num_rows}) can be read, "
         f"the first because: {first_problem}{_REMEDIES.get(found.input_format, '')}"
