@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -17,8 +16,6 @@ from sam_pipeline.storage.sources.inputs import ListedInput
 from sam_pipeline.storage.sources.source_image import SourceImage, image_of_row
 
 NUM_LOOKED_AT = 20
-
-logger = logging.getLogger(__name__)
 
 _REMEDIES = {
     "manifest": "; --input-column says which column names or holds the images, --image-root where relative names start",
@@ -42,9 +39,7 @@ def check_first_images(found: ListedInput, input_uri: str, options: StorageOptio
         problem = _problem(data)
         if problem is None:
             return
-        if not first_problem:
-            first_problem = f"{image.uri}: {problem}"
-            logger.info("cannot use %s; looking whether others can be read", first_problem)
+        first_problem = first_problem or f"{image.uri}: {problem}"
     raise InputError(
         f"cannot use {input_uri}: none of the images looked at ({len(images)} of {found.images.num_rows}) can be read, "
         f"the first because: {first_problem}{_REMEDIES.get(found.input_format, '')}"

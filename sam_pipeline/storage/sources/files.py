@@ -84,7 +84,8 @@ def file_images(
             num_skipped += part.num_others
             yield Listing(_table(filesystem, part.files), part.num_others)
     except FileNotFoundError:
-        raise InputError(f"input not found: {input_uri}") from None
+        hint = "; in a pattern there are *, ? and [0-9], but no braces" if "{" in input_uri else ""
+        raise InputError(f"input not found: {input_uri}{hint}") from None
     except InputError as error:
         raise InputError(f"cannot list {input_uri}: {error}") from error
     except SamPipelineError:

@@ -107,9 +107,8 @@ def _images(uri: str, input_format: InputFormat, options: SourceOptions) -> Iter
 
     match input_format:
         case "manifest":
-            # A list named outright is one part; a folder or pattern has several.
-            for part in list_files(uri, options.storage, MANIFEST_SUFFIXES, what="manifests"):
-                yield from manifest_images(part.uri, options)
+            for part in _manifests(uri, options):
+                yield from manifest_images(part, options)
         case "coco":
             yield from coco_images(uri, options)
         case "parquet":
@@ -124,6 +123,13 @@ def _images(uri: str, input_format: InputFormat, options: SourceOptions) -> Iter
                 yield listing.images
     if num_skipped:
         logger.info("skipped %d files that are not images", num_skipped)
+
+
+def _manifests(uri: str, options: SourceOptions) -> list[str]:
+    """The parts of a manifest: most often one, else those in a folder or of a pattern."""
+    if read_head(uri, options.storage, 1) is not None:
+        return [uri]
+    return [file.uri for file in list_files(uri, options.storage, MANIFEST_SUFFIXES, what="manifests")]
 
 
 def _format_of(uri: str, options: SourceOptions) -> InputFormat:
