@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import tenacity
 from deltalake import DeltaTable
 
 from sam_pipeline.errors import FencedError, OutputError
@@ -37,7 +38,7 @@ from sam_pipeline.storage.table_reading import ImageIds, file_opener, read_colum
 _ROWS_PER_FILE = 1_000_000
 # Workers read a few hundred consecutive ids at a time: a row group is what they have to decompress for it.
 _ROWS_PER_GROUP = 16_384
-_EPOCH = 1
+_CONFIRMATIONS = 10
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,17 @@ def confirm_plan(plan: Plan, options: StorageOptions) -> None:
         FencedError: it was made anew meanwhile.
         OutputError: the place cannot be written.
     """
+    # Of two runs that confirm one plan at once none is to stop for it: which goes on is decided by the results.
+    attempts = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(FencedError),
+        stop=tenacity.stop_after_attempt(_CONFIRMATIONS),
+        wait=tenacity.wait_random(0, 0.2),
+        reraise=True,
+    )
+    attempts(_confirm, plan, options)
+
+
+def _confirm(plan: Plan, options: StorageOptions) -> None:
     table = _opened(plan, options)
     epoch = committed_epoch(table)
     assert epoch is not None, "it was read"

@@ -212,6 +212,21 @@ def test_a_run_that_confirms_while_the_plan_is_replaced_wins(output, monkeypatch
     assert read_plan(output, {}) == plan
 
 
+def test_of_two_runs_that_confirm_a_plan_at_once_none_stops(output, monkeypatch):
+    plan = write_plan(output, "s3://b", source_table(IMAGES), {})
+    real = plan_table.commit_files
+
+    def overtaken(*arguments, **options):
+        monkeypatch.setattr(plan_table, "commit_files", real)
+        confirm_plan(plan, {})
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(plan_table, "commit_files", overtaken)
+    version = DeltaTable(f"{output}/images").version()
+    confirm_plan(plan, {})
+    assert DeltaTable(f"{output}/images").version() == version + 2
+
+
 def test_of_a_plan_that_was_replaced_nothing_is_confirmed_nor_extended(output):
     plan = write_plan(output, "s3://b", source_table(IMAGES), {})
     made = write_plan(output, "s3://c", source_table(IMAGES), {}, replaced=plan)
