@@ -308,6 +308,15 @@ def test_a_folder_of_parquet_files_may_be_read_with_what_is_kept(tmp_path):
     assert json.loads(read_planned(output, [0], {})["extra"][0].as_py()) == {"label": "0000.png"}
 
 
+def test_archives_beside_images_are_skipped_and_it_is_said_how_they_are_read(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "sam_pipeline")
+    folder = files(tmp_path)
+    tar(folder)
+    huggingface(folder)
+    assert ensure_plan(PlanConfig(str(tmp_path / "run"), str(folder))).num_images == len(IMAGES)
+    assert "skipped 2 files that are not images; --input-format parquet or webdataset reads some of them" in caplog.text
+
+
 def test_a_folder_of_several_kinds_or_of_lists_is_asked_about(tmp_path):
     (tmp_path / "in").mkdir()
     archive(tmp_path / "in")

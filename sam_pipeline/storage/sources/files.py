@@ -54,7 +54,12 @@ def list_files(
 
 
 def file_images(
-    input_uri: str, options: StorageOptions, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, *, what: str = "images"
+    input_uri: str,
+    options: StorageOptions,
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
+    *,
+    what: str = "images",
+    on_other: Callable[[str], None] | None = None,
 ) -> Iterator[Listing]:
     """List an input once, in parts of some ten thousand files.
 
@@ -67,6 +72,7 @@ def file_images(
         options: of the storage.
         suffixes: of the files to take, in lower case.
         what: is in the files, for the message where there are none.
+        on_other: called with the name of each file that is skipped; more than once where a request was made again.
 
     Yields:
         Files in no order, each once.
@@ -77,8 +83,15 @@ def file_images(
     """
     filesystem, path = open_filesystem(absolute_uri(input_uri), options)
     num_images = num_skipped = 0
+
+    def is_wanted(name: str) -> bool:
+        found = _ends_in(name, suffixes)
+        if not found and on_other is not None:
+            on_other(name)
+        return found
+
     try:
-        found = _find(filesystem, path, lambda name: _ends_in(name, suffixes), _retry_of(input_uri))
+        found = _find(filesystem, path, is_wanted, _retry_of(input_uri))
         for part in _merged(found):
             num_images += len(part.files)
             num_skipped += part.num_others

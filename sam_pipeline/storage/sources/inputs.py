@@ -99,11 +99,15 @@ def list_input(config: PlanConfig) -> ListedInput:
 def _images(uri: str, input_format: InputFormat, options: SourceOptions) -> Iterator[pa.Table]:
     if input_format in ("files", "zip") and (options.keep or options.column is not None):
         raise ConfigError(f"keep and input_column are for inputs with columns; {uri} is read as {input_format}")
-    num_skipped = 0
+    num_skipped, containers = 0, set[str]()
 
     def count_skipped(num_files: int) -> None:
         nonlocal num_skipped
         num_skipped += num_files
+
+    def note_container(name: str) -> None:
+        if (found := _format_by_suffix(name)) in _CONTAINERS:
+            containers.add(found)
 
     match input_format:
         case "manifest":
@@ -118,11 +122,12 @@ def _images(uri: str, input_format: InputFormat, options: SourceOptions) -> Iter
         case "zip":
             yield from zip_images(list_files(uri, options.storage, ZIP_SUFFIXES), options, count_skipped)
         case _:
-            for listing in file_images(uri, options.storage, IMAGE_SUFFIXES):
+            for listing in file_images(uri, options.storage, IMAGE_SUFFIXES, on_other=note_container):
                 count_skipped(listing.num_skipped)
                 yield listing.images
     if num_skipped:
-        logger.info("skipped %d files that are not images", num_skipped)
+        others = f"; --input-format {' or '.join(sorted(containers))} reads some of them" if containers else ""
+        logger.info("skipped %d files that are not images%s", num_skipped, others)
 
 
 def _manifests(uri: str, options: SourceOptions) -> list[str]:
