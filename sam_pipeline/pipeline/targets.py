@@ -112,12 +112,13 @@ def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
     options = config.parsed_storage_options
     # In this order: another start may freeze prompts and begin results meanwhile.
     results = read_header(plan.output, options)
-    has_results = results is not None and results.num_images > 0
     frozen = read_prompts_header(plan.output, options, plan.generation)
+    announced = 0 if frozen is not None else announced_generation(plan.output, options) or 0
+    # What was begun with a first plan has no prompts: who announced them did not make it. What was begun before a plan
+    # was made anew has no rows, and may be gone on with in another way.
+    is_begun = results is not None and (results.num_images > 0 or plan.generation == 1)
     if config.prompts is None and config.regions is None:
-        # A first plan that a run has begun with has none: who announced them did not make it.
-        is_begun = has_results if plan.generation > 1 else results is not None
-        if frozen is None and not is_begun and (announced_generation(plan.output, options) or 0) >= plan.generation:
+        if announced >= plan.generation and not is_begun:
             raise ConfigError(
                 f"{config.output} was planned with prompts, which were not frozen to the end: give --prompts or "
                 "--regions again, or use another --output"
@@ -130,8 +131,12 @@ def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
         return _GivenPrompts(frozen)
     source = _source(config)
     if frozen is None:
-        if has_results:
-            raise ConfigError(f"the results in {config.output} were begun without prompts; use another --output")
+        # With prompts announced no run begins without them; else one may, as long as they are not frozen.
+        if is_begun or (results is not None and announced != plan.generation):
+            raise ConfigError(
+                f"the results in {config.output} were begun without prompts; use another --output, or --replan while "
+                "there are none"
+            )
         return _GivenPrompts(None, _matched(config, plan, first_id=0), source)
     if frozen.num_images < plan.num_images:
         return _GivenPrompts(frozen, _matched(config, plan, first_id=frozen.num_images), source)

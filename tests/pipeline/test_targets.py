@@ -17,7 +17,6 @@ from sam_pipeline.pipeline.targets import ensure_prompts, resolve_targets
 from sam_pipeline.storage.mask_table import MaskTable
 from sam_pipeline.storage.prompt_table import announce_prompts, read_image_prompts, read_prompts_header
 from tests.storage.image_files import noise, saved
-from tests.storage.runs import row, shard
 
 
 @pytest.fixture
@@ -180,14 +179,9 @@ def test_what_is_refused_freezes_nothing(folder):
     assert targets_of(folder, prompts=path).mode == "prompted"
 
 
-def finished_rows(folder):
-    table = MaskTable.take_over(str(folder / "run"), {"mode": "grid"}, {}, {})
-    table.commit([shard(str(folder / "run"), [row(0)])])
-
-
 def test_results_that_were_begun_without_prompts_get_none(folder):
     targets_of(folder)
-    finished_rows(folder)
+    MaskTable.take_over(str(folder / "run"), {"mode": "grid"}, {}, {})
     config = config_of(folder, prompts=file_of(folder, detection("0.png")))
     for settle in (resolve_targets, ensure_prompts):
         with pytest.raises(ConfigError, match="were begun without prompts; use another --output"):
@@ -340,6 +334,18 @@ def test_a_plan_that_is_made_anew_has_prompts_of_its_own(folder):
     assert {image_id: row["box_xyxy"] for image_id, (row,) in found.items()} == {2: [5, 5, 7, 7]}
     assert targets_of(folder, prompts=path).pinned == second.pinned
     assert targets_of(folder).pinned == second.pinned
+
+
+def test_prompts_come_with_the_plan_that_is_made_anew_and_not_after_a_run_has_begun_with_it(folder):
+    targets_of(folder)
+    MaskTable.take_over(str(folder / "run"), {"mode": "grid"}, {}, {})
+    path = file_of(folder, detection("0.png"))
+    assert targets_of(folder, replan=True).mode == "grid"
+    MaskTable.take_over(str(folder / "run"), {"mode": "grid"}, {}, {})
+    with pytest.raises(ConfigError, match="were begun without prompts; use another --output, or --replan while"):
+        targets_of(folder, prompts=path)
+    assert targets_of(folder, prompts=path, replan=True).mode == "prompted"
+    assert targets_of(folder).mode == "prompted"
 
 
 def test_a_plan_that_is_made_anew_without_prompts_has_none(folder):
