@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from sam_pipeline.config import AnnotateConfig
-from sam_pipeline.errors import ConfigError, OutputError
+from sam_pipeline.errors import ConfigError, NothingSucceededError, OutputError
 from sam_pipeline.masks import rle
 from sam_pipeline.masks.rle import Rle
 from sam_pipeline.storage.delta import committed_files, open_table, output_errors, table_metadata
@@ -227,7 +227,8 @@ def annotate(config: AnnotateConfig, *, show_progress: bool = True) -> Run:
         The finished run, opened.
 
     Raises:
-        SamPipelineError: see sam_pipeline.errors; after any of them the same call resumes.
+        NothingSucceededError: the run is finished, but no image is ok, or no prompt has a mask; open_run reads why.
+        SamPipelineError: see sam_pipeline.errors; after any of the others the same call resumes.
     """
     from sam_pipeline.pipeline.annotate import annotate as run_annotate  # Ray and torch, which reading does without
     from sam_pipeline.pipeline.progress import RichDisplay
@@ -237,7 +238,9 @@ def annotate(config: AnnotateConfig, *, show_progress: bool = True) -> Run:
     console = PlainConsole(
         stderr=True, markup=False, highlight=False, quiet=not show_progress, force_terminal=is_terminal
     )
-    run_annotate(config, lambda num_images, num_before: RichDisplay(num_images, num_before, console))
+    summary = run_annotate(config, lambda num_images, num_before: RichDisplay(num_images, num_before, console))
+    if summary.outcome.total_failure is not None:
+        raise NothingSucceededError(summary.outcome.total_failure)
     return open_run(config.output, config.parsed_storage_options)
 
 

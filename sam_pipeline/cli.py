@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import shlex
 import sys
@@ -17,20 +18,22 @@ from rich.table import Table
 
 from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.config_files import config_flags
-from sam_pipeline.errors import ConfigError, OutputError, SamPipelineError
+from sam_pipeline.errors import ConfigError, NothingSucceededError, OutputError, SamPipelineError
 from sam_pipeline.terminal import CleanFormatter, PlainConsole
 
 _DESCRIPTION = """Dataset-scale Segment Anything: images in object storage in, a table of scored RLE masks out.
 
 Every command also takes --debug (tracebacks and Ray's own log); annotate and plan take --config FILE (TOML or YAML
 with flag names as keys; flags on the command line win).
-Exit codes: 0 done; 1 verification or partial failure; 2 bad usage, input, output or weights; 3 a newer run took
-over."""
+Exit codes: 0 done; 1 the run failed, nothing succeeded, or verify found something; 2 bad usage, input, output or
+weights; 3 a newer run took over."""
 
 _stdout = PlainConsole(markup=False, highlight=False)
 _stderr = PlainConsole(stderr=True, markup=False, highlight=False)
 
 app = tyro.extras.SubcommandApp()
+
+_PLACES = ("--input", "--output", "--image-root", "--prompts", "--prompt-images", "--regions")
 
 _Output = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="OUTPUT")]]
 
@@ -42,16 +45,20 @@ def annotate(config: Annotated[AnnotateConfig, tyro.conf.arg(name="")]) -> int:
     from sam_pipeline.pipeline.progress import RichDisplay
 
     summary = run_annotate(config, lambda num_images, num_before: RichDisplay(num_images, num_before, _stderr))
+    outcome = summary.outcome
     rows = {
-        "output": summary.output,
-        "images": f"{summary.num_images} ({_statuses(summary.num_by_status)})",
+        "output": config.output,
+        "images": f"{outcome.num_images} ({_statuses(outcome.num_by_status)})",
         "annotated now": summary.num_annotated,
-        "masks": summary.num_masks,
+        **_prompts(outcome.num_planned, outcome.num_unusable),
+        "masks": outcome.num_masks,
         "time": timedelta(seconds=round(summary.elapsed_s)),
         "rate": f"{summary.num_annotated / summary.elapsed_s:.3f} images/s",
     }
     _print_table(rows)
-    return 0
+    if outcome.total_failure is None:
+        return 0
+    raise NothingSucceededError(outcome.total_failure)
 
 
 @app.command
@@ -78,7 +85,9 @@ def status(output: _Output, storage_options: str = "{}") -> int:
     """
     from sam_pipeline.storage.filesystem import absolute_uri
     from sam_pipeline.storage.mask_table import read_state
+    from sam_pipeline.storage.outcome import count_unusable
     from sam_pipeline.storage.plan_table import read_plan
+    from sam_pipeline.storage.prompt_table import read_prompts_header
 
     options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
     # Before the plan: another start may extend the plan and add rows to the results.
@@ -90,6 +99,9 @@ def status(output: _Output, storage_options: str = "{}") -> int:
     if state is not None:
         left = made.num_images - state.num_by_status.total()
         rows |= {"done": f"{state.num_by_status.total()} ({_statuses(state.num_by_status)})", "left": left}
+        if (prompts := read_prompts_header(absolute_uri(output), options, made.generation)) is not None:
+            num_planned = {"prompt": prompts.num_prompts, "region": prompts.num_regions}
+            rows |= _prompts(num_planned, count_unusable(absolute_uri(output), options))
         rows |= {"masks": state.num_masks}
         if (rate := state.recent_rate()) is not None:
             rows |= {"rate": f"{rate:.3f} images/s"}
@@ -226,6 +238,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _check_flags(given)
         if arguments.config is not None and rest:
             rest = [rest[0], *config_flags(rest[0], arguments.config), *rest[1:]]
+        _check_patterns(rest)
         code = app.cli(prog="sam-pipeline", description=_DESCRIPTION, args=rest, config=(tyro.conf.OmitArgPrefixes,))
     except SamPipelineError as error:
         if arguments.debug:
@@ -249,6 +262,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
+def _check_patterns(flags: Sequence[str]) -> None:
+    """Refuse several values where one is meant: most often the shell put the files in the place of a pattern.
+
+    Raises:
+        ConfigError: saying how a pattern is written.
+    """
+    for position, flag in enumerate(flags):
+        if flag in _PLACES:
+            values = list(itertools.takewhile(lambda value: not value.startswith("-"), flags[position + 1 :]))
+            if len(values) > 1:
+                raise ConfigError(
+                    f"{flag} takes one value, got {len(values)} ({values[0]} {values[1]} …): put a pattern in quotes, "
+                    f"as in {flag} 'photos/*.jpg', or else the shell puts the files in its place"
+                )
+
+
 def _check_flags(arguments: Sequence[str]) -> None:
     """Refuse a flag that is given twice, of which the last would count in silence.
 
@@ -268,6 +297,13 @@ def _check_flags(arguments: Sequence[str]) -> None:
 
 def _statuses(num_by_status: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(num_by_status.items(), key=lambda item: -item[1]))
+
+
+def _prompts(num_planned: Mapping[str, int], num_unusable: Mapping[str, int]) -> dict[str, object]:
+    """Rows of a summary: how many prompts and regions a run has, and how many of them are in prompt_errors."""
+    return {
+        f"{role}s": f"{count} ({num_unusable.get(role, 0)} unusable)" for role, count in num_planned.items() if count
+    }
 
 
 def _print_table(rows: Mapping[str, object]) -> None:

@@ -11,6 +11,7 @@ SamPipelineError              1
 ├── InternalAddressError      2   a download would connect to this machine, a neighbour, or a metadata service
 ├── RunFailedError            1   the run stopped before every planned image was committed; starting again may help
 │   └── StorageUnavailableError   1   storage did not answer although it was asked again and again
+├── NothingSucceededError     1   every planned image has a row, but none is ok, or no prompt has a mask
 └── FencedError               3   a newer run took over this output
 """
 
@@ -83,6 +84,10 @@ class RunFailedError(SamPipelineError):
 
 class StorageUnavailableError(RunFailedError):
     """Storage kept failing in ways that may pass (throttling, resets, time-outs), and the limit for trying is over."""
+
+
+class NothingSucceededError(SamPipelineError):
+    """The run is finished, but no image, or no prompt, came through; its rows say why."""
 
 
 class FencedError(SamPipelineError):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from sam_pipeline.cli import main
@@ -16,8 +17,10 @@ from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, PlanCon
 from sam_pipeline.errors import FencedError, OutputError, RunFailedError
 from sam_pipeline.pipeline import annotate as annotate_module
 from sam_pipeline.storage import mask_table
+from sam_pipeline.storage.outcome import Outcome
 from sam_pipeline.storage.plan_table import extend_plan, read_plan
-from sam_pipeline.storage.schema import IMAGES_SCHEMA
+from sam_pipeline.storage.prompt_table import write_prompts
+from sam_pipeline.storage.schema import IMAGES_SCHEMA, PROMPTS_SCHEMA
 from sam_pipeline.storage.sources.source_image import SourceImage, source_table
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import failed_row, finished, plan, row, shard, take_over
@@ -55,10 +58,21 @@ def configs(monkeypatch):
 
     def annotate(config, make_display):
         called.append(config)
-        return annotate_module.Summary(config.output, 10, {"ok": 9, "decode_error": 1}, 33, 4, 8.0)
+        return annotate_module.Summary(Outcome(config.output, {"ok": 9, "decode_error": 1}, 33), 4, 8.0)
 
     monkeypatch.setattr(annotate_module, "annotate", annotate)
     return called
+
+
+@pytest.fixture
+def comes_out(monkeypatch):
+    """Let a run come out in some way, without running it."""
+
+    def with_outcome(**fields):
+        outcome = Outcome(**{"output": "run", "num_by_status": {"ok": 2}, "num_masks": 0} | fields)
+        monkeypatch.setattr(annotate_module, "annotate", lambda *_: annotate_module.Summary(outcome, 2, 1.0))
+
+    return with_outcome
 
 
 @pytest.fixture
@@ -389,6 +403,45 @@ def test_planning_says_what_was_planned_and_can_be_repeated(cli, folder, tmp_pat
         assert (code, err) == (0, "")
         assert re.search(rf"input +{folder}\n", out)
         assert re.search(r"images +2\n", out)
+
+
+def test_a_pattern_that_the_shell_expanded_is_to_be_quoted(cli, folder):
+    files = sorted(map(str, folder.iterdir()))
+    for flags in (("--input", *files, "--output", "run"), ("--output", "run", "--input", *files)):
+        message = refused(cli, "plan", *flags)
+        assert message.startswith(f"--input takes one value, got 2 ({files[0]} {files[1]} …): put a pattern in quotes")
+    assert cli("plan", "--input", f"{folder}/*.png", "--output", folder.parent / "run", "--include", *files)[0] == 0
+
+
+def test_a_run_in_which_no_image_succeeded_is_summed_up_and_ends_with_1(cli, comes_out):
+    comes_out(num_by_status={"decode_error": 2}, failure="file:///a.png: it is empty")
+    code, out, err = cli("annotate", "--output", "run")
+    assert code == 1
+    assert re.search(r"images +2 \(2 decode_error\)\n", out)
+    assert re.fullmatch(
+        r"error: none of the 2 images could be annotated: 2 decode_error, such as file:///a.png: it is empty; "
+        r"`sam-pipeline retry run --status decode_error` lets .*\n",
+        err,
+    )
+
+
+def test_a_run_in_which_no_prompt_has_a_mask_is_summed_up_and_ends_with_1(cli, comes_out):
+    comes_out(num_planned={"prompt": 3, "region": 0}, num_unusable={"prompt": 3}, unusable="file:///a.png: no area")
+    code, out, err = cli("annotate", "--output", "run")
+    assert code == 1
+    assert re.search(r"prompts +3 \(3 unusable\)\n", out)
+    assert "regions" not in out
+    assert err.startswith("error: none of the 3 prompts has a mask: 3 unusable, such as file:///a.png: no area")
+
+
+def test_the_status_of_a_run_with_prompts_counts_those_that_were_not_used(cli, tmp_path):
+    error = {"role": "prompt", "prompt_id": 1, "error": "no area"}
+    rows = [{"image_id": 0, "role": "prompt", "prompt_id": index, "is_relative": False} for index in range(3)]
+    write_prompts(str(tmp_path), pa.Table.from_pylist(rows, schema=PROMPTS_SCHEMA), {}, 5, {})
+    finished(str(tmp_path), [row(0, prompt_errors=[error]), row(1)], num_images=5)
+    code, out, _ = cli("status", tmp_path)
+    assert code == 0
+    assert re.search(r"prompts +3 \(1 unusable\)\n", out)
 
 
 def test_the_status_of_a_planned_run_is_what_was_planned(cli, tmp_path):

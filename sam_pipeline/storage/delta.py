@@ -41,6 +41,10 @@ METADATA_PREFIX = "sam_pipeline."
 # least and largest values are null, and a pyarrow dataset of the table, or DuckDB through it, then finds no row by it.
 _STATISTICS = {"delta.dataSkippingStatsColumns": "image_id"}
 
+# What delta-rs says of a commit after which another's is no more possible: of one with an epoch, and of one that also
+# changed the table's metadata.
+_CONFLICTS = ("Concurrent transaction failed", "Metadata changed since last commit")
+
 REQUESTS_AT_ONCE = 16
 """A small request waits for the store, some 20 ms on S3. More threads than this wait for each other instead."""
 
@@ -154,6 +158,20 @@ def table_metadata(table: Table) -> dict[str, str]:
     if not ours:
         raise OutputError(f"{table.uri} is a Delta table of another program; use another output")
     return ours
+
+
+def change_metadata(table: Table, metadata: Mapping[str, str], options: StorageOptions, *, epoch: int) -> None:
+    """Give a table other metadata, in one transaction at this epoch, then move the snapshot to it.
+
+    Raises:
+        FencedError, OutputError, StorageUnavailableError: as commit_files.
+    """
+    properties = {METADATA_PREFIX + name: value for name, value in metadata.items()}
+
+    def write(commit_properties: CommitProperties) -> None:
+        table.alter.set_table_properties(properties, raise_if_not_exists=False, commit_properties=commit_properties)
+
+    commit_transaction(table, write, options, epoch=epoch)
 
 
 def table_id(table: Table) -> str:
@@ -277,7 +295,7 @@ def commit_transaction(
         except Exception as error:
             if _is_committed(uri, options, commit_id, after=snapshot):
                 return
-            if "Concurrent transaction failed" in str(error):
+            if any(conflict in str(error) for conflict in _CONFLICTS):
                 raise _fenced(uri) from error
             raise
 
@@ -344,6 +362,19 @@ def check_fence(table: Table, epoch: int) -> None:
     """
     if committed_epoch(table) != epoch:
         raise _fenced(table.uri)
+
+
+def committed_metadata(table: Table, name: str) -> str | None:
+    """What the newest commit that has it keeps under a name, as given to commit_files; None if none has it.
+
+    Raises:
+        OutputError: the log could not be read.
+        StorageUnavailableError: storage did not answer.
+    """
+    uri = table.uri
+    with output_errors(uri):
+        entries = retried(table.history, what=f"read {uri}", denied_is_final=False)
+    return next((entry[name] for entry in entries if name in entry), None)
 
 
 def committed_files(table: Table) -> list[DataFile]:

@@ -20,7 +20,9 @@ import pyarrow.compute as pc
 from sam_pipeline.errors import ConfigError, FingerprintMismatchError, OutputError
 from sam_pipeline.storage.delta import (
     DataFile,
+    change_metadata,
     commit_files,
+    committed_epoch,
     committed_files,
     confirm_epoch,
     create_table,
@@ -131,16 +133,23 @@ class MaskTable:
     ) -> MaskTable:
         """Open the results for a run; from here on, every earlier start's commits fail.
 
+        A table without rows has no results: it takes on this run's settings, whatever it was begun with.
+
         Raises:
             FingerprintMismatchError: the table holds results of other settings; nothing was changed.
             FencedError: two starts raced for the same epoch and the other won.
         """
         uri = join_uri(output, "masks")
         table = open_table(uri, options)
+        stored = {"fingerprint": json.dumps(fingerprint, sort_keys=True), **metadata}
         if table is None:
-            stored = {"fingerprint": json.dumps(fingerprint, sort_keys=True), **metadata}
             table = create_table(uri, MASKS_SCHEMA, stored, options)
-        check_fingerprint(json.loads(table_metadata(table)["fingerprint"]), fingerprint)
+        begun_with = json.loads(table_metadata(table)["fingerprint"])
+        if begun_with != dict(fingerprint) and not committed_files(table):
+            epoch = (committed_epoch(table) or 0) + 1
+            change_metadata(table, stored, options, epoch=epoch)
+            return cls(uri, table, epoch, options)
+        check_fingerprint(begun_with, fingerprint)
         return cls(uri, table, take_epoch(table, MASKS_SCHEMA, options), options)
 
     @classmethod

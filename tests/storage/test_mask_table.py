@@ -6,6 +6,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
@@ -96,8 +97,59 @@ def test_a_later_start_fences_an_earlier_one_for_good(output):
     assert [row["image_id"] for row in stored(output)] == [0, 2]
 
 
+def test_a_table_without_rows_takes_on_other_settings_and_fences_who_began_it(output):
+    first = take_over(output)
+    late = shard(output, ROWS[:1])
+    other = dict(FINGERPRINT) | {"points_per_side": 16}
+    second = MaskTable.take_over(output, other, {"config": "[]"}, {})
+    assert second.epoch == first.epoch + 1
+    metadata = read_state(output, {}).metadata
+    assert (json.loads(metadata["fingerprint"]), metadata["config"]) == (other, "[]")
+    for _ in range(2):
+        with pytest.raises(FencedError):
+            first.commit([late])
+    with pytest.raises(FencedError):
+        first.check_fence()
+    second.commit([shard(output, ROWS[1:2])])
+    assert [row["image_id"] for row in stored(output)] == [1]
+    # As in every other table, other readers find rows by their columns.
+    dataset = DeltaTable(f"{output}/masks").to_pyarrow_dataset()
+    assert dataset.count_rows(filter=pc.field("status") == ROWS[1]["status"]) == 1
+
+
+def test_of_two_that_take_on_a_table_without_rows_one_is_fenced(output, monkeypatch):
+    take_over(output)
+    real = mask_table.change_metadata
+
+    def overtaken(*arguments, **options):
+        monkeypatch.setattr(mask_table, "change_metadata", real)
+        take_over(output, dict(FINGERPRINT) | {"points_per_side": 4})
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(mask_table, "change_metadata", overtaken)
+    with pytest.raises(FencedError):
+        take_over(output, dict(FINGERPRINT) | {"points_per_side": 8})
+    assert json.loads(read_state(output, {}).metadata["fingerprint"])["points_per_side"] == 4
+
+
+def test_rows_that_are_committed_meanwhile_keep_their_settings(output, monkeypatch):
+    first = take_over(output)
+    real = mask_table.change_metadata
+
+    def overtaken(*arguments, **options):
+        first.commit([shard(output, ROWS)])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(mask_table, "change_metadata", overtaken)
+    with pytest.raises(FencedError):
+        take_over(output, dict(FINGERPRINT) | {"points_per_side": 8})
+    assert json.loads(read_state(output, {}).metadata["fingerprint"]) == FINGERPRINT
+    first.commit([])  # still in charge
+
+
 def test_a_resume_with_other_settings_names_each_of_them_and_changes_nothing(output):
     first = take_over(output)
+    first.commit([shard(output, ROWS[:1])])
     version = DeltaTable(f"{output}/masks").version()
     other = {"points_per_side": 16, "weights_sha256": "aa", "schema_version": 1, "max_pixels": 5}
     with pytest.raises(FingerprintMismatchError) as caught:
@@ -107,7 +159,7 @@ def test_a_resume_with_other_settings_names_each_of_them_and_changes_nothing(out
     assert "max_pixels: None in the output, 5 now" in str(caught.value)
     assert "weights_sha256" not in str(caught.value)
     assert DeltaTable(f"{output}/masks").version() == version
-    first.commit([shard(output, ROWS)])  # still in charge
+    first.commit([shard(output, ROWS[1:])])  # still in charge
 
 
 @pytest.mark.parametrize("changed", FINGERPRINT)

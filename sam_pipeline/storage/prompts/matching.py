@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -55,6 +56,42 @@ def match_images(keyed: pa.Table, planned: pa.Table) -> _Ids:
     Returns:
         (N,) int64 image_id of each row; -1 where there is none.
     """
+    image_ids, codes, names = _found(keyed, planned)
+    _log(image_ids, codes, names)
+    image_ids[image_ids == _SEVERAL] = _NONE
+    return image_ids
+
+
+def why_none_match(keyed: pa.Table, planned: pa.Table) -> str:
+    """Why no row of a file of prompts names a planned image, with an example and a remedy.
+
+    Args:
+        keyed: (N,) rows of KEYED_PROMPTS, of which match_images found none; N > 0.
+        planned: as for match_images.
+    """
+    image_ids, codes, names = _found(keyed, planned)
+    named = np.flatnonzero(codes >= 0)
+    if not len(named):
+        return "none of them names an image"
+    several = np.flatnonzero(image_ids == _SEVERAL)
+    if len(several):
+        name = names[int(codes[several[0]])].as_py()
+        return f"each name fits several images, such as {name!r}: give more of their paths"
+    name = names[int(codes[named[0]])].as_py()
+    image = planned["uri"][0].as_py()
+    coco_id = re.match(_COCO_ID, planned["extra"][0].as_py() or "")
+    if not keyed["is_image_id"][int(named[0])].as_py():
+        return f"they name images such as {name!r}, and the images are such as {image!r}"
+    if coco_id is not None:
+        return f"they have ids such as {name!r}, and the images of the annotation file such as {coco_id['id']}"
+    return (
+        f"they have ids such as {name!r}, and the images have names such as {image!r}: give the COCO file with the "
+        "names of the ids with --prompt-images"
+    )
+
+
+def _found(keyed: pa.Table, planned: pa.Table) -> tuple[_Ids, _Ids, pa.Array]:
+    """The image_id of each row, or _NONE or _SEVERAL; and its key, as a position in an array of keys, or -1."""
     encoded = _large(keyed["key"]).dictionary_encode()
     codes = pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64)
     # Some name of a file may be the id of another image: a key is its text and whether that is an id.
@@ -69,10 +106,7 @@ def match_images(keyed: pa.Table, planned: pa.Table) -> _Ids:
         found[left] = index.find(asked.take(pa.array(left)))
     by_key = np.full(len(keys), _NONE)
     by_key[is_named] = found
-    image_ids: _Ids = by_key[positions]
-    _log(image_ids, codes, encoded.dictionary)
-    image_ids[image_ids == _SEVERAL] = _NONE
-    return image_ids
+    return by_key[positions], codes, encoded.dictionary
 
 
 def _ways(names: pa.Array, is_id: npt.NDArray[np.bool_], planned: pa.Table) -> Iterator[tuple[_Index, pa.Array]]:

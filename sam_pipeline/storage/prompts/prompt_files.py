@@ -22,7 +22,8 @@ from sam_pipeline.storage.sources.parquet_reading import PARQUET_SUFFIXES
 from sam_pipeline.storage.sources.source_image import SourceImage
 
 JSON_LINE_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
-_SUFFIXES = (".json", *JSON_LINE_SUFFIXES, *PARQUET_SUFFIXES, LABEL_SUFFIX)
+COCO_SUFFIXES = (".json", ".json.gz")
+_SUFFIXES = (*COCO_SUFFIXES, *JSON_LINE_SUFFIXES, *PARQUET_SUFFIXES, LABEL_SUFFIX)
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def read_prompts(uri: str, options: PromptOptions) -> Iterator[pa.Table]:
     others some thousand rows.
 
     Args:
-        uri: of COCO results or annotations (.json), JSON Lines, Parquet, or a folder of YOLO labels (.txt).
+        uri: of COCO results or annotations (.json, .json.gz), JSON Lines, Parquet, or a folder of YOLO labels (.txt).
         options: all are used.
 
     Yields:
@@ -106,7 +107,7 @@ def _read(uri: str, options: PromptOptions, *, are_regions: bool) -> Iterator[pa
     if _holds_labels(uri):
         return yolo_prompts(list_prompt_files(uri, options.storage), uri, options.storage)
     name = uri.lower()
-    if name.endswith(".json"):
+    if name.endswith(COCO_SUFFIXES):
         return coco_prompts(uri, options, make, are_regions=are_regions)
     if name.endswith(JSON_LINE_SUFFIXES):
         return json_line_prompts(uri, options.storage, make, are_regions=are_regions)

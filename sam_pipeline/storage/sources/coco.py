@@ -16,6 +16,7 @@ from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
 from sam_pipeline.storage.sources.source_options import SourceOptions
 
 _TABLE_ROWS = 65_536
+_MAX_FIELDS_SHOWN = 20
 
 
 def coco_images(uri: str, options: SourceOptions) -> Iterator[pa.Table]:
@@ -54,10 +55,25 @@ def _entries(uri: str, options: SourceOptions) -> list[Any]:
     content = read_json(uri, options.storage)
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list):
-        raise InputError(f"{uri} is not a COCO annotation file: it has no list of images")
+        raise InputError(f"{uri} is not a COCO annotation file: {_what_it_is(content)}")
     if not entries:
         raise InputError(f"no images in {uri}: its list of images is empty")
     return entries
+
+
+def _what_it_is(content: Any) -> str:
+    """What JSON holds that has no list of images, and what to do with it."""
+    if isinstance(content, dict):
+        fields = ", ".join(map(repr, list(content)[:_MAX_FIELDS_SHOWN])) or "none"
+        return f"it has no list `images`; its fields: {fields}"
+    first = content[0] if isinstance(content, list) and content else None
+    if isinstance(first, str):
+        return "it is a list of text; if these are names of images, write one a line into a .txt file"
+    if isinstance(first, dict) and "image_id" in first:
+        return "it holds results; give it with --prompts, and with --input the images or the annotation file"
+    if isinstance(first, dict):
+        return "it is a list of objects; if these name images, write one a line into a .jsonl file"
+    return "it has no list `images`"
 
 
 def _check_kept(uri: str, entries: Sequence[Any], keep: Sequence[str]) -> None:

@@ -29,6 +29,10 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".g
 _ROWS_AT_ONCE = 65_536
 
 
+class NoFilesError(InputError):
+    """The input is there, but holds no file of the kind that was looked for."""
+
+
 @dataclass(frozen=True)
 class Listing:
     """Files of an input, or a part of them, and how many others were passed over."""
@@ -63,6 +67,7 @@ def file_images(
     *,
     what: str = "images",
     left_out: tuple[str, ...] = (),
+    on_other: Callable[[str], None] | None = None,
 ) -> Iterator[Listing]:
     """List an input once, in parts of some ten thousand files.
 
@@ -78,16 +83,24 @@ def file_images(
         suffixes: of the files to take, in lower case.
         what: is in the files, for the message where there are none.
         left_out: URIs of folders that are no part of the input.
+        on_other: called with the name of each file that is skipped; more than once where a request was made again.
 
     Yields:
         Files in no order, each once.
 
     Raises:
-        InputError: nothing there, no permission, or no such file among the files; the last only in the end.
+        InputError: nothing there or no permission; in the end a NoFilesError if there is no such file among the files.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
     filesystem, path = open_filesystem(input_uri, options)
     num_images = num_skipped = 0
+
+    def is_wanted(name: str) -> bool:
+        found = _ends_in(name, suffixes)
+        if not found and on_other is not None:
+            on_other(name)
+        return found
+
     passed_over = PassedOver()
     try:
         apart = tuple(open_filesystem(uri, options) for uri in left_out)
@@ -99,7 +112,8 @@ def file_images(
             passed_over.update(part.passed_over)
             yield Listing(_table(filesystem, part.files), part.num_others)
     except FileNotFoundError:
-        raise InputError(f"input not found: {input_uri}") from None
+        hint = "; in a pattern there are *, ? and [0-9], but no braces" if "{" in input_uri else ""
+        raise InputError(f"input not found: {input_uri}{hint}") from None
     except InputError as error:
         raise InputError(f"cannot list {input_uri}: {error}") from error
     except SamPipelineError:
@@ -108,7 +122,9 @@ def file_images(
         raise InputError(f"cannot list {input_uri}: {one_line(error)}") from error
     passed_over.log()
     if not num_images:
-        raise InputError(f"no {what} in {input_uri}: {num_skipped} files, none ending in one of {', '.join(suffixes)}")
+        raise NoFilesError(
+            f"no {what} in {input_uri}: {num_skipped} files, none ending in one of {', '.join(suffixes)}"
+        )
 
 
 def source_image(filesystem: Any, info: Mapping[str, Any]) -> SourceImage:

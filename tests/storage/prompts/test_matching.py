@@ -1,9 +1,10 @@
 import logging
+import re
 
 import pyarrow as pa
 import pytest
 
-from sam_pipeline.storage.prompts.matching import match_images
+from sam_pipeline.storage.prompts.matching import match_images, why_none_match
 from sam_pipeline.storage.schema import IMAGES_SCHEMA
 from sam_pipeline.storage.sources.source_image import Location, SourceImage, source_table
 
@@ -15,11 +16,15 @@ def planned(*images):
 
 def match(keys, images, are_ids=False):
     """are_ids: whether the keys are ids of images, of all or for each."""
+    return match_images(keyed(keys, are_ids), images).tolist()
+
+
+def keyed(keys, are_ids=False):
     are_ids = are_ids if isinstance(are_ids, list) else [are_ids] * len(keys)
     # As files are read: in several parts.
-    keyed = pa.schema([("key", pa.string()), ("is_image_id", pa.bool_())])
-    parts = [pa.table([[key], [is_id]], schema=keyed) for key, is_id in zip(keys, are_ids, strict=True)]
-    return match_images(pa.concat_tables([keyed.empty_table(), *parts]), images).tolist()
+    schema = pa.schema([("key", pa.string()), ("is_image_id", pa.bool_())])
+    parts = [pa.table([[key], [is_id]], schema=schema) for key, is_id in zip(keys, are_ids, strict=True)]
+    return pa.concat_tables([schema.empty_table(), *parts])
 
 
 FOLDER = planned("s3://b/train/0001.jpg", "s3://b/train/0002.v2.jpg", "s3://b/val/0001.jpg", "s3://b/val/x 3.png")
@@ -144,3 +149,23 @@ def test_a_hash_in_the_name_of_an_object_divides_nothing():
 def test_nothing_matches_nothing():
     assert match([], FOLDER) == []
     assert match(["a"], FOLDER.slice(0, 0)) == [-1]
+
+
+WITH_IDS = planned(SourceImage("s3://b/7.jpg", 1, None, extra='{"coco_image_id": 42}'))
+
+
+@pytest.mark.parametrize(
+    ("keys", "are_ids", "images", "why"),
+    [
+        ([None, None], False, FOLDER, "none of them names an image"),
+        ([None, "x.jpg"], False, FOLDER, "images such as 'x.jpg', and the images are such as 's3://b/train/0001.jpg'"),
+        (["0001.jpg"], False, FOLDER, "fits several images, such as '0001.jpg': give more of their paths"),
+        (["397133"], True, FOLDER, "ids such as '397133', and the images have names such as .* with --prompt-images"),
+        (["397133"], False, FOLDER, "they name images such as '397133'"),
+        (["7"], True, WITH_IDS, "ids such as '7', and the images of the annotation file such as 42"),
+    ],
+)
+def test_why_none_matches(keys, are_ids, images, why):
+    rows = keyed(keys, are_ids)
+    assert (match_images(rows, images) == -1).all()
+    assert re.search(why, why_none_match(rows, images))

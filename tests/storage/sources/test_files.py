@@ -361,3 +361,11 @@ def test_only_images_are_looked_at_closely(tmp_path, monkeypatch):
     monkeypatch.setattr(disk_listing, "_file", lambda entry: looked_at.append(entry.name) or real(entry))
     assert list_images(str(tmp_path), {}).num_skipped == 2
     assert looked_at == ["a.jpg"]
+
+
+def test_a_pattern_with_braces_is_told_that_there_are_none(tmp_path):
+    (tmp_path / "0.jpg").touch()
+    with pytest.raises(
+        InputError, match=r"input not found: .*\.jpg; in a pattern there are \*, \? and \[0-9\], but no"
+    ):
+        list_images(f"{tmp_path}/{{0..3}}.jpg", {})
