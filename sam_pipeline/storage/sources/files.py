@@ -105,7 +105,7 @@ def file_images(
     try:
         apart = tuple(open_filesystem(uri, options) for uri in left_out)
         below = _below(filesystem, path, apart, _retry_of(input_uri))
-        found = _find(filesystem, below, lambda name: _ends_in(name, suffixes), _retry_of(input_uri))
+        found = _find(filesystem, below, is_wanted, _retry_of(input_uri))
         for part in _merged(found):
             num_images += len(part.files)
             num_skipped += part.num_others
