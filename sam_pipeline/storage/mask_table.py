@@ -241,7 +241,7 @@ class MaskTable:
             # Not np.isin, which would go through all ids for each file.
             found = rows["image_id"].to_numpy()
             nearest = ids[np.searchsorted(ids, found).clip(max=len(ids) - 1)]
-            return np.equal(nearest, found)
+            return np.asarray(nearest == found, bool)
 
         return self._rewriter.delete(files, ["image_id"], is_deleted)
 
