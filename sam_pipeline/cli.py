@@ -192,7 +192,7 @@ def vacuum(output: _Output, retention_hours: int = 168, storage_options: str = "
     done = run_vacuum(absolute_uri(output), retention_hours, options)
     rows: dict[str, object] = {"output": output, "files removed": done.num_removed}
     if done.num_foreign:
-        rows["left alone"] = f"{done.num_foreign} files that this program did not write"
+        rows["left alone"] = f"{done.num_foreign} files or folders that this program did not write"
     _print_table(rows)
     return 0
 
