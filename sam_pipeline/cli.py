@@ -20,6 +20,7 @@ from rich.table import Table
 
 from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.errors import ConfigError, OutputError, SamPipelineError
+from sam_pipeline.regular_files import open_regular
 from sam_pipeline.terminal import CleanFormatter, PlainConsole
 
 _DESCRIPTION = """Dataset-scale Segment Anything: images in object storage in, a table of scored RLE masks out.
@@ -28,6 +29,8 @@ Every command also takes --debug (tracebacks and Ray's own log); annotate and pl
 with flag names as keys; flags on the command line win).
 Exit codes: 0 done; 1 verification or partial failure; 2 bad usage, input, output or weights; 3 a newer run took
 over."""
+
+_MAX_CONFIG_BYTES = 2**20
 
 _stdout = PlainConsole(markup=False, highlight=False)
 _stderr = PlainConsole(stderr=True, markup=False, highlight=False)
@@ -256,7 +259,8 @@ def _config_flags(command: str, path: Path) -> list[str]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text()
+        with open_regular(path) as file:
+            text = file.read(_MAX_CONFIG_BYTES).decode()
         settings = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {path}: {str(error).splitlines()[0]}") from error

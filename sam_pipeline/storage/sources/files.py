@@ -106,6 +106,8 @@ def _find(filesystem: Any, path: str, is_wanted: Callable[[str], bool], retry: R
         info = retry(partial(filesystem.info, path))
         if info["type"] == "file":
             return iter([Found([(path, info["size"], etag_of(info))])])
+        if info["type"] != "directory":
+            raise InputError("it is neither a folder nor a regular file")
     return walk_disk(below, is_wanted, retry)
 
 

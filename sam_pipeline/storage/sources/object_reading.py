@@ -9,7 +9,9 @@ from typing import Any
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError, SamPipelineError
+from sam_pipeline.regular_files import NotRegularFileError, open_regular
 from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri, open_filesystem
+from sam_pipeline.storage.ranges import read_range
 from sam_pipeline.storage.retrying import retried
 
 _PART_BYTES = 8 << 20
@@ -25,12 +27,16 @@ def open_object(uri: str, options: StorageOptions) -> io.BufferedReader:
     filesystem, path = open_filesystem(absolute_uri(uri), options)
     try:
         info = retried(partial(filesystem.info, path), what=f"read {uri}")
+        if "file" in filesystem.protocol:
+            return open_regular(path)
         if info["type"] != "file":
             raise InputError(f"cannot read {uri}: it is a folder")
-        if "file" in filesystem.protocol:
-            return open(path, "rb")
     except FileNotFoundError:
         raise InputError(f"input not found: {uri}") from None
+    except IsADirectoryError:
+        raise InputError(f"cannot read {uri}: it is a folder") from None
+    except NotRegularFileError as error:
+        raise InputError(f"cannot read {uri}: {error.strerror}") from None
     except SamPipelineError:
         raise
     except Exception as error:
@@ -87,7 +93,7 @@ class _RemoteObject(io.RawIOBase):
         return len(data)
 
     def _range(self, start: int, end: int) -> bytes:
-        data: bytes = self._filesystem.cat_file(self._path, start=start, end=end)
+        data = read_range(self._filesystem, self._path, start, end)
         if len(data) != end - start:
             raise ConnectionError(f"{len(data)} of {end - start} bytes came")
         return data
