@@ -68,7 +68,8 @@ async def _read(filesystem: Any, path: str, start: int | None, end: int | None, 
         async with asyncio.timeout(limit_s) as limit:
             data: bytes = await filesystem._cat_file(path, start=start, end=end)
             return data
-    except TimeoutError as error:
+    except TimeoutError:
         if not limit.expired():
             raise  # the client's own, of one wait
-        raise TooSlowError(f"it did not come within {limit_s:g} s") from error
+        # Without its cause, which would count as passing.
+        raise TooSlowError(f"it did not come within {limit_s:g} s") from None
