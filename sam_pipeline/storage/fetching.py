@@ -106,7 +106,7 @@ def fetch(
         _fetch_patiently(images, options, answers, limits)
         if all(isinstance(answers[image.uri], _SETTLED) for image in images):
             break
-        confirmations = confirmations + 1 if probe_uri is None or _answers_at_once(probe_uri, options) else 0
+        confirmations = confirmations + 1 if probe_uri is None or wait_for_probe(probe_uri, options) else 0
         if confirmations == 2:
             break
     else:
@@ -183,7 +183,7 @@ def blamed(error: Exception, options: StorageOptions, probe_uri: str | None) -> 
         InputError, StorageUnavailableError: it is the storage's.
     """
     if probe_uri is not None and not isinstance(error, (FileNotFoundError, IsADirectoryError)):
-        _answers_at_once(probe_uri, options)
+        wait_for_probe(probe_uri, options)
     return error
 
 
@@ -201,8 +201,13 @@ def _probe(uri: str, options: StorageOptions) -> None:
             raise
 
 
-def _answers_at_once(probe_uri: str, options: StorageOptions) -> bool:
-    """Wait until the probe can be read; whether the first attempt was enough."""
+def wait_for_probe(probe_uri: str, options: StorageOptions) -> bool:
+    """Wait until the probe can be read; whether the first attempt was enough.
+
+    Raises:
+        InputError: access to it is denied.
+        StorageUnavailableError: it did not answer for two minutes.
+    """
     attempts = 0
 
     def attempt() -> None:

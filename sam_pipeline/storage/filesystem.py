@@ -53,7 +53,7 @@ def open_filesystem(uri: str, options: StorageOptions) -> tuple[Any, str]:
         return HttpImages(), uri
     try:
         # Not fsspec.core.url_to_fs: it would take a "::" in the name of a file for a chain.
-        driver = LocalFiles if protocol == "file" else fsspec.get_filesystem_class(protocol)
+        driver: Any = LocalFiles if protocol == "file" else fsspec.get_filesystem_class(protocol)
         remote_options = {} if protocol == "file" else {**driver._get_kwargs_from_urls(uri), **options}
         if protocol in _S3:
             remote_options["config_kwargs"] = _client_config(options)
