@@ -24,11 +24,8 @@ from sam_pipeline.storage.retrying import (
     retried,
 )
 from sam_pipeline.storage.sources.files import source_image
-from sam_pipeline.storage.sources.source_image import SourceImage
+from sam_pipeline.storage.sources.source_image import MAX_IMAGE_BYTES, SourceImage
 from sam_pipeline.uri_rules import HTTP_SCHEMES
-
-MAX_IMAGE_BYTES = 2**30
-"""Larger objects are not fetched: a worker holds what it fetches in memory."""
 
 FETCH_LIMIT_S = 240.0
 """An object has so long to come, twice: less than half of what a run waits for progress."""

@@ -15,6 +15,7 @@ from sam_pipeline.storage.ranges import read_range
 from sam_pipeline.storage.retrying import retried
 
 _PART_BYTES = 8 << 20
+_MAX_JSON_BYTES = 2**30
 
 
 def open_object(uri: str, options: StorageOptions) -> io.BufferedReader:
@@ -45,15 +46,18 @@ def open_object(uri: str, options: StorageOptions) -> io.BufferedReader:
 
 
 def read_json(uri: str, options: StorageOptions) -> Any:
-    """Read an object's JSON into memory.
+    """Read an object's JSON into memory, of which it may take twenty times its size.
 
     Raises:
-        InputError: nothing there, a folder, no permission, or not JSON.
+        InputError: nothing there, a folder, no permission, larger than 1 GiB, or not JSON.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
     with open_object(uri, options) as file:
         try:
-            return json.loads(file.read())
+            content = file.read(_MAX_JSON_BYTES + 1)
+            if len(content) > _MAX_JSON_BYTES:
+                raise InputError(f"{uri} has more than {_MAX_JSON_BYTES >> 20} MiB of JSON: use JSON Lines or Parquet")
+            return json.loads(content)
         except SamPipelineError:
             raise
         except (ValueError, RecursionError) as error:

@@ -22,7 +22,7 @@ from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.sources.kept_values import check_keepable, json_objects
 from sam_pipeline.storage.sources.manifest import URI_COLUMNS
 from sam_pipeline.storage.sources.manifest_rows import holds_text
-from sam_pipeline.storage.sources.parquet_reading import NullRows, open_parquet, why_null
+from sam_pipeline.storage.sources.parquet_reading import NullRows, open_parquet, read_columns, why_null
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA, SourceImage, source_table
 from sam_pipeline.storage.sources.source_options import SourceOptions
 
@@ -171,19 +171,15 @@ def _plan(uri: str, options: SourceOptions) -> _Planned:
             if name not in parquet.schema_arrow.names:
                 raise _UnusableError(f"no column {name!r} to keep: there are {_names(parquet.schema_arrow)}")
             check_keepable(name, parquet.schema_arrow.field(name).type)
-        extra = _kept(parquet, options.keep) if options.keep else None
+        extra = _kept(uri, options) if options.keep else None
         return _Planned(parquet.metadata.num_rows, column, why_null(parquet, column), extra)
 
 
-def _kept(parquet: Any, names: tuple[str, ...]) -> list[pa.Array]:
-    batches = list(parquet.iter_batches(_ROWS_AT_ONCE, columns=list(names), use_threads=False))
-    if not batches:
-        return []
-    table, parts = pa.Table.from_batches(batches), []
-    for first in range(0, table.num_rows, _ROWS_AT_ONCE):
-        part = table.slice(first, _ROWS_AT_ONCE)
-        parts.append(json_objects({name: part[name].combine_chunks() for name in names}))
-    return parts
+def _kept(uri: str, options: SourceOptions) -> list[pa.Array]:
+    batches = read_columns(uri, options.keep, _ROWS_AT_ONCE, options.storage)
+    kept = [json_objects({name: batch.column(name) for name in options.keep}) for batch in batches]
+    extra = pa.chunked_array(kept, pa.string())
+    return [extra.slice(first, _ROWS_AT_ONCE).combine_chunks() for first in range(0, len(extra), _ROWS_AT_ONCE)]
 
 
 def _schema(uri: str, options: SourceOptions) -> pa.Schema:
