@@ -21,7 +21,7 @@ def parquet_of_one_value(folder: Path, column: str, value: pa.Scalar, num_rows: 
     indices = pa.array([0] * num_rows, pa.int32())
     values = pa.DictionaryArray.from_arrays(indices, pa.array([value.as_py()], value.type))
     path = folder / "one-value.parquet"
-    pq.write_table(pa.table({column: values}), path, compression="zstd", dictionary_pagesize_limit=2**31 - 1)
+    pq.write_table(pa.table({column: values}), path, compression="zstd", store_schema=False)
     return path
 
 

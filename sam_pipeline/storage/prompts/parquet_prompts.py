@@ -18,6 +18,7 @@ from sam_pipeline.storage.prompts.prompt_rows import KEYED_PROMPTS, PromptOption
 from sam_pipeline.storage.prompts.prompt_values import MakeRow
 from sam_pipeline.storage.prompts.row_tables import MASKS_AT_ONCE, TABLE_ROWS
 from sam_pipeline.storage.sources.bounded_parquet import bounded_parquet, column_batches
+from sam_pipeline.storage.sources.named_uris import MAX_NAME_LENGTH
 from sam_pipeline.storage.sources.object_reading import open_object
 
 _BLOCK_BYTES = 4 << 20
@@ -47,8 +48,9 @@ def _batches(uri: str, options: PromptOptions, *, are_regions: bool) -> Iterator
             key = key_column(uri, columns, are_regions=are_regions)
             used = REGION_COLUMNS if are_regions else (*PROMPT_COLUMNS, *OTHER_COLUMNS)
             fields = [name for name in used if name in columns]
+            lengths = dict.fromkeys([key, *fields], MAX_NAME_LENGTH + 1)
             batch_rows = MASKS_AT_ONCE if "mask_input" in fields else TABLE_ROWS
-            for batch in column_batches(file, [key, *fields], batch_rows, _BLOCK_BYTES):
+            for batch in column_batches(file, lengths, batch_rows, _BLOCK_BYTES):
                 keys, are_ids = key_texts(batch.column(key)), pa.repeat(key == IMAGE_ID, batch.num_rows)
                 arrays = [keys, are_ids, *(batch.column(name) for name in fields)]
                 yield pa.RecordBatch.from_arrays(arrays, names=["key", "is_image_id", *fields])

@@ -6,7 +6,7 @@ mean tells what a batch of rows takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,15 @@ _BYTES_OF_NUMBER = 8
 
 
 class _LimitedFile:
-    """A file of which no more than so many bytes are read at once."""
+    """A file of which first no more than a footer is read at once, and then no more than a page."""
 
-    def __init__(self, file: Any, most: int) -> None:
-        self._file, self.most = file, most
+    def __init__(self, file: Any) -> None:
+        self._file, self.is_footer_read = file, False
 
     def read(self, size: int = -1) -> bytes:
-        if size < 0 or size > self.most:
-            raise ValueError(f"{size} bytes in one piece, the limit is {self.most}")
+        part, most = ("page", _MAX_PAGE_BYTES) if self.is_footer_read else ("footer", _MAX_FOOTER_BYTES)
+        if size < 0 or size > most:
+            raise ValueError(f"a {part} of {size} bytes, the limit is {most}")
         data: bytes = self._file.read(size)
         return data
 
@@ -54,19 +55,21 @@ def bounded_parquet(file: Any, buffer_bytes: int, metadata: Any = None, **option
         ValueError: a footer of more than 16 MiB; when rows are read, a page of more than 1 GiB.
         OSError, pa.ArrowException: damaged, or whatever the storage says.
     """
-    limited = _LimitedFile(file, _MAX_FOOTER_BYTES)
+    limited = _LimitedFile(file)
     # Not pre_buffer: it holds the column of a whole row group.
     parquet = pq.ParquetFile(limited, metadata=metadata, pre_buffer=False, buffer_size=buffer_bytes, **options)
-    limited.most = _MAX_PAGE_BYTES
+    limited.is_footer_read = True
     return parquet
 
 
-def column_batches(file: Any, columns: Sequence[str], batch_rows: int, buffer_bytes: int) -> Iterator[pa.RecordBatch]:
+def column_batches(
+    file: Any, columns: Mapping[str, int], batch_rows: int, buffer_bytes: int
+) -> Iterator[pa.RecordBatch]:
     """Read columns from the first row to the last.
 
     Args:
         file: as Python's files in binary mode.
-        columns: names of top-level columns.
+        columns: names of top-level columns, and how many characters of their texts are wanted: longer ones are cut.
         batch_rows: at most.
         buffer_bytes: asked for at once.
 
@@ -86,12 +89,12 @@ def column_batches(file: Any, columns: Sequence[str], batch_rows: int, buffer_by
         batches = parquet.iter_batches(num_rows, row_groups=[group], columns=list(columns), use_threads=False)
         if fits:
             for batch in batches:
-                yield from _decoded(batch)
+                yield from _decoded(_cut(batch, columns))
         else:
-            yield from _merged(batches, batch_rows)
+            yield from _merged(batches, columns, batch_rows)
 
 
-def _leaves(parquet: pq.ParquetFile, columns: Sequence[str]) -> dict[str, int]:
+def _leaves(parquet: pq.ParquetFile, columns: Mapping[str, int]) -> dict[str, int]:
     """The columns without fields of their own that are in some columns, by path, with their numbers."""
     paths = [parquet.schema.column(index).path for index in range(len(parquet.schema))]
     return {path: index for index, path in enumerate(paths) if path.partition(".")[0] in columns or path in columns}
@@ -112,6 +115,21 @@ def _bytes_of(parquet: pq.ParquetFile, group: int, leaf: int, is_by_dictionary: 
     return float("inf") if has_dictionary and not is_by_dictionary else float(piece.total_uncompressed_size)
 
 
+def _cut(batch: pa.RecordBatch, columns: Mapping[str, int]) -> pa.RecordBatch:
+    names = batch.schema.names
+    arrays = [_cut_texts(column, columns[name]) for name, column in zip(names, batch.columns, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, names=names)
+
+
+def _cut_texts(column: pa.Array, length: int) -> pa.Array:
+    if pt.is_dictionary(column.type):
+        return pa.DictionaryArray.from_arrays(column.indices, _cut_texts(column.dictionary, length))
+    is_text = pt.is_string(column.type) or pt.is_large_string(column.type)
+    if is_text and (pc.max(pc.binary_length(column)).as_py() or 0) > length:
+        return pc.utf8_slice_codeunits(column, 0, length)
+    return column
+
+
 def _decoded(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     """Values for their numbers in a dictionary, in parts that do not become too large."""
     if batch.num_rows > 1 and sum(map(_decoded_bytes, batch.columns)) > _BATCH_BYTES:
@@ -130,15 +148,17 @@ def _decoded_bytes(column: pa.Array) -> int:
     return int(lengths[column.indices.drop_null().to_numpy(zero_copy_only=False)].sum(dtype=np.int64))
 
 
-def _merged(batches: Iterator[pa.RecordBatch], batch_rows: int) -> Iterator[pa.RecordBatch]:
+def _merged(batches: Iterator[pa.RecordBatch], columns: Mapping[str, int], batch_rows: int) -> Iterator[pa.RecordBatch]:
     """Single rows in batches again, as long as they are small."""
     held: list[pa.RecordBatch] = []
     num_bytes = 0
+    shortest = min(columns.values(), default=0)
     for batch in batches:
-        if held and (len(held) == batch_rows or num_bytes + batch.nbytes > _BATCH_BYTES):
+        row = _cut(batch, columns) if batch.nbytes > shortest else batch
+        if held and (len(held) == batch_rows or num_bytes + row.nbytes > _BATCH_BYTES):
             yield from pa.Table.from_batches(held).combine_chunks().to_batches()
             held, num_bytes = [], 0
-        held.append(batch)
-        num_bytes += batch.nbytes
+        held.append(row)
+        num_bytes += row.nbytes
     if held:
         yield from pa.Table.from_batches(held).combine_chunks().to_batches()

@@ -16,8 +16,14 @@ import pyarrow.types as pt
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.sources.bounded_parquet import bounded_parquet, column_batches
 from sam_pipeline.storage.sources.files import IMAGE_SUFFIXES
-from sam_pipeline.storage.sources.kept_values import check_keepable, checked_size, json_objects, json_text
-from sam_pipeline.storage.sources.named_uris import names_of
+from sam_pipeline.storage.sources.kept_values import (
+    MAX_OBJECT_BYTES,
+    check_keepable,
+    checked_size,
+    json_objects,
+    json_text,
+)
+from sam_pipeline.storage.sources.named_uris import MAX_NAME_LENGTH, names_of
 
 _BATCH_ROWS = 65_536
 _BLOCK_BYTES = 4 << 20
@@ -61,7 +67,9 @@ def parquet_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:
     columns = choose({field.name: holds_text(field.type) for field in schema})
     for name in columns.keep:
         check_keepable(name, schema.field(name).type)
-    for batch in column_batches(file, columns.all, _BATCH_ROWS, _BLOCK_BYTES):
+    lengths = dict.fromkeys(columns.keep, MAX_OBJECT_BYTES + 1)
+    lengths[columns.uris] = max(lengths.get(columns.uris, 0), MAX_NAME_LENGTH + 1)
+    for batch in column_batches(file, lengths, _BATCH_ROWS, _BLOCK_BYTES):
         yield _rows(batch, columns)
 
 

@@ -22,8 +22,8 @@ from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
 from sam_pipeline.storage.sources.source_options import SourceOptions
 from sam_pipeline.uri_rules import HTTP_SCHEMES, check_uri
 
-# Keys of stores and paths of disks are shorter.
-_MAX_NAME_BYTES = 2**13
+MAX_NAME_LENGTH = 2**13
+"""Characters; keys of stores and paths of disks are shorter."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}")
 _LATER_CHAIN = re.compile(r"::[^/]*://")
@@ -56,8 +56,8 @@ class NamedUris:
         """
         if name is None or not name or name.isspace():
             raise ConfigError("no URI here: it is null, empty or not text")
-        if len(name) > _MAX_NAME_BYTES:
-            raise ConfigError(f"a name of {len(name)} characters, the limit is {_MAX_NAME_BYTES}")
+        if len(name) > MAX_NAME_LENGTH:
+            raise ConfigError(f"a name of more than {MAX_NAME_LENGTH} characters")
         if "\0" in name:
             raise ConfigError("the name holds a NUL character")
         if "://" in name:
@@ -86,7 +86,7 @@ class NamedUris:
 
     def _resolve_all(self, names: pa.Array, first_row: int) -> tuple[pa.Array, pa.Array]:
         """URIs and errors of names: what is plain by a few passes over all of them, the rest by resolve."""
-        is_short = pc.less_equal(pc.binary_length(names), _MAX_NAME_BYTES)
+        is_short = pc.less_equal(pc.utf8_length(names), MAX_NAME_LENGTH)
         has_scheme = pc.match_substring(names, "://")
         is_absolute = pc.and_not(pc.starts_with(names, "/"), has_scheme)
         is_relative = pc.invert(pc.or_(has_scheme, is_absolute))

@@ -54,10 +54,11 @@ def read_json(uri: str, options: StorageOptions) -> Any:
     """
     with open_object(uri, options) as file:
         try:
-            content = file.read(_MAX_JSON_BYTES + 1)
-            if len(content) > _MAX_JSON_BYTES:
-                raise InputError(f"{uri} has more than {_MAX_JSON_BYTES >> 20} MiB of JSON: use JSON Lines or Parquet")
-            return json.loads(content)
+            if (num_bytes := file.seek(0, io.SEEK_END)) > _MAX_JSON_BYTES:
+                limit = f"the limit is {_MAX_JSON_BYTES}"
+                raise InputError(f"cannot read {uri}: {num_bytes} bytes of JSON, {limit}; use JSON Lines or Parquet")
+            file.seek(0)
+            return json.loads(file.read(num_bytes))
         except SamPipelineError:
             raise
         except (ValueError, RecursionError) as error:

@@ -19,7 +19,7 @@ import pyarrow.types as pt
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError, SamPipelineError
 from sam_pipeline.storage.retrying import retried
-from sam_pipeline.storage.sources.kept_values import check_keepable, json_objects
+from sam_pipeline.storage.sources.kept_values import MAX_OBJECT_BYTES, check_keepable, json_objects
 from sam_pipeline.storage.sources.manifest import URI_COLUMNS
 from sam_pipeline.storage.sources.manifest_rows import holds_text
 from sam_pipeline.storage.sources.parquet_reading import NullRows, open_parquet, read_columns, why_null
@@ -176,7 +176,7 @@ def _plan(uri: str, options: SourceOptions) -> _Planned:
 
 
 def _kept(uri: str, options: SourceOptions) -> list[pa.Array]:
-    batches = read_columns(uri, options.keep, _ROWS_AT_ONCE, options.storage)
+    batches = read_columns(uri, dict.fromkeys(options.keep, MAX_OBJECT_BYTES + 1), _ROWS_AT_ONCE, options.storage)
     kept = [json_objects({name: batch.column(name) for name in options.keep}) for batch in batches]
     extra = pa.chunked_array(kept, pa.string())
     return [extra.slice(first, _ROWS_AT_ONCE).combine_chunks() for first in range(0, len(extra), _ROWS_AT_ONCE)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, groupby
@@ -55,7 +55,7 @@ def open_parquet(uri: str, options: StorageOptions) -> Iterator[pq.ParquetFile]:
 
 
 def read_columns(
-    uri: str, columns: Sequence[str], batch_rows: int, options: StorageOptions
+    uri: str, columns: Mapping[str, int], batch_rows: int, options: StorageOptions
 ) -> Iterator[pa.RecordBatch]:
     """Read some columns of a file from its first row to its last; see column_batches."""
     with _opened(uri, options) as stream:
