@@ -16,12 +16,16 @@ import pyarrow.parquet as pq
 MIB = 2**20
 
 
-def parquet_of_one_value(folder: Path, column: str, value: pa.Scalar, num_rows: int = 2000) -> Path:
-    """Rows that share one value of a dictionary: a kilobyte."""
+def parquet_of_one_value(
+    folder: Path, column: str, value: bytes | str, num_rows: int = 2000, beside: str | None = None
+) -> Path:
+    """Rows that share one value of a dictionary: a kilobyte; beside may be a column of boxes."""
     indices = pa.array([0] * num_rows, pa.int32())
-    values = pa.DictionaryArray.from_arrays(indices, pa.array([value.as_py()], value.type))
+    columns: dict[str, Any] = {column: pa.DictionaryArray.from_arrays(indices, pa.array([value]))}
+    if beside is not None:
+        columns[beside] = [[1.0, 2.0, 3.0, 4.0]] * num_rows
     path = folder / "one-value.parquet"
-    pq.write_table(pa.table({column: values}), path, compression="zstd", store_schema=False)
+    pq.write_table(pa.table(columns), path, compression="zstd", store_schema=False)
     return path
 
 
@@ -145,9 +149,9 @@ def gzip_of_lines(folder: Path, num_bytes: int = 4 * 10**9) -> Path:
 BINARY, TEXT = pa.binary(), pa.string()
 
 INPUTS: dict[str, Callable[[Path], Path]] = {
-    "Parquet images, one value": lambda folder: parquet_of_one_value(folder, "image", pa.scalar(bytes(32 * MIB))),
+    "Parquet images, one value": lambda folder: parquet_of_one_value(folder, "image", bytes(32 * MIB)),
     "Parquet images, one group": lambda folder: parquet_of_one_group(folder, "image", BINARY),
-    "Parquet list, one value": lambda folder: parquet_of_one_value(folder, "uri", pa.scalar("u" * (32 * MIB))),
+    "Parquet list, one value": lambda folder: parquet_of_one_value(folder, "uri", "u" * (32 * MIB)),
     "Parquet list, zeros": lambda folder: parquet_of_zeros(folder, "uri", TEXT),
     "Parquet list, one group": lambda folder: parquet_of_one_group(folder, "uri", TEXT),
     "Parquet footer": parquet_with_a_huge_footer,
