@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.errors import ConfigError
+from sam_pipeline.pipeline.limits import reading_limit
 from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri
 from sam_pipeline.storage.mask_table import MaskTable, read_header
 from sam_pipeline.storage.plan_table import Plan, extend_plan, iterate_planned, read_plan, read_planned, write_plan
@@ -37,7 +38,8 @@ def ensure_plan(config: PlanConfig) -> Plan:
     if plan is None:
         if config.input is None:
             raise ConfigError(f"{config.output} has no plan yet: say which images with --input")
-        images = list_input(config)
+        with reading_limit():
+            images = list_input(config)
         if config.prompts is not None or config.regions is not None:
             announce_prompts(output, options)
         return write_plan(output, absolute_uri(config.input), images, options)
@@ -48,7 +50,8 @@ def ensure_plan(config: PlanConfig) -> Plan:
 
 def _extended(plan: Plan, config: PlanConfig) -> Plan:
     options = config.parsed_storage_options
-    found = list_input(config)
+    with reading_limit():
+        found = list_input(config)
     planned = pa.concat_tables(iterate_planned(plan.output, ["image_id", "uri", "size_bytes", "etag"], options))
     # Two gigabytes of names are too many for one array of strings.
     uris, planned_uris = (table["uri"].cast(pa.large_string()) for table in (found, planned))
