@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from sam_pipeline.cli import main
 from sam_pipeline.regular_files import NotRegularFileError, open_regular
 from sam_pipeline.storage.filesystem import open_filesystem
 
@@ -69,3 +70,55 @@ def test_a_range_of_a_file_takes_no_more_memory_than_the_file(tmp_path, start, e
 def test_a_file_of_the_kernel_without_a_size_does_not_run_on():
     filesystem, path = open_filesystem("file:///proc/self/maps", {})
     assert len(filesystem.cat_file(path)) <= 1
+
+
+@pytest.fixture(params=["FIFO", "device"])
+def place(request, tmp_path):
+    """A function of a name → a path with that name, of a FIFO or of a link to a device, beside a folder of an image."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"content")
+
+    def make(name):
+        path = tmp_path / name
+        if request.param == "FIFO":
+            os.mkfifo(path)
+        else:
+            os.symlink("/dev/zero", path)
+        return path
+
+    return make
+
+
+def refusal(capsys, *arguments):
+    """The line with which a command refuses its arguments, exit code 2."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+NAMES = ("a.csv", "a.csv.gz", "a.jsonl", "a.json", "a.parquet", "a.tar", "a.tar.gz", "a.zip", "a.jpg", "a")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", NAMES)
+def test_an_input_that_is_no_regular_file_is_refused_in_one_line(place, tmp_path, capsys, name):
+    assert "regular file" in refusal(capsys, "plan", "--input", place(name), "--output", tmp_path / "run")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["p.json", "p.jsonl", "p.parquet", "p.txt", "p"])
+@pytest.mark.parametrize("flag", ["--prompts", "--regions"])
+def test_prompts_that_are_no_regular_file_are_refused_in_one_line(place, tmp_path, capsys, flag, name):
+    arguments = ("plan", "--input", tmp_path / "in", "--output", tmp_path / "run", flag, place(name))
+    assert "regular file" in refusal(capsys, *arguments)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("flag", "name"), [("--config", "c.toml"), ("--checkpoint", "c.pth"), ("--point-grid", "g.json")]
+)
+def test_settings_that_are_no_regular_file_are_refused_in_one_line(place, tmp_path, capsys, flag, name):
+    arguments = ("annotate", "--input", tmp_path / "in", "--output", tmp_path / "run", flag, place(name))
+    assert "regular file" in refusal(capsys, *arguments)

@@ -1,5 +1,7 @@
 """Candidates in bounded memory: the same masks whatever may be held."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -32,12 +34,16 @@ class Batches:
         scores = random.random(len(corners)).astype(np.float32)
         self.scores = np.sort(scores) if ascending else scores
         self.per_batch, self.num_batches, self.decoded = per_batch, num_batches, []
+        self.made, self.most_held = [], 0
 
     def decode(self, number):
         self.decoded.append(number)
+        self.most_held = max(self.most_held, sum(mask() is not None for mask in self.made))
         where = slice(number * self.per_batch, (number + 1) * self.per_batch)
+        masks = list(torch.arange(where.start, where.stop, dtype=torch.float32))
+        self.made += map(weakref.ref, masks)
         return Candidates(
-            masks=list(torch.arange(where.start, where.stop, dtype=torch.float32)),
+            masks=masks,
             boxes_xyxy=self.boxes[where],
             iou_predictions=self.scores[where],
             stability_scores=self.scores[where],
@@ -59,6 +65,13 @@ def test_what_survives_does_not_depend_on_what_may_be_held(seed, thresh, num_hel
     assert [runs.edges[0] for runs in found.masks] == expected.tolist()
     assert found.boxes_xyxy.tolist() == batches.boxes[expected].tolist()
     assert found.iou_predictions.tolist() == batches.scores[expected].tolist()
+
+
+@pytest.mark.parametrize("ascending", [False, True])
+def test_no_more_logits_are_held_than_may_be_and_those_of_a_batch(ascending):
+    batches = Batches(1, num_batches=60, per_batch=7, ascending=ascending)
+    batches.collect(0.5, num_held=20)
+    assert 0 < batches.most_held <= 20 + 7
 
 
 def test_what_fits_keeps_its_logits_and_is_decoded_once():
