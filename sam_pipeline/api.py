@@ -22,18 +22,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from deltalake import DeltaTable
 
-from sam_pipeline.config import AnnotateConfig, check_storage_options
-from sam_pipeline.errors import ConfigError, OutputError
+from sam_pipeline.config import AnnotateConfig
+from sam_pipeline.errors import ConfigError, NothingSucceededError, OutputError
 from sam_pipeline.masks import rle
 from sam_pipeline.masks.rle import Rle
-from sam_pipeline.storage.delta import committed_files, output_errors, table_metadata
-from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri
-from sam_pipeline.storage.mask_table import count_results, open_results
+from sam_pipeline.storage.delta import committed_files, open_table, output_errors, table_metadata
+from sam_pipeline.storage.delta_place import Table
+from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri, join_uri
+from sam_pipeline.storage.mask_table import count_results
 from sam_pipeline.storage.plan_table import read_plan
 from sam_pipeline.storage.result_reading import check_condition, iterate_results, read_results, results_schema
 from sam_pipeline.storage.schema import STATUSES
+from sam_pipeline.storage_option_rules import check_storage_options
 from sam_pipeline.terminal import PlainConsole
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Run:
     """Folder of the run: an absolute path or a URI."""
     num_images: int
     """Planned images."""
-    _table: DeltaTable
+    _table: Table
     _options: StorageOptions
 
     def __repr__(self) -> str:
@@ -186,10 +187,12 @@ class Run:
     def dataset(self) -> ds.Dataset:
         """The results as a pyarrow dataset, for all else: DuckDB, batches of another size.
 
+        It does not look at checksums, unless it is scanned with `ParquetFragmentScanOptions`; the command verify does.
         With pyarrow 26, a process that ends right after a dataset was read may abort on its way out; with
         `use_threads=False` it seldom does.
         """
-        with output_errors(self._table.table_uri):
+        with output_errors(self._table.uri):
+            self._table.renew()
             return self._table.to_pyarrow_dataset()
 
     def _choice(
@@ -224,7 +227,8 @@ def annotate(config: AnnotateConfig, *, show_progress: bool = True) -> Run:
         The finished run, opened.
 
     Raises:
-        SamPipelineError: see sam_pipeline.errors; after any of them the same call resumes.
+        NothingSucceededError: the run is finished, but no image is ok, or no prompt has a mask; open_run reads why.
+        SamPipelineError: see sam_pipeline.errors; after any of the others the same call resumes.
     """
     from sam_pipeline.pipeline.annotate import annotate as run_annotate  # Ray and torch, which reading does without
     from sam_pipeline.pipeline.progress import RichDisplay
@@ -234,7 +238,9 @@ def annotate(config: AnnotateConfig, *, show_progress: bool = True) -> Run:
     console = PlainConsole(
         stderr=True, markup=False, highlight=False, quiet=not show_progress, force_terminal=is_terminal
     )
-    run_annotate(config, lambda num_images, num_before: RichDisplay(num_images, num_before, console))
+    summary = run_annotate(config, lambda num_images, num_before: RichDisplay(num_images, num_before, console))
+    if summary.outcome.total_failure is not None:
+        raise NothingSucceededError(summary.outcome.total_failure)
     return open_run(config.output, config.parsed_storage_options)
 
 
@@ -253,10 +259,13 @@ def open_run(output: str, storage_options: Mapping[str, Any] | None = None) -> R
     options = dict(storage_options or {})
     check_storage_options(options)
     uri = absolute_uri(output)
+    # Before the plan: another start may extend the plan and add rows to the results.
+    table = open_table(join_uri(uri, "masks"), options)
     plan = read_plan(uri, options)
     if plan is None:
         raise OutputError(f"no plan in {output}")
-    table = open_results(uri, options)
+    if table is None:
+        raise OutputError(f"no results in {output}")
     table_metadata(table)  # raises for a table of another program
     return Run(uri, plan.num_images, table, options)
 

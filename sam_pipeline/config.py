@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import ConfigError
+from sam_pipeline.storage_option_rules import check_storage_options
 
 ModelType = Literal["default", "vit_h", "vit_l", "vit_b", "vit_t"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -19,52 +19,13 @@ Mode = Literal["auto", "grid", "prompted", "both"]
 ResolvedPrecision = Literal["fp32", "bf16"]
 ResolvedMode = Literal["grid", "prompted", "both"]
 
-PREPROCESSING_VERSION = 2
+PREPROCESSING_VERSION = 3
 """Raised whenever decoding, orientation or resizing of images changes the pixels that the encoder sees."""
-
-_CREDENTIAL_WORDS = (
-    "key",
-    "secret",
-    "token",
-    "password",
-    "passwd",
-    "passphrase",
-    "credential",
-    "authorization",
-    "connection_string",
-    "cookie",
-)
 
 
 def _check(ok: bool, name: str, requirement: str, value: object) -> None:
     if not ok:
         raise ConfigError(f"{name} must be {requirement}, got {value!r}")
-
-
-def check_storage_options(options: Mapping[str, Any]) -> None:
-    """Refuse options that carry a credential.
-
-    Raises:
-        ConfigError: naming the option (never its value).
-    """
-    for name, value in options.items():
-        if _is_credential(name, value):
-            raise ConfigError(
-                f"storage option {name!r} looks like a credential; give credentials by environment variables "
-                "(AWS_ACCESS_KEY_ID, …), a profile or an instance role"
-            )
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, Mapping):
-                check_storage_options(item)
-
-
-def _is_credential(name: str, value: object) -> bool:
-    if isinstance(value, str) and re.search(r"://[^/@]*@", value):
-        return True  # https://user:password@proxy
-    # Switches, times and counts are none (token_expiry, BucketKeyEnabled), nor is gcsfs's way to ask for no credential.
-    if not value or isinstance(value, bool | int | float) or value in ("anon", "cloud", "google_default"):
-        return False
-    return any(word in name.lower() for word in _CREDENTIAL_WORDS)
 
 
 @dataclass(frozen=True)
@@ -170,22 +131,25 @@ class PlanConfig:
     output: str
     """Folder of the run: a local path or any URI that fsspec and delta-rs both reach (s3://, gs://, az://)."""
     input: str | None = None
-    """Folder or prefix, glob, or single file; a local path or any fsspec URI. May be left out once there is a plan."""
+    """Folder or prefix, glob in quotes (* ? [] stand for parts of one name, ** for any folders), or single file; a
+    local path or any fsspec URI. Hidden folders below it are passed over. May be left out once there is a plan."""
     input_format: InputFormat = "auto"
-    """What the input is: images (files), a manifest of URIs (Parquet, CSV, JSON Lines), parquet with image bytes,
-    webdataset tar archives, zip archives, or a coco annotation file. auto goes by the suffix, and for Parquet by the
-    columns."""
+    """What the input is: images (files), a manifest of URIs (Parquet, CSV, TSV, JSON Lines, text), parquet with image
+    bytes, webdataset tar archives, zip archives, or a coco annotation file. auto goes by the suffix, without one by
+    what a file begins with or a folder holds, and for Parquet by the columns."""
     input_column: str | None = None
-    """Column of a manifest with the URIs, or of Parquet files with the images. Default: the only one that can be."""
+    """Column of a manifest with the URIs, or of Parquet files with the images. Default: the only one that can be, by
+    name, type and first values."""
     image_root: str | None = None
     """Folder or prefix that relative names in a manifest or annotation file start from. Default: where that file is."""
     keep: tuple[str, ...] = ()
-    """Further columns of a manifest or Parquet file, or files of a WebDataset sample (json, cls), to keep with each
-    image: they come with its result, in the column extra."""
+    """Further columns of a manifest or Parquet file, or files of a WebDataset sample (json, cls; up to 1 MiB), to keep
+    with each image: they come with its result, in the column extra."""
     include: tuple[str, ...] = ()
-    """Only images whose URI, or its last part, matches one of these patterns (* ? [])."""
+    """Only images whose URI, or the end of it, matches one of these patterns: '*.png', 'train/*.jpg', 'train/**'. As in
+    the input, * ? [] stand for parts of one name and ** for any folders."""
     exclude: tuple[str, ...] = ()
-    """No images whose URI, or its last part, matches one of these patterns."""
+    """No images whose URI, or the end of it, matches one of these patterns."""
     limit: int | None = None
     """Only the first so many images, in the order of their URIs."""
     sample: int | None = None
@@ -198,10 +162,14 @@ class PlanConfig:
     """Look at the input again: add what is new to a plan that exists, and say what has changed or is gone."""
     redo_changed: bool = False
     """With extend: annotate images again that have changed since they were planned."""
+    replan: bool = False
+    """Make the plan anew, with its prompts if any, as long as no image has a result."""
     prompts: str | None = None
     """Boxes or points to make masks of: COCO results or annotations (.json), Parquet or JSON Lines with bbox, score,
     category_id, point_coords, point_labels, mask_input, or a folder of YOLO labels. The image is named by uri, url,
     image_uri, image_path, path, file_name, image, key or image_id, the first there is. Frozen with the plan."""
+    prompt_images: str | None = None
+    """COCO file whose `images` say which file_name each image_id of the prompts and regions stands for."""
     bbox_format: BboxFormat = "xywh"
     """What bbox holds in prompts and regions: x, y, width, height as in COCO, or two corners, xyxy; in pixels of the
     image after its EXIF orientation."""
@@ -216,6 +184,9 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError if storage_options is not a JSON object, or holds a credential, or settings clash."""
+        for name in ("output", "input", "image_root", "prompts", "regions"):
+            value = getattr(self, name)
+            _check(value is None or bool(value.strip()), name, "a path or URI", value)
         check_storage_options(self.parsed_storage_options)
         for name in ("limit", "sample"):
             value = getattr(self, name)
@@ -226,8 +197,14 @@ class PlanConfig:
             raise ConfigError("extend looks at the input again: say which with --input")
         if self.extend and (self.limit is not None or self.sample is not None):
             raise ConfigError("extend adds all that is new: leave out limit and sample, which would choose anew")
+        if self.replan and self.input is None:
+            raise ConfigError("replan makes the plan anew: say which images with --input")
+        if self.replan and self.extend:
+            raise ConfigError("replan makes the plan anew and extend adds to it: give one of them")
         if self.min_score is not None and self.prompts is None:
             raise ConfigError("min_score chooses among prompts: say which with --prompts")
+        if self.prompt_images is not None and self.prompts is None and self.regions is None:
+            raise ConfigError("prompt_images names the images of prompts: say which with --prompts")
         if self.redo_changed and not self.extend:
             raise ConfigError("redo_changed needs extend, which finds out what has changed")
 
@@ -236,9 +213,9 @@ class PlanConfig:
         """The storage options as a mapping."""
         try:
             options = json.loads(self.storage_options)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             # The value itself is not shown: it may hold a credential that was not to be given this way.
-            raise ConfigError(f"storage_options must be a JSON object: {error}") from None
+            raise ConfigError(f"storage_options must be a JSON object: {one_line(error)}") from None
         if not isinstance(options, dict):
             raise ConfigError(f"storage_options must be a JSON object, not {type(options).__name__}")
         return options
@@ -281,6 +258,8 @@ class AnnotateConfig(PlanConfig):
     def __post_init__(self) -> None:
         """Raises ConfigError naming the first setting that is out of range."""
         super().__post_init__()
+        for name, value in (("point_grid", self.point_grid), ("checkpoint", self.model.checkpoint)):
+            _check(value is None or bool(value.strip()), name, "a path or URI", value)
         seconds = ("commit_interval_s", "stall_timeout_s", "image_timeout_s")
         for name in (*seconds, "max_pixels", "worker_memory_gb", "num_cpus"):
             value = getattr(self, name)

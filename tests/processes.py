@@ -201,11 +201,12 @@ class PeakMemory:
     """The most private memory that processes had at one time while this was entered, looked at fifty times a second.
 
     Args:
-        list_processes: gives the processes to look at, again each time; by default all that this one has started.
+        list_processes: gives the processes to look at, again each time; by default all that this one starts meanwhile.
     """
 
     def __init__(self, list_processes: Callable[[], Sequence[psutil.Process]] | None = None) -> None:
-        self._list = list_processes or (lambda: psutil.Process().children(recursive=True))
+        before = set(psutil.Process().children(recursive=True))
+        self._list = list_processes or (lambda: list(set(psutil.Process().children(recursive=True)) - before))
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.num_bytes = 0

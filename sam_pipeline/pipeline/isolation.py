@@ -105,7 +105,7 @@ class IsolatedAnnotator:
             (planned,) = read_planned(job.output, np.array([image_id]), job.storage_options).to_pylist()
             results = self._results(planned)
             tell_images(self._monitor, results)
-            return shard_row(put_shard(job.output, results, job.storage_options))
+            return shard_row(put_shard(job.output, results, job.storage_options, table_id=job.table_id))
 
     def _results(self, planned: dict[str, Any]) -> pa.Table:
         if self._child is None or not self._child.is_alive():

@@ -10,9 +10,10 @@ from typing import Any
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError, SamPipelineError
 from sam_pipeline.regular_files import NotRegularFileError, open_regular
-from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri, open_filesystem
+from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem
 from sam_pipeline.storage.ranges import read_range
 from sam_pipeline.storage.retrying import retried
+from sam_pipeline.storage.sources.decompression import gunzipped
 
 _PART_BYTES = 8 << 20
 _MAX_JSON_BYTES = 2**30
@@ -25,7 +26,7 @@ def open_object(uri: str, options: StorageOptions) -> io.BufferedReader:
         InputError: nothing there, a folder, or no permission.
         StorageUnavailableError: the storage did not answer for two minutes; also when reading.
     """
-    filesystem, path = open_filesystem(absolute_uri(uri), options)
+    filesystem, path = open_filesystem(uri, options)
     try:
         info = retried(partial(filesystem.info, path), what=f"read {uri}")
         if "file" in filesystem.protocol:
@@ -45,8 +46,29 @@ def open_object(uri: str, options: StorageOptions) -> io.BufferedReader:
     return io.BufferedReader(_RemoteObject(filesystem, path, info["size"], uri), _PART_BYTES)
 
 
+def read_head(uri: str, options: StorageOptions, num_bytes: int) -> bytes | None:
+    """Read the first bytes of an object; None where there is none of this name, but a folder perhaps.
+
+    Raises:
+        InputError: no permission.
+        StorageUnavailableError: the storage did not answer for two minutes.
+    """
+    filesystem, path = open_filesystem(uri, options)
+    try:
+        if retried(partial(filesystem.info, path), what=f"read {uri}")["type"] != "file":
+            return None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except SamPipelineError:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot read {uri}: {one_line(error)}") from error
+    with open_object(uri, options) as file:
+        return file.read(num_bytes)
+
+
 def read_json(uri: str, options: StorageOptions) -> Any:
-    """Read an object's JSON into memory, of which it may take twenty times its size.
+    """Read an object's JSON into memory, where it may take twenty times its size; it is gzipped if it is called .gz.
 
     Raises:
         InputError: nothing there, a folder, no permission, larger than 1 GiB, or not JSON.
@@ -58,13 +80,30 @@ def read_json(uri: str, options: StorageOptions) -> Any:
                 limit = f"the limit is {_MAX_JSON_BYTES}"
                 raise InputError(f"cannot read {uri}: {num_bytes} bytes of JSON, {limit}; use JSON Lines or Parquet")
             file.seek(0)
-            return json.loads(file.read(num_bytes))
+            unpacked: Any = gunzipped(file) if uri.lower().endswith(".gz") else file
+            content = unpacked.read(_MAX_JSON_BYTES + 1)
+            if len(content) > _MAX_JSON_BYTES:
+                raise InputError(f"cannot read {uri}: more than {_MAX_JSON_BYTES} bytes of JSON; use Parquet")
+            try:
+                return json.loads(content)
+            except ValueError:
+                if _are_json_lines(content):
+                    raise InputError(f"cannot read {uri}: it holds JSON Lines: call it .jsonl") from None
+                raise
         except SamPipelineError:
             raise
         except (ValueError, RecursionError) as error:
             raise InputError(f"cannot read {uri}: not JSON ({one_line(error)})") from error
         except Exception as error:
             raise InputError(f"cannot read {uri}: {one_line(error)}") from error
+
+
+def _are_json_lines(content: bytes) -> bool:
+    """Whether what is no JSON as a whole has an object in each of its first lines."""
+    try:
+        return all(isinstance(json.loads(line), dict) for line in content.split(b"\n", 2)[:2])
+    except (ValueError, RecursionError):
+        return False
 
 
 class _RemoteObject(io.RawIOBase):
