@@ -28,6 +28,8 @@ with flag names as keys; flags on the command line win).
 Exit codes: 0 done; 1 the run failed, nothing succeeded, or verify found something; 2 bad usage, input, output or
 weights; 3 a newer run took over."""
 
+_MAX_CONFIG_BYTES = 2**20
+
 _stdout = PlainConsole(markup=False, highlight=False)
 _stderr = PlainConsole(stderr=True, markup=False, highlight=False)
 

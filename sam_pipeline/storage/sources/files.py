@@ -154,6 +154,8 @@ def _find(filesystem: Any, below: Below, is_wanted: Callable[[str], bool], retry
         info = retry(partial(filesystem.info, below.path))
         if info["type"] == "file":
             return iter([Found([(below.path, info["size"], etag_of(info))])])
+        if info["type"] != "directory":
+            raise InputError("it is neither a folder nor a regular file")
     return walk_disk(below, is_wanted, retry)
 
 
