@@ -62,7 +62,7 @@ def fetch_images(
             fetched = _fetch_some(group, options, probe_uri, limit_s)
             for image, data in zip(group, fetched, strict=True):
                 is_gone = isinstance(data, FileNotFoundError)
-                yield _fetch_other_form(image, data, options, probe_uri) if is_gone else data
+                yield _fetch_other_form(image, data, options, probe_uri, limit_s) if is_gone else data
         elif (error := check_container(group[0], options, probe_uri)) is not None:
             yield from (error for _ in group)
         elif kind == "tar":
@@ -114,14 +114,16 @@ def _groups(images: Sequence[SourceImage]) -> Iterator[list[SourceImage]]:
         yield group
 
 
-def _fetch_other_form(image: SourceImage, answer: Fetched, options: StorageOptions, probe_uri: str | None) -> Fetched:
+def _fetch_other_form(
+    image: SourceImage, answer: Fetched, options: StorageOptions, probe_uri: str | None, limit_s: float
+) -> Fetched:
     """An image from another form of its name, which a list got wrong; or the answer, if there is none.
 
     What a listing saw has its size, and is gone where it is not there.
     """
     if image.size_bytes is None and protocol_of(image.uri) not in HTTP_SCHEMES:
         for uri in other_forms(image.uri):
-            (other,) = fetch([replace(image, uri=uri)], options, probe_uri)
+            (other,) = fetch([replace(image, uri=uri)], options, probe_uri, limit_s=limit_s)
             if not isinstance(other, (FileNotFoundError, IsADirectoryError)):
                 return other
     return answer

@@ -71,7 +71,9 @@ def test_only_what_is_not_there_is_asked_for_again(tmp_path, monkeypatch):
     monkeypatch.setattr(
         containers,
         "fetch",
-        lambda images, *rest: asked.extend(image.uri for image in images) or real_fetch(images, *rest),
+        lambda images, *rest, **limits: (
+            asked.extend(image.uri for image in images) or real_fetch(images, *rest, **limits)
+        ),
     )
     for name in (f"{NFC}.jpg", "a.jpg"):
         (tmp_path / name).write_bytes(b"x")
