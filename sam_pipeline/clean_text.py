@@ -16,6 +16,11 @@ _QUERY = re.compile(r"\?\S*")
 # S3 answers a wrong signature with what was signed, the session token among it.
 _SESSION_TOKEN = re.compile(r"(x-amz-security-token\W+)[^\s'\"<>&,;]+", re.IGNORECASE)
 
+# HTTP clients put the headers of a request into messages.
+_AUTHORIZATION = re.compile(r"(authorization\W+(?:(?:basic|bearer|token)\W+)?)[^\s'\"<>&,;]+", re.IGNORECASE)
+
+_TRACEBACK = "Traceback (most recent call last)"
+
 # The arrows with which delta-rs draws the causes of an error, one line each.
 _DELTA_ARROW = re.compile("\\s*\x1b\\[31m\N{DOWNWARDS ARROW WITH TIP RIGHTWARDS}\x1b\\[0m\\s*")
 
@@ -37,6 +42,7 @@ def is_encodable(text: str) -> bool:
 def without_credentials(line: str) -> str:
     """Remove from a line what may hold credentials: user names and query strings of URLs, session tokens."""
     line = _SESSION_TOKEN.sub(r"\1(removed)", line)
+    line = _AUTHORIZATION.sub(r"\1(removed)", line)
     if "://" not in line:
         return line
     return _QUERY.sub("", _USER_OF_URL.sub("://", line))
@@ -48,6 +54,9 @@ def error_text(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The error's first line, printable, without credentials, and cut after 300 characters."""
-    lines = error_text(error).splitlines() or [type(error).__name__]
-    return printable(without_credentials(lines[0]))[:_MAX_LENGTH]
+    """The error's lines as one, printable, without credentials, without a traceback, and cut after 300 characters.
+
+    All of them, since many libraries have the remedy below what happened.
+    """
+    line = " ".join(error_text(error).partition(_TRACEBACK)[0].split()) or type(error).__name__
+    return printable(without_credentials(line))[:_MAX_LENGTH]

@@ -18,6 +18,7 @@ import yaml
 from rich.logging import RichHandler
 from rich.table import Table
 
+from sam_pipeline import stopping, supervised, supervisor
 from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.errors import ConfigError, OutputError, SamPipelineError
 from sam_pipeline.terminal import CleanFormatter, PlainConsole
@@ -40,6 +41,8 @@ _Output = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="OUTPUT")]]
 @app.command
 def annotate(config: Annotated[AnnotateConfig, tyro.conf.arg(name="")]) -> int:
     """Plan if there is no plan yet, then run; the same command resumes after a kill."""
+    if supervisor.is_wanted():
+        return supervisor.supervise(config.max_restarts)
     from sam_pipeline.pipeline.annotate import annotate as run_annotate
     from sam_pipeline.pipeline.progress import RichDisplay
 
@@ -196,8 +199,15 @@ def weights(
     return 0
 
 
+@stopping.ends_on_signals
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of `sam-pipeline` and of the scripts in jobs/; exits the process."""
+    """Entry point of `sam-pipeline` and of the scripts in jobs/; exits the process.
+
+    Args:
+        argv: a command, to run in this process alone. By default that of the process, supervised where it needs to be.
+    """
+    supervised.accept_supervision()
+    supervisor.want(argv is None and not supervised.is_supervised())
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--debug", action="store_true")
     common.add_argument("--config", type=Path)
@@ -218,8 +228,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             _stderr.print_line(f"error: {error}")
         code = error.exit_code
     except KeyboardInterrupt:
-        _stderr.print("interrupted; the same command resumes")
-        code = 130
+        _stderr.print(stopping.last_words())
+        code = stopping.exit_code()
     except Exception as error:  # noqa: BLE001  whatever it is, the user gets one line of it
         from sam_pipeline.clean_text import one_line
 

@@ -31,6 +31,8 @@ def test_what_does_not_print_is_replaced(text, clean):
             "host:h x-amz-date:1 x-amz-security-token:(removed) x",
         ),
         ("{'X-Amz-Security-Token': 'canary', 'a': 1}", "{'X-Amz-Security-Token': '(removed)', 'a': 1}"),
+        ("Authorization: Basic canary= x", "Authorization: Basic (removed) x"),
+        ("{'authorization': 'canary', 'a': 1}", "{'authorization': '(removed)', 'a': 1}"),
         ("x-amz-security-token:canary</StringToSign>", "x-amz-security-token:(removed)</StringToSign>"),
     ],
 )
@@ -40,7 +42,18 @@ def test_credentials_are_removed(line, clean):
 
 @pytest.mark.parametrize(
     ("message", "line"),
-    [("first\nsecond", "first"), (" \n\n after \n", "after"), ("", "OSError"), ("x" * 1000, "x" * 300)],
+    [
+        ("do either:\n  - this\n\t- or  that\n", "do either: - this - or that"),
+        (" \n\n after \n", "after"),
+        ("", "OSError"),
+        ("x" * 1000, "x" * 300),
+        ("it failed: Traceback (most recent call last):\n  File x, line 1\nValueError: y", "it failed:"),
+        (
+            "403\nhttps://u:canary@h/a?sig=canary\nAuthorization: Bearer canary",
+            "403 https://h/a Authorization: Bearer (removed)",
+        ),
+        ("x-amz-security-token:\n  canary", "x-amz-security-token: (removed)"),
+    ],
 )
 def test_an_error_becomes_one_line(message, line):
     assert one_line(OSError(message)) == line

@@ -315,7 +315,7 @@ def test_what_nobody_expected_is_one_line_without_credentials_too(cli, monkeypat
     monkeypatch.setattr(annotate_module, "annotate", annotate)
     code, _, err = cli("annotate", "--output", "o")
     assert code == 1
-    assert err == "unexpected RuntimeError: 403 https://h/a (--debug shows the traceback)\n"
+    assert err == "unexpected RuntimeError: 403 https://h/a and more and more (--debug shows the traceback)\n"
 
 
 def test_an_interrupted_run_says_how_to_go_on(cli, monkeypatch):

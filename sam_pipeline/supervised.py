@@ -1,0 +1,55 @@
+"""The side of the child in supervisor.py: whether this process is one, and what it tells its parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from contextlib import suppress
+
+SOCKET = "SAM_PIPELINE_SUPERVISOR"
+"""Environment variable with the descriptor of the child's end of the socket."""
+NUM_RESTARTS = "SAM_PIPELINE_RESTARTS"
+"""Environment variable with the number of children before this one."""
+
+
+class _Child:
+    """What this process is, if it is a child."""
+
+    parent: socket.socket | None = None
+    num_restarts = 0
+
+
+def is_supervised() -> bool:
+    """Whether this process is a child."""
+    return _Child.parent is not None
+
+
+def num_restarts() -> int:
+    """How many children there were before this one."""
+    return _Child.num_restarts
+
+
+def accept_supervision() -> None:
+    """Be a child, if the environment says so: when the parent is gone, this process gets a SIGTERM."""
+    fd, num_restarts = os.environ.pop(SOCKET, None), os.environ.pop(NUM_RESTARTS, "0")
+    if fd is None:
+        return
+    _Child.parent = socket.socket(fileno=int(fd))
+    _Child.parent.set_inheritable(False)
+    _Child.num_restarts = int(num_restarts)
+    threading.Thread(target=_end_with_parent, args=(_Child.parent,), name="supervisor", daemon=True).start()
+
+
+def tell_exit_code(code: int) -> None:
+    """Let the parent know that this process ends by itself, whatever Ray makes of its exit code."""
+    if _Child.parent is not None:
+        with suppress(OSError):
+            _Child.parent.send(bytes([code]))
+
+
+def _end_with_parent(parent: socket.socket) -> None:
+    with suppress(OSError):
+        parent.recv(1)
+    os.kill(os.getpid(), signal.SIGTERM)
