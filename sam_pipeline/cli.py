@@ -212,6 +212,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     common.add_argument("--debug", action="store_true")
     common.add_argument("--config", type=Path)
     arguments, rest = common.parse_known_args(sys.argv[1:] if argv is None else argv)
+    if supervised.is_supervised() and not arguments.debug:
+        supervised.silence_libraries()
     handler = RichHandler(console=_stderr, show_time=False, show_path=False, show_level=False)
     handler.setFormatter(CleanFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 from contextlib import suppress
 
@@ -47,6 +48,14 @@ def tell_exit_code(code: int) -> None:
     if _Child.parent is not None:
         with suppress(OSError):
             _Child.parent.send(bytes([code]))
+
+
+def silence_libraries() -> None:
+    """Drop what C++ writes to file descriptor 2, which no log level stops; what Python prints there is kept."""
+    usual = sys.stderr
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=usual.encoding, errors=usual.errors)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
 
 
 def _end_with_parent(parent: socket.socket) -> None:

@@ -69,9 +69,9 @@ def supervise(max_restarts: int) -> int:
                 has_spoken = _exit_code_told(connection) is not None
                 stopping.end(stopping.exit_code(), "" if has_spoken else stopping.last_words())
             code = _exit_code_told(connection)
+        stopping.kill_descendants()  # what it left
         if code is not None:
             return code
-        stopping.kill_descendants()  # what it left
         error = f"the run was ended {_by_what(child.returncode)}"
         if num_restarts >= max_restarts:
             break
@@ -101,7 +101,7 @@ def _by_what(exit_code: int) -> str:
         return "by SIGKILL, as a machine does that is out of memory"
     if exit_code < 0:
         return f"by {signal.Signals(-exit_code).name}"
-    return "by Ray, as it does when the head of its cluster is lost or another"
+    return "by Ray, most likely because the head of its cluster was lost"
 
 
 def _adopt_orphans() -> None:

@@ -7,7 +7,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -90,7 +89,7 @@ def _connect(num_cpus: int | None) -> None:
 def _join(address: str, debug: bool) -> None:
     def failure(what: str) -> ClusterError:
         return ClusterError(
-            f"cannot connect to Ray at {address} (RAY_ADDRESS): {what}, or unset RAY_ADDRESS to run on this machine alone"
+            f"cannot connect to Ray at {address} (RAY_ADDRESS): {what}, or unset RAY_ADDRESS to run on this machine"
         )
 
     deadline = time.monotonic() + (_COMEBACK_S if address in _joined or num_restarts() else 0)
@@ -108,7 +107,7 @@ def _join(address: str, debug: bool) -> None:
     is_default = _NUM_TIMES_ASKED not in os.environ
     os.environ.setdefault(_NUM_TIMES_ASKED, "1")
     try:
-        with _signals_kept(), _quiet(debug):
+        with _signals_kept():
             ray.init(logging_level=_level(debug), log_to_driver=debug)
     except Exception as error:  # Ray raises of every kind, also Exception itself
         raise failure(f"{_reason(error)}; mend that") from error
@@ -125,7 +124,7 @@ def _start_local(num_cpus: int | None, debug: bool) -> None:
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(_IDLE_WORKER_MS))
     for attempt in range(1, _LOCAL_ATTEMPTS + 1):
         try:
-            with _signals_kept(), _quiet(debug):
+            with _signals_kept():
                 ray.init(
                     # "local" and not None: a stale cluster's address on this machine must not be picked up.
                     address="local",
@@ -213,33 +212,6 @@ def _signals_kept() -> Iterator[None]:
                 signal.signal(number, handler)
     if is_terminated:
         signal.raise_signal(signal.SIGTERM)
-
-
-@contextmanager
-def _quiet(debug: bool) -> Iterator[None]:
-    """Drop what Ray's C++ writes to file descriptor 2, whatever logging is set to; what Python prints is kept."""
-    try:
-        kept = os.dup(2)
-        is_usual = sys.stderr.fileno() == 2
-    except (AttributeError, OSError, ValueError):  # none, or one that is not a file
-        debug = True
-    if debug:
-        yield
-        return
-    usual = sys.stderr
-    usual.flush()
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    if is_usual:
-        sys.stderr = os.fdopen(os.dup(kept), "w", buffering=1, encoding=usual.encoding, errors=usual.errors)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        if is_usual:
-            sys.stderr.close()
-            sys.stderr = usual
 
 
 def _level(debug: bool) -> int:

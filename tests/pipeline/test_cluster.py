@@ -1,5 +1,3 @@
-import logging
-import os
 import signal
 import sys
 
@@ -85,9 +83,7 @@ def test_the_address_of_a_cluster_that_is_gone_is_refused_before_ray_tries_it(in
     init.append(AssertionError("Ray was asked"))
     for address in (unused_address, f"ray://{unused_address}"):
         monkeypatch.setenv("RAY_ADDRESS", address)
-        with pytest.raises(
-            ClusterError, match=rf"at {address} \(RAY_ADDRESS\): .*refused; start that cluster, or unset RAY_ADDRESS"
-        ):
+        with pytest.raises(ClusterError, match=rf"at {address} \(RAY_ADDRESS\): .*refused; start that"):
             connect()
 
 
@@ -129,15 +125,3 @@ def test_a_signal_that_ray_took_for_itself_reaches_the_program(init):
         assert seen == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def test_what_ray_writes_past_python_is_dropped_and_what_python_prints_is_not(init, capfd):
-    def noisy():
-        os.write(2, b"[2026-01-01 I 1 1] logging.cc:303: raw\n")
-        sys.stderr.write("ours\n")
-
-    init.append(noisy)
-    logging.getLogger("sam_pipeline.pipeline.cluster").setLevel(logging.INFO)
-    connect()
-    os.write(2, b"later\n")
-    assert capfd.readouterr().err == "ours\nlater\n"
