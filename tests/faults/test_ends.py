@@ -12,6 +12,7 @@ from tests.clusters import ray_head
 from tests.end_to_end.tables import num_committed, read_rows
 from tests.faults.conftest import ROOT, SMALL_SHARDS
 from tests.faults.fake_engine import Instructions, image_file
+from tests.processes import SCRIPTS
 
 pytestmark = pytest.mark.slow
 
@@ -41,14 +42,19 @@ class LocalRun:
         for number in range(NUM_IMAGES):
             (folder / "images" / f"{number:06}.png").write_bytes(image_file(number))
 
+    def env(self, instructions):
+        return self._env | {"FAKE_ENGINE": json.dumps(asdict(instructions))}
+
+    def arguments(self):
+        places = ("--input", self._folder / "images", "--output", self.output)
+        options = ("--threads", 1, "--model-type", "vit_t", *SMALL_SHARDS)
+        return ("-m", "tests.faults.fake_run", "annotate", *places, *options)
+
     def annotate(self, instructions=SLOW, *flags, address=None):
-        env = self._env | {"FAKE_ENGINE": json.dumps(asdict(instructions))}
-        where = ("--num-cpus", 2)
+        env, where = self.env(instructions), ("--num-cpus", 2)
         if address is not None:
             env, where = env | {"RAY_ADDRESS": address}, ()
-        places = ("--input", self._folder / "images", "--output", self.output)
-        arguments = (*places, "--threads", 1, "--model-type", "vit_t", *SMALL_SHARDS, *where, *flags)
-        return self._start("-m", "tests.faults.fake_run", "annotate", *arguments, script="python", env=env)
+        return self._start(*self.arguments(), *where, *flags, script="python", env=env)
 
     def num_committed(self):
         return num_committed(str(self.output), {})
@@ -149,6 +155,25 @@ def test_on_a_cluster_a_run_that_ends_leaves_the_cluster_and_none_of_its_workers
             time.sleep(0.2)
         assert head.program.process.poll() is None
         assert len(head.program.members()) >= before
+    run.assert_completed_by_another_start()
+
+
+@pytest.mark.soak
+def test_a_job_that_is_stopped_says_so_and_leaves_the_cluster_alone(run, start, base_env):
+    env = run.env(SLOW) | {"PATH": os.pathsep.join([str(SCRIPTS), base_env["PATH"]])}  # the job says `python`
+    with ray_head(start, env, num_cpus=2) as head:
+
+        def job(command, *arguments):
+            return start("job", command, "--address", head.dashboard, *arguments, script="ray", env=env).wait()
+
+        submitted = job("submit", "--submission-id", "a-run", "--no-wait", "--", "python", *run.arguments())
+        assert submitted.exit_code == 0, submitted.stderr
+        head.program.wait_until(lambda: run.num_committed() > 0)
+        assert job("stop", "a-run").exit_code == 0
+        logs = job("logs", "a-run").stdout
+        assert logs.count(LINES[signal.SIGTERM]) == 1, logs
+        assert "***" not in logs
+        assert head.program.process.poll() is None
     run.assert_completed_by_another_start()
 
 
