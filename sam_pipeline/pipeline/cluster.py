@@ -87,19 +87,20 @@ def _connect(num_cpus: int | None) -> None:
 
 
 def _join(address: str, debug: bool) -> None:
-    def failure(what: str) -> ClusterError:
+    def failure(what: str, remedy: str = "") -> ClusterError:
         return ClusterError(
-            f"cannot connect to Ray at {address} (RAY_ADDRESS): {what}, or unset RAY_ADDRESS to run on this machine"
+            f"cannot connect to Ray at {address} (RAY_ADDRESS): {what}; {remedy}unset RAY_ADDRESS to run on this machine"
         )
 
     deadline = time.monotonic() + (_COMEBACK_S if address in _joined or num_restarts() else 0)
     while (refused := _refusal(address)) is not None:
         if time.monotonic() > deadline:
-            raise failure(f"{one_line(refused)}; start that cluster") from refused
+            raise failure(one_line(refused), "start that cluster, or ") from refused
         time.sleep(_LOOK_INTERVAL_S)
     too_late = failure(
-        f"no answer in {_CONNECT_LIMIT_S:g} s; give the address of a Ray {ray.__version__} that has this machine among "
-        "its nodes, use `ray job submit` from others"
+        f"no answer in {_CONNECT_LIMIT_S:g} s",
+        f"give the address of a Ray {ray.__version__} that has this machine among its nodes, use `ray job submit` from "
+        "others, or ",
     )
     timer = threading.Timer(_CONNECT_LIMIT_S, stopping.end_if_command_line, (too_late.exit_code, f"error: {too_late}"))
     timer.daemon = True
@@ -110,7 +111,7 @@ def _join(address: str, debug: bool) -> None:
         with _signals_kept():
             ray.init(logging_level=_level(debug), log_to_driver=debug)
     except Exception as error:  # Ray raises of every kind, also Exception itself
-        raise failure(f"{_reason(error)}; mend that") from error
+        raise failure(_reason(error)) from error
     finally:
         timer.cancel()
         if is_default:

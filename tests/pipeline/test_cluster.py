@@ -75,7 +75,7 @@ def test_of_a_message_with_tracebacks_the_last_line_says_it(init, monkeypatch):
     error = ConnectionError("Failed to connect")
     error.__cause__ = RuntimeError("Last error: Traceback (most recent call last):\n  File x\nray.X: wrong token\n")
     init.append(error)
-    with pytest.raises(ClusterError, match=r"at auto \(RAY_ADDRESS\): ray\.X: wrong token; mend"):
+    with pytest.raises(ClusterError, match=r"at auto \(RAY_ADDRESS\): ray\.X: wrong token; unset"):
         connect()
 
 
