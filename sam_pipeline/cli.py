@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: a command, to run in this process alone. By default that of the process, supervised where it needs to be.
     """
-    supervised.accept_supervision()
+    supervised.accept_supervision(stopping.SIGNALS)
     supervisor.want(argv is None and not supervised.is_supervised())
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--debug", action="store_true")

@@ -26,7 +26,9 @@ from sam_pipeline import supervised
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Those that end the program."""
+
 # `ray job stop` sends SIGKILL after three seconds. A child ends before its supervisor does, and says so.
 _DEADLINE_S = 2.5
 _SUPERVISED_DEADLINE_S = 1.8
@@ -139,7 +141,7 @@ def kill(processes: Sequence[psutil.Process]) -> None:
 
 @contextmanager
 def _handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     taken = [number for number, handler in before.items() if handler not in (signal.SIG_IGN, None)]
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

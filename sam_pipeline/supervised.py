@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 
 SOCKET = "SAM_PIPELINE_SUPERVISOR"
@@ -32,14 +33,19 @@ def num_restarts() -> int:
     return _Child.num_restarts
 
 
-def accept_supervision() -> None:
-    """Be a child, if the environment says so: when the parent is gone, this process gets a SIGTERM."""
+def accept_supervision(signals: Iterable[signal.Signals]) -> None:
+    """Be a child, if the environment says so: when the parent is gone, this process gets a SIGTERM.
+
+    Args:
+        signals: which the parent has blocked for the time until there are handlers.
+    """
     fd, num_restarts = os.environ.pop(SOCKET, None), os.environ.pop(NUM_RESTARTS, "0")
     if fd is None:
         return
     _Child.parent = socket.socket(fileno=int(fd))
     _Child.parent.set_inheritable(False)
     _Child.num_restarts = int(num_restarts)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
     threading.Thread(target=_end_with_parent, args=(_Child.parent,), name="supervisor", daemon=True).start()
 
 

@@ -85,7 +85,12 @@ def _start_child(num_restarts: int) -> tuple[subprocess.Popen[bytes], socket.soc
     with theirs:
         fd = theirs.fileno()
         env = os.environ | {SOCKET: str(fd), NUM_RESTARTS: str(num_restarts)}
-        return subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=env, pass_fds=[fd]), ours
+        # It unblocks them when it can handle them.
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, stopping.SIGNALS)
+        try:
+            return subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=env, pass_fds=[fd]), ours
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
 
 
 def _exit_code_told(connection: socket.socket) -> int | None:

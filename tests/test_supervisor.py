@@ -113,8 +113,9 @@ def test_it_starts_again_as_often_as_it_may():
         assert said.endswith("start 2 failed: the run was ended by SIGSEGV; starting again")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize(
+    ("number", "code", "times"), [(signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 2), (signal.SIGHUP, 129, 1)]
+)
 def test_a_signal_ends_both_and_all_that_came_of_them(number, code, times):
     with Supervised("wait") as program:
         program.child()
@@ -149,3 +150,14 @@ def test_a_child_ends_with_its_parent():
 def test_with_debug_libraries_may_write_what_they_like():
     with Supervised(0, flags=("--debug",)) as program:
         assert program.end() == (0, "*** raw ***\n")
+
+
+@pytest.mark.parametrize("delay_s", [0.3, 1.0])
+def test_a_signal_that_comes_while_the_child_begins_is_not_lost_and_leaves_no_traceback(delay_s):
+    with Supervised("wait") as program:
+        time.sleep(delay_s)
+        while not psutil.Process(program.process.pid).children():
+            time.sleep(0.01)
+        program.process.send_signal(signal.SIGINT)
+        assert program.end() == (130, "interrupted; the same command resumes\n")
+        assert is_anything_left(program.process.pid) == []

@@ -88,9 +88,8 @@ def _connect(num_cpus: int | None) -> None:
 
 def _join(address: str, debug: bool) -> None:
     def failure(what: str, remedy: str = "") -> ClusterError:
-        return ClusterError(
-            f"cannot connect to Ray at {address} (RAY_ADDRESS): {what}; {remedy}unset RAY_ADDRESS to run on this machine"
-        )
+        remedy += "unset RAY_ADDRESS to run on this machine"
+        return ClusterError(f"cannot connect to Ray at {address} (RAY_ADDRESS): {what}; {remedy}")
 
     deadline = time.monotonic() + (_COMEBACK_S if address in _joined or num_restarts() else 0)
     while (refused := _refusal(address)) is not None:
