@@ -66,8 +66,10 @@ def supervise(max_restarts: int) -> int:
                 child.send_signal(stopping.received())  # it may have it already, and does not mind
                 with suppress(subprocess.TimeoutExpired):
                     child.wait(_CHILD_DEADLINE_S)
-                has_spoken = _exit_code_told(connection) is not None
-                stopping.end(stopping.exit_code(), "" if has_spoken else stopping.last_words())
+                code = _exit_code_told(connection)
+                if code is None:  # it could not even say so
+                    stopping.end(stopping.exit_code(), stopping.last_words())
+                stopping.end(code, "")  # another one than that of the signal, if it was at its end already
             code = _exit_code_told(connection)
         stopping.kill_descendants()  # what it left
         if code is not None:
