@@ -22,18 +22,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from deltalake import DeltaTable
 
-from sam_pipeline.config import AnnotateConfig, check_storage_options
+from sam_pipeline.config import AnnotateConfig
 from sam_pipeline.errors import ConfigError, OutputError
 from sam_pipeline.masks import rle
 from sam_pipeline.masks.rle import Rle
 from sam_pipeline.storage.delta import committed_files, output_errors, table_metadata
+from sam_pipeline.storage.delta_place import Table
 from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri
 from sam_pipeline.storage.mask_table import count_results, open_results
 from sam_pipeline.storage.plan_table import read_plan
 from sam_pipeline.storage.result_reading import check_condition, iterate_results, read_results, results_schema
 from sam_pipeline.storage.schema import STATUSES
+from sam_pipeline.storage_option_rules import check_storage_options
 from sam_pipeline.terminal import PlainConsole
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Run:
     """Folder of the run: an absolute path or a URI."""
     num_images: int
     """Planned images."""
-    _table: DeltaTable
+    _table: Table
     _options: StorageOptions
 
     def __repr__(self) -> str:
@@ -189,7 +190,8 @@ class Run:
         With pyarrow 26, a process that ends right after a dataset was read may abort on its way out; with
         `use_threads=False` it seldom does.
         """
-        with output_errors(self._table.table_uri):
+        with output_errors(self._table.uri):
+            self._table.renew()
             return self._table.to_pyarrow_dataset()
 
     def _choice(

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import logging
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
-import yaml
 from rich.logging import RichHandler
 from rich.table import Table
 
 from sam_pipeline import stopping, supervised, supervisor
 from sam_pipeline.config import AnnotateConfig, PlanConfig
+from sam_pipeline.config_files import config_flags
 from sam_pipeline.errors import ConfigError, OutputError, SamPipelineError
 from sam_pipeline.terminal import CleanFormatter, PlainConsole
 
@@ -211,7 +208,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--debug", action="store_true")
     common.add_argument("--config", type=Path)
-    arguments, rest = common.parse_known_args(sys.argv[1:] if argv is None else argv)
+    given = sys.argv[1:] if argv is None else argv
+    arguments, rest = common.parse_known_args(given)
     if supervised.is_supervised() and not arguments.debug:
         supervised.silence_libraries()
     handler = RichHandler(console=_stderr, show_time=False, show_path=False, show_level=False)
@@ -220,8 +218,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Ours alone: at these levels botocore announces where it found credentials, and prints session tokens.
     logging.getLogger("sam_pipeline").setLevel(logging.DEBUG if arguments.debug else logging.INFO)
     try:
+        _check_flags(given)
         if arguments.config is not None and rest:
-            rest = [rest[0], *_config_flags(rest[0], arguments.config), *rest[1:]]
+            rest = [rest[0], *config_flags(rest[0], arguments.config), *rest[1:]]
         code = app.cli(prog="sam-pipeline", description=_DESCRIPTION, args=rest, config=(tyro.conf.OmitArgPrefixes,))
     except SamPipelineError as error:
         if arguments.debug:
@@ -232,7 +231,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _stderr.print(stopping.last_words())
         code = stopping.exit_code()
-    except Exception as error:  # noqa: BLE001  whatever it is, the user gets one line of it
+    except SystemExit:  # tyro's, with a message of its own
+        raise
+    except BaseException as error:  # noqa: BLE001  whatever it is, also a panic of Rust: the user gets one line of it
         from sam_pipeline.clean_text import one_line
 
         if arguments.debug:
@@ -243,46 +244,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def _config_flags(command: str, path: Path) -> list[str]:
-    """The settings of a file as flags, so that both go through the same checks; keys are flag names.
+def _check_flags(arguments: Sequence[str]) -> None:
+    """Refuse a flag that is given twice, of which the last would count in silence.
 
     Raises:
-        ConfigError: the file cannot be read, or a key is no setting.
+        ConfigError: naming the flag.
     """
-    settings = {key.replace("-", "_"): value for key, value in _read_config(path).items()}
-    known = _setting_names(AnnotateConfig)
-    if unknown := sorted(settings.keys() - known):
-        raise ConfigError(f"unknown settings in {path}: {', '.join(unknown)}")
-    taken = _setting_names(PlanConfig) if command == "plan" else known
-    flags = []
-    for name in settings.keys() & taken:
-        flag, value = name.replace("_", "-"), settings[name]
-        if isinstance(value, bool):
-            flags += [f"--{flag}" if value else f"--no-{flag}"]
-        elif isinstance(value, list):
-            flags += [f"--{flag}", *map(str, value)]
-        else:
-            flags += [f"--{flag}", json.dumps(value) if isinstance(value, Mapping) else str(value)]
-    return flags
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text()
-        settings = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path} must hold settings by name")
-    return settings
-
-
-def _setting_names(config_class: type) -> set[str]:
-    names: set[str] = set()
-    for item in dataclasses.fields(config_class):
-        factory = item.default_factory
-        names |= _setting_names(factory) if dataclasses.is_dataclass(factory) else {item.name}
-    return names
+    given: set[str] = set()
+    for argument in arguments:
+        if not argument.startswith("--") or argument == "--":
+            continue
+        flag = argument.partition("=")[0].replace("_", "-")
+        name = flag.removeprefix("--no-").removeprefix("--")
+        if name in given:
+            raise ConfigError(f"--{name} is given twice; give it once, with all its values")
+        given.add(name)
 
 
 def _statuses(num_by_status: Mapping[str, int]) -> str:

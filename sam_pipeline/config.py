@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import ConfigError
+from sam_pipeline.storage_option_rules import check_storage_options
 
 ModelType = Literal["default", "vit_h", "vit_l", "vit_b", "vit_t"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -22,49 +22,10 @@ ResolvedMode = Literal["grid", "prompted", "both"]
 PREPROCESSING_VERSION = 2
 """Raised whenever decoding, orientation or resizing of images changes the pixels that the encoder sees."""
 
-_CREDENTIAL_WORDS = (
-    "key",
-    "secret",
-    "token",
-    "password",
-    "passwd",
-    "passphrase",
-    "credential",
-    "authorization",
-    "connection_string",
-    "cookie",
-)
-
 
 def _check(ok: bool, name: str, requirement: str, value: object) -> None:
     if not ok:
         raise ConfigError(f"{name} must be {requirement}, got {value!r}")
-
-
-def check_storage_options(options: Mapping[str, Any]) -> None:
-    """Refuse options that carry a credential.
-
-    Raises:
-        ConfigError: naming the option (never its value).
-    """
-    for name, value in options.items():
-        if _is_credential(name, value):
-            raise ConfigError(
-                f"storage option {name!r} looks like a credential; give credentials by environment variables "
-                "(AWS_ACCESS_KEY_ID, …), a profile or an instance role"
-            )
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, Mapping):
-                check_storage_options(item)
-
-
-def _is_credential(name: str, value: object) -> bool:
-    if isinstance(value, str) and re.search(r"://[^/@]*@", value):
-        return True  # https://user:password@proxy
-    # Switches, times and counts are none (token_expiry, BucketKeyEnabled), nor is gcsfs's way to ask for no credential.
-    if not value or isinstance(value, bool | int | float) or value in ("anon", "cloud", "google_default"):
-        return False
-    return any(word in name.lower() for word in _CREDENTIAL_WORDS)
 
 
 @dataclass(frozen=True)
@@ -216,6 +177,9 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError if storage_options is not a JSON object, or holds a credential, or settings clash."""
+        for name in ("output", "input", "image_root", "prompts", "regions"):
+            value = getattr(self, name)
+            _check(value is None or bool(value.strip()), name, "a path or URI", value)
         check_storage_options(self.parsed_storage_options)
         for name in ("limit", "sample"):
             value = getattr(self, name)
@@ -236,9 +200,9 @@ class PlanConfig:
         """The storage options as a mapping."""
         try:
             options = json.loads(self.storage_options)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             # The value itself is not shown: it may hold a credential that was not to be given this way.
-            raise ConfigError(f"storage_options must be a JSON object: {error}") from None
+            raise ConfigError(f"storage_options must be a JSON object: {one_line(error)}") from None
         if not isinstance(options, dict):
             raise ConfigError(f"storage_options must be a JSON object, not {type(options).__name__}")
         return options
@@ -281,6 +245,8 @@ class AnnotateConfig(PlanConfig):
     def __post_init__(self) -> None:
         """Raises ConfigError naming the first setting that is out of range."""
         super().__post_init__()
+        for name, value in (("point_grid", self.point_grid), ("checkpoint", self.model.checkpoint)):
+            _check(value is None or bool(value.strip()), name, "a path or URI", value)
         seconds = ("commit_interval_s", "stall_timeout_s", "image_timeout_s")
         for name in (*seconds, "max_pixels", "worker_memory_gb", "num_cpus"):
             value = getattr(self, name)

@@ -84,3 +84,8 @@ class FencedError(SamPipelineError):
     """Another run committed to the same output after this one started."""
 
     exit_code = 3
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether it is what a library in Rust ends with that met its own bug. Python knows no type for it."""
+    return type(error).__name__ == "PanicException"

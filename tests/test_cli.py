@@ -263,7 +263,7 @@ def test_an_output_that_cannot_be_written_is_refused_in_one_line(cli, folder):
 def test_bad_storage_options_are_refused_without_showing_them(cli, tmp_path, command, options):
     message = refused(cli, *command, tmp_path / "run", "--storage-options", options)
     assert message.startswith(
-        ("storage_options must be a JSON object", "storage option 'secret' looks like a credential")
+        ("storage_options must be a JSON object", "storage option 'secret' is not known, or holds a credential")
     )
     assert "canary" not in message
 
@@ -316,6 +316,47 @@ def test_what_nobody_expected_is_one_line_without_credentials_too(cli, monkeypat
     code, _, err = cli("annotate", "--output", "o")
     assert code == 1
     assert err == "unexpected RuntimeError: 403 https://h/a and more and more (--debug shows the traceback)\n"
+
+
+def test_a_panic_of_a_library_is_one_line_too(cli, monkeypatch):
+    class PanicException(BaseException):
+        """As that of pyo3, which is no Exception."""
+
+    def annotate(config, make_display):
+        raise PanicException("called `Option::unwrap()` on a `None` value")
+
+    monkeypatch.setattr(annotate_module, "annotate", annotate)
+    code, _, err = cli("annotate", "--output", "o")
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("unexpected PanicException: called")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["plan", "--input", "a", "--output", "o", "--input", "b"], "input"),
+        (["plan", "--input=a", "--output", "o", "--input=b"], "input"),
+        (["plan", "--input", "a", "--output=o", "--output", "o"], "output"),
+        (["annotate", "--output", "o", "--points-per-side", 4, "--points_per_side=5"], "points-per-side"),
+        (["annotate", "--output", "o", "--keep", "a", "b", "--keep", "c"], "keep"),
+        (["annotate", "--output", "o", "--extend", "--no-extend"], "extend"),
+        (["--config", "a.toml", "annotate", "--config=b.toml"], "config"),
+        (["retry", "o", "--status", "ok", "--status", "changed"], "status"),
+    ],
+)
+def test_a_flag_given_twice_is_refused(cli, arguments, name):
+    assert refused(cli, *arguments) == f"--{name} is given twice; give it once, with all its values"
+
+
+@pytest.mark.parametrize("command", [("plan", "--output"), ("status",), ("verify",), ("vacuum",), ("retry",)])
+def test_an_empty_output_is_refused(cli, command):
+    status = ["--status", "ok"] if command == ("retry",) else []
+    assert refused(cli, *command, "", *status) == "output must be a path or URI, got ''"
+
+
+def test_an_empty_input_is_refused(cli, tmp_path):
+    assert refused(cli, "plan", "--input", "", "--output", tmp_path / "run") == "input must be a path or URI, got ''"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interrupted_run_says_how_to_go_on(cli, monkeypatch):
@@ -407,7 +448,13 @@ def test_vacuuming_says_how_many_files_it_removed(cli, tmp_path):
     assert (code, err) == (0, "")
     assert re.search(r"files removed +1\n", out)
     assert not orphan.exists()
-    assert refused(cli, "vacuum", tmp_path, "--retention-hours", 0).startswith("retention_hours must be at least 1")
+    assert refused(cli, "vacuum", tmp_path, "--retention-hours", 0).startswith("retention_hours must be in [1, 876000]")
+
+
+@pytest.mark.parametrize("hours", [10**7, 10**12, 10**18])
+def test_a_retention_from_before_any_calendar_is_refused(cli, tmp_path, hours):
+    finished(str(tmp_path), [row(0)])
+    assert refused(cli, "vacuum", tmp_path, "--retention-hours", hours).startswith("retention_hours must be in [1,")
 
 
 @pytest.mark.parametrize("command", [("vacuum",), ("retry", "--status", "ok")])

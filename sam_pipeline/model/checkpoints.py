@@ -27,7 +27,7 @@ from sam_pipeline.model.downloads import (
     download,
     readable_by_all,
 )
-from sam_pipeline.uri_rules import HTTP_SCHEMES, check_uri
+from sam_pipeline.uri_rules import HTTP_SCHEMES, check_uri, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +218,12 @@ def sha256_of(path: str | Path) -> str:
 
 def _file_system(checkpoint: str) -> tuple[fsspec.AbstractFileSystem, str]:
     # Not fsspec.url_to_fs: it would take a "::" anywhere for a chain of file systems.
-    scheme = checkpoint.partition("://")[0].lower() if "://" in checkpoint else "file"
+    path = local_path(checkpoint)
+    if path is not None:
+        return LocalFileSystem(), path
+    scheme, _, rest = checkpoint.partition("://")
+    scheme = scheme.lower()
+    checkpoint = f"{scheme}://{rest}"
     driver = fsspec.get_filesystem_class(scheme)
     options = driver._get_kwargs_from_urls(checkpoint)
     if scheme in HTTP_SCHEMES:

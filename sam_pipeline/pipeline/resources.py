@@ -1,18 +1,30 @@
 """Dividing a cluster among the stages, and refusing a division that could never be scheduled.
 
-Ray Data waits for ever, without a message, when actors hold every CPU and none is left for the tasks that feed them;
-so the division is worked out first, and always leaves room for one reading and one writing task.
+Ray Data waits without a message when actors hold every CPU, and it starts no writing task while its own reservation
+for writing does not fit: then results are committed only after all reading has ended. So the division is worked out
+first, in the way in which Ray Data will reserve.
+
+How Ray Data 2.60 reserves CPUs. Its autoscaling coordinator grants a run what its stages ask for, and of what is left
+on each machine whole CPUs only: so less than there are. Each of our four stages then reserves an eighth of what was
+granted; at least one task or its smallest pool, at most its largest number of tasks or actors. Stages reserve in their
+order, writing last, and one for which too little is left reserves nothing. So a reading and a writing task take an
+eighth of a small cluster each, all actors half of it, and a quarter is spare.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sam_pipeline.config import PoolConfig
 from sam_pipeline.errors import ClusterError
 
 _MAX_CPU_THREADS = 4
+# What reading and writing get each, at least: the share of a stage in Ray Data's reservation.
+_TASK_SHARE = 1 / 8
+# What encoding and decoding get.
+_GPU_ACTOR_SHARE = 1 / 4
+_CPU_ENCODE_SHARE, _CPU_DECODE_SHARE = 1 / 8, 3 / 8
 # Within a call, NMS and RLE of one image overlap with the GPU's work on the next; only the last one's do not.
 _GPU_DECODE_BATCH = 8
 
@@ -46,6 +58,10 @@ class Resources:
     write_cpus: float
     threads: int
     shard_rows: int
+    read_tasks: int = 1
+    """Reading tasks at once, at most: they leave the CPUs that writing needs."""
+    write_tasks: int = 1
+    """Writing tasks at once, at most."""
 
 
 def divide(
@@ -55,8 +71,8 @@ def divide(
 ) -> Resources:
     """Divide a cluster.
 
-    On GPUs, each GPU hosts one encoder and one decoder actor. On CPUs, decoding costs by far the most, so it gets
-    most of what is left beside a fifth for reading and writing.
+    On GPUs, each GPU hosts one encoder and one decoder actor. On CPUs decoding costs by far the most, so it gets three
+    quarters of what actors get.
 
     Args:
         pools: the user's settings, which win over every default.
@@ -71,13 +87,14 @@ def divide(
         device = "cuda" if num_gpus >= 1 else "cpu"
     resources = _on_gpus(pools, num_cpus, num_gpus) if device == "cuda" else _on_cpus(pools, num_cpus)
     _check_fits(resources, num_cpus, num_gpus)
+    resources = _with_tasks(resources, num_cpus)
     _check_fits_a_node(resources, cluster.largest_node_cpus)
     return resources
 
 
 def _on_gpus(pools: PoolConfig, num_cpus: float, num_gpus: float) -> Resources:
     per_gpu = max(1, int(num_gpus))
-    actor_cpus = min(1.0, _round(0.5 * num_cpus / (2 * per_gpu)))
+    actor_cpus = min(1.0, _round(_GPU_ACTOR_SHARE * num_cpus / per_gpu))
     return Resources(
         device="cuda",
         encode_actors=pools.encode_actors or per_gpu,
@@ -88,8 +105,8 @@ def _on_gpus(pools: PoolConfig, num_cpus: float, num_gpus: float) -> Resources:
         decode_cpus=pools.decode_cpus or actor_cpus,
         encode_gpus=pools.encode_gpus or 0.5,
         decode_gpus=pools.decode_gpus or 0.5,
-        read_cpus=pools.read_cpus or min(1.0, _round(num_cpus / 8)),
-        write_cpus=min(0.5, _round(num_cpus / 16)),
+        read_cpus=pools.read_cpus or min(1.0, _round(_TASK_SHARE * num_cpus)),
+        write_cpus=min(0.5, _round(_TASK_SHARE * num_cpus)),
         threads=pools.threads or 1,
         shard_rows=pools.shard_rows or 256,
     )
@@ -99,7 +116,7 @@ def _on_cpus(pools: PoolConfig, num_cpus: float) -> Resources:
     threads = pools.threads or max(1, min(_MAX_CPU_THREADS, int(num_cpus)))
     decode_actors = pools.decode_actors or max(1, int(num_cpus) // _MAX_CPU_THREADS)
     encode_actors = pools.encode_actors or max(1, decode_actors // 8)
-    decode_cpus = pools.decode_cpus or _round(0.5 * num_cpus / decode_actors)
+    decode_cpus = pools.decode_cpus or _round(_CPU_DECODE_SHARE * num_cpus / decode_actors)
     return Resources(
         device="cpu",
         encode_actors=encode_actors,
@@ -107,15 +124,27 @@ def _on_cpus(pools: PoolConfig, num_cpus: float) -> Resources:
         encode_batch_size=pools.encode_batch_size or 1,
         decode_batch_size=1,
         # No more than a decoder: an actor has to fit on one machine, which may hold few of the cluster's CPUs.
-        encode_cpus=pools.encode_cpus or min(decode_cpus, _round(0.2 * num_cpus / encode_actors)),
+        encode_cpus=pools.encode_cpus or min(decode_cpus, _round(_CPU_ENCODE_SHARE * num_cpus / encode_actors)),
         decode_cpus=decode_cpus,
         encode_gpus=0,
         decode_gpus=0,
-        read_cpus=pools.read_cpus or min(1.0, _round(0.1 * num_cpus)),
-        write_cpus=min(0.5, _round(0.1 * num_cpus)),
+        read_cpus=pools.read_cpus or min(1.0, _round(_TASK_SHARE * num_cpus)),
+        write_cpus=min(0.5, _round(_TASK_SHARE * num_cpus)),
         threads=threads,
         shard_rows=pools.shard_rows or 4,
     )
+
+
+def _with_tasks(r: Resources, num_cpus: float) -> Resources:
+    """As many tasks at once as fit beside all actors: an eighth of the CPUs for writing, the rest for reading."""
+    free_cpus = num_cpus - _actor_cpus(r) + 1e-9
+    write_tasks = max(1, int(min(_TASK_SHARE * num_cpus, free_cpus - r.read_cpus) / r.write_cpus))
+    read_tasks = max(1, int((free_cpus - write_tasks * r.write_cpus) / r.read_cpus))
+    return replace(r, read_tasks=read_tasks, write_tasks=write_tasks)
+
+
+def _actor_cpus(r: Resources) -> float:
+    return r.encode_actors * r.encode_cpus + r.decode_actors * r.decode_cpus
 
 
 def _round(cpus: float) -> float:
@@ -125,7 +154,7 @@ def _round(cpus: float) -> float:
 
 def _check_fits(r: Resources, num_cpus: float, num_gpus: float) -> None:
     # Pools start with one actor and grow to their limit, but Ray may grow them at once: all must fit beside the tasks.
-    needed_cpus = r.encode_actors * r.encode_cpus + r.decode_actors * r.decode_cpus + r.read_cpus + r.write_cpus
+    needed_cpus = _actor_cpus(r) + r.read_cpus + r.write_cpus
     if needed_cpus > num_cpus + 1e-9:
         raise ClusterError(
             f"the run cannot be scheduled: {r.encode_actors} encoder x {r.encode_cpus:g} CPUs + {r.decode_actors} "

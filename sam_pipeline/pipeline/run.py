@@ -51,6 +51,9 @@ def shard_dataset(
     """
     # Not from_arrow: it asks for the tables' sizes in tasks of a whole CPU each, for which it waits without a message.
     chunks = [row for chunk in chunks_of(pending_ids, chunk_rows) for row in chunk.to_pylist()]
+    # No more tasks than inputs: Ray Data warns of it.
+    read_pool = ray.data.TaskPoolStrategy(size=min(resources.read_tasks, len(chunks)))
+    write_pool = ray.data.TaskPoolStrategy(size=min(resources.write_tasks, len(pending_ids)))
     tries: dict[str, Any] = {"max_retries": _RETRIES}
     actor_tries: dict[str, Any] = {"max_restarts": -1, "max_task_retries": _RETRIES}
     with warnings.catch_warnings():
@@ -62,6 +65,7 @@ def shard_dataset(
                 partial(read_images, job=job, monitor=monitor),
                 batch_size=None,
                 num_cpus=resources.read_cpus,
+                compute=read_pool,
                 batch_format="pyarrow",
                 **tries,
             )
@@ -89,6 +93,7 @@ def shard_dataset(
                 partial(write_shard, job=job, monitor=monitor),
                 batch_size=resources.shard_rows,
                 num_cpus=resources.write_cpus,
+                compute=write_pool,
                 batch_format="pyarrow",
                 **tries,
             )

@@ -27,8 +27,9 @@ from deltalake.exceptions import TableNotFoundError
 from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Transaction
 
 from sam_pipeline.clean_text import one_line
-from sam_pipeline.errors import FencedError, OutputError, SamPipelineError
-from sam_pipeline.storage.filesystem import StorageOptions, delta_storage_options, join_uri, open_filesystem
+from sam_pipeline.errors import FencedError, OutputError, SamPipelineError, is_panic
+from sam_pipeline.storage.delta_place import Table, delta_storage_options, delta_uri
+from sam_pipeline.storage.filesystem import StorageOptions, join_uri, open_filesystem
 from sam_pipeline.storage.retrying import retried
 
 APP_ID = "sam-pipeline"
@@ -62,11 +63,13 @@ def output_errors(uri: str) -> Iterator[None]:
         yield
     except SamPipelineError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         raise OutputError(f"cannot use output {uri}: {one_line(error)}") from error
 
 
-def open_table(uri: str, options: StorageOptions, *, denied_is_final: bool = True) -> DeltaTable | None:
+def open_table(uri: str, options: StorageOptions, *, denied_is_final: bool = True) -> Table | None:
     """Open a Delta table at its newest version; None where there is none.
 
     Args:
@@ -82,7 +85,7 @@ def open_table(uri: str, options: StorageOptions, *, denied_is_final: bool = Tru
         return retried(lambda: _open(uri, options), what=f"open {uri}", denied_is_final=denied_is_final)
 
 
-def create_table(uri: str, schema: pa.Schema, metadata: Mapping[str, str], options: StorageOptions) -> DeltaTable:
+def create_table(uri: str, schema: pa.Schema, metadata: Mapping[str, str], options: StorageOptions) -> Table:
     """Create an empty Delta table (version 0) that carries metadata, or open the one that another writer just created.
 
     Who may go on is decided by the first fenced commit, not here; so it does not matter either whether the table found
@@ -93,10 +96,10 @@ def create_table(uri: str, schema: pa.Schema, metadata: Mapping[str, str], optio
         StorageUnavailableError: storage did not answer.
     """
 
-    def create() -> DeltaTable:
+    def create() -> Table:
         try:
-            return DeltaTable.create(
-                uri,
+            DeltaTable.create(
+                delta_uri(uri),
                 schema,
                 storage_options=delta_storage_options(uri, options),
                 configuration=_STATISTICS | {METADATA_PREFIX + key: value for key, value in metadata.items()},
@@ -104,6 +107,7 @@ def create_table(uri: str, schema: pa.Schema, metadata: Mapping[str, str], optio
                 # With retries, the loser of a race commits its own metadata over the winner's, as version 1.
                 commit_properties=CommitProperties(max_commit_retries=0),
             )
+            return Table(uri, options)
         except Exception:
             existing = _open(uri, options)
             if existing is None:
@@ -117,7 +121,7 @@ def create_table(uri: str, schema: pa.Schema, metadata: Mapping[str, str], optio
         return retried(create, what=f"create {uri}")
 
 
-def table_metadata(table: DeltaTable) -> dict[str, str]:
+def table_metadata(table: Table) -> dict[str, str]:
     """The metadata given to create_table.
 
     Raises:
@@ -130,7 +134,7 @@ def table_metadata(table: DeltaTable) -> dict[str, str]:
         if key.startswith(METADATA_PREFIX)
     }
     if not ours:
-        raise OutputError(f"{table.table_uri} is a Delta table of another program; use another output")
+        raise OutputError(f"{table.uri} is a Delta table of another program; use another output")
     return ours
 
 
@@ -159,7 +163,7 @@ def put_parquet(table_uri: str, rows: pa.Table, options: StorageOptions, *, row_
 
 
 def commit_files(
-    table: DeltaTable,
+    table: Table,
     schema: pa.Schema,
     files: Sequence[DataFile],
     options: StorageOptions,
@@ -197,7 +201,7 @@ def commit_files(
 
 
 def commit_transaction(
-    table: DeltaTable,
+    table: Table,
     write: Callable[[CommitProperties], object],
     options: StorageOptions,
     *,
@@ -222,13 +226,14 @@ def commit_transaction(
         OutputError: the log could not be written.
         StorageUnavailableError: storage did not answer.
     """
-    uri, snapshot, commit_id = table.table_uri, table.version(), uuid.uuid4().hex
+    uri, snapshot, commit_id = table.uri, table.version(), uuid.uuid4().hex
     properties = CommitProperties(
         custom_metadata={**(custom_metadata or {}), "commit_id": commit_id},
         app_transactions=[Transaction(APP_ID, epoch)],
     )
 
     def attempt() -> None:
+        table.renew()
         try:
             write(properties)
         except Exception as error:
@@ -244,19 +249,19 @@ def commit_transaction(
     check_fence(table, epoch)
 
 
-def committed_epoch(table: DeltaTable) -> int | None:
+def committed_epoch(table: Table) -> int | None:
     """The epoch of the table's snapshot; None before the first commit behind the fence.
 
     Raises:
         OutputError: the log could not be read.
         StorageUnavailableError: storage did not answer. A snapshot does not hold epochs: delta-rs reads the log again.
     """
-    uri = table.table_uri
+    uri = table.uri
     with output_errors(uri):
         return retried(lambda: table.transaction_version(APP_ID), what=f"read {uri}", denied_is_final=False)
 
 
-def check_fence(table: DeltaTable, epoch: int) -> None:
+def check_fence(table: Table, epoch: int) -> None:
     """Must follow every update of a snapshot that is committed from.
 
     Such an update takes in whatever is newest. If that is another writer's epoch, the next commit from this snapshot
@@ -266,25 +271,25 @@ def check_fence(table: DeltaTable, epoch: int) -> None:
         FencedError: another writer took over.
     """
     if committed_epoch(table) != epoch:
-        raise _fenced(table.table_uri)
+        raise _fenced(table.uri)
 
 
-def committed_files(table: DeltaTable) -> list[DataFile]:
+def committed_files(table: Table) -> list[DataFile]:
     """The files of the table's snapshot, as the log describes them."""
     actions = pa.table(table.get_add_actions(flatten=True))
     columns = ("path", "size_bytes", "num_records", "min.image_id", "max.image_id")
     return [DataFile(*values) for values in zip(*(actions[name].to_pylist() for name in columns), strict=True)]
 
 
-def unused_files(table: DeltaTable, *, retention_hours: int) -> list[str]:
+def unused_files(table: Table, *, retention_hours: int) -> list[str]:
     """Paths of files that the table's snapshot does not need and that are, or were removed, this long ago.
 
     Those are what killed writers put and did not commit, and what compaction or a deletion replaced.
     """
-    with output_errors(table.table_uri):
+    with output_errors(table.uri):
         paths: list[str] = retried(
             lambda: table.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=True),
-            what=f"list {table.table_uri}",
+            what=f"list {table.uri}",
         )
         return paths
 
@@ -313,16 +318,16 @@ def remove_files(table_uri: str, paths: Sequence[str], options: StorageOptions) 
         pool.shutdown(cancel_futures=True)
 
 
-def _open(uri: str, options: StorageOptions) -> DeltaTable | None:
+def _open(uri: str, options: StorageOptions) -> Table | None:
     try:
-        return DeltaTable(uri, storage_options=delta_storage_options(uri, options))
+        return Table(uri, options)
     except TableNotFoundError:
         return None
 
 
 def _is_committed(uri: str, options: StorageOptions, commit_id: str, *, after: int) -> bool:
     """Whether the log holds a commit with this id that is newer than a version."""
-    newest = DeltaTable(uri, storage_options=delta_storage_options(uri, options))
+    newest = Table(uri, options)
     num_newer = newest.version() - after
     return num_newer > 0 and any(entry.get("commit_id") == commit_id for entry in newest.history(num_newer))
 

@@ -1,4 +1,7 @@
-"""One place that turns a URI and `--storage-options` into an fsspec filesystem and into delta-rs options.
+"""One place that turns what a user calls a place into an fsspec filesystem; delta_place does so for delta-rs.
+
+Inside the program a place on this machine is an absolute path, or ``file://`` with the path as it is: nothing is
+percent-encoded, so that a stored name is read as it was written. absolute_uri makes that of what a user gives.
 
 Credentials come from the environment, a profile or an instance role, never from options: options end up in job
 specifications, process lists and the run's stored configuration.
@@ -6,30 +9,24 @@ specifications, process lists and the run's stored configuration.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 import fsspec
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.storage.http_images import HttpImages
-from sam_pipeline.uri_rules import HTTP_SCHEMES, check_scheme, check_uri
+from sam_pipeline.uri_rules import HTTP_SCHEMES, check_scheme, check_uri, local_path
 
 StorageOptions = Mapping[str, Any]
 
-_S3 = ("s3", "s3a")
+S3_SCHEMES = ("s3", "s3a")
 
 # Stalls cost seconds. A read time-out is between two arrivals of data, so it does not limit the size of objects.
 _CONNECT_TIMEOUT_S = 5
 _READ_TIMEOUT_S = 20
-# delta-rs limits whole requests, some of which carry tens of megabytes.
-_DELTA_TIMEOUT_S = 30
-# Inside delta-rs for what passes at once; retrying.retried does the rest, and sees a stall after one time-out.
-_DELTA_RETRIES = {"max_retries": "3", "retry_timeout": "10s"}
 
 
 def protocol_of(uri: str) -> str:
@@ -54,10 +51,10 @@ def open_filesystem(uri: str, options: StorageOptions) -> tuple[Any, str]:
         # Not fsspec.core.url_to_fs: it would take a "::" in the name of a file for a chain.
         driver = fsspec.get_filesystem_class(protocol)
         remote_options = {} if protocol == "file" else {**driver._get_kwargs_from_urls(uri), **options}
-        if protocol in _S3:
+        if protocol in S3_SCHEMES:
             remote_options["config_kwargs"] = _client_config(options)
         filesystem = driver(**remote_options)
-        if protocol in _S3:
+        if protocol in S3_SCHEMES:
             filesystem.retries = 1  # it would nest its own five in each other; see retrying.py
         if protocol == "hf":
             # It would read five megabytes ahead of every range.
@@ -83,47 +80,18 @@ def join_uri(uri: str, *names: str) -> str:
 
 
 def absolute_uri(uri: str) -> str:
-    """Make a local path absolute, so that workers with another working directory reach the same files.
+    """What a user calls a place, in the one spelling that all else understands.
 
-    A slash at the end is dropped everywhere, so that a folder has one name.
+    A path or a file: URI becomes an absolute path, so that workers with another working directory reach the same files.
+    A slash at the end is dropped everywhere, so that a folder has one name. Only for what comes from a user: in stored
+    names ``%20`` is no space.
 
     Raises:
-        ConfigError: a scheme that is not supported, or a credential in the URI.
+        ConfigError: an empty name, a scheme that is not supported, a credential in the URI, another machine's file.
     """
     check_uri(uri)
-    if protocol_of(uri) == "file":
-        return os.path.abspath(uri.removeprefix("file://"))
-    return uri if uri.endswith("://") else uri.rstrip("/")
-
-
-def delta_storage_options(uri: str, options: StorageOptions) -> dict[str, str]:
-    """Translate s3fs options into those of delta-rs; both read credentials and AWS_* variables by themselves.
-
-    Returns:
-        Options for `deltalake`; empty for local paths and for other stores, which their environment configures.
-    """
-    if protocol_of(uri) not in _S3:
-        return {}
-    config = options.get("config_kwargs") or {}
-    client = options.get("client_kwargs") or {}
-    endpoint = (
-        options.get("endpoint_url")
-        or client.get("endpoint_url")
-        or os.environ.get("AWS_ENDPOINT_URL_S3")
-        or os.environ.get("AWS_ENDPOINT_URL")
-    )
-    region = client.get("region_name") or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    translated = {
-        "connect_timeout": f"{config.get('connect_timeout', _CONNECT_TIMEOUT_S)}s",
-        "timeout": f"{config.get('read_timeout', _DELTA_TIMEOUT_S)}s",
-        **_DELTA_RETRIES,
-    }
-    if endpoint:
-        translated["AWS_ENDPOINT_URL"] = endpoint
-        # delta-rs refuses plain http unless told; the user chose it by giving an http endpoint.
-        translated["AWS_ALLOW_HTTP"] = str(urlsplit(endpoint).scheme == "http").lower()
-    if region:
-        translated["AWS_REGION"] = region
-    if options.get("anon"):
-        translated["AWS_SKIP_SIGNATURE"] = "true"
-    return translated
+    path = local_path(uri)
+    if path is not None:
+        return path
+    scheme, _, rest = uri.partition("://")
+    return f"{scheme.lower()}://{rest.rstrip('/')}"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from deltalake import ColumnProperties, DeltaTable, WriterProperties
+from deltalake import ColumnProperties, WriterProperties
 from deltalake.transaction import CommitProperties
 
 from sam_pipeline.errors import ConfigError, FingerprintMismatchError, OutputError
@@ -35,6 +35,7 @@ from sam_pipeline.storage.delta import (
     table_metadata,
     unused_files,
 )
+from sam_pipeline.storage.delta_place import Table
 from sam_pipeline.storage.filesystem import StorageOptions, join_uri
 from sam_pipeline.storage.plan_table import unused_plan_files
 from sam_pipeline.storage.retrying import retried
@@ -61,6 +62,8 @@ _PAUSE_S = 1800
 _RATE_COMMITS = 50
 # Entries of the log, of which compaction and other starts have some too.
 _RATE_ENTRIES = 500
+
+_MAX_RETENTION_HOURS = 24 * 365 * 100  # delta-rs panics at times before its calendar
 
 Fingerprint = Mapping[str, Any]
 
@@ -130,7 +133,7 @@ class MaskTable:
         options: storage options.
     """
 
-    def __init__(self, uri: str, table: DeltaTable, epoch: int, options: StorageOptions) -> None:
+    def __init__(self, uri: str, table: Table, epoch: int, options: StorageOptions) -> None:
         self._uri = uri
         self._table = table
         self.epoch = epoch
@@ -167,7 +170,7 @@ class MaskTable:
         return cls._with_next_epoch(join_uri(output, "masks"), table, options)
 
     @classmethod
-    def _with_next_epoch(cls, uri: str, table: DeltaTable, options: StorageOptions) -> MaskTable:
+    def _with_next_epoch(cls, uri: str, table: Table, options: StorageOptions) -> MaskTable:
         # If another start takes an epoch between reading it here and committing the next, that commit conflicts.
         epoch = (committed_epoch(table) or 0) + 1
         commit_files(table, MASKS_SCHEMA, [], options, epoch=epoch)
@@ -311,7 +314,7 @@ def read_state(output: str, options: StorageOptions) -> RunState | None:
     return RunState(*count_results(table, options), _recent_commits(table), table_metadata(table))
 
 
-def count_results(table: DeltaTable, options: StorageOptions) -> tuple[Counter[str], int]:
+def count_results(table: Table, options: StorageOptions) -> tuple[Counter[str], int]:
     """Count rows by status, and masks, of a snapshot of the results. Opens every file."""
     num_by_status: Counter[str] = Counter()
     num_masks = 0
@@ -349,12 +352,12 @@ def vacuum(output: str, retention_hours: int, options: StorageOptions) -> int:
         The number of files.
 
     Raises:
-        ConfigError: less than an hour, which clocks that differ could make none.
+        ConfigError: less than an hour, which clocks that differ could make none, or more than a hundred years.
         OutputError: there are no results.
         FencedError: a later start took over; nothing was deleted.
     """
-    if retention_hours < 1:
-        raise ConfigError(f"retention_hours must be at least 1, got {retention_hours}")
+    if not 1 <= retention_hours <= _MAX_RETENTION_HOURS:
+        raise ConfigError(f"retention_hours must be in [1, {_MAX_RETENTION_HOURS}], got {retention_hours}")
     results = MaskTable.stop_runs(output, options)
     unused = {
         "masks": results.unused_files(retention_hours),
@@ -364,7 +367,7 @@ def vacuum(output: str, retention_hours: int, options: StorageOptions) -> int:
     return sum(remove_files(join_uri(output, folder), paths, options) for folder, paths in unused.items() if paths)
 
 
-def open_results(output: str, options: StorageOptions) -> DeltaTable:
+def open_results(output: str, options: StorageOptions) -> Table:
     """Open the results for reading.
 
     Raises:
@@ -381,9 +384,9 @@ def _count_statuses(rows: pa.Table) -> Counter[str]:
     return Counter(dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
 
 
-def _recent_commits(table: DeltaTable) -> list[tuple[float, int]]:
-    with output_errors(table.table_uri):
-        entries = retried(lambda: table.history(_RATE_ENTRIES), what=f"read {table.table_uri}")
+def _recent_commits(table: Table) -> list[tuple[float, int]]:
+    with output_errors(table.uri):
+        entries = retried(lambda: table.history(_RATE_ENTRIES), what=f"read {table.uri}")
     return [
         (entry["timestamp"] / 1000, int(entry["num_images"])) for entry in reversed(entries) if "num_images" in entry
     ]

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import DeltaTable
 
 from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage.delta import (
@@ -26,6 +25,7 @@ from sam_pipeline.storage.delta import (
     output_errors,
     put_parquet,
 )
+from sam_pipeline.storage.delta_place import Table
 from sam_pipeline.storage.filesystem import StorageOptions, join_uri
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.schema import PROMPTS_SCHEMA
@@ -143,7 +143,7 @@ def count_prompts(output: str, num_images: int, options: StorageOptions) -> np.n
 
 
 def _append(
-    table: DeltaTable, rows: pa.Table, source: Source, num_images: int, options: StorageOptions, *, epoch: int
+    table: Table, rows: pa.Table, source: Source, num_images: int, options: StorageOptions, *, epoch: int
 ) -> Prompts:
     is_prompt, has_mask = pc.equal(rows["role"], "prompt"), rows["mask_input"].is_valid()
     num_prompts, max_prompts = _counted(rows.filter(is_prompt))
@@ -161,7 +161,7 @@ def _append(
         "max_prompts": max(max_prompts, before.max_prompts if before else 0),
         "max_masks": max(max_masks, before.max_masks if before else 0),
     }
-    files = [put_parquet(table.table_uri, part, options, row_group_size=per_group) for part in _parts(rows, per_file)]
+    files = [put_parquet(table.uri, part, options, row_group_size=per_group) for part in _parts(rows, per_file)]
     metadata = {"prompts": json.dumps(summary)}
     commit_files(table, PROMPTS_SCHEMA, files, options, epoch=epoch, custom_metadata=metadata)
     return _header(table)
@@ -191,9 +191,9 @@ def _parts(rows: pa.Table, per_file: int) -> list[pa.Table]:
     return parts
 
 
-def _header(table: DeltaTable) -> Prompts:
-    with output_errors(table.table_uri):
-        entries = retried(table.history, what=f"read {table.table_uri}", denied_is_final=False)
+def _header(table: Table) -> Prompts:
+    with output_errors(table.uri):
+        entries = retried(table.history, what=f"read {table.uri}", denied_is_final=False)
     summary = json.loads(next(entry["prompts"] for entry in entries if "prompts" in entry))
     summary["source"] = json.loads(summary["source"])
     return Prompts(**summary)

@@ -14,7 +14,6 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import ConfigError
@@ -22,12 +21,13 @@ from sam_pipeline.storage.delta import (
     committed_files,
     output_errors,
 )
+from sam_pipeline.storage.delta_place import Table
 from sam_pipeline.storage.filesystem import StorageOptions, join_uri
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.table_reading import file_opener
 
 
-def results_schema(table: DeltaTable) -> pa.Schema:
+def results_schema(table: Table) -> pa.Schema:
     """The columns of a snapshot of the results."""
     return pa.schema(table.schema().to_arrow())
 
@@ -45,7 +45,7 @@ def check_condition(where: pc.Expression, schema: pa.Schema) -> None:
 
 
 def iterate_results(
-    table: DeltaTable, columns: Sequence[str], where: pc.Expression | None, options: StorageOptions
+    table: Table, columns: Sequence[str], where: pc.Expression | None, options: StorageOptions
 ) -> Iterator[pa.Table]:
     """Some columns of the rows of a snapshot that meet a condition; a table for each row group.
 
@@ -66,7 +66,7 @@ def iterate_results(
     files = sorted(committed_files(table), key=lambda file: file.min_image_id)
     open_file = file_opener(table, files, options, pre_buffer=False)
     for file in files:
-        uri = join_uri(table.table_uri, file.path)
+        uri = join_uri(table.uri, file.path)
         with output_errors(uri):
             parquet = retried(partial(open_file, file), what=f"read {uri}", denied_is_final=False)
             for group in range(parquet.num_row_groups):
@@ -79,7 +79,7 @@ def iterate_results(
 
 
 def read_results(
-    table: DeltaTable, columns: Sequence[str], where: pc.Expression | None, options: StorageOptions
+    table: Table, columns: Sequence[str], where: pc.Expression | None, options: StorageOptions
 ) -> pa.Table:
     """As iterate_results, in one table."""
     nothing = results_schema(table).empty_table().select(columns)

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
 from deltalake.fs import DeltaStorageHandler
 
 from sam_pipeline.errors import OutputError
 from sam_pipeline.storage.delta import REQUESTS_AT_ONCE, DataFile, committed_files, open_table, output_errors
-from sam_pipeline.storage.filesystem import StorageOptions, delta_storage_options, join_uri
+from sam_pipeline.storage.delta_place import Table, delta_storage_options, delta_uri
+from sam_pipeline.storage.filesystem import StorageOptions, join_uri
 from sam_pipeline.storage.retrying import retried
 
 _FILES_AHEAD = 1024
@@ -25,7 +25,7 @@ ImageIds = Sequence[int] | npt.NDArray[np.int64]
 
 
 def file_opener(
-    table: DeltaTable, files: Sequence[DataFile], options: StorageOptions, *, pre_buffer: bool = True
+    table: Table, files: Sequence[DataFile], options: StorageOptions, *, pre_buffer: bool = True
 ) -> Callable[[DataFile], pq.ParquetFile]:
     """What opens these files of a table, from any thread and without asking storage for their sizes.
 
@@ -38,13 +38,13 @@ def file_opener(
             (pyarrow 26). So False where reading may be the last thing that a process does.
     """
     sizes = {file.path: file.size_bytes for file in files}
-    handler = DeltaStorageHandler(table.table_uri, delta_storage_options(table.table_uri, options), sizes)
+    handler = DeltaStorageHandler(delta_uri(table.uri), delta_storage_options(table.uri, options), sizes)
     filesystem = pa.fs.PyFileSystem(handler)
     return lambda file: pq.ParquetFile(filesystem.open_input_file(file.path), pre_buffer=pre_buffer)
 
 
 def read_file(
-    table: DeltaTable,
+    table: Table,
     file: DataFile,
     open_file: Callable[[DataFile], pq.ParquetFile],
     columns: Sequence[str] | None = None,
@@ -55,7 +55,7 @@ def read_file(
         OutputError: it is missing or damaged.
         StorageUnavailableError: storage did not answer.
     """
-    uri = join_uri(table.table_uri, file.path)
+    uri = join_uri(table.uri, file.path)
     with output_errors(uri):
         # Callers have threads of their own, one a file; pyarrow's would split the work on a few rows.
         return retried(
@@ -64,7 +64,7 @@ def read_file(
 
 
 def read_columns(
-    table: DeltaTable, columns: Sequence[str], options: StorageOptions, *, pre_buffer: bool = True
+    table: Table, columns: Sequence[str], options: StorageOptions, *, pre_buffer: bool = True
 ) -> Iterator[pa.Table]:
     """Read small columns of every file of the table's snapshot; a table for each file.
 

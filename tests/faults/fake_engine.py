@@ -39,9 +39,9 @@ class Instructions:
     """
     seconds: float = 0
     """What decoding an image takes."""
-    crop_size: int = 1
-    """Height and width of crops; SAM's are 1024, which is what keeps a run from reading far ahead."""
-    embedding_bytes: int = 0
+    crop_size: int = 1024
+    """Height and width of crops. SAM's are 1024; with less, Ray schedules another run than in earnest."""
+    embedding_bytes: int = 4 * 2**20
     """Beside the number; SAM's are 4 MiB."""
     decode_batch_size: int = 1
     """Images a call; more, as on GPUs, make a long run short."""

@@ -14,7 +14,9 @@ def division(pools, device, num_cpus, num_gpus, largest_node_cpus=None):
 
 
 def reserved_cpus(r):
-    return r.encode_actors * r.encode_cpus + r.decode_actors * r.decode_cpus + r.read_cpus + r.write_cpus
+    """Of everything at once."""
+    actors = r.encode_actors * r.encode_cpus + r.decode_actors * r.decode_cpus
+    return actors + r.read_tasks * r.read_cpus + r.write_tasks * r.write_cpus
 
 
 def reserved_gpus(r):
@@ -28,7 +30,7 @@ def reserved_gpus(r):
 def test_on_cpus_decoders_get_the_most_and_everything_fits(num_cpus, encode_actors, decode_actors, threads):
     r = division(PoolConfig(), "auto", num_cpus, 0)
     assert (r.device, r.encode_actors, r.decode_actors, r.threads) == ("cpu", encode_actors, decode_actors, threads)
-    assert r.decode_actors * r.decode_cpus == pytest.approx(num_cpus / 2)
+    assert r.decode_actors * r.decode_cpus == pytest.approx(num_cpus * 3 / 8)
     assert (r.encode_batch_size, r.shard_rows, r.encode_gpus, r.decode_gpus) == (1, 4, 0, 0)
     assert reserved_cpus(r) <= num_cpus
 
@@ -57,6 +59,20 @@ def test_no_actor_on_cpus_needs_a_machine_larger_than_four_cpus(num_cpus):
     # The cluster's CPUs may be spread over many machines: an actor larger than each of them would wait for ever.
     r = division(PoolConfig(), "cpu", num_cpus, 0)
     assert max(r.encode_cpus, r.decode_cpus) <= 4
+
+
+@pytest.mark.parametrize(
+    ("num_cpus", "num_gpus", "read_tasks", "write_tasks"),
+    [(1, 0, 3, 1), (2, 0, 3, 1), (8, 0, 3, 2), (16, 1, 12, 4), (64, 8, 40, 16)],
+)
+def test_a_quarter_of_the_cpus_or_more_is_left_for_further_reading(num_cpus, num_gpus, read_tasks, write_tasks):
+    r = division(PoolConfig(), "auto", num_cpus, num_gpus)
+    assert (r.read_tasks, r.write_tasks) == (read_tasks, write_tasks)
+
+
+def test_actors_that_take_all_but_two_tasks_leave_one_of_each():
+    r = division(PoolConfig(encode_cpus=0.4, decode_cpus=1.1), "cpu", 2, 0)
+    assert (r.read_tasks, r.write_tasks) == (1, 1)
 
 
 def test_the_cpu_is_used_when_asked_for_or_when_there_is_no_whole_gpu():
@@ -103,7 +119,7 @@ def test_actors_that_leave_no_cpu_for_reading_are_refused_with_the_arithmetic():
     with pytest.raises(ClusterError) as caught:
         division(PoolConfig(encode_cpus=1, decode_cpus=1), "cpu", 2, 0)
     assert str(caught.value) == (
-        "the run cannot be scheduled: 1 encoder x 1 CPUs + 1 decoder x 1 + reading 0.2 + writing 0.2 = 2.4 CPUs, "
+        "the run cannot be scheduled: 1 encoder x 1 CPUs + 1 decoder x 1 + reading 0.25 + writing 0.25 = 2.5 CPUs, "
         "the cluster has 2; lower --encode-actors, --decode-actors or their --*-cpus"
     )
 

@@ -6,19 +6,10 @@ from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.storage.filesystem import (
     absolute_uri,
-    delta_storage_options,
     join_uri,
     open_filesystem,
     protocol_of,
 )
-
-LIMITS = {"connect_timeout": "5s", "timeout": "30s", "max_retries": "3", "retry_timeout": "10s"}
-
-
-@pytest.fixture(autouse=True)
-def _no_aws_variables(monkeypatch):
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize(
@@ -69,32 +60,55 @@ def test_uris_are_joined_with_single_slashes():
 
 def test_local_paths_become_absolute_and_folders_have_one_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert (
-        absolute_uri("run")
-        == absolute_uri("./x/../run/")
-        == absolute_uri(f"file://{tmp_path}/run")
-        == f"{tmp_path}/run"
-    )
-    assert absolute_uri("s3://bucket/run/") == absolute_uri("s3://bucket/run") == "s3://bucket/run"
+    spellings = [
+        "run",
+        "./x/../run/",
+        f"file://{tmp_path}/run",
+        f"file:{tmp_path}//run/",
+        f"FILE://LocalHost{tmp_path}/r%75n",
+    ]
+    assert {absolute_uri(spelling) for spelling in spellings} == {f"{tmp_path}/run"}
+    assert absolute_uri("//data//in") == "/data/in"
+
+
+def test_a_tilde_is_the_home_folder_and_only_at_the_beginning(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert absolute_uri("~/run") == f"{tmp_path}/run"
+    assert absolute_uri("~") == str(tmp_path)
+    assert absolute_uri("./~/run") == f"{tmp_path}/~/run"
+    assert absolute_uri("file:///~/run") == "/~/run"
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ("file:///a%20b", "/a b"),
+        ("file:///a%C3%A4", "/aä"),
+        ("file:///a%2fb%23c%3Fd", "/a/b#c?d"),
+        ("file:///a b#c?d", "/a b#c?d"),
+        ("file:///100%", "/100%"),
+        ("/a%20b", "/a%20b"),
+        ("/a#b?c", "/a#b?c"),
+    ],
+)
+def test_only_file_uris_are_percent_decoded(given, path):
+    assert absolute_uri(given) == path
+    assert absolute_uri(absolute_uri(given)) == path
+
+
+@pytest.mark.parametrize(
+    "given", ["file://host/a", "file://a", "file:a", "file:", "file:///a%ff", "file:///a%00", "", " "]
+)
+def test_what_is_no_file_of_this_machine_is_refused(given):
+    with pytest.raises(ConfigError):
+        absolute_uri(given)
+
+
+def test_uris_of_stores_keep_their_names_and_lose_their_last_slashes():
+    assert absolute_uri("s3://bucket/run/") == absolute_uri("S3://bucket/run") == "s3://bucket/run"
+    assert absolute_uri("s3://b/a%20b#c?d//e") == "s3://b/a%20b#c?d//e"
     assert absolute_uri("memory://") == "memory://"
-
-
-@pytest.mark.parametrize("uri", ["/local/run", "gs://bucket/run", "az://container/run", "memory://run"])
-def test_only_s3_needs_options_of_delta(uri, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://localhost:1")
-    assert delta_storage_options(uri, {"endpoint_url": "http://localhost:2"}) == {}
-
-
-def test_without_options_and_variables_delta_gets_its_limits_in_time_alone():
-    assert delta_storage_options("s3://bucket/run", {}) == LIMITS
-    assert delta_storage_options("s3://bucket/run", {"client_kwargs": None, "config_kwargs": None}) == LIMITS
-
-
-def test_time_outs_that_the_user_gave_are_those_of_delta_and_of_s3fs():
-    options = {"config_kwargs": {"connect_timeout": 2, "read_timeout": 60, "max_pool_connections": 99}}
-    assert delta_storage_options("s3://b/run", options) == LIMITS | {"connect_timeout": "2s", "timeout": "60s"}
-    filesystem, _ = open_filesystem("s3://bucket/key", options)
-    assert filesystem.config_kwargs == options["config_kwargs"] | {"retries": {"total_max_attempts": 1}}
 
 
 def test_s3_is_given_time_outs_of_seconds_and_one_attempt():
@@ -105,39 +119,6 @@ def test_s3_is_given_time_outs_of_seconds_and_one_attempt():
         "read_timeout": 20,
         "retries": {"total_max_attempts": 1},
     }
-
-
-@pytest.mark.parametrize(
-    ("options", "variables", "endpoint"),
-    [
-        ({"endpoint_url": "https://a"}, {"AWS_ENDPOINT_URL": "https://b"}, "https://a"),
-        ({"client_kwargs": {"endpoint_url": "https://a"}}, {"AWS_ENDPOINT_URL_S3": "https://b"}, "https://a"),
-        ({}, {"AWS_ENDPOINT_URL": "https://b", "AWS_ENDPOINT_URL_S3": "https://c"}, "https://c"),
-        ({}, {"AWS_ENDPOINT_URL": "https://b"}, "https://b"),
-    ],
-)
-def test_the_endpoint_is_taken_from_the_options_and_then_from_the_environment(
-    options, variables, endpoint, monkeypatch
-):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    expected = LIMITS | {"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "false"}
-    assert delta_storage_options("s3://bucket/run", options) == expected
-    assert delta_storage_options("s3a://bucket/run", options) == expected
-
-
-def test_plain_http_is_allowed_only_for_an_endpoint_that_says_so():
-    assert delta_storage_options("s3://b/run", {"endpoint_url": "http://localhost:9000"})["AWS_ALLOW_HTTP"] == "true"
-
-
-def test_region_and_anonymous_access_are_translated(monkeypatch):
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-2")
-    assert delta_storage_options("s3://b/run", {}) == LIMITS | {"AWS_REGION": "us-east-2"}
-    monkeypatch.setenv("AWS_REGION", "us-west-1")
-    assert delta_storage_options("s3://b/run", {}) == LIMITS | {"AWS_REGION": "us-west-1"}
-    options = {"client_kwargs": {"region_name": "eu-west-1"}, "anon": True}
-    expected = LIMITS | {"AWS_REGION": "eu-west-1", "AWS_SKIP_SIGNATURE": "true"}
-    assert delta_storage_options("s3://b/run", options) == expected
 
 
 @pytest.mark.parametrize(

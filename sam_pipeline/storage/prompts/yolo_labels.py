@@ -10,7 +10,7 @@ import pyarrow as pa
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.fetching import fetch, find_probe
-from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri, open_filesystem
+from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem
 from sam_pipeline.storage.prompts.prompt_values import Row, bad_row, whole_number
 from sam_pipeline.storage.prompts.row_tables import row_tables
 from sam_pipeline.storage.sources.name_patterns import Below
@@ -38,7 +38,7 @@ def yolo_prompts(files: Sequence[SourceImage], uri: str, options: StorageOptions
 
 
 def _rows(files: Sequence[SourceImage], uri: str, options: StorageOptions) -> Iterator[Row]:
-    filesystem, root = open_filesystem(absolute_uri(uri), options)
+    filesystem, root = open_filesystem(uri, options)
     for file in files:
         if file.error is not None:  # its name is no text, so it cannot be asked for
             yield bad_row(_row(None, 0), file.error)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from sam_pipeline.clean_text import is_encodable, one_line
 from sam_pipeline.errors import InputError, SamPipelineError
-from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri, open_filesystem
+from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.sources.disk_listing import Found, Retry, walk_disk
 from sam_pipeline.storage.sources.name_patterns import Below
@@ -59,7 +59,7 @@ def file_images(
     links to folders below the input are not, since they may form a loop. A name that exists is never taken for a glob.
 
     Args:
-        input_uri: a folder or prefix, a glob, or a file.
+        input_uri: a folder or prefix, a glob, or a file, as absolute_uri makes it or as a listing names it.
         options: of the storage.
         suffixes: of the files to take, in lower case.
         what: is in the files, for the message where there are none.
@@ -71,7 +71,7 @@ def file_images(
         InputError: nothing there, no permission, or no such file among the files; the last only in the end.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
-    filesystem, path = open_filesystem(absolute_uri(input_uri), options)
+    filesystem, path = open_filesystem(input_uri, options)
     num_images = num_skipped = 0
     try:
         found = _find(filesystem, path, lambda name: _ends_in(name, suffixes), _retry_of(input_uri))

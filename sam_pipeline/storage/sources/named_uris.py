@@ -20,10 +20,13 @@ from sam_pipeline.errors import ConfigError
 from sam_pipeline.storage.filesystem import absolute_uri, protocol_of
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
 from sam_pipeline.storage.sources.source_options import SourceOptions
-from sam_pipeline.uri_rules import HTTP_SCHEMES, check_uri
+from sam_pipeline.uri_rules import HTTP_SCHEMES, check_uri, local_path
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}")
 _LATER_CHAIN = re.compile(r"::[^/]*://")
+
+# A file: URI with %XX or with one slash, what may be half a URI, and what may hold a signature.
+_ODD = r"(?is)^file:.*%|^[a-z][a-z0-9+.-]+:(?:[^/]|/[^/]|$)|x-(?:amz|goog)-"
 
 # What needs no second look; the rest goes through NamedUris.resolve, one by one. No colon beside another: a chain; no
 # question mark or ampersand, behind which a signature could stand; no user name.
@@ -55,8 +58,11 @@ class NamedUris:
             raise ConfigError("no URI here: it is null, empty or not text")
         if "\0" in name:
             raise ConfigError("the name holds a NUL character")
+        if name[:5].lower() == "file:":
+            return self._local(local_path(name) or "")
         if "://" in name:
             return self._checked(name)
+        check_uri(name)
         if name.startswith("/"):
             return self._local(name)
         return self._relative(name)
@@ -91,6 +97,7 @@ class NamedUris:
             pc.match_substring_regex(uris, self._plain),
             pc.or_(pc.match_substring_regex(uris, _UNCLEAN), pc.or_(pc.utf8_is_space(names), pc.equal(names, ""))),
         )
+        is_plain = pc.and_not(is_plain, pc.match_substring_regex(names, _ODD))
         if not self._is_local:
             is_plain = pc.and_(is_plain, pc.or_(is_relative, pc.invert(pc.starts_with(uris, "file:"))))
         is_plain = pc.fill_null(is_plain, False)
@@ -131,11 +138,7 @@ class NamedUris:
         check_uri(f"{scheme}://{rest}", other_schemes=HTTP_SCHEMES)
         if scheme in HTTP_SCHEMES and not self.allow_http:
             raise ConfigError(f"{scheme}:// images are fetched only with --allow-http")
-        if scheme != "file":
-            return f"{scheme}://{rest}"
-        if not rest.startswith("/"):
-            raise ConfigError("a file:// URI must hold an absolute path")
-        return self._local(rest)
+        return f"{scheme}://{rest}"
 
     def _local(self, path: str) -> str:
         if not self._is_local:
@@ -155,13 +158,13 @@ def named_uris(list_uri: str, options: SourceOptions) -> NamedUris:
     """How the names in a list are to be understood.
 
     Args:
-        list_uri: a path or URI.
+        list_uri: an absolute path or a URI, as a listing names it.
         options: image_root and allow_http are used.
 
     Raises:
         ConfigError: an image_root that is not a place to read images from.
     """
-    where = _uri_of(absolute_uri(list_uri))
+    where = _uri_of(list_uri)
     root = where.rpartition("/")[0]
     if options.image_root is not None:
         root = options.image_root

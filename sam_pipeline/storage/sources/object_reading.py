@@ -9,7 +9,7 @@ from typing import Any
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError, SamPipelineError
-from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri, open_filesystem
+from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem
 from sam_pipeline.storage.retrying import retried
 
 _PART_BYTES = 8 << 20
@@ -22,7 +22,7 @@ def open_object(uri: str, options: StorageOptions) -> io.BufferedReader:
         InputError: nothing there, a folder, or no permission.
         StorageUnavailableError: the storage did not answer for two minutes; also when reading.
     """
-    filesystem, path = open_filesystem(absolute_uri(uri), options)
+    filesystem, path = open_filesystem(uri, options)
     try:
         info = retried(partial(filesystem.info, path), what=f"read {uri}")
         if info["type"] != "file":

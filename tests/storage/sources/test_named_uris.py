@@ -45,7 +45,14 @@ def error_of(naming, name):
         ("../other/a.jpg", "/data/other/a.jpg"),
         (".//etc/a.jpg", "/data/in/etc/a.jpg"),
         ("~/a.jpg", "/data/in/~/a.jpg"),
-        ("file:/a.jpg", "/data/in/file:/a.jpg"),
+        ("./file:/a.jpg", "/data/in/file:/a.jpg"),
+        ("file:/a.jpg", "/a.jpg"),
+        ("file://localhost/a.jpg", "/a.jpg"),
+        ("file:///a%20b%C3%A4%25.jpg", "/a bä%.jpg"),
+        ("FILE:/a%2Fb%zz.jpg", "/a/b%zz.jpg"),
+        ("/a%20b.jpg", "/a%20b.jpg"),
+        ("a%20b.jpg", "/data/in/a%20b.jpg"),
+        ("C:/a.jpg", "/data/in/C:/a.jpg"),
         ("a::b?token=c&sig=d#e%20 f.jpg", "/data/in/a::b?token=c&sig=d#e%20 f.jpg"),
         ("a\nb.jpg", "/data/in/a\nb.jpg"),
         ("/a.jpg", "/a.jpg"),
@@ -94,7 +101,10 @@ def test_the_case_of_a_scheme_does_not_matter():
     assert one(THERE, "S3://Bucket/A.jpg") == ("s3://Bucket/A.jpg", None)
 
 
-@pytest.mark.parametrize("name", ["file:///etc/passwd", "FILE:///etc/passwd", "/etc/passwd", "//etc/passwd"])
+@pytest.mark.parametrize(
+    "name",
+    ["file:///etc/passwd", "FILE:///etc/passwd", "file:/etc/passwd", "file:///%65tc", "/etc/passwd", "//etc/passwd"],
+)
 def test_a_remote_list_names_no_local_files(name):
     assert error_of(THERE, name) == "a list that is not on this machine must not name files of it"
     with_local_root = named_uris("s3://bucket/list.csv", SourceOptions({}, image_root="/data/images"))
@@ -116,9 +126,9 @@ def test_relative_names_climb_only_from_a_local_list_in_local_folders(name):
 
 def test_names_start_from_the_image_root(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    roots = {"images": f"file://{tmp_path}/images/", "s3://b/x/": "s3://b/x/", "file:///i": "file:///i/"}
+    roots = {"images": f"file://{tmp_path}/images/", "s3://b/x/": "s3://b/x/", "file:///i%20j": "file:///i j/"}
     for root, expected in roots.items():
-        naming = named_uris("list.csv", SourceOptions({}, image_root=root))
+        naming = named_uris(f"{tmp_path}/list.csv", SourceOptions({}, image_root=root))
         assert naming.list_uri == f"file://{tmp_path}/list.csv"
         assert one(naming, "a.jpg") == (f"{expected}a.jpg", None)
 
@@ -186,9 +196,25 @@ def test_unknown_schemes_are_refused(name):
     assert f"cannot open '{name.split(':')[0]}' URIs" in error_of(HERE, name)
 
 
-@pytest.mark.parametrize("name", ["file://etc/passwd", "file://~/a.jpg", "file://"])
-def test_file_uris_are_absolute(name):
-    assert error_of(HERE, name) == "a file:// URI must hold an absolute path"
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("file://etc/passwd", "must not name a host"),
+        ("file://~/a.jpg", "must not name a host"),
+        ("file://", "must hold an absolute path"),
+        ("file:a.jpg", "must hold an absolute path"),
+        ("file:///a%ff.jpg", "must be UTF-8"),
+        ("file:///a%00.jpg", "NUL"),
+    ],
+)
+def test_file_uris_name_a_file_of_this_machine(name, error):
+    assert error in error_of(HERE, name)
+
+
+@pytest.mark.parametrize("name", ["s3:/KEY:SECRET@bucket/a.jpg", "s3:bucket/a.jpg", "https:/host/a.jpg", "x+y:/a.jpg"])
+@pytest.mark.parametrize("naming", [HERE, THERE])
+def test_half_a_uri_is_refused_without_showing_it(naming, name):
+    assert error_of(naming, name).startswith("a URI has two slashes after its scheme")
 
 
 @pytest.mark.parametrize("name", [None, "", " ", "\t\n"])
