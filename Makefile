@@ -5,7 +5,7 @@ SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test soak long resume mutations bench lint audit clean
+.PHONY: help demo test soak long resume redo mutations bench lint audit clean
 
 help:
 	@echo "make demo   install, fetch vit_t, annotate four photographs, draw the masks over them"
@@ -13,6 +13,7 @@ help:
 	@echo "make soak   install, run the faults that take too long for make test: at random, races, fuzzing (an hour)"
 	@echo "make long   install, run what else takes too long: vit_l and vit_h, every input and example (twenty minutes)"
 	@echo "make resume  install, measure what a resume over ten million images takes (five minutes)"
+	@echo "make redo   install, measure what a million changed images cost the driver (five minutes)"
 	@echo "make mutations  install, break the commit protocol in five ways; its tests must see each (ten minutes)"
 	@echo "make bench  install, time the generator against the official one and peers (ten minutes on two cores)"
 	@echo "make lint   install, check style, types and layers"
@@ -42,6 +43,9 @@ soak: .venv/installed
 
 resume: .venv/installed
 	$(BIN)/python -m tests.faults.resume_at_scale --images 10000000 | tee $(SOAK)/resume.txt; test $${PIPESTATUS[0]} -eq 0
+
+redo: .venv/installed
+	$(BIN)/python -m tests.faults.redo_at_scale | tee $(SOAK)/redo.txt; test $${PIPESTATUS[0]} -eq 0
 
 long: .venv/installed
 	$(BIN)/python -m pytest -m soak --ignore tests/faults

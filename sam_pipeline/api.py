@@ -24,13 +24,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from sam_pipeline.config import AnnotateConfig
-from sam_pipeline.errors import ConfigError, OutputError
+from sam_pipeline.errors import ConfigError, NothingSucceededError, OutputError
 from sam_pipeline.masks import rle
 from sam_pipeline.masks.rle import Rle
-from sam_pipeline.storage.delta import committed_files, output_errors, table_metadata
+from sam_pipeline.storage.delta import committed_files, open_table, output_errors, table_metadata
 from sam_pipeline.storage.delta_place import Table
-from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri
-from sam_pipeline.storage.mask_table import count_results, open_results
+from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri, join_uri
+from sam_pipeline.storage.mask_table import count_results
 from sam_pipeline.storage.plan_table import read_plan
 from sam_pipeline.storage.result_reading import check_condition, iterate_results, read_results, results_schema
 from sam_pipeline.storage.schema import STATUSES
@@ -187,6 +187,7 @@ class Run:
     def dataset(self) -> ds.Dataset:
         """The results as a pyarrow dataset, for all else: DuckDB, batches of another size.
 
+        It does not look at checksums, unless it is scanned with `ParquetFragmentScanOptions`; the command verify does.
         With pyarrow 26, a process that ends right after a dataset was read may abort on its way out; with
         `use_threads=False` it seldom does.
         """
@@ -226,7 +227,8 @@ def annotate(config: AnnotateConfig, *, show_progress: bool = True) -> Run:
         The finished run, opened.
 
     Raises:
-        SamPipelineError: see sam_pipeline.errors; after any of them the same call resumes.
+        NothingSucceededError: the run is finished, but no image is ok, or no prompt has a mask; open_run reads why.
+        SamPipelineError: see sam_pipeline.errors; after any of the others the same call resumes.
     """
     from sam_pipeline.pipeline.annotate import annotate as run_annotate  # Ray and torch, which reading does without
     from sam_pipeline.pipeline.progress import RichDisplay
@@ -236,7 +238,9 @@ def annotate(config: AnnotateConfig, *, show_progress: bool = True) -> Run:
     console = PlainConsole(
         stderr=True, markup=False, highlight=False, quiet=not show_progress, force_terminal=is_terminal
     )
-    run_annotate(config, lambda num_images, num_before: RichDisplay(num_images, num_before, console))
+    summary = run_annotate(config, lambda num_images, num_before: RichDisplay(num_images, num_before, console))
+    if summary.outcome.total_failure is not None:
+        raise NothingSucceededError(summary.outcome.total_failure)
     return open_run(config.output, config.parsed_storage_options)
 
 
@@ -255,10 +259,13 @@ def open_run(output: str, storage_options: Mapping[str, Any] | None = None) -> R
     options = dict(storage_options or {})
     check_storage_options(options)
     uri = absolute_uri(output)
+    # Before the plan: another start may extend the plan and add rows to the results.
+    table = open_table(join_uri(uri, "masks"), options)
     plan = read_plan(uri, options)
     if plan is None:
         raise OutputError(f"no plan in {output}")
-    table = open_results(uri, options)
+    if table is None:
+        raise OutputError(f"no results in {output}")
     table_metadata(table)  # raises for a table of another program
     return Run(uri, plan.num_images, table, options)
 

@@ -10,14 +10,13 @@ import re
 
 _MAX_LENGTH = 300
 
-_USER_OF_URL = re.compile(r"://[^/\s@]*@")
+# A password may hold slashes; what follows a colon and is all digits up to a slash is a port.
+_USER_OF_URL = re.compile(r"(:/{1,2})(?:[^/\s@]*|[^/\s@:]*:(?!\d*/)[^\s@]*)@")
 # To the end of the word, wherever it begins: a URL's path may hold spaces.
 _QUERY = re.compile(r"\?\S*")
-# S3 answers a wrong signature with what was signed, the session token among it.
-_SESSION_TOKEN = re.compile(r"(x-amz-security-token\W+)[^\s'\"<>&,;]+", re.IGNORECASE)
-
-# HTTP clients put the headers of a request into messages.
-_AUTHORIZATION = re.compile(r"(authorization\W+(?:(?:basic|bearer|token)\W+)?)[^\s'\"<>&,;]+", re.IGNORECASE)
+# S3 answers a wrong signature with what was signed, the session token among it; a signature is good for an hour.
+_SIGNED = re.compile(r"(x-(?:amz|goog)-(?:security-token|signature|credential)\W+)[^\s'\"<>&,;]+", re.IGNORECASE)
+_AUTHORIZATION = re.compile(r"(\bauthorization['\"]?\s*[:=,]\s*).*", re.IGNORECASE)
 
 _TRACEBACK = "Traceback (most recent call last)"
 
@@ -40,12 +39,11 @@ def is_encodable(text: str) -> bool:
 
 
 def without_credentials(line: str) -> str:
-    """Remove from a line what may hold credentials: user names and query strings of URLs, session tokens."""
-    line = _SESSION_TOKEN.sub(r"\1(removed)", line)
-    line = _AUTHORIZATION.sub(r"\1(removed)", line)
-    if "://" not in line:
-        return line
-    return _QUERY.sub("", _USER_OF_URL.sub("://", line))
+    """Remove from a line what may hold credentials: user names and queries of URLs, signatures and tokens."""
+    if "://" in line:
+        line = _QUERY.sub("", line)
+    line = _AUTHORIZATION.sub(r"\1(removed)", _SIGNED.sub(r"\1(removed)", line))
+    return _USER_OF_URL.sub(r"\1", line)
 
 
 def error_text(error: BaseException) -> str:

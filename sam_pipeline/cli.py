@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -17,20 +19,22 @@ from rich.table import Table
 from sam_pipeline import stopping, supervised, supervisor
 from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.config_files import config_flags
-from sam_pipeline.errors import ConfigError, OutputError, SamPipelineError
+from sam_pipeline.errors import ConfigError, NothingSucceededError, OutputError, SamPipelineError
 from sam_pipeline.terminal import CleanFormatter, PlainConsole
 
 _DESCRIPTION = """Dataset-scale Segment Anything: images in object storage in, a table of scored RLE masks out.
 
 Every command also takes --debug (tracebacks and Ray's own log); annotate and plan take --config FILE (TOML or YAML
 with flag names as keys; flags on the command line win).
-Exit codes: 0 done; 1 verification or partial failure; 2 bad usage, input, output or weights; 3 a newer run took
-over."""
+Exit codes: 0 done; 1 the run failed, nothing succeeded, or verify found something; 2 bad usage, input, output or
+weights; 3 a newer run took over."""
 
 _stdout = PlainConsole(markup=False, highlight=False)
 _stderr = PlainConsole(stderr=True, markup=False, highlight=False)
 
 app = tyro.extras.SubcommandApp()
+
+_PLACES = ("--input", "--output", "--image-root", "--prompts", "--prompt-images", "--regions")
 
 _Output = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="OUTPUT")]]
 
@@ -44,16 +48,20 @@ def annotate(config: Annotated[AnnotateConfig, tyro.conf.arg(name="")]) -> int:
     from sam_pipeline.pipeline.progress import RichDisplay
 
     summary = run_annotate(config, lambda num_images, num_before: RichDisplay(num_images, num_before, _stderr))
+    outcome = summary.outcome
     rows = {
-        "output": summary.output,
-        "images": f"{summary.num_images} ({_statuses(summary.num_by_status)})",
+        "output": config.output,
+        "images": f"{outcome.num_images} ({_statuses(outcome.num_by_status)})",
         "annotated now": summary.num_annotated,
-        "masks": summary.num_masks,
+        **_prompts(outcome.num_planned, outcome.num_unusable),
+        "masks": outcome.num_masks,
         "time": timedelta(seconds=round(summary.elapsed_s)),
         "rate": f"{summary.num_annotated / summary.elapsed_s:.3f} images/s",
     }
     _print_table(rows)
-    return 0
+    if outcome.total_failure is None:
+        return 0
+    raise NothingSucceededError(outcome.total_failure)
 
 
 @app.command
@@ -80,17 +88,23 @@ def status(output: _Output, storage_options: str = "{}") -> int:
     """
     from sam_pipeline.storage.filesystem import absolute_uri
     from sam_pipeline.storage.mask_table import read_state
+    from sam_pipeline.storage.outcome import count_unusable
     from sam_pipeline.storage.plan_table import read_plan
+    from sam_pipeline.storage.prompt_table import read_prompts_header
 
     options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
+    # Before the plan: another start may extend the plan and add rows to the results.
+    state = read_state(absolute_uri(output), options)
     made = read_plan(absolute_uri(output), options)
     if made is None:
         raise OutputError(f"no plan in {output}")
     rows: dict[str, object] = {"output": output, "input": made.input, "images": made.num_images}
-    state = read_state(absolute_uri(output), options)
     if state is not None:
         left = made.num_images - state.num_by_status.total()
         rows |= {"done": f"{state.num_by_status.total()} ({_statuses(state.num_by_status)})", "left": left}
+        if (prompts := read_prompts_header(absolute_uri(output), options, made.generation)) is not None:
+            num_planned = {"prompt": prompts.num_prompts, "region": prompts.num_regions}
+            rows |= _prompts(num_planned, count_unusable(absolute_uri(output), options))
         rows |= {"masks": state.num_masks}
         if (rate := state.recent_rate()) is not None:
             rows |= {"rate": f"{rate:.3f} images/s"}
@@ -125,27 +139,39 @@ def verify(output: _Output, storage_options: str = "{}") -> int:
     _print_table(rows)
     for problem in result.problems:
         _stderr.print_line(problem)
+    if result.is_repairable:
+        again = f"sam-pipeline retry {shlex.quote(output)} --damaged"
+        _stderr.print_line(f"to have what is damaged or unsound done again: {again}, and then annotate")
     return 0 if result.ok else 1
 
 
 @app.command
 def retry(
-    output: _Output, status: Annotated[tuple[str, ...], tyro.conf.arg(metavar="S [S ...]")], storage_options: str = "{}"
+    output: _Output,
+    status: Annotated[tuple[str, ...], tyro.conf.arg(metavar="S [S ...]")] = (),
+    damaged: bool = False,
+    storage_options: str = "{}",
 ) -> int:
-    """Delete the rows with some statuses, in one transaction, so that the next annotate does their images again.
+    """Delete rows, so that the next annotate does their images again.
 
     A run in progress is fenced by it: it stops with exit code 3, and the same command resumes it.
 
     Args:
         output: Folder of the run.
-        status: Which rows: ok, fetch_error, decode_error, too_large, changed, worker_crashed.
+        status: Rows with these statuses: ok, fetch_error, decode_error, too_large, changed, worker_crashed.
+        damaged: What verify finds missing, damaged or unsound. Reads the whole output.
         storage_options: JSON object of fsspec options, as for annotate.
     """
     from sam_pipeline.storage.filesystem import absolute_uri
     from sam_pipeline.storage.mask_table import delete_rows
+    from sam_pipeline.storage.verify import retry_damaged
 
     options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
-    num_rows = delete_rows(absolute_uri(output), status, options)
+    if not status and not damaged:
+        raise ConfigError("say which rows to delete: --status S [S ...], --damaged, or both")
+    num_rows = retry_damaged(absolute_uri(output), options) if damaged else 0
+    if status:
+        num_rows += delete_rows(absolute_uri(output), status, options)
     _print_table({"output": output, "to do again": num_rows})
     return 0
 
@@ -154,8 +180,8 @@ def retry(
 def vacuum(output: _Output, retention_hours: int = 168, storage_options: str = "{}") -> int:
     """Delete files that no committed version needs: what killed runs left, and what compaction replaced.
 
-    A run in progress is fenced by it, lest it commit a file that is deleted: it stops with exit code 3, and the same
-    command resumes it.
+    Only files that this program wrote are deleted. A run in progress is fenced by it, lest it commit a file that is
+    deleted: it stops with exit code 3, and the same command resumes it.
 
     Args:
         output: Folder of the run.
@@ -163,11 +189,14 @@ def vacuum(output: _Output, retention_hours: int = 168, storage_options: str = "
         storage_options: JSON object of fsspec options, as for annotate.
     """
     from sam_pipeline.storage.filesystem import absolute_uri
-    from sam_pipeline.storage.mask_table import vacuum as run_vacuum
+    from sam_pipeline.storage.vacuum import vacuum as run_vacuum
 
     options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
-    num_files = run_vacuum(absolute_uri(output), retention_hours, options)
-    _print_table({"output": output, "files removed": num_files})
+    done = run_vacuum(absolute_uri(output), retention_hours, options)
+    rows: dict[str, object] = {"output": output, "files removed": done.num_removed}
+    if done.num_foreign:
+        rows["left alone"] = f"{done.num_foreign} files that this program did not write"
+    _print_table(rows)
     return 0
 
 
@@ -221,6 +250,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _check_flags(given)
         if arguments.config is not None and rest:
             rest = [rest[0], *config_flags(rest[0], arguments.config), *rest[1:]]
+        _check_patterns(rest)
         code = app.cli(prog="sam-pipeline", description=_DESCRIPTION, args=rest, config=(tyro.conf.OmitArgPrefixes,))
     except SamPipelineError as error:
         if arguments.debug:
@@ -244,6 +274,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
+def _check_patterns(flags: Sequence[str]) -> None:
+    """Refuse several values where one is meant: most often the shell put the files in the place of a pattern.
+
+    Raises:
+        ConfigError: saying how a pattern is written.
+    """
+    for position, flag in enumerate(flags):
+        if flag in _PLACES:
+            values = list(itertools.takewhile(lambda value: not value.startswith("-"), flags[position + 1 :]))
+            if len(values) > 1:
+                raise ConfigError(
+                    f"{flag} takes one value, got {len(values)} ({values[0]} {values[1]} …): put a pattern in quotes, "
+                    f"as in {flag} 'photos/*.jpg', or else the shell puts the files in its place"
+                )
+
+
 def _check_flags(arguments: Sequence[str]) -> None:
     """Refuse a flag that is given twice, of which the last would count in silence.
 
@@ -263,6 +309,13 @@ def _check_flags(arguments: Sequence[str]) -> None:
 
 def _statuses(num_by_status: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(num_by_status.items(), key=lambda item: -item[1]))
+
+
+def _prompts(num_planned: Mapping[str, int], num_unusable: Mapping[str, int]) -> dict[str, object]:
+    """Rows of a summary: how many prompts and regions a run has, and how many of them are in prompt_errors."""
+    return {
+        f"{role}s": f"{count} ({num_unusable.get(role, 0)} unusable)" for role, count in num_planned.items() if count
+    }
 
 
 def _print_table(rows: Mapping[str, object]) -> None:

@@ -19,7 +19,7 @@ Mode = Literal["auto", "grid", "prompted", "both"]
 ResolvedPrecision = Literal["fp32", "bf16"]
 ResolvedMode = Literal["grid", "prompted", "both"]
 
-PREPROCESSING_VERSION = 2
+PREPROCESSING_VERSION = 3
 """Raised whenever decoding, orientation or resizing of images changes the pixels that the encoder sees."""
 
 
@@ -131,22 +131,25 @@ class PlanConfig:
     output: str
     """Folder of the run: a local path or any URI that fsspec and delta-rs both reach (s3://, gs://, az://)."""
     input: str | None = None
-    """Folder or prefix, glob, or single file; a local path or any fsspec URI. May be left out once there is a plan."""
+    """Folder or prefix, glob in quotes (* ? [] stand for parts of one name, ** for any folders), or single file; a
+    local path or any fsspec URI. Hidden folders below it are passed over. May be left out once there is a plan."""
     input_format: InputFormat = "auto"
-    """What the input is: images (files), a manifest of URIs (Parquet, CSV, JSON Lines), parquet with image bytes,
-    webdataset tar archives, zip archives, or a coco annotation file. auto goes by the suffix, and for Parquet by the
-    columns."""
+    """What the input is: images (files), a manifest of URIs (Parquet, CSV, TSV, JSON Lines, text), parquet with image
+    bytes, webdataset tar archives, zip archives, or a coco annotation file. auto goes by the suffix, without one by
+    what a file begins with or a folder holds, and for Parquet by the columns."""
     input_column: str | None = None
-    """Column of a manifest with the URIs, or of Parquet files with the images. Default: the only one that can be."""
+    """Column of a manifest with the URIs, or of Parquet files with the images. Default: the only one that can be, by
+    name, type and first values."""
     image_root: str | None = None
     """Folder or prefix that relative names in a manifest or annotation file start from. Default: where that file is."""
     keep: tuple[str, ...] = ()
-    """Further columns of a manifest or Parquet file, or files of a WebDataset sample (json, cls), to keep with each
-    image: they come with its result, in the column extra."""
+    """Further columns of a manifest or Parquet file, or files of a WebDataset sample (json, cls; up to 1 MiB), to keep
+    with each image: they come with its result, in the column extra."""
     include: tuple[str, ...] = ()
-    """Only images whose URI, or its last part, matches one of these patterns (* ? [])."""
+    """Only images whose URI, or the end of it, matches one of these patterns: '*.png', 'train/*.jpg', 'train/**'. As in
+    the input, * ? [] stand for parts of one name and ** for any folders."""
     exclude: tuple[str, ...] = ()
-    """No images whose URI, or its last part, matches one of these patterns."""
+    """No images whose URI, or the end of it, matches one of these patterns."""
     limit: int | None = None
     """Only the first so many images, in the order of their URIs."""
     sample: int | None = None
@@ -159,10 +162,14 @@ class PlanConfig:
     """Look at the input again: add what is new to a plan that exists, and say what has changed or is gone."""
     redo_changed: bool = False
     """With extend: annotate images again that have changed since they were planned."""
+    replan: bool = False
+    """Make the plan anew, with its prompts if any, as long as no image has a result."""
     prompts: str | None = None
     """Boxes or points to make masks of: COCO results or annotations (.json), Parquet or JSON Lines with bbox, score,
     category_id, point_coords, point_labels, mask_input, or a folder of YOLO labels. The image is named by uri, url,
     image_uri, image_path, path, file_name, image, key or image_id, the first there is. Frozen with the plan."""
+    prompt_images: str | None = None
+    """COCO file whose `images` say which file_name each image_id of the prompts and regions stands for."""
     bbox_format: BboxFormat = "xywh"
     """What bbox holds in prompts and regions: x, y, width, height as in COCO, or two corners, xyxy; in pixels of the
     image after its EXIF orientation."""
@@ -190,8 +197,14 @@ class PlanConfig:
             raise ConfigError("extend looks at the input again: say which with --input")
         if self.extend and (self.limit is not None or self.sample is not None):
             raise ConfigError("extend adds all that is new: leave out limit and sample, which would choose anew")
+        if self.replan and self.input is None:
+            raise ConfigError("replan makes the plan anew: say which images with --input")
+        if self.replan and self.extend:
+            raise ConfigError("replan makes the plan anew and extend adds to it: give one of them")
         if self.min_score is not None and self.prompts is None:
             raise ConfigError("min_score chooses among prompts: say which with --prompts")
+        if self.prompt_images is not None and self.prompts is None and self.regions is None:
+            raise ConfigError("prompt_images names the images of prompts: say which with --prompts")
         if self.redo_changed and not self.extend:
             raise ConfigError("redo_changed needs extend, which finds out what has changed")
 

@@ -6,10 +6,12 @@ SamPipelineError              1
 │   └── FingerprintMismatchError  2  a resume whose settings differ from those the run started with
 ├── InputError                2   nothing to read: missing bucket, wrong key, empty prefix
 ├── OutputError               2   the output cannot be written: read-only, full, no permission
+│   └── DamagedFileError      2   a file of the output is missing, or is not as it was written
 ├── CheckpointError           2   weights missing, corrupt, or of another architecture
 ├── InternalAddressError      2   a download would connect to this machine, a neighbour, or a metadata service
 ├── RunFailedError            1   the run stopped before every planned image was committed; starting again may help
 │   └── StorageUnavailableError   1   storage did not answer although it was asked again and again
+├── NothingSucceededError     1   every planned image has a row, but none is ok, or no prompt has a mask
 └── FencedError               3   a newer run took over this output
 """
 
@@ -60,6 +62,10 @@ class OutputError(SamPipelineError):
     exit_code = 2
 
 
+class DamagedFileError(OutputError):
+    """A file that the output's log names is missing, or is not as it was written."""
+
+
 class CheckpointError(SamPipelineError):
     """Weights are missing, fail their checksum, or do not fit the network."""
 
@@ -78,6 +84,10 @@ class RunFailedError(SamPipelineError):
 
 class StorageUnavailableError(RunFailedError):
     """Storage kept failing in ways that may pass (throttling, resets, time-outs), and the limit for trying is over."""
+
+
+class NothingSucceededError(SamPipelineError):
+    """The run is finished, but no image, or no prompt, came through; its rows say why."""
 
 
 class FencedError(SamPipelineError):

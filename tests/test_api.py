@@ -20,12 +20,13 @@ import pytest
 
 import sam_pipeline
 from sam_pipeline import AnnotateConfig, ImageRow, SamPipelineError, annotate, decode_mask, open_run
-from sam_pipeline.errors import ConfigError, FencedError, OutputError
+from sam_pipeline.errors import ConfigError, FencedError, NothingSucceededError, OutputError
 from sam_pipeline.masks import rle
 from sam_pipeline.pipeline import annotate as annotate_module
 from sam_pipeline.pipeline import progress
 from sam_pipeline.pipeline.monitor import Counts
 from sam_pipeline.storage.delta import create_table
+from sam_pipeline.storage.outcome import Outcome
 from sam_pipeline.storage.schema import MASKS_SCHEMA
 from tests.end_to_end.pictures import HEIGHT, WIDTH, save_photos
 from tests.storage.runs import FINGERPRINT, FLOAT_FIELDS, failed_row, finished, mask, plan, row, shard, take_over
@@ -253,7 +254,7 @@ def test_no_plan_no_results_and_a_stranger_are_errors_of_one_line(output, tmp_pa
 
 
 def test_credentials_in_options_and_uris_are_refused():
-    with pytest.raises(ConfigError, match="'secret' looks like a credential"):
+    with pytest.raises(ConfigError, match="'secret' is not known, or holds a credential"):
         open_run("s3://bucket/run", {"secret": "abc"})
     with pytest.raises(ConfigError, match="credential"):
         open_run("s3://user:abc@bucket/run")
@@ -311,6 +312,7 @@ def pretended(monkeypatch, output):
         with make_display(5, 2) as display:
             display.update(Counts(Counter(ok=3), num_masks=6), 5)
             sys.stdout.write("a word of the user's own\n")
+        return annotate_module.Summary(Outcome(config.output, {"ok": 4, "decode_error": 1}, 6), 5, 1.0)
 
     monkeypatch.setattr(annotate_module, "annotate", run_annotate)
     monkeypatch.setattr(progress, "_PLAIN_INTERVAL_S", 0)
@@ -339,6 +341,13 @@ def test_errors_of_a_run_are_raised_as_they_are(monkeypatch, output):
 
     monkeypatch.setattr(annotate_module, "annotate", run_annotate)
     with pytest.raises(FencedError, match="overtaken"):
+        annotate(AnnotateConfig(output=output))
+
+
+def test_a_run_in_which_nothing_succeeded_is_an_error(monkeypatch, output):
+    outcome = Outcome(output, {"decode_error": 2}, 0, failure="file:///a.png: it is empty")
+    monkeypatch.setattr(annotate_module, "annotate", lambda *_: annotate_module.Summary(outcome, 2, 1.0))
+    with pytest.raises(NothingSucceededError, match="none of the 2 images could be annotated: 2 decode_error"):
         annotate(AnnotateConfig(output=output))
 
 

@@ -25,14 +25,17 @@ def test_what_does_not_print_is_replaced(text, clean):
     [
         ("404 https://h/a.jpg?X-Amz-Signature=canary gone", "404 https://h/a.jpg gone"),
         ("via http://user:canary@proxy:3128 to https://key:canary@h/a", "via http://proxy:3128 to https://h/a"),
+        ("cannot read s3://key:can/ary@bucket/a or s3:/key:canary@b", "cannot read s3://bucket/a or s3:/b"),
+        ("at https://host:8443/photo@2x.jpg, s3://b/a:b@c.jpg", "at https://host:8443/photo@2x.jpg, s3://b/a:b@c.jpg"),
+        ("sent Authorization: AWS4-HMAC-SHA256 Signature=canary", "sent Authorization: (removed)"),
+        ("[('authorization', 'Bearer canary')]", "[('authorization', (removed)"),
+        ("X-Amz-Signature=canary&x=1", "X-Amz-Signature=(removed)&x=1"),
         ("what? no idea, user@host", "what? no idea, user@host"),
         (
             "host:h x-amz-date:1 x-amz-security-token:ca/na+ry= x",
             "host:h x-amz-date:1 x-amz-security-token:(removed) x",
         ),
         ("{'X-Amz-Security-Token': 'canary', 'a': 1}", "{'X-Amz-Security-Token': '(removed)', 'a': 1}"),
-        ("Authorization: Basic canary= x", "Authorization: Basic (removed) x"),
-        ("{'authorization': 'canary', 'a': 1}", "{'authorization': '(removed)', 'a': 1}"),
         ("x-amz-security-token:canary</StringToSign>", "x-amz-security-token:(removed)</StringToSign>"),
     ],
 )
@@ -50,7 +53,7 @@ def test_credentials_are_removed(line, clean):
         ("it failed: Traceback (most recent call last):\n  File x, line 1\nValueError: y", "it failed:"),
         (
             "403\nhttps://u:canary@h/a?sig=canary\nAuthorization: Bearer canary",
-            "403 https://h/a Authorization: Bearer (removed)",
+            "403 https://h/a Authorization: (removed)",
         ),
         ("x-amz-security-token:\n  canary", "x-amz-security-token: (removed)"),
     ],

@@ -4,19 +4,26 @@ import importlib.util
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from sam_pipeline.cli import main
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, PlanConfig, PoolConfig
-from sam_pipeline.errors import FencedError, RunFailedError
+from sam_pipeline.errors import FencedError, OutputError, RunFailedError
 from sam_pipeline.pipeline import annotate as annotate_module
-from sam_pipeline.storage.plan_table import read_plan
+from sam_pipeline.storage import mask_table
+from sam_pipeline.storage.outcome import Outcome
+from sam_pipeline.storage.plan_table import extend_plan, read_plan
+from sam_pipeline.storage.prompt_table import write_prompts
+from sam_pipeline.storage.schema import IMAGES_SCHEMA, PROMPTS_SCHEMA
+from sam_pipeline.storage.sources.source_image import SourceImage, source_table
 from tests.storage.image_files import noise, saved
-from tests.storage.runs import failed_row, finished, plan, row, shard
+from tests.storage.runs import failed_row, finished, plan, row, shard, take_over
 
 AMG_FLAGS = (  # as architecture.md lists them
     "--input --output --model-type --checkpoint --device --points-per-side --points-per-batch --pred-iou-thresh "
@@ -51,10 +58,21 @@ def configs(monkeypatch):
 
     def annotate(config, make_display):
         called.append(config)
-        return annotate_module.Summary(config.output, 10, {"ok": 9, "decode_error": 1}, 33, 4, 8.0)
+        return annotate_module.Summary(Outcome(config.output, {"ok": 9, "decode_error": 1}, 33), 4, 8.0)
 
     monkeypatch.setattr(annotate_module, "annotate", annotate)
     return called
+
+
+@pytest.fixture
+def comes_out(monkeypatch):
+    """Let a run come out in some way, without running it."""
+
+    def with_outcome(**fields):
+        outcome = Outcome(**{"output": "run", "num_by_status": {"ok": 2}, "num_masks": 0} | fields)
+        monkeypatch.setattr(annotate_module, "annotate", lambda *_: annotate_module.Summary(outcome, 2, 1.0))
+
+    return with_outcome
 
 
 @pytest.fixture
@@ -109,7 +127,7 @@ def test_help_lists_the_commands_and_the_exit_codes(cli):
         ("plan", ["--input", "--output", "--storage-options"]),
         ("status", ["OUTPUT", "--storage-options"]),
         ("verify", ["OUTPUT", "--storage-options"]),
-        ("retry", ["OUTPUT", "--status", "--storage-options", "exit code 3"]),
+        ("retry", ["OUTPUT", "--status", "--damaged", "--storage-options", "exit code 3"]),
         ("vacuum", ["OUTPUT", "--retention-hours", "--storage-options", "exit code 3"]),
         ("weights", ["list", "fetch", "verify"]),
     ],
@@ -387,6 +405,45 @@ def test_planning_says_what_was_planned_and_can_be_repeated(cli, folder, tmp_pat
         assert re.search(r"images +2\n", out)
 
 
+def test_a_pattern_that_the_shell_expanded_is_to_be_quoted(cli, folder):
+    files = sorted(map(str, folder.iterdir()))
+    for flags in (("--input", *files, "--output", "run"), ("--output", "run", "--input", *files)):
+        message = refused(cli, "plan", *flags)
+        assert message.startswith(f"--input takes one value, got 2 ({files[0]} {files[1]} …): put a pattern in quotes")
+    assert cli("plan", "--input", f"{folder}/*.png", "--output", folder.parent / "run", "--include", *files)[0] == 0
+
+
+def test_a_run_in_which_no_image_succeeded_is_summed_up_and_ends_with_1(cli, comes_out):
+    comes_out(num_by_status={"decode_error": 2}, failure="file:///a.png: it is empty")
+    code, out, err = cli("annotate", "--output", "run")
+    assert code == 1
+    assert re.search(r"images +2 \(2 decode_error\)\n", out)
+    assert re.fullmatch(
+        r"error: none of the 2 images could be annotated: 2 decode_error, such as file:///a.png: it is empty; "
+        r"`sam-pipeline retry run --status decode_error` lets .*\n",
+        err,
+    )
+
+
+def test_a_run_in_which_no_prompt_has_a_mask_is_summed_up_and_ends_with_1(cli, comes_out):
+    comes_out(num_planned={"prompt": 3, "region": 0}, num_unusable={"prompt": 3}, unusable="file:///a.png: no area")
+    code, out, err = cli("annotate", "--output", "run")
+    assert code == 1
+    assert re.search(r"prompts +3 \(3 unusable\)\n", out)
+    assert "regions" not in out
+    assert err.startswith("error: none of the 3 prompts has a mask: 3 unusable, such as file:///a.png: no area")
+
+
+def test_the_status_of_a_run_with_prompts_counts_those_that_were_not_used(cli, tmp_path):
+    error = {"role": "prompt", "prompt_id": 1, "error": "no area"}
+    rows = [{"image_id": 0, "role": "prompt", "prompt_id": index, "is_relative": False} for index in range(3)]
+    write_prompts(str(tmp_path), pa.Table.from_pylist(rows, schema=PROMPTS_SCHEMA), {}, 5, {})
+    finished(str(tmp_path), [row(0, prompt_errors=[error]), row(1)], num_images=5)
+    code, out, _ = cli("status", tmp_path)
+    assert code == 0
+    assert re.search(r"prompts +3 \(1 unusable\)\n", out)
+
+
 def test_the_status_of_a_planned_run_is_what_was_planned(cli, tmp_path):
     plan(str(tmp_path), 7)
     code, out, _ = cli("status", tmp_path)
@@ -420,7 +477,52 @@ def test_verifying_an_unsound_output_ends_with_1_and_names_what_is_wrong(cli, tm
         "image 0 (file:///in/0000.jpg): status decode_error needs an error and no masks",
         "image 1 has no row",
         "image 0 has more than one row",
+        f"to have what is damaged or unsound done again: sam-pipeline retry {tmp_path} --damaged, and then annotate",
     ]
+
+
+def test_verifying_and_retrying_bring_a_run_with_a_damaged_shard_back(cli, tmp_path):
+    output = str(tmp_path / "a run")
+    table = finished(output, [row(0), row(1)])
+    damaged = sorted((tmp_path / "a run" / "masks").glob("*.parquet"))[0]
+    damaged.unlink()
+    with pytest.raises(OutputError, match=f"cannot read .*{damaged.name}.*; the command verify says"):
+        table.committed_ids(2)
+    code, out, err = cli("verify", output)
+    assert code == 1
+    assert re.search(r"lost +1\n", out)
+    command = re.search(r"sam-pipeline (retry .* --damaged)", err)[1]
+    code, out, err = cli(*shlex.split(command))
+    assert (code, err) == (0, "")
+    assert re.search(r"to do again +1\n", out)
+    assert take_over(output).committed_ids(2).sum() == 1
+
+
+def test_vacuuming_says_what_it_leaves_alone(cli, tmp_path):
+    finished(str(tmp_path), [row(0)])
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "masks" / name).touch()
+    code, out, err = cli("vacuum", tmp_path)
+    assert (code, err) == (0, "")
+    assert re.search(r"files removed +0\nleft alone +2 files that this program did not write\n", out)
+
+
+def test_a_status_that_is_read_while_the_plan_is_extended_has_nothing_left_below_none(cli, tmp_path, monkeypatch):
+    finished(str(tmp_path), [row(0), row(1)])
+    real = mask_table.read_state
+
+    def extended_after(*arguments):
+        state = real(*arguments)
+        new = source_table([SourceImage("file:///in/0002.jpg", 1, "e")])
+        extend_plan(read_plan(str(tmp_path), {}), new, IMAGES_SCHEMA.empty_table(), {})
+        take_over(str(tmp_path)).commit([shard(str(tmp_path), [row(2)])])
+        return state
+
+    monkeypatch.setattr(mask_table, "read_state", extended_after)
+    _, out, err = cli("status", tmp_path)
+    assert err == ""
+    assert re.search(r"images +3\ndone +2 ", out)
+    assert re.search(r"left +1\n", out)
 
 
 def test_retrying_says_how_many_images_are_to_do_again(cli, tmp_path):
@@ -436,8 +538,8 @@ def test_retrying_what_is_no_status_is_refused(cli, tmp_path):
     finished(str(tmp_path), [row(0)])
     message = refused(cli, "retry", tmp_path, "--status", "failed")
     assert re.fullmatch(r"status must be some of ok, fetch_error, .*; got failed", message)
-    assert refused(cli, "retry", tmp_path, "--status").endswith("; got none")
-    assert "--status" in usage_refused(cli, "retry", tmp_path)
+    for flags in ((), ("--status",)):
+        assert "--status S [S ...], --damaged, or both" in refused(cli, "retry", tmp_path, *flags)
 
 
 def test_vacuuming_says_how_many_files_it_removed(cli, tmp_path):

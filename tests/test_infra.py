@@ -114,6 +114,7 @@ def test_only_vacuum_may_delete_and_only_shards():
         "DeleteShardsButNoLog": [
             "arn:aws:s3:::OUTPUT-BUCKET/masks/images/part-*",
             "arn:aws:s3:::OUTPUT-BUCKET/masks/masks/part-*",
+            "arn:aws:s3:::OUTPUT-BUCKET/masks/prompts/part-*",
         ]
     }
     assert not any("INPUT-BUCKET" in str(each["Resource"]) for each in policy.values())

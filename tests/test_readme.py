@@ -52,7 +52,7 @@ def folder_with_run(tmp_path: Path) -> Path:
         "extra": None,
     }
     table = MaskTable.take_over(output, {}, {}, {})
-    table.commit([put_shard(output, pa.Table.from_pylist([row], schema=MASKS_SCHEMA), {})])
+    table.commit([put_shard(output, pa.Table.from_pylist([row], schema=MASKS_SCHEMA), {}, table_id=table.id)])
     (tmp_path / "demo" / "images").mkdir()
     Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(tmp_path / "demo" / "images" / "a.png")
     return tmp_path

@@ -10,6 +10,10 @@ from sam_pipeline.uri_rules import check_scheme, check_uri, is_internal_address
         "photos",
         "/data/photos?sig=1",
         "C:/a::b@c",
+        "./s3:/bucket",
+        "cam:1.jpg",
+        "file:/data/a",
+        "file://localhost/data/a",
         "file:///data/a::b@c?token=1.jpg",
         "s3://bucket/photos/*.jpg",
         "S3A://bucket/a@b:c.jpg",
@@ -47,6 +51,10 @@ def test_a_version_of_an_object_is_refused(uri):
         "az://c/photos?SIG=canary",
         "hf://datasets/o/n/a.jpg?access_token=canary",
         "s3://b?token=canary",
+        "s3://b/a#X-Amz-Signature=canary",
+        "s3://b/a%3FX-Amz-Signature%3Dcanary",
+        "bucket.s3.amazonaws.com/a?X-Amz-Credential=canary",
+        "/data/a?X-Goog-Signature=canary",
     ],
 )
 def test_presigned_uris_are_refused_without_showing_them(uri):
@@ -61,6 +69,8 @@ def test_presigned_uris_are_refused_without_showing_them(uri):
         "s3://user:canary@bucket/a",
         "s3://AKIA:can/ary@bucket/a",
         "s3://canary@bucket",
+        "s3:///user:canary@bucket/a",
+        "https://user:can/ary@host/a",
         "abfs://container:canary@account.dfs.core.windows.net/a",
         "https://canary@host/a",
         "https://user:canary@host/a",
@@ -77,6 +87,27 @@ def test_user_names_and_passwords_are_refused_without_showing_them(uri):
 def test_http_has_no_query_whatever_it_holds(uri):
     with pytest.raises(ConfigError, match="must not have a query") as caught:
         check_uri(uri, other_schemes=("http", "https"))
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3:/user:canary@b/a", "s3:user:canary@b", "S3A:/b", "https:/u:canary@h/a", "gs:b/a", "az:/c", "foo+bar:/x"]
+)
+def test_half_a_uri_is_no_path(uri):
+    with pytest.raises(ConfigError, match="a URI has two slashes after its scheme") as caught:
+        check_uri(uri, other_schemes=("https",))
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["", " ", "\t"])
+def test_nothing_is_no_uri(uri):
+    with pytest.raises(ConfigError, match="is empty"):
+        check_uri(uri)
+
+
+def test_what_stands_before_the_slashes_and_is_no_scheme_is_not_shown():
+    with pytest.raises(ConfigError, match="cannot open such URIs") as caught:
+        check_uri("KEY/canary@b://x")
     assert "canary" not in str(caught.value)
 
 

@@ -21,8 +21,9 @@ from torch import Tensor
 from sam_pipeline.masks import rle
 from sam_pipeline.masks.candidates import xyxy_to_xywh
 from sam_pipeline.masks.prediction import decode_prompts
-from sam_pipeline.masks.prompts import BoxXyxy, Prompt
+from sam_pipeline.masks.prompts import BoxXyxy, Prompt, UnusablePrompt
 from sam_pipeline.masks.records import PromptedMaskRecord
+from sam_pipeline.masks.runs import Runs
 from sam_pipeline.masks.shared_decoder import SharedDecoder
 from sam_pipeline.masks.transforms import ResizeLongestSide
 from sam_pipeline.masks.upscaling import Upscaling
@@ -72,7 +73,7 @@ class PromptedMaskGenerator:
 
     def decode(
         self, image_embedding: Tensor, original_size: tuple[int, int], prompts: Sequence[Prompt]
-    ) -> list[PromptedMaskRecord]:
+    ) -> list[PromptedMaskRecord | UnusablePrompt]:
         """`detect` and `finish` in one."""
         return self.finish(self.detect(image_embedding, original_size, prompts))
 
@@ -123,28 +124,37 @@ class PromptedMaskGenerator:
         return found
 
     @torch.inference_mode()
-    def finish(self, found: PromptDetections) -> list[PromptedMaskRecord]:
-        """The half that needs CPUs: pixels are computed and compressed. One record a prompt, in their order."""
-        height, width = found.upscaling.crop_size
+    def finish(self, found: PromptDetections) -> list[PromptedMaskRecord | UnusablePrompt]:
+        """The half that needs CPUs: pixels are computed and compressed.
+
+        Returns:
+            For each prompt, in their order, its mask, or an error where the mask has no pixel.
+        """
+        masks = found.upscaling.runs(found.low_res_masks)
         return [
-            PromptedMaskRecord(
-                segmentation=rle.encode(mask),
-                area=mask.area(),
-                bbox=xyxy_to_xywh(found.boxes_xyxy[i]),
-                predicted_iou=float(found.iou_predictions[i]),
-                point_coords=prompt.point_coords,
-                stability_score=float(found.stability_scores[i]),
-                crop_box=(0, 0, width, height),
-                prompt_id=prompt.prompt_id,
-                prompt_box=_xywh(prompt.box_xyxy),
-                point_labels=prompt.point_labels,
-                category_id=prompt.category_id,
-                score=prompt.score,
-            )
-            for i, (prompt, mask) in enumerate(
-                zip(found.prompts, found.upscaling.runs(found.low_res_masks), strict=True)
-            )
+            self._record(found, i, mask)
+            if mask.area()
+            else UnusablePrompt("prompt", found.prompts[i].prompt_id, "its mask is empty: SAM finds no object there")
+            for i, mask in enumerate(masks)
         ]
+
+    def _record(self, found: PromptDetections, i: int, mask: Runs) -> PromptedMaskRecord:
+        prompt = found.prompts[i]
+        height, width = found.upscaling.crop_size
+        return PromptedMaskRecord(
+            segmentation=rle.encode(mask),
+            area=mask.area(),
+            bbox=xyxy_to_xywh(found.boxes_xyxy[i]),
+            predicted_iou=float(found.iou_predictions[i]),
+            point_coords=prompt.point_coords,
+            stability_score=float(found.stability_scores[i]),
+            crop_box=(0, 0, width, height),
+            prompt_id=prompt.prompt_id,
+            prompt_box=_xywh(prompt.box_xyxy),
+            point_labels=prompt.point_labels,
+            category_id=prompt.category_id,
+            score=prompt.score,
+        )
 
     def _in_model_frame(
         self, prompts: Sequence[Prompt], original_size: tuple[int, int]

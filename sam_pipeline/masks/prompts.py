@@ -50,7 +50,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class UnusablePrompt:
-    """A prompt or region that cannot be used."""
+    """A prompt or region that cannot be used, or whose mask is empty."""
 
     role: Role
     prompt_id: int

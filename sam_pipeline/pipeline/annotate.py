@@ -28,8 +28,9 @@ from sam_pipeline.pipeline.plan import ensure_plan, sample_images
 from sam_pipeline.pipeline.resources import Cluster, Resources, divide
 from sam_pipeline.pipeline.targets import Targets, resolve_targets
 from sam_pipeline.storage.fetching import find_probe
-from sam_pipeline.storage.mask_table import MaskTable, check_fingerprint, read_header, read_state
-from sam_pipeline.storage.plan_table import Plan
+from sam_pipeline.storage.mask_table import MaskTable, check_fingerprint, read_header
+from sam_pipeline.storage.outcome import Outcome, read_outcome
+from sam_pipeline.storage.plan_table import Plan, confirm_plan
 from sam_pipeline.storage.schema import SCHEMA_VERSION
 from sam_pipeline.supervised import num_restarts
 
@@ -47,10 +48,7 @@ logger = logging.getLogger(__name__)
 class Summary:
     """A finished run."""
 
-    output: str
-    num_images: int
-    num_by_status: dict[str, int]
-    num_masks: int
+    outcome: Outcome
     num_annotated: int
     """Images done by this start; the others were committed before."""
     elapsed_s: float
@@ -58,6 +56,8 @@ class Summary:
 
 def annotate(config: AnnotateConfig, make_display: MakeDisplay, backend: Backend = SAM) -> Summary:
     """Run, or resume, until every planned image has a committed row.
+
+    That nothing succeeded is no error here: Outcome.total_failure says so. What failed in part is a warning in the log.
 
     What may pass by itself (a stall, lost machines, storage that does not answer) is followed by a new start, as often
     as the configuration allows.
@@ -78,17 +78,11 @@ def annotate(config: AnnotateConfig, make_display: MakeDisplay, backend: Backend
         logger.info("checkpoint %s has SHA-256 %s", config.model.checkpoint, sha256_of(weights))
     before = starts(read_header, plan.output, config.parsed_storage_options)
     starts(_start, config, plan, targets, sha256_of(weights), make_display, backend)
-    after = starts(read_state, plan.output, config.parsed_storage_options)
-    assert after is not None, "the table was just compacted"
+    outcome = starts(read_outcome, plan.output, targets.prompts, plan.num_images, config.parsed_storage_options)
+    if outcome.total_failure is None and outcome.partial_failure is not None:
+        logger.warning("%s", outcome.partial_failure)
     num_before = 0 if before is None else before.num_images
-    return Summary(
-        output=config.output,
-        num_images=plan.num_images,
-        num_by_status=dict(after.num_by_status),
-        num_masks=after.num_masks,
-        num_annotated=after.num_by_status.total() - num_before,
-        elapsed_s=time.monotonic() - start,
-    )
+    return Summary(outcome, outcome.num_images - num_before, time.monotonic() - start)
 
 
 def _start(
@@ -110,8 +104,12 @@ def _start(
                 {"config": json.dumps(dataclasses.asdict(config))},
                 job.storage_options,
             )
-            pending_ids = np.flatnonzero(~table.committed_ids(plan.num_images))
+            done = table.committed_ids(plan.num_images)
+            if not done.any():
+                confirm_plan(plan, job.storage_options)  # with results it cannot be made anew
+            pending_ids = np.flatnonzero(~done)
             if len(pending_ids):
+                job = dataclasses.replace(job, table_id=table.id)
                 annotate_pending(table, pending_ids, job, resources, plan.num_images, make_display)
     table.compact()
 
@@ -175,6 +173,8 @@ def _finished_table(config: AnnotateConfig, plan: Plan, targets: Targets, weight
     begun_with = json.loads(header.metadata["fingerprint"])
     precision = begun_with["precision"] if config.model.precision == "auto" else config.model.precision
     wanted = _fingerprint(config, targets, precision, weights_sha256)
+    if not header.num_images:
+        return None  # and no settings to go on with
     check_fingerprint(begun_with, wanted)
     if header.num_images < plan.num_images:
         return None

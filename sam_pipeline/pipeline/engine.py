@@ -17,6 +17,7 @@ import torch
 from sam_pipeline.errors import CheckpointError
 from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.masks.prompted import PromptedMaskGenerator
+from sam_pipeline.masks.prompts import UnusablePrompt
 from sam_pipeline.masks.records import MaskRecord
 from sam_pipeline.masks.shared_decoder import SharedDecoder
 from sam_pipeline.model.checkpoints import resolve_checkpoint, sha256_of
@@ -74,12 +75,12 @@ class SamEngine:
                 # NumPy has no bfloat16: its bytes cross as they are.
                 yield embedding.contiguous().view(torch.uint8).numpy().tobytes()
 
-    def decode(self, images: Iterable[EncodedImage]) -> list[list[MaskRecord]]:
-        """Find the masks of images: those of prompts first, in their order, then those of the grid.
+    def decode(self, images: Iterable[EncodedImage]) -> list[list[MaskRecord | UnusablePrompt]]:
+        """Find the masks of images: those of prompts first, in their order, then those of the grid. See Engine.
 
         While threads finish the masks of one image, the device is busy with the next.
         """
-        submitted: list[Future[Sequence[MaskRecord]]] = []
+        submitted: list[Future[Sequence[MaskRecord | UnusablePrompt]]] = []
         parts_by_image = []
         for image in images:
             first = len(submitted)
@@ -90,7 +91,7 @@ class SamEngine:
             parts_by_image.append(slice(first, len(submitted)))
         return [[mask for part in submitted[parts] for mask in part.result()] for parts in parts_by_image]
 
-    def _detect(self, image: EncodedImage) -> Iterator[Callable[[], Sequence[MaskRecord]]]:
+    def _detect(self, image: EncodedImage) -> Iterator[Callable[[], Sequence[MaskRecord | UnusablePrompt]]]:
         """What is left to finish, part by part: an image may have any number of prompts."""
         if not image.embeddings:
             return

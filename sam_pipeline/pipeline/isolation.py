@@ -106,7 +106,7 @@ class IsolatedAnnotator:
             (data,) = fetch_planned([planned], job)
             results = self._results(planned, data)
             tell_images(self._monitor, results)
-            return shard_row(put_shard(job.output, results, job.storage_options))
+            return shard_row(put_shard(job.output, results, job.storage_options, table_id=job.table_id))
 
     def _results(self, planned: dict[str, Any], data: Fetched) -> pa.Table:
         if self._child is None or not self._child.is_alive():

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ResolvedMode, ResolvedPrecision
 from sam_pipeline.masks.crops import prepare_crops
-from sam_pipeline.masks.prompts import ImagePrompts
+from sam_pipeline.masks.prompts import ImagePrompts, UnusablePrompt
 from sam_pipeline.masks.records import MaskRecord
 
 Crops = list[npt.NDArray[np.uint8]]
@@ -34,8 +34,8 @@ class Engine(Protocol):
     def encode(self, crops: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Iterator[bytes]:
         """Embed crops, (h, w, 3) uint8 each; yields the bytes of each embedding."""
 
-    def decode(self, images: Iterable[EncodedImage]) -> list[list[MaskRecord]]:
-        """Masks of images: those of prompts first, in their order."""
+    def decode(self, images: Iterable[EncodedImage]) -> list[list[MaskRecord | UnusablePrompt]]:
+        """Masks of images: those of prompts first, in their order; a prompt without a mask has an error instead."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ class Job:
     probe_uri: str | None = None
     """An image that could be read when the run began: tells a bad image from storage that fails."""
     backend: Backend = SAM
+    table_id: str = ""
+    """Of the results: MaskTable.id."""
 
     @property
     def storage_options(self) -> dict[str, Any]:

@@ -11,9 +11,11 @@ import pyarrow.compute as pc
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri
+from sam_pipeline.storage.first_images import check_first_images
 from sam_pipeline.storage.mask_table import MaskTable, read_header
+from sam_pipeline.storage.output_folder import check_apart, check_output
 from sam_pipeline.storage.plan_table import Plan, extend_plan, iterate_planned, read_plan, read_planned, write_plan
-from sam_pipeline.storage.prompt_table import announce_prompts
+from sam_pipeline.storage.prompt_table import announce_prompts, discard_prompts
 from sam_pipeline.storage.schema import IMAGES_SCHEMA
 from sam_pipeline.storage.sources.inputs import list_input
 from sam_pipeline.storage.sources.source_image import SourceImage, image_of_row
@@ -27,29 +29,78 @@ def ensure_plan(config: PlanConfig) -> Plan:
     """Return the plan of an output, making it when there is none, and adding to it when asked.
 
     Raises:
-        ConfigError: there is no plan and no input, or the plan is of another input.
-        InputError: the input cannot be listed or holds no image.
-        OutputError: the plan cannot be written.
+        ConfigError: there is no plan and no input; the plan is of another input; input and output would mix; or a plan
+            that is to be made anew has results.
+        InputError: the input cannot be listed or holds no image, or none of the first can be read.
+        OutputError: the plan cannot be written, or something else stands where the tables are to be.
         FencedError: another run planned meanwhile.
     """
     output, options = absolute_uri(config.output), config.parsed_storage_options
+    check_output(output, options)
     plan = read_plan(output, options)
+    if config.input is not None and (plan is None or config.extend or config.replan):
+        check_apart(absolute_uri(config.input), output, options)
     if plan is None:
         if config.input is None:
             raise ConfigError(f"{config.output} has no plan yet: say which images with --input")
-        images = list_input(config)
-        if config.prompts is not None or config.regions is not None:
-            announce_prompts(output, options)
-        return write_plan(output, absolute_uri(config.input), images, options)
+        return _planned(output, config, None)
+    if config.replan:
+        return _planned_anew(plan, config)
     if config.input is not None and absolute_uri(config.input) != plan.input:
-        raise ConfigError(f"{config.output} was planned from {plan.input}, not {config.input}; use another --output")
+        raise ConfigError(
+            f"{config.output} was planned from {plan.input}, not {config.input}; use another --output, or "
+            "--replan while there are no results"
+        )
     return _extended(plan, config) if config.extend else plan
+
+
+def _planned(output: str, config: PlanConfig, replaced: Plan | None) -> Plan:
+    """Make a plan, perhaps in the place of another."""
+    assert config.input is not None, "checked by the caller"
+    options = config.parsed_storage_options
+    found = list_input(config)
+    check_first_images(found, config.input, options)
+    if replaced is not None:
+        _stop_runs_without_results(replaced, config)
+    if config.prompts is not None or config.regions is not None:
+        announce_prompts(output, options, 1 if replaced is None else replaced.generation + 1)
+    return write_plan(output, absolute_uri(config.input), found.images, options, replaced=replaced)
+
+
+def _planned_anew(plan: Plan, config: PlanConfig) -> Plan:
+    """Make a plan in the place of one that has no results.
+
+    The order makes it safe: the plan was read first, then earlier runs are stopped, then it is seen that they left no
+    results. A run that begins later confirms its plan before it does anything, by a commit after which the new plan
+    cannot be committed; or the new plan is there before, and then the run stops.
+    """
+    _check_no_results(plan, config)
+    made = _planned(plan.output, config, plan)
+    if config.prompts is None and config.regions is None:
+        discard_prompts(plan.output, config.parsed_storage_options, made.generation)
+    logger.info("%s was planned anew", config.output)
+    return made
+
+
+def _stop_runs_without_results(plan: Plan, config: PlanConfig) -> None:
+    if read_header(plan.output, config.parsed_storage_options) is not None:
+        MaskTable.stop_runs(plan.output, config.parsed_storage_options)
+        _check_no_results(plan, config)
+
+
+def _check_no_results(plan: Plan, config: PlanConfig) -> None:
+    header = read_header(plan.output, config.parsed_storage_options)
+    if header is not None and header.num_images:
+        raise ConfigError(
+            f"{config.output} has results of {header.num_images} images, so its plan stays: leave --replan out to go "
+            "on, or use another --output"
+        )
 
 
 def _extended(plan: Plan, config: PlanConfig) -> Plan:
     options = config.parsed_storage_options
-    found = list_input(config)
-    planned = pa.concat_tables(iterate_planned(plan.output, ["image_id", "uri", "size_bytes", "etag"], options))
+    found = list_input(config).images
+    planned = pa.concat_tables(iterate_planned(plan, ["image_id", "uri", "size_bytes", "etag"], options))
     # Two gigabytes of names are too many for one array of strings.
     uris, planned_uris = (table["uri"].cast(pa.large_string()) for table in (found, planned))
     positions = pc.index_in(uris, value_set=planned_uris.combine_chunks())

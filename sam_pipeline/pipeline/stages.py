@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sam_pipeline.clean_text import one_line
-from sam_pipeline.masks.prompts import ImagePrompts, resolve_prompts
+from sam_pipeline.masks.prompts import ImagePrompts, UnusablePrompt, resolve_prompts
+from sam_pipeline.masks.records import MaskRecord
 from sam_pipeline.pipeline.columns import (
     EMBEDDINGS,
     IMAGES,
@@ -136,9 +137,13 @@ def decode_masks(embeddings: pa.Table, engine: Engine, job: Job) -> pa.Table:
         )
     ]
     with time_limit(job.image_timeout_s):
-        masks_by_image = engine.decode(images)
-    masks = [[mask.to_dict() for mask in found] for found in masks_by_image]
-    return result_table(embeddings, masks, [[asdict(error) for error in image.prompts.errors] for image in images])
+        found_by_image = engine.decode(images)
+    masks, errors = [], []
+    for image, found in zip(images, found_by_image, strict=True):
+        masks.append([mask.to_dict() for mask in found if isinstance(mask, MaskRecord)])
+        without_mask = (error for error in found if isinstance(error, UnusablePrompt))
+        errors.append([asdict(error) for error in (*image.prompts.errors, *without_mask)])
+    return result_table(embeddings, masks, errors)
 
 
 class Encoder:
@@ -181,4 +186,4 @@ def tell_images(monitor: Any, results: pa.Table) -> None:
 def write_shard(results: pa.Table, job: Job, monitor: Any) -> pa.Table:
     """Put one shard; the driver commits it."""
     with errors_told(monitor):
-        return shard_row(put_shard(job.output, results, job.storage_options))
+        return shard_row(put_shard(job.output, results, job.storage_options, table_id=job.table_id))

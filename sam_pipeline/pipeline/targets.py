@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,14 @@ from sam_pipeline.storage.point_grid_files import PointGrids, read_point_grids
 from sam_pipeline.storage.prompt_table import (
     Prompts,
     Source,
-    are_prompts_announced,
+    announced_generation,
+    discard_prompts,
     extend_prompts,
     read_prompts_header,
     write_prompts,
 )
-from sam_pipeline.storage.prompts.matching import match_images
+from sam_pipeline.storage.prompts.image_names import read_image_names, with_image_names
+from sam_pipeline.storage.prompts.matching import match_images, why_none_match
 from sam_pipeline.storage.prompts.prompt_files import list_prompt_files, read_prompts, read_regions
 from sam_pipeline.storage.prompts.prompt_rows import PromptOptions
 from sam_pipeline.storage.schema import PROMPTS_SCHEMA
@@ -109,10 +111,14 @@ class _GivenPrompts:
 def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
     options = config.parsed_storage_options
     # In this order: another start may freeze prompts and begin results meanwhile.
-    has_results = read_header(plan.output, options) is not None
-    frozen = read_prompts_header(plan.output, options)
+    results = read_header(plan.output, options)
+    frozen = read_prompts_header(plan.output, options, plan.generation)
+    announced = 0 if frozen is not None else announced_generation(plan.output, options) or 0
+    # What was begun with a first plan has no prompts: who announced them did not make it. What was begun before a plan
+    # was made anew has no rows, and may be gone on with in another way.
+    is_begun = results is not None and (results.num_images > 0 or plan.generation == 1)
     if config.prompts is None and config.regions is None:
-        if frozen is None and not has_results and are_prompts_announced(plan.output, options):
+        if announced >= plan.generation and not is_begun:
             raise ConfigError(
                 f"{config.output} was planned with prompts, which were not frozen to the end: give --prompts or "
                 "--regions again, or use another --output"
@@ -125,24 +131,31 @@ def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
         return _GivenPrompts(frozen)
     source = _source(config)
     if frozen is None:
-        if has_results:
-            raise ConfigError(f"the results in {config.output} were begun without prompts; use another --output")
+        # With prompts announced no run begins without them; else one may, as long as they are not frozen.
+        if is_begun or (results is not None and announced != plan.generation):
+            raise ConfigError(
+                f"the results in {config.output} were begun without prompts; use another --output, or --replan while "
+                "there are none"
+            )
         return _GivenPrompts(None, _matched(config, plan, first_id=0), source)
     if frozen.num_images < plan.num_images:
         return _GivenPrompts(frozen, _matched(config, plan, first_id=frozen.num_images), source)
     if differences := [name for name in source if source[name] != frozen.source.get(name)]:
         raise ConfigError(
             f"{config.output} was planned with other prompts ({', '.join(differences)} differ); leave them out to go "
-            "on with those it has, or use another --output"
+            "on with those it has, or use another --output, or --replan while there are no results"
         )
     return _GivenPrompts(frozen)
 
 
 def _frozen(given: _GivenPrompts, config: PlanConfig, plan: Plan) -> Prompts | None:
+    options = config.parsed_storage_options
     if given.new is None:
+        if given.frozen is None and plan.generation > 1:
+            discard_prompts(plan.output, options, plan.generation)
         return given.frozen
     freeze = write_prompts if given.frozen is None else extend_prompts
-    return freeze(plan.output, given.new, given.source, plan.num_images, config.parsed_storage_options)
+    return freeze(plan.output, given.new, given.source, plan.num_images, options, plan.generation)
 
 
 def _resolved_mode(config: AnnotateConfig, given: _GivenPrompts) -> ResolvedMode:
@@ -165,6 +178,8 @@ def _source(config: PlanConfig) -> dict[str, Any]:
         "prompts_version": _version(config.prompts, config),
         "regions": None if config.regions is None else absolute_uri(config.regions),
         "regions_version": _version(config.regions, config),
+        "prompt_images": None if config.prompt_images is None else absolute_uri(config.prompt_images),
+        "prompt_images_version": _version(config.prompt_images, config),
         "bbox_format": config.bbox_format,
         "min_score": config.min_score,
     }
@@ -183,25 +198,38 @@ def _matched(config: PlanConfig, plan: Plan, first_id: int) -> pa.Table:
     """The prompts and regions of images from first_id on: rows of PROMPTS_SCHEMA, in the order of their files.
 
     Raises:
-        InputError: those of a file are for no planned image at all.
+        InputError: those of a file are for no planned image at all, or none of them can be used.
     """
     storage = config.parsed_storage_options
     options = PromptOptions(storage, config.bbox_format, config.min_score, plan.input)
-    planned = pa.concat_tables(iterate_planned(plan.output, ["image_id", "uri", "location", "extra"], storage))
+    names = None if config.prompt_images is None else read_image_names(absolute_uri(config.prompt_images), storage)
+    planned = pa.concat_tables(iterate_planned(plan, ["image_id", "uri", "location", "extra"], storage))
     parts = []
     for role, uri, read in (("prompt", config.prompts, read_prompts), ("region", config.regions, read_regions)):
         if uri is None:
             continue
         keyed = pa.concat_tables(read(absolute_uri(uri), options))
+        if names is not None:
+            keyed = with_image_names(keyed, names)
         image_ids = match_images(keyed, planned)
         # Added images in which a detector found nothing are no reason to stop, names that fit no image are.
         if (image_ids < 0).all() and (keyed.num_rows or not first_id):
-            raise InputError(f"no {role} in {uri} is for an image of {plan.input}")
+            why = why_none_match(keyed, planned) if keyed.num_rows else _why_all_left_out(uri, options)
+            raise InputError(f"no {role} in {uri} is for an image of {plan.input}: {why}")
         wanted = image_ids >= first_id
         rows = keyed.drop_columns(["key", "is_image_id"]).append_column("image_id", pa.array(image_ids))
         rows = rows.append_column("role", pa.repeat(role, len(rows))).filter(pa.array(wanted))
         num_images = len(np.unique(image_ids[wanted]))
         num_bad = rows.num_rows - rows["error"].null_count
+        if num_bad == rows.num_rows and not first_id:
+            raise InputError(f"no {role} in {uri} can be used: {rows['error'][0].as_py()}")
         logger.info("%d %ss for %d images, %d of them unusable", rows.num_rows, role, num_images, num_bad)
         parts.append(rows.select(PROMPTS_SCHEMA.names).cast(PROMPTS_SCHEMA))
     return pa.concat_tables(parts)
+
+
+def _why_all_left_out(uri: str, options: PromptOptions) -> str:
+    """Why reading left none, which is only asked once it did: so reading them again is no loss."""
+    parts = read_prompts(absolute_uri(uri), replace(options, min_score=None))
+    highest = max(score for part in parts if (score := pc.max(part["score"]).as_py()) is not None)
+    return f"all scores are below --min-score {options.min_score:g}, the highest is {highest:g}"

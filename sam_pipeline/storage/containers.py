@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 
 from sam_pipeline.errors import SamPipelineError
 from sam_pipeline.storage.fetching import Fetched, RefusedError, blamed, check_container, fetch
-from sam_pipeline.storage.filesystem import StorageOptions
+from sam_pipeline.storage.filesystem import StorageOptions, protocol_of
+from sam_pipeline.storage.name_forms import other_forms
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.sources.parquet_reading import read_parquet_rows
 from sam_pipeline.storage.sources.source_image import Location, SourceImage
@@ -27,7 +29,7 @@ def fetch_images(images: Sequence[SourceImage], options: StorageOptions, probe_u
     """Fetch images in order, holding the bytes of a few at a time.
 
     A container is read once for all its neighbours in the plan; whether it is still the planned one is looked at
-    first.
+    first. Where no object has the name that a list gives, one that is called by another form of it is read.
 
     Args:
         images: planned ones, as neighbours in the plan.
@@ -45,7 +47,10 @@ def fetch_images(images: Sequence[SourceImage], options: StorageOptions, probe_u
         if kind == "refused":
             yield from (RefusedError(image.error) for image in group)
         elif kind == "object":
-            yield from _fetch_some(group, options, probe_uri)
+            fetched = _fetch_some(group, options, probe_uri)
+            for image, data in zip(group, fetched, strict=True):
+                is_gone = isinstance(data, FileNotFoundError)
+                yield _fetch_other_form(image, data, options, probe_uri) if is_gone else data
         elif (error := check_container(group[0], options, probe_uri)) is not None:
             yield from (error for _ in group)
         elif kind == "tar":
@@ -73,6 +78,19 @@ def _place(image: SourceImage) -> tuple[str, str]:
 def _fetch_some(images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None) -> Iterator[Fetched]:
     for first in range(0, len(images), _AT_ONCE):
         yield from fetch(images[first : first + _AT_ONCE], options, probe_uri)
+
+
+def _fetch_other_form(image: SourceImage, answer: Fetched, options: StorageOptions, probe_uri: str | None) -> Fetched:
+    """An image from another form of its name, which a list got wrong; or the answer, if there is none.
+
+    What a listing saw has its size, and is gone where it is not there.
+    """
+    if image.size_bytes is None and protocol_of(image.uri) not in HTTP_SCHEMES:
+        for uri in other_forms(image.uri):
+            (other,) = fetch([replace(image, uri=uri)], options, probe_uri)
+            if not isinstance(other, (FileNotFoundError, IsADirectoryError)):
+                return other
+    return answer
 
 
 def _read_through(

@@ -11,13 +11,14 @@ are given, and two compactions from one snapshot leave every row twice (deltalak
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -40,8 +41,18 @@ METADATA_PREFIX = "sam_pipeline."
 # least and largest values are null, and a pyarrow dataset of the table, or DuckDB through it, then finds no row by it.
 _STATISTICS = {"delta.dataSkippingStatsColumns": "image_id"}
 
+# What delta-rs says of a commit after which another's is no more possible: of one with an epoch, and of one that also
+# changed the table's metadata.
+_CONFLICTS = ("Concurrent transaction failed", "Metadata changed since last commit")
+
 REQUESTS_AT_ONCE = 16
 """A small request waits for the store, some 20 ms on S3. More threads than this wait for each other instead."""
+
+
+TABLE_ID_KEY = "sam_pipeline.table"
+"""Entry in the footer of every file of ours: the id of the table that it was written for."""
+
+_FILE_NAME = re.compile(r"part-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}-(?P<sha256>[0-9a-f]{64})\.parquet")
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,17 @@ class DataFile:
     num_rows: int
     min_image_id: int
     max_image_id: int
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the file's bytes; None for a file that an earlier version wrote."""
+        return sha256_in_name(self.path)
+
+
+def sha256_in_name(name: str) -> str | None:
+    """The SHA-256 that put_parquet wrote into the name of a file; None for any other name."""
+    match = _FILE_NAME.fullmatch(name)
+    return None if match is None else match["sha256"]
 
 
 @contextmanager
@@ -138,16 +160,50 @@ def table_metadata(table: Table) -> dict[str, str]:
     return ours
 
 
-def put_parquet(table_uri: str, rows: pa.Table, options: StorageOptions, *, row_group_size: int) -> DataFile:
+def change_metadata(table: Table, metadata: Mapping[str, str], options: StorageOptions, *, epoch: int) -> None:
+    """Give a table other metadata, in one transaction at this epoch, then move the snapshot to it.
+
+    Raises:
+        FencedError, OutputError, StorageUnavailableError: as commit_files.
+    """
+    properties = {METADATA_PREFIX + name: value for name, value in metadata.items()}
+
+    def write(commit_properties: CommitProperties) -> None:
+        table.alter.set_table_properties(properties, raise_if_not_exists=False, commit_properties=commit_properties)
+
+    commit_transaction(table, write, options, epoch=epoch)
+
+
+def table_id(table: Table) -> str:
+    """What names a table for good, whoever creates another one in its place."""
+    return str(table.metadata().id)
+
+
+def put_parquet(
+    table_uri: str, rows: pa.Table, options: StorageOptions, *, row_group_size: int, table_id: str
+) -> DataFile:
     """Write rows, which must have an image_id column, as one Parquet file with one PUT.
 
     The file is built in memory first: closing a half-written stream after an exception would publish a valid but
     short file. Its name holds a uuid, so that no two attempts at the same rows ever share a name; a PUT that is tried
     again writes the same bytes under the same name.
+
+    The name also holds the SHA-256 of the bytes: whatever the log names can be compared with what was written. The
+    footer holds the id of the table: only a file that says so is ever deleted without the log naming it.
+
+    Args:
+        table_uri: the table's folder.
+        rows: of the table's schema.
+        options: storage options.
+        row_group_size: rows.
+        table_id: see table_id.
     """
     buffer = io.BytesIO()
-    pq.write_table(rows, buffer, compression="zstd", row_group_size=row_group_size)
-    name, content = f"part-{uuid.uuid4()}.parquet", buffer.getvalue()
+    with pq.ParquetWriter(buffer, rows.schema, compression="zstd", write_page_checksum=True) as writer:
+        writer.write_table(rows, row_group_size=row_group_size)
+        writer.add_key_value_metadata({TABLE_ID_KEY: table_id})
+    content = buffer.getvalue()
+    name = f"part-{uuid.uuid4()}-{hashlib.sha256(content).hexdigest()}.parquet"
     with output_errors(table_uri):
         filesystem, path = open_filesystem(join_uri(table_uri, name), options)
         # Not final: a worker puts for days, and a role's credentials are renewed in between.
@@ -239,13 +295,47 @@ def commit_transaction(
         except Exception as error:
             if _is_committed(uri, options, commit_id, after=snapshot):
                 return
-            if "Concurrent transaction failed" in str(error):
+            if any(conflict in str(error) for conflict in _CONFLICTS):
                 raise _fenced(uri) from error
             raise
 
     with output_errors(uri):
         retried(attempt, what=f"commit to {uri}", denied_is_final=False)
-        retried(table.update_incremental, what=f"read {uri}", denied_is_final=False)
+    confirm_epoch(table, epoch)
+
+
+def take_epoch(
+    table: Table, schema: pa.Schema, options: StorageOptions, *, custom_metadata: Mapping[str, str] | None = None
+) -> int:
+    """Become the only writer of a table: from here on, the commits of every earlier writer fail.
+
+    Whoever puts files takes an epoch first. Then a vacuum, which takes one too, can tell whether a file that it found
+    may still be committed.
+
+    Returns:
+        The epoch, to commit with.
+
+    Raises:
+        FencedError: another writer took the same epoch.
+        OutputError: the log could not be written.
+        StorageUnavailableError: storage did not answer.
+    """
+    # If another writer takes an epoch between reading it here and committing the next, that commit conflicts.
+    epoch = (committed_epoch(table) or 0) + 1
+    commit_files(table, schema, [], options, epoch=epoch, custom_metadata=custom_metadata)
+    return epoch
+
+
+def confirm_epoch(table: Table, epoch: int) -> None:
+    """Move the snapshot to the newest version and look whether this epoch is still the latest.
+
+    Raises:
+        FencedError: another writer took over.
+        OutputError: the log could not be read.
+        StorageUnavailableError: storage did not answer.
+    """
+    with output_errors(table.uri):
+        retried(table.update_incremental, what=f"read {table.uri}", denied_is_final=False)
     check_fence(table, epoch)
 
 
@@ -274,48 +364,24 @@ def check_fence(table: Table, epoch: int) -> None:
         raise _fenced(table.uri)
 
 
+def committed_metadata(table: Table, name: str) -> str | None:
+    """What the newest commit that has it keeps under a name, as given to commit_files; None if none has it.
+
+    Raises:
+        OutputError: the log could not be read.
+        StorageUnavailableError: storage did not answer.
+    """
+    uri = table.uri
+    with output_errors(uri):
+        entries = retried(table.history, what=f"read {uri}", denied_is_final=False)
+    return next((entry[name] for entry in entries if name in entry), None)
+
+
 def committed_files(table: Table) -> list[DataFile]:
     """The files of the table's snapshot, as the log describes them."""
     actions = pa.table(table.get_add_actions(flatten=True))
     columns = ("path", "size_bytes", "num_records", "min.image_id", "max.image_id")
     return [DataFile(*values) for values in zip(*(actions[name].to_pylist() for name in columns), strict=True)]
-
-
-def unused_files(table: Table, *, retention_hours: int) -> list[str]:
-    """Paths of files that the table's snapshot does not need and that are, or were removed, this long ago.
-
-    Those are what killed writers put and did not commit, and what compaction or a deletion replaced.
-    """
-    with output_errors(table.uri):
-        paths: list[str] = retried(
-            lambda: table.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=True),
-            what=f"list {table.uri}",
-        )
-        return paths
-
-
-def remove_files(table_uri: str, paths: Sequence[str], options: StorageOptions) -> int:
-    """Delete files inside a table's folder.
-
-    Returns:
-        How many there were: the log names what was replaced long after it was deleted.
-    """
-    filesystem, folder = open_filesystem(table_uri, options)
-
-    def remove(name: str) -> None:
-        with suppress(FileNotFoundError):
-            retried(lambda: filesystem.rm_file(join_uri(folder, name)), what=f"delete from {table_uri}")
-
-    pool = ThreadPoolExecutor(REQUESTS_AT_ONCE)
-    try:
-        with output_errors(table_uri):
-            listed = retried(lambda: filesystem.ls(folder, detail=False, refresh=True), what=f"list {table_uri}")
-            names = {path.rsplit("/", 1)[-1] for path in listed}.intersection(paths)
-            for _ in pool.map(remove, names):
-                pass
-            return len(names)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _open(uri: str, options: StorageOptions) -> Table | None:

@@ -6,6 +6,7 @@ into one of them, because a bad image is data (a row with a status), not an erro
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import threading
@@ -20,6 +21,7 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base as Tag
 
 from sam_pipeline.clean_text import one_line
+from sam_pipeline.storage.jpeg_endings import NUM_ENDINGS, has_all_scans, possible_endings
 
 # Only formats whose decoders are in daily use on untrusted files; Pillow knows forty more. MPO, a JPEG with more
 # pictures behind it, is opened as JPEG; naming it here would make Pillow raise KeyError on whatever is not a JPEG.
@@ -41,6 +43,9 @@ _MAX_ICC_PROFILES = 100
 # The start of a scan in a JPEG: marker, length and number of components, in which libjpeg accepts nothing else.
 _SCAN = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 
+# Of a TIFF's extra samples, the first of which is alpha: multiplied with the colours, or not.
+_ALPHA_SAMPLES = (1, 2)
+
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -60,6 +65,10 @@ class DecodeError(ValueError):
     """The bytes are not an image of an allowed format, or a damaged one."""
 
 
+class _CutJpegError(DecodeError):
+    """A JPEG that ends before its end marker."""
+
+
 class TooLargeError(ValueError):
     """More pixels than the limit, or more work or memory than any image may take; nothing was decoded."""
 
@@ -68,7 +77,9 @@ def decode_image(data: bytes, *, max_pixels: int) -> Pixels:
     """Decode the first frame of an image file.
 
     EXIF orientation is applied; 16-bit samples are scaled to 8; alpha is composed over white; palette, grey, CMYK
-    and YCCK become RGB; embedded ICC profiles are ignored, as in the official code.
+    and YCCK become RGB; embedded ICC profiles are ignored, as in the official code. Where a format leaves open whether
+    a fourth channel is alpha (BMP, some TIFFs), one that is zero everywhere is none. A JPEG that lacks its end marker
+    and nothing else is decoded.
 
     Args:
         data: the file.
@@ -85,6 +96,21 @@ def decode_image(data: bytes, *, max_pixels: int) -> Pixels:
         raise DecodeError("the file is empty")
     if data.count(b"iCCP") > _MAX_ICC_PROFILES:  # a PNG has one at most; Pillow inflates each, in 2 ms
         raise DecodeError(f"more than {_MAX_ICC_PROFILES} colour profiles")
+    try:
+        return _decode(data, max_pixels)
+    except _CutJpegError as error:
+        pixels = _pixels_without_end_marker(data, max_pixels)
+        if pixels is None:
+            raise DecodeError(str(error)) from error
+        return pixels
+
+
+def _decode(data: bytes, max_pixels: int) -> Pixels:
+    """See decode_image.
+
+    Raises:
+        _CutJpegError: a JPEG that ends before its end marker.
+    """
     as_format = ""
     try:
         with _own_rules(max_pixels), Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -111,7 +137,30 @@ def decode_image(data: bytes, *, max_pixels: int) -> Pixels:
         raise TooLargeError("there is not enough memory to decode it") from error
     except Exception as error:
         kind = "" if isinstance(error, (OSError, SyntaxError, ValueError)) else f"{type(error).__name__}: "
-        raise DecodeError(f"cannot be decoded{as_format}: {kind}{one_line(error)}") from error
+        # Pillow says so of a JPEG whose end marker does not come.
+        is_cut = as_format == " as JPEG" and "image file is truncated" in str(error)
+        failure = _CutJpegError if is_cut else DecodeError
+        raise failure(f"cannot be decoded{as_format}: {kind}{one_line(error)}") from error
+
+
+def _pixels_without_end_marker(data: bytes, max_pixels: int) -> Pixels | None:
+    """The pixels of a JPEG that lacks its end marker; None where more is missing, or where it takes long to know."""
+    data = data.rstrip(b"\xff")  # half of the marker
+    if not has_all_scans(data):
+        return None
+    num_scans = NUM_ENDINGS * max(1, len(_SCAN.findall(data)))
+    most_pixels = max(1.0, max_pixels / _BUDGET_PIXELS) * _MAX_SCANNED_PIXELS / num_scans
+    pixels, digests = None, set()
+    for ending in possible_endings(data):
+        pixels = None  # lest two be in memory
+        try:
+            pixels = _decode(data + ending, max_pixels)
+        except DecodeError:
+            return None
+        digests.add(hashlib.sha256(pixels.data).digest())
+        if len(digests) > 1 or pixels.shape[0] * pixels.shape[1] > most_pixels:
+            return None
+    return pixels
 
 
 @contextmanager
@@ -194,10 +243,11 @@ def _rgb_pixels(image: Image.Image) -> Pixels:
     pixels = np.empty((*(image.size if sideways else image.size[::-1]), 3), np.uint8)
     tags = _tiff_tags(image)
     largest = 0xFFF if tags.get(Tag.BitsPerSample) == (12,) else 0xFFFF
+    has_alpha = image.has_transparency_data and not _is_alpha_unused(image)
     num_rows = max(1, _BAND_PIXELS // image.width)
     for top in range(0, image.height, num_rows):
         bottom = min(top + num_rows, image.height)
-        band = _to_rgb(image.crop((0, top, image.width, bottom)), largest)
+        band = _to_rgb(image.crop((0, top, image.width, bottom)), largest, has_alpha=has_alpha)
         if orientation in _TURNS:  # here, because a whole image would be in memory once more
             band = band.transpose(_TURNS[orientation])
         place = slice(image.height - bottom, image.height - top) if orientation in (3, 4, 6, 7) else slice(top, bottom)
@@ -215,14 +265,26 @@ def _orientation(image: Image.Image) -> int:
     return 1
 
 
-def _to_rgb(image: Image.Image, largest: int) -> Image.Image:
+def _is_alpha_unused(image: Image.Image) -> bool:
+    """Whether the fourth channel is zero everywhere in a format that leaves open what it is.
+
+    Many programs write 32-bit BMPs whose header names an alpha channel that they never fill, or TIFFs with a fourth
+    sample that they say nothing of. In all other formats a picture may be transparent as a whole.
+    """
+    is_undefined = image.format == "BMP" or (
+        image.format == "TIFF" and _tiff_tags(image).get(Tag.ExtraSamples, (0,))[0] not in _ALPHA_SAMPLES
+    )
+    return is_undefined and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
+
+
+def _to_rgb(image: Image.Image, largest: int, *, has_alpha: bool) -> Image.Image:
     if image.mode.startswith("I"):
         return _scaled_to_8_bit(image, largest)
     if image.mode == "F":
         raise DecodeError("floating-point samples have no defined range")
     if image.mode == "La":
         image = image.convert("LA")  # Pillow knows no way from there to RGBA
-    if image.has_transparency_data:
+    if has_alpha:
         rgba = image.convert("RGBA")
         background = Image.new("RGBA", rgba.size, (*_BACKGROUND, 255))
         return Image.alpha_composite(background, rgba).convert("RGB")

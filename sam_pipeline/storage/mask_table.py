@@ -8,62 +8,43 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from deltalake import ColumnProperties, WriterProperties
-from deltalake.transaction import CommitProperties
+import pyarrow.compute as pc
 
 from sam_pipeline.errors import ConfigError, FingerprintMismatchError, OutputError
 from sam_pipeline.storage.delta import (
     DataFile,
-    check_fence,
+    change_metadata,
     commit_files,
-    commit_transaction,
     committed_epoch,
     committed_files,
+    confirm_epoch,
     create_table,
     open_table,
     output_errors,
     put_parquet,
-    remove_files,
+    table_id,
     table_metadata,
-    unused_files,
+    take_epoch,
 )
 from sam_pipeline.storage.delta_place import Table
 from sam_pipeline.storage.filesystem import StorageOptions, join_uri
-from sam_pipeline.storage.plan_table import unused_plan_files
 from sam_pipeline.storage.retrying import retried
+from sam_pipeline.storage.rewriting import ROWS_PER_GROUP, Rewriter
 from sam_pipeline.storage.schema import MASKS_SCHEMA, STATUSES
-from sam_pipeline.storage.table_reading import file_opener, read_columns, read_file
-
-# A merge holds its rows once as Arrow and twice as a file: half a gigabyte.
-_COMPACTED_FILE_BYTES = 128 * 2**20
-_MERGES_AT_ONCE = 2
-# Rows without masks take next to nothing, but readers hold the metadata of each of their groups.
-_COMPACTED_FILE_ROWS = 2**18
-
-# A row holds about a hundred masks, 50 KB: groups of this many rows stay near 50 MB uncompressed.
-_ROWS_PER_GROUP = 1024
-
-# deltalake 1.6.6 rewrites strings as views, whose least and largest values pyarrow 26 cannot compare: a condition on a
-# string would fail in every reader that asks pyarrow.
-_WITHOUT_STATISTICS = {
-    field.name: ColumnProperties(statistics_enabled="NONE") for field in MASKS_SCHEMA if pa.types.is_string(field.type)
-}
+from sam_pipeline.storage.table_reading import read_columns
 
 # Commits further apart than this belong to different starts, or to a run that stood still.
 _PAUSE_S = 1800
 _RATE_COMMITS = 50
 # Entries of the log, of which compaction and other starts have some too.
 _RATE_ENTRIES = 500
-
-_MAX_RETENTION_HOURS = 24 * 365 * 100  # delta-rs panics at times before its calendar
 
 Fingerprint = Mapping[str, Any]
 
@@ -111,14 +92,21 @@ class RunHeader:
     metadata: dict[str, str]
 
 
-def put_shard(output: str, rows: pa.Table, options: StorageOptions) -> Shard:
-    """Write result rows as one shard. Called by workers; nothing is visible before the driver commits it."""
+def put_shard(output: str, rows: pa.Table, options: StorageOptions, *, table_id: str) -> Shard:
+    """Write result rows as one shard. Called by workers; nothing is visible before the driver commits it.
+
+    Args:
+        output: folder of the run.
+        rows: of MASKS_SCHEMA, in any order.
+        options: storage options.
+        table_id: MaskTable.id.
+    """
     rows = rows.select(MASKS_SCHEMA.names).cast(MASKS_SCHEMA).sort_by("image_id")
-    file = put_parquet(join_uri(output, "masks"), rows, options, row_group_size=_ROWS_PER_GROUP)
+    file = put_parquet(join_uri(output, "masks"), rows, options, row_group_size=ROWS_PER_GROUP, table_id=table_id)
     return Shard(
         file=file,
         image_ids=rows["image_id"].to_numpy(),
-        num_masks=pa.compute.sum(rows["num_masks"]).as_py(),
+        num_masks=pc.sum(rows["num_masks"]).as_py(),
         num_by_status=Counter(rows["status"].to_pylist()),
     )
 
@@ -145,17 +133,24 @@ class MaskTable:
     ) -> MaskTable:
         """Open the results for a run; from here on, every earlier start's commits fail.
 
+        A table without rows has no results: it takes on this run's settings, whatever it was begun with.
+
         Raises:
             FingerprintMismatchError: the table holds results of other settings; nothing was changed.
             FencedError: two starts raced for the same epoch and the other won.
         """
         uri = join_uri(output, "masks")
         table = open_table(uri, options)
+        stored = {"fingerprint": json.dumps(fingerprint, sort_keys=True), **metadata}
         if table is None:
-            stored = {"fingerprint": json.dumps(fingerprint, sort_keys=True), **metadata}
             table = create_table(uri, MASKS_SCHEMA, stored, options)
-        check_fingerprint(json.loads(table_metadata(table)["fingerprint"]), fingerprint)
-        return cls._with_next_epoch(uri, table, options)
+        begun_with = json.loads(table_metadata(table)["fingerprint"])
+        if begun_with != dict(fingerprint) and not committed_files(table):
+            epoch = (committed_epoch(table) or 0) + 1
+            change_metadata(table, stored, options, epoch=epoch)
+            return cls(uri, table, epoch, options)
+        check_fingerprint(begun_with, fingerprint)
+        return cls(uri, table, take_epoch(table, MASKS_SCHEMA, options), options)
 
     @classmethod
     def stop_runs(cls, output: str, options: StorageOptions) -> MaskTable:
@@ -167,24 +162,35 @@ class MaskTable:
         """
         table = open_results(output, options)
         table_metadata(table)  # raises for a table of another program
-        return cls._with_next_epoch(join_uri(output, "masks"), table, options)
+        return cls(join_uri(output, "masks"), table, take_epoch(table, MASKS_SCHEMA, options), options)
 
-    @classmethod
-    def _with_next_epoch(cls, uri: str, table: Table, options: StorageOptions) -> MaskTable:
-        # If another start takes an epoch between reading it here and committing the next, that commit conflicts.
-        epoch = (committed_epoch(table) or 0) + 1
-        commit_files(table, MASKS_SCHEMA, [], options, epoch=epoch)
-        return cls(uri, table, epoch, options)
+    @property
+    def id(self) -> str:
+        """See storage.delta.table_id."""
+        return table_id(self._table)
+
+    @property
+    def snapshot(self) -> Table:
+        """The version that is committed from, for reading."""
+        return self._table
+
+    @property
+    def _rewriter(self) -> Rewriter:
+        return Rewriter(self._uri, self._table, self.epoch, self._options)
 
     def committed_ids(self, num_images: int) -> npt.NDArray[np.bool_]:
-        """Which planned images have a committed row.
+        """Which images of a plan have a committed row.
+
+        Args:
+            num_images: in the plan. Another start may have extended it since it was read, and have done those images.
 
         Returns:
             (num_images,) bool, indexed by image_id.
         """
         done = np.zeros(num_images, dtype=bool)
         for rows in read_columns(self._table, ["image_id"], self._options):
-            done[rows["image_id"].to_numpy()] = True
+            ids = rows["image_id"].to_numpy()
+            done[ids[ids < num_images]] = True
         return done
 
     def commit(self, shards: Sequence[Shard]) -> None:
@@ -200,40 +206,15 @@ class MaskTable:
         commit_files(self._table, MASKS_SCHEMA, files, self._options, epoch=self.epoch, custom_metadata=summary)
 
     def compact(self) -> None:
-        """Merge small files, a few groups to a commit, so that a kill loses little of it.
-
-        The files they replace stay, unseen, until a vacuum. Not by delta-rs, whose compaction no fence holds back: that
-        of a superseded start, committed after one of its successor, would leave every row twice.
+        """Merge small files; see storage.rewriting for this and for what follows.
 
         Raises:
             FencedError: a later start took over.
-            OutputError: a file cannot be read, or the place not be written.
-            StorageUnavailableError: storage did not answer.
         """
-        groups = list(_mergeable(committed_files(self._table)))
-        with ThreadPoolExecutor(_MERGES_AT_ONCE) as pool:
-            for start in range(0, len(groups), _MERGES_AT_ONCE):
-                part = groups[start : start + _MERGES_AT_ONCE]
-                merged = list(pool.map(self._merge, part))
-                replaced = [file for group in part for file in group]
-                commit_files(
-                    self._table,
-                    MASKS_SCHEMA,
-                    merged,
-                    self._options,
-                    epoch=self.epoch,
-                    replaced=replaced,
-                    data_change=False,
-                )
-
-    def _merge(self, files: Sequence[DataFile]) -> DataFile:
-        open_file = file_opener(self._table, files, self._options)
-        parts = [read_file(self._table, file, open_file) for file in files]
-        rows = pa.concat_tables([part.select(MASKS_SCHEMA.names).cast(MASKS_SCHEMA) for part in parts])
-        return put_parquet(self._uri, rows, self._options, row_group_size=_ROWS_PER_GROUP)
+        self._rewriter.compact()
 
     def delete(self, statuses: Sequence[str]) -> int:
-        """Delete the rows with these statuses in one transaction, so that their images are pending again.
+        """Delete the rows with these statuses, so that their images are pending again.
 
         Returns:
             The number of rows.
@@ -241,32 +222,46 @@ class MaskTable:
         Raises:
             FencedError: a later start took over.
         """
-        counts = sum(
-            (_count_statuses(rows) for rows in read_columns(self._table, ["status"], self._options)), Counter()
+        wanted = pa.array(statuses)
+        return self._rewriter.delete(
+            committed_files(self._table), ["status"], lambda rows: pc.is_in(rows["status"], wanted).to_numpy()
         )
-        num_rows = sum(counts[status] for status in set(statuses))
-        if num_rows:
-            names = ", ".join(f"'{status}'" for status in statuses)
-            self._delete_where(f"status IN ({names})")
-        return num_rows
 
-    def delete_images(self, image_ids: npt.NDArray[np.int64]) -> None:
-        """Delete the rows of images, in one transaction, so that they are pending again.
+    def delete_images(self, image_ids: npt.NDArray[np.int64]) -> int:
+        """Delete the rows of images, so that these are pending again.
+
+        Args:
+            image_ids: (N,) in any order.
+
+        Returns:
+            The number of rows.
 
         Raises:
             FencedError: a later start took over.
         """
-        self._delete_where(f"image_id IN ({', '.join(map(str, image_ids.tolist()))})")
+        ids = np.sort(image_ids)
 
-    def _delete_where(self, predicate: str) -> None:
-        writer = WriterProperties(
-            compression="ZSTD", max_row_group_size=_ROWS_PER_GROUP, column_properties=_WITHOUT_STATISTICS
-        )
+        def may_hold(file: DataFile) -> bool:
+            return bool(np.searchsorted(ids, file.min_image_id) < np.searchsorted(ids, file.max_image_id, "right"))
 
-        def write(properties: CommitProperties) -> None:
-            self._table.delete(predicate, writer_properties=writer, commit_properties=properties)
+        files = [file for file in committed_files(self._table) if may_hold(file)]
 
-        commit_transaction(self._table, write, self._options, epoch=self.epoch)
+        def is_deleted(rows: pa.Table) -> npt.NDArray[np.bool_]:
+            # Not np.isin, which would go through all ids for each file.
+            found = rows["image_id"].to_numpy()
+            nearest = ids[np.searchsorted(ids, found).clip(max=len(ids) - 1)]
+            is_meant: npt.NDArray[np.bool_] = nearest == found
+            return is_meant
+
+        return self._rewriter.delete(files, ["image_id"], is_deleted)
+
+    def drop(self, files: Sequence[DataFile]) -> None:
+        """Take committed files out of the table, so that their images are pending again.
+
+        Raises:
+            FencedError: a later start took over.
+        """
+        self._rewriter.drop(files)
 
     def check_fence(self) -> None:
         """Look whether this is still the latest start.
@@ -274,13 +269,7 @@ class MaskTable:
         Raises:
             FencedError: a later start took over.
         """
-        with output_errors(self._uri):
-            retried(self._table.update_incremental, what=f"read {self._uri}", denied_is_final=False)
-        check_fence(self._table, self.epoch)
-
-    def unused_files(self, retention_hours: int) -> list[str]:
-        """See storage.delta.unused_files."""
-        return unused_files(self._table, retention_hours=retention_hours)
+        confirm_epoch(self._table, self.epoch)
 
 
 def check_fingerprint(stored: Fingerprint, wanted: Fingerprint) -> None:
@@ -321,12 +310,14 @@ def count_results(table: Table, options: StorageOptions) -> tuple[Counter[str], 
     # Whoever counts, a command or a script, may end right after it.
     for rows in read_columns(table, ["status", "num_masks"], options, pre_buffer=False):
         num_by_status += _count_statuses(rows)
-        num_masks += pa.compute.sum(rows["num_masks"]).as_py() or 0
+        num_masks += pc.sum(rows["num_masks"]).as_py() or 0
     return num_by_status, num_masks
 
 
 def delete_rows(output: str, statuses: Sequence[str], options: StorageOptions) -> int:
-    """Delete the rows with these statuses in one transaction, so that the next run does their images again.
+    """Delete the rows with these statuses, so that the next run does their images again.
+
+    Killed in between, the same call goes on.
 
     Returns:
         The number of rows.
@@ -339,32 +330,6 @@ def delete_rows(output: str, statuses: Sequence[str], options: StorageOptions) -
     if not statuses or set(statuses) - set(STATUSES):
         raise ConfigError(f"status must be some of {', '.join(STATUSES)}; got {', '.join(statuses) or 'none'}")
     return MaskTable.stop_runs(output, options).delete(statuses)
-
-
-def vacuum(output: str, retention_hours: int, options: StorageOptions) -> int:
-    """Delete files of the results and of the plan that nothing committed needs, and that are this old.
-
-    No file is deleted that a run could still commit. What is found was put before the epoch that is taken here, or by a
-    start that has taken over since, which is looked for once everything is found; after that nothing more is. (delta-rs
-    finds and deletes in one go: stopped for hours in between, it would delete what was committed meanwhile.)
-
-    Returns:
-        The number of files.
-
-    Raises:
-        ConfigError: less than an hour, which clocks that differ could make none, or more than a hundred years.
-        OutputError: there are no results.
-        FencedError: a later start took over; nothing was deleted.
-    """
-    if not 1 <= retention_hours <= _MAX_RETENTION_HOURS:
-        raise ConfigError(f"retention_hours must be in [1, {_MAX_RETENTION_HOURS}], got {retention_hours}")
-    results = MaskTable.stop_runs(output, options)
-    unused = {
-        "masks": results.unused_files(retention_hours),
-        "images": unused_plan_files(output, retention_hours, options),
-    }
-    results.check_fence()
-    return sum(remove_files(join_uri(output, folder), paths, options) for folder, paths in unused.items() if paths)
 
 
 def open_results(output: str, options: StorageOptions) -> Table:
@@ -380,7 +345,7 @@ def open_results(output: str, options: StorageOptions) -> Table:
 
 
 def _count_statuses(rows: pa.Table) -> Counter[str]:
-    counts = pa.compute.value_counts(rows["status"])
+    counts = pc.value_counts(rows["status"])
     return Counter(dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
 
 
@@ -390,19 +355,3 @@ def _recent_commits(table: Table) -> list[tuple[float, int]]:
     return [
         (entry["timestamp"] / 1000, int(entry["num_images"])) for entry in reversed(entries) if "num_images" in entry
     ]
-
-
-def _mergeable(files: Sequence[DataFile]) -> Iterator[list[DataFile]]:
-    """Groups of two or more small files, neighbours by id, that together make a file of the size wanted."""
-    group: list[DataFile] = []
-    num_bytes = num_rows = 0
-    for file in sorted(files, key=lambda file: file.min_image_id):
-        if file.size_bytes > _COMPACTED_FILE_BYTES // 2 or file.num_rows > _COMPACTED_FILE_ROWS // 2:
-            continue
-        num_bytes, num_rows = num_bytes + file.size_bytes, num_rows + file.num_rows
-        if num_bytes > _COMPACTED_FILE_BYTES or num_rows > _COMPACTED_FILE_ROWS:
-            yield group
-            group, num_bytes, num_rows = [], file.size_bytes, file.num_rows
-        group.append(file)
-    if len(group) > 1:
-        yield group

@@ -2,13 +2,16 @@
 
 The prompts of an image never change: what images that are added later get is appended. So a run is pinned by the hash
 of the prompts that it began with. A table without a commit says that prompts were given and are still to be frozen.
+
+Prompts are those of one generation of the plan. Where the plan was made anew, those of an earlier one count as none;
+their place is taken by the new ones, or they are discarded.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +21,19 @@ import pyarrow.compute as pc
 
 from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage.delta import (
+    DataFile,
     commit_files,
     committed_epoch,
+    committed_files,
+    committed_metadata,
     create_table,
     open_table,
-    output_errors,
     put_parquet,
+    table_id,
+    take_epoch,
 )
 from sam_pipeline.storage.delta_place import Table
 from sam_pipeline.storage.filesystem import StorageOptions, join_uri
-from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.schema import PROMPTS_SCHEMA
 from sam_pipeline.storage.table_reading import ImageIds, read_columns, read_image_rows
 
@@ -57,32 +63,49 @@ class Prompts:
     """Of an image."""
     max_masks: int
     """Prompts of an image that hold a mask: these are large."""
+    generation: int = 1
+    """Of the plan that they are for."""
 
 
-def announce_prompts(output: str, options: StorageOptions) -> None:
+def announce_prompts(output: str, options: StorageOptions, generation: int = 1) -> None:
     """Say, before there is a plan, that prompts will follow it: a start in between must not do without them.
 
+    Args:
+        output: folder of the run.
+        options: of the storage.
+        generation: of the plan that is to be made.
+
     Raises:
+        FencedError: another start froze prompts meanwhile.
         OutputError: the place cannot be written.
     """
-    create_table(join_uri(output, "prompts"), PROMPTS_SCHEMA, {}, options)
+    table = create_table(join_uri(output, "prompts"), PROMPTS_SCHEMA, {}, options)
+    if generation > 1:
+        # What is frozen stays until the new plan is there.
+        _commit(table, [], _said(table) | {"announced": generation}, options, (committed_epoch(table) or 0) + 1)
 
 
-def are_prompts_announced(output: str, options: StorageOptions) -> bool:
-    """Whether prompts are frozen, or were to be."""
-    return open_table(join_uri(output, "prompts"), options, denied_is_final=False) is not None
+def announced_generation(output: str, options: StorageOptions) -> int | None:
+    """The generation of the plan for which prompts were announced that are not frozen; None where there is none."""
+    table = open_table(join_uri(output, "prompts"), options, denied_is_final=False)
+    if table is None:
+        return None
+    return 1 if committed_epoch(table) is None else _said(table).get("announced")
 
 
-def read_prompts_header(output: str, options: StorageOptions) -> Prompts | None:
-    """What is frozen; None if there are no prompts."""
+def read_prompts_header(output: str, options: StorageOptions, generation: int = 1) -> Prompts | None:
+    """What is frozen for a generation of the plan; None if there are no prompts."""
     table = open_table(join_uri(output, "prompts"), options, denied_is_final=False)
     if table is None or committed_epoch(table) is None:
         return None
-    return _header(table)
+    header = _header(table)
+    return header if header is not None and header.generation == generation else None
 
 
-def write_prompts(output: str, prompts: pa.Table, source: Source, num_images: int, options: StorageOptions) -> Prompts:
-    """Freeze the prompts of a planned run, in one transaction.
+def write_prompts(
+    output: str, prompts: pa.Table, source: Source, num_images: int, options: StorageOptions, generation: int = 1
+) -> Prompts:
+    """Freeze the prompts of a planned run, in one transaction, in which those of earlier generations go.
 
     Args:
         output: folder of the run.
@@ -90,6 +113,7 @@ def write_prompts(output: str, prompts: pa.Table, source: Source, num_images: in
         source: where they are from.
         num_images: in the plan.
         options: of the storage.
+        generation: of the plan.
 
     Raises:
         FencedError: another start froze prompts first.
@@ -97,12 +121,34 @@ def write_prompts(output: str, prompts: pa.Table, source: Source, num_images: in
     """
     uri = join_uri(output, "prompts")
     table = open_table(uri, options) or create_table(uri, PROMPTS_SCHEMA, {}, options)
-    if committed_epoch(table) is not None:
+    epoch = committed_epoch(table)
+    frozen = None if epoch is None else _header(table)
+    if frozen is not None and frozen.generation >= generation:
         raise FencedError(f"another run froze prompts in {uri} meanwhile; the same command uses them")
-    return _append(table, _sorted(prompts), source, num_images, options, epoch=1)
+    # No epoch before the first files are put: a table that has one counts as frozen.
+    epoch = 1 if epoch is None else take_prompts_epoch(table, options)
+    return _append(uri, table, _sorted(prompts), source, num_images, options, generation, epoch=epoch, before=None)
 
 
-def extend_prompts(output: str, prompts: pa.Table, source: Source, num_images: int, options: StorageOptions) -> Prompts:
+def discard_prompts(output: str, options: StorageOptions, generation: int) -> None:
+    """Remove what is left of earlier generations where the plan has no prompts: theirs, and that any were announced.
+
+    Raises:
+        FencedError: another start froze prompts meanwhile.
+        OutputError: the place cannot be written.
+    """
+    table = open_table(join_uri(output, "prompts"), options, denied_is_final=False)
+    if table is None:
+        return
+    said = _said(table)
+    if said["generation"] < generation and (committed_files(table) or "announced" in said):
+        epoch = (committed_epoch(table) or 0) + 1
+        _commit(table, [], {"generation": generation}, options, epoch, committed_files(table))
+
+
+def extend_prompts(
+    output: str, prompts: pa.Table, source: Source, num_images: int, options: StorageOptions, generation: int = 1
+) -> Prompts:
     """Add the prompts of images that were added to the plan, in one transaction; see write_prompts.
 
     Raises:
@@ -111,13 +157,22 @@ def extend_prompts(output: str, prompts: pa.Table, source: Source, num_images: i
     """
     uri = join_uri(output, "prompts")
     table = open_table(uri, options)
-    epoch = None if table is None else committed_epoch(table)
-    if table is None or epoch is None:
+    before = None if table is None or committed_epoch(table) is None else _header(table)
+    if table is None or before is None:
         raise OutputError(f"the prompts disappeared: {uri}")
-    num_frozen = _header(table).num_images
-    if num_frozen >= num_images or (prompts.num_rows and pc.min(prompts["image_id"]).as_py() < num_frozen):
+    is_older = prompts.num_rows and pc.min(prompts["image_id"]).as_py() < before.num_images
+    if before.generation != generation or before.num_images >= num_images or is_older:
         raise FencedError(f"another run added prompts to {uri} meanwhile; the same command looks again")
-    return _append(table, _sorted(prompts), source, num_images, options, epoch=epoch + 1)
+    epoch = take_prompts_epoch(table, options)
+    return _append(uri, table, _sorted(prompts), source, num_images, options, generation, epoch=epoch, before=before)
+
+
+def take_prompts_epoch(table: Table, options: StorageOptions) -> int:
+    """Fence other writers of frozen prompts; see storage.delta.take_epoch.
+
+    The commit says again what is frozen, because delta-rs deletes entries of the log that are old.
+    """
+    return take_epoch(table, PROMPTS_SCHEMA, options, custom_metadata={"prompts": json.dumps(_said(table))})
 
 
 def read_image_prompts(output: str, image_ids: ImageIds, options: StorageOptions) -> dict[int, list[dict[str, Any]]]:
@@ -131,28 +186,43 @@ def read_image_prompts(output: str, image_ids: ImageIds, options: StorageOptions
 
 
 def count_prompts(output: str, num_images: int, options: StorageOptions) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """(num_images,) prompts of each image, regions not counted."""
+    """(num_images,) prompts of each image of a plan, regions not counted; every file is compared with what was written.
+
+    Raises:
+        DamagedFileError: a file is missing or altered.
+    """
     counts = np.zeros(num_images, np.int64)
     table = open_table(join_uri(output, "prompts"), options)
     if table is None:
         return counts
-    for rows in read_columns(table, ["image_id", "role"], options):
-        ids = rows.filter(pc.equal(rows["role"], "prompt"))["image_id"].to_numpy()
+    for rows in read_columns(table, ["image_id", "role"], options, is_checked=True):
+        is_counted = pc.and_(pc.equal(rows["role"], "prompt"), pc.less(rows["image_id"], num_images))
+        ids = rows.filter(is_counted)["image_id"].to_numpy()
         counts += np.bincount(ids, minlength=num_images)
     return counts
 
 
 def _append(
-    table: Table, rows: pa.Table, source: Source, num_images: int, options: StorageOptions, *, epoch: int
+    uri: str,
+    table: Table,
+    rows: pa.Table,
+    source: Source,
+    num_images: int,
+    options: StorageOptions,
+    generation: int,
+    *,
+    epoch: int,
+    before: Prompts | None,
 ) -> Prompts:
+    """Add rows to those that there are, before; None: in the place of all."""
     is_prompt, has_mask = pc.equal(rows["role"], "prompt"), rows["mask_input"].is_valid()
     num_prompts, max_prompts = _counted(rows.filter(is_prompt))
     num_masks, max_masks = _counted(rows.filter(has_mask))
     per_file, per_group = (
         (_MASK_ROWS_PER_FILE, _MASK_ROWS_PER_GROUP) if num_masks else (_ROWS_PER_FILE, _ROWS_PER_GROUP)
     )
-    before = None if epoch == 1 else _header(table)
     summary = {
+        "generation": generation,
         "sha256": before.sha256 if before else _sha256(rows, per_group),
         "source": json.dumps(source),
         "num_images": num_images,
@@ -161,10 +231,26 @@ def _append(
         "max_prompts": max(max_prompts, before.max_prompts if before else 0),
         "max_masks": max(max_masks, before.max_masks if before else 0),
     }
-    files = [put_parquet(table.uri, part, options, row_group_size=per_group) for part in _parts(rows, per_file)]
-    metadata = {"prompts": json.dumps(summary)}
-    commit_files(table, PROMPTS_SCHEMA, files, options, epoch=epoch, custom_metadata=metadata)
-    return _header(table)
+    files = [
+        put_parquet(uri, part, options, row_group_size=per_group, table_id=table_id(table))
+        for part in _parts(rows, per_file)
+    ]
+    _commit(table, files, summary, options, epoch, [] if before else committed_files(table))
+    header = _header(table)
+    assert header is not None, "it was just committed"
+    return header
+
+
+def _commit(
+    table: Table,
+    files: Sequence[DataFile],
+    said: Mapping[str, Any],
+    options: StorageOptions,
+    epoch: int,
+    replaced: Sequence[DataFile] = (),
+) -> None:
+    metadata = {"prompts": json.dumps(said)}
+    commit_files(table, PROMPTS_SCHEMA, files, options, epoch=epoch, replaced=replaced, custom_metadata=metadata)
 
 
 def _counted(rows: pa.Table) -> tuple[int, int]:
@@ -191,12 +277,16 @@ def _parts(rows: pa.Table, per_file: int) -> list[pa.Table]:
     return parts
 
 
-def _header(table: Table) -> Prompts:
-    with output_errors(table.uri):
-        entries = retried(table.history, what=f"read {table.uri}", denied_is_final=False)
-    summary = json.loads(next(entry["prompts"] for entry in entries if "prompts" in entry))
-    summary["source"] = json.loads(summary["source"])
-    return Prompts(**summary)
+def _said(table: Table) -> dict[str, Any]:
+    """What the newest commit says of the prompts: a generation, and what of Prompts there is for it."""
+    said: dict[str, Any] = json.loads(committed_metadata(table, "prompts") or "{}")
+    return {"generation": 1} | said
+
+
+def _header(table: Table) -> Prompts | None:
+    said = _said(table)
+    said.pop("announced", None)
+    return Prompts(**said | {"source": json.loads(said["source"])}) if "sha256" in said else None
 
 
 def _sha256(prompts: pa.Table, at_once: int) -> str:

@@ -53,7 +53,7 @@ category_id, score: the detector's, as it gave them.
 """
 
 PROMPT_ERROR_TYPE = pa.struct([_ROLE, pa.field("prompt_id", pa.int64()), pa.field("error", pa.string())])
-"""A prompt or region that was not used, and why."""
+"""A prompt without a mask, or a region that was not used, and why."""
 
 MASKS_SCHEMA = pa.schema(
     [
@@ -74,5 +74,5 @@ MASKS_SCHEMA = pa.schema(
 height, width: pixels of the image as annotated, after EXIF orientation; null if unreadable.
 num_masks: length of masks, so that counting and filtering need not read them.
 extra: what the source said about the image and the user asked to keep, a JSON object; null where there is nothing.
-prompt_errors: prompts that got no mask because there is nothing to make one of; null where there are none.
+prompt_errors: prompts that got no mask, because they could not be used or the mask is empty; null where there are none.
 """

@@ -1,30 +1,26 @@
-"""Checking a finished output: every planned image exactly once, every mask sound."""
+"""Checking a finished output: every file as it was written, every planned image exactly once, every mask sound."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pycocotools import mask as coco_mask
 
 from sam_pipeline.clean_text import one_line
-from sam_pipeline.errors import OutputError, SamPipelineError
-from sam_pipeline.storage.delta import (
-    committed_files,
-)
-from sam_pipeline.storage.filesystem import StorageOptions
-from sam_pipeline.storage.mask_table import open_results
-from sam_pipeline.storage.plan_table import Plan, read_plan, read_planned
+from sam_pipeline.errors import DamagedFileError, OutputError
+from sam_pipeline.storage.delta import DataFile, committed_files, open_table
+from sam_pipeline.storage.delta_place import Table
+from sam_pipeline.storage.filesystem import StorageOptions, join_uri
+from sam_pipeline.storage.mask_table import MaskTable
+from sam_pipeline.storage.plan_table import Plan, iterate_planned, read_plan
 from sam_pipeline.storage.prompt_table import count_prompts
-from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.schema import MASKS_SCHEMA, STATUSES
-from sam_pipeline.storage.table_reading import file_opener
+from sam_pipeline.storage.table_reading import checked_opener, read_checked
 
 _MAX_PROBLEMS = 20
 _PLANNED_AT_ONCE = 100_000
@@ -43,8 +39,17 @@ class Verification:
     num_twice: int = 0
     num_bad_masks: int = 0
     """Rows, masks and files with something wrong in them."""
+    damaged_files: list[DataFile] = field(default_factory=list)
+    """Shards that are missing, or are not as they were written."""
+    unsound_ids: set[int] = field(default_factory=set)
+    """image_id of rows with something wrong in them, and of those that there are twice."""
     problems: list[str] = field(default_factory=list)
     """The first problems found, one line each."""
+
+    @property
+    def is_repairable(self) -> bool:
+        """Whether retry_damaged has something to do."""
+        return bool(self.damaged_files or self.unsound_ids)
 
     @property
     def ok(self) -> bool:
@@ -61,30 +66,60 @@ def verify(output: str, options: StorageOptions) -> Verification:
     """Read a whole output and check it against its plan.
 
     Raises:
-        OutputError: there is no plan or no results table.
+        OutputError: there is no plan or no results table, or a file of the plan or of the prompts is damaged.
         StorageUnavailableError: storage did not answer.
     """
+    # Before the plan: another start may extend the plan and add rows to the results.
+    table = open_table(join_uri(output, "masks"), options)
     plan = read_plan(output, options)
     if plan is None:
         raise OutputError(f"no plan in {output}")
-    table = open_results(output, options)
+    if table is None:
+        raise OutputError(f"no results in {output}")
+    return _check(plan, table, options)
+
+
+def retry_damaged(output: str, options: StorageOptions) -> int:
+    """Delete what verify finds missing, damaged or unsound, so that the next run does its images again.
+
+    A shard that cannot be fetched for another reason (no permission, for one) is kept.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        OutputError: as verify.
+        FencedError: a later start took over.
+        StorageUnavailableError: storage did not answer.
+    """
+    results = MaskTable.stop_runs(output, options)
+    plan = read_plan(output, options)
+    if plan is None:
+        raise OutputError(f"no plan in {output}")
+    found = _check(plan, results.snapshot, options)
+    results.drop(found.damaged_files)
+    num_dropped = sum(file.num_rows for file in found.damaged_files)
+    return num_dropped + results.delete_images(np.array(sorted(found.unsound_ids), np.int64))
+
+
+def _check(plan: Plan, table: Table, options: StorageOptions) -> Verification:
     result = Verification(plan.num_images)
     uri_hashes = _uri_hashes(plan, options)
+    num_prompts = count_prompts(plan.output, plan.num_images, options)
     seen = np.zeros(plan.num_images, dtype=np.uint8)
-    files = committed_files(table)
-    open_file = file_opener(table, files, options)
-    num_prompts = count_prompts(output, plan.num_images, options)
-    for file in files:
+    open_file = checked_opener(table, options)
+    for file in committed_files(table):
         try:
-            for rows in _row_groups(partial(open_file, file), f"read {output}/masks/{file.path}"):
+            for rows in read_checked(file, open_file, MASKS_SCHEMA):
                 _check_rows(rows, seen, uri_hashes, num_prompts, result)
-        except SamPipelineError:
-            raise
-        except Exception as error:  # noqa: BLE001  whatever is wrong with a file, the others are checked as well
+        except OutputError as error:
+            if isinstance(error, DamagedFileError):
+                result.damaged_files.append(file)
             result.num_bad_masks += 1
-            result.note(f"masks/{file.path}, of {file.num_rows} images, cannot be read: {one_line(error)}")
+            result.note(f"{error}; it holds {file.num_rows} images")
     result.num_lost = int((seen == 0).sum())
     result.num_twice = int((seen == 2).sum())
+    result.unsound_ids.update(np.flatnonzero(seen == 2).tolist())
     for name, count in (("no row", 0), ("more than one row", 2)):
         for image_id in np.flatnonzero(seen == count)[:3]:
             result.note(f"image {image_id} has {name}")
@@ -94,17 +129,10 @@ def verify(output: str, options: StorageOptions) -> Verification:
 def _uri_hashes(plan: Plan, options: StorageOptions) -> npt.NDArray[np.int64]:
     """Hashes of planned URIs, good for this process: 8 bytes an image, where the URIs would take a hundred."""
     hashes = np.zeros(plan.num_images, dtype=np.int64)
-    for start in range(0, plan.num_images, _PLANNED_AT_ONCE):
-        planned = read_planned(plan.output, range(start, start + _PLANNED_AT_ONCE), options)
-        hashes[planned["image_id"].to_numpy()] = [hash(uri) for uri in planned["uri"].to_pylist()]
+    for planned in iterate_planned(plan, ["image_id", "uri"], options, is_checked=True):
+        for batch in planned.to_batches(max_chunksize=_PLANNED_AT_ONCE):
+            hashes[batch["image_id"].to_numpy()] = [hash(uri) for uri in batch["uri"].to_pylist()]
     return hashes
-
-
-def _row_groups(open_file: Callable[[], pq.ParquetFile], what: str) -> Iterator[pa.Table]:
-    parquet = retried(open_file, what=what)
-    for index in range(parquet.num_row_groups):
-        rows = retried(partial(parquet.read_row_group, index), what=what)
-        yield rows.select(MASKS_SCHEMA.names).cast(MASKS_SCHEMA)
 
 
 def _check_rows(
@@ -121,6 +149,7 @@ def _check_rows(
             image_id = row["image_id"]
             if not 0 <= image_id < len(seen):
                 result.num_bad_masks += 1
+                result.unsound_ids.add(image_id)
                 result.note(f"image_id {image_id} is not in the plan")
                 continue
             seen[image_id] = min(seen[image_id] + 1, 2)
@@ -129,6 +158,8 @@ def _check_rows(
                 problems.append("the plan has another uri for this image_id")
             if row["status"] == "ok" and (answered := _num_answered(row)) != num_prompts[image_id]:
                 problems.append(f"{answered} prompts are answered, {num_prompts[image_id]} were planned")
+            if problems:
+                result.unsound_ids.add(image_id)
             for problem in problems:
                 result.num_bad_masks += 1
                 result.note(f"image {image_id} ({row['uri']}): {problem}")

@@ -31,12 +31,14 @@ IMAGES = {
     "file": [COFFEE],
     "csv": [CHELSEA, COFFEE],
     "json-lines": [COFFEE, "rocket.png"],
+    "text": [COFFEE, "rocket.png"],
     "parquet-list": [CHELSEA, COFFEE],
     "parquet-images": ["train.parquet#000000000", "train.parquet#000000001"],
     "webdataset": ["shard.tar#coffee.png"],
     "zip": 2,
     "coco": [COFFEE],
     "results": ALL,
+    "ids": ALL,
     "annotations": [COFFEE],
     "corners": ALL,
     "yolo": ALL,
@@ -57,6 +59,7 @@ EXTRA = {
 
 PROMPT_IDS = {
     "results": {COFFEE: [0]},
+    "ids": {COFFEE: [0]},
     "annotations": {COFFEE: [7]},
     "corners": {COFFEE: [0, 1]},
     "yolo": {COFFEE: [0]},

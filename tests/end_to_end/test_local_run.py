@@ -1,12 +1,18 @@
 """A folder on local disk, annotated as a user would do it for the first time."""
 
+import hashlib
+from pathlib import Path
+
+import pyarrow.parquet as pq
 import pytest
 import torch
+from deltalake import DeltaTable
 from pycocotools import mask as coco_mask
 
 from sam_pipeline.config import MaskConfig
 from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.model.registry import build_sam
+from sam_pipeline.storage.delta import TABLE_ID_KEY, sha256_in_name, table_id
 from tests.end_to_end.pictures import HEIGHT, WIDTH, photo
 from tests.end_to_end.settings import NUM_PHOTOS, SETTINGS
 from tests.end_to_end.tables import num_data_files, read_rows
@@ -47,6 +53,17 @@ def test_a_finished_run_is_compacted_and_passes_verify(undisturbed, start):
     assert verified.exit_code == 0, verified.stderr
     lines = dict(line.split(maxsplit=1) for line in verified.stdout.splitlines())
     assert (lines["rows"], lines["lost"], lines["twice"], lines["unsound"]) == (str(NUM_PHOTOS), "0", "0", "0")
+
+
+def test_every_file_tells_its_table_and_its_checksum(undisturbed):
+    """Shards of workers among them, which compaction has replaced."""
+    for name in ("images", "masks"):
+        folder = Path(undisturbed.output, name)
+        files = list(folder.glob("*.parquet"))
+        assert len(files) > (1 if name == "masks" else 0)
+        for path in files:
+            assert pq.read_metadata(path).metadata[TABLE_ID_KEY.encode()] == table_id(DeltaTable(folder)).encode()
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256_in_name(path.name)
 
 
 def test_status_says_what_is_done_and_left(undisturbed, start):

@@ -26,5 +26,5 @@ def _create_and_commit(uri: str, options: StorageOptions, num_commits: int) -> N
     table = create_table(uri, SCHEMA, {"made_by": "test"}, options)
     for number in range(num_commits):
         rows = pa.table({"image_id": [2 * number, 2 * number + 1], "data": [f"row {number}"] * 2}, schema=SCHEMA)
-        file = put_parquet(uri, rows, options, row_group_size=10)
+        file = put_parquet(uri, rows, options, row_group_size=10, table_id="none")
         commit_files(table, SCHEMA, [file], options, epoch=number + 1)

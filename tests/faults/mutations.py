@@ -38,7 +38,11 @@ BREAKS = {
         (TABLE, 'done[rows["image_id"].to_numpy()] = True', "pass"),
     ],
     "a shard's name without a uuid": [
-        (DELTA, 'f"part-{uuid.uuid4()}.parquet"', "f\"part-{rows['image_id'][0].as_py()}.parquet\""),
+        (
+            DELTA,
+            'f"part-{uuid.uuid4()}-{hashlib.sha256(content).hexdigest()}.parquet"',
+            "f\"part-{rows['image_id'][0].as_py()}.parquet\"",
+        ),
     ],
 }
 

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sam_pipeline.storage.delta import commit_files, create_table, put_parquet
+from sam_pipeline.storage.delta import commit_files, create_table, put_parquet, table_id
 from sam_pipeline.storage.mask_table import MaskTable, put_shard, read_header, read_state
 from sam_pipeline.storage.plan_table import read_plan
 from sam_pipeline.storage.schema import IMAGES_SCHEMA, MASKS_SCHEMA
@@ -89,13 +89,13 @@ def make(output: str, num_images: int) -> MaskTable:
         columns |= {"etag": pc.cast(pa.array(ids), pa.string())}
         empty = {name: pa.nulls(count, IMAGES_SCHEMA.field(name).type) for name in ("location", "error", "extra")}
         rows = pa.table(columns | empty, schema=IMAGES_SCHEMA)
-        files.append(put_parquet(f"{output}/images", rows, {}, row_group_size=16_384))
+        files.append(put_parquet(f"{output}/images", rows, {}, row_group_size=16_384, table_id=table_id(plan)))
     commit_files(plan, IMAGES_SCHEMA, files, {}, epoch=1)
 
     table = MaskTable.take_over(output, FINGERPRINT, {}, {})
     shards = []
     for ids in shard_ids(num_images):
-        shards.append(put_shard(output, result_rows(ids), {}))
+        shards.append(put_shard(output, result_rows(ids), {}, table_id=table.id))
         if len(shards) == SHARDS_PER_COMMIT:
             table.commit(shards)
             shards = []

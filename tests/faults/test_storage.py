@@ -11,8 +11,9 @@ from deltalake import DeltaTable
 from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.storage import retrying
 from sam_pipeline.storage.delta import open_table
+from sam_pipeline.storage.delta_place import delta_storage_options
 from sam_pipeline.storage.fetching import ChangedError, fetch, find_probe
-from sam_pipeline.storage.filesystem import delta_storage_options, open_filesystem
+from sam_pipeline.storage.filesystem import open_filesystem
 from sam_pipeline.storage.prompts.prompt_files import read_prompts
 from sam_pipeline.storage.prompts.prompt_rows import PromptOptions
 from sam_pipeline.storage.retrying import error_kind, is_transient, retried

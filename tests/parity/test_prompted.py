@@ -9,7 +9,7 @@ import torch
 
 from sam_pipeline.masks import prediction, rle
 from sam_pipeline.masks.prompted import PromptedMaskGenerator
-from sam_pipeline.masks.prompts import Prompt
+from sam_pipeline.masks.prompts import Prompt, UnusablePrompt
 from sam_pipeline.masks.shared_decoder import SharedDecoder
 from sam_pipeline.masks.transforms import ResizeLongestSide
 from sam_pipeline.model.registry import build_sam
@@ -83,6 +83,18 @@ def test_each_prompt_gets_the_official_mask(networks, multimask_output):
         rows, columns = (np.flatnonzero(ours.any(axis)) for axis in (1, 0))
         x, y, w, h = record.bbox
         assert [x, y, x + w, y + h] == [columns[0], rows[0], columns[-1], rows[-1]]
+
+
+def test_a_prompt_whose_official_mask_is_empty_is_an_error_and_the_others_have_masks(networks):
+    sam, embedding, theirs = networks
+    dot = Prompt((324.85, 107.375, 324.86, 107.385), prompt_id=7)
+    others = random_prompts(3, seed=2)
+    assert not official(theirs, dot, multimask_output=False)[0].any(), "choose another box: this one has a mask"
+    before, error, *after = PromptedMaskGenerator(sam, SharedDecoder(sam)).decode(
+        embedding, SIZE, [others[0], dot, *others[1:]]
+    )
+    assert error == UnusablePrompt("prompt", 7, "its mask is empty: SAM finds no object there")
+    assert all(record.area > 0 for record in (before, *after))
 
 
 def test_no_prompts_are_no_masks(networks):

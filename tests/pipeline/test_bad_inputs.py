@@ -68,12 +68,16 @@ def test_beside_archives_that_are_none_the_others_are_read(tmp_path):
 
 
 def test_a_zip_that_was_cut_is_one_row_that_says_so(tmp_path):
-    with zipfile.ZipFile(tmp_path / "0.zip", "w") as archive:
-        for name, data in IMAGES.items():
-            archive.writestr(name, data)
-    ((uri, status, error),) = read(tmp_path, cut(tmp_path / "0.zip", 0.5))
-    assert (uri, status) == ("0.zip#", "fetch_error")
+    (tmp_path / "in").mkdir()
+    for name in ("0.zip", "1.zip"):
+        with zipfile.ZipFile(tmp_path / "in" / name, "w") as archive:
+            for member, data in IMAGES.items():
+                archive.writestr(member, data)
+    cut(tmp_path / "in" / "0.zip", 0.5)
+    (uri, status, error), *others = read(tmp_path, tmp_path / "in")
+    assert (uri, status) == ("in/0.zip#", "fetch_error")
     assert "zip" in error
+    assert [status for _, status, _ in others] == ["ok"] * len(IMAGES)
 
 
 def test_rows_of_parquet_without_a_picture_say_so_and_the_others_are_read(tmp_path):

@@ -117,12 +117,13 @@ def test_what_is_kept_comes_with_each_image(tmp_path):
 
 
 def test_an_image_that_planning_refused_is_a_row_with_its_reason(tmp_path):
-    (tmp_path / "list.csv").write_text("uri\nhttp://example.com/a.png\n")
+    (tmp_path / "a.png").write_bytes(IMAGES["0000.png"])
+    (tmp_path / "list.csv").write_text("uri\nhttp://example.com/a.png\na.png\n")
     output = str(tmp_path / "run")
     ensure_plan(PlanConfig(output, str(tmp_path / "list.csv")))
-    (table,) = [
+    _, table = [
         table
-        for chunk in chunks_of(np.arange(1), 1)
+        for chunk in chunks_of(np.arange(2), 1)
         for table in read_images(chunk, job_of(AnnotateConfig(output)), Monitor())
     ]
     assert table["status"][0].as_py() == "fetch_error"
@@ -270,6 +271,91 @@ def test_a_manifest_may_name_images_in_several_filesystems(tmp_path):
     output = str(tmp_path / "run")
     ensure_plan(PlanConfig(output, str(folder / "list.csv")))
     assert [height for height, _ in pixels(read(output))] == [20 + index for index in range(12)]
+
+
+def test_a_list_in_several_parts_may_be_a_folder_with_its_suffix(tmp_path):
+    files(tmp_path)
+    (tmp_path / "list.csv").mkdir()
+    for number in range(3):
+        names = [f"../in/{name}" for name in list(IMAGES)[number::3]]
+        (tmp_path / "list.csv" / f"part-{number}.csv").write_text("\n".join(["uri", *names]))
+    assert ensure_plan(PlanConfig(str(tmp_path / "run"), f"{tmp_path}/list.csv")).num_images == len(IMAGES)
+
+
+def test_a_list_of_lines_is_read(tmp_path):
+    (files(tmp_path) / "list.txt").write_text("\n".join(IMAGES))
+    output = str(tmp_path / "run")
+    ensure_plan(PlanConfig(output, f"{tmp_path}/in/list.txt"))
+    assert [table["status"][0].as_py() for table in read(output)] == ["ok"] * len(IMAGES)
+
+
+@pytest.mark.parametrize("make", [tar, compressed_tar, archive, huggingface], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("pattern", ["", "/*", "/**"])
+def test_a_folder_of_containers_needs_no_flag(tmp_path, make, pattern):
+    (tmp_path / "in").mkdir()
+    make(tmp_path / "in")
+    (tmp_path / "in" / "README.md").write_text("no image")
+    output = str(tmp_path / "run")
+    assert ensure_plan(PlanConfig(output, f"{tmp_path}/in{pattern}")).num_images == len(IMAGES)
+
+
+def test_a_folder_of_parquet_files_may_be_read_with_what_is_kept(tmp_path):
+    (tmp_path / "in").mkdir()
+    rows = [{"image": data, "label": name} for name, data in IMAGES.items()]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in" / "0.parquet")
+    output = str(tmp_path / "run")
+    ensure_plan(PlanConfig(output, f"{tmp_path}/in", keep=("label",)))
+    assert json.loads(read_planned(output, [0], {})["extra"][0].as_py()) == {"label": "0000.png"}
+
+
+def test_archives_beside_images_are_skipped_and_it_is_said_how_they_are_read(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "sam_pipeline")
+    folder = files(tmp_path)
+    tar(folder)
+    huggingface(folder)
+    assert ensure_plan(PlanConfig(str(tmp_path / "run"), str(folder))).num_images == len(IMAGES)
+    assert "skipped 2 files that are not images; --input-format parquet or webdataset reads some of them" in caplog.text
+
+
+def test_a_folder_of_several_kinds_or_of_lists_is_asked_about(tmp_path):
+    (tmp_path / "in").mkdir()
+    archive(tmp_path / "in")
+    tar(tmp_path / "in")
+    with pytest.raises(InputError, match=r"no images in .* other kinds \(1 webdataset, 1 zip\): .* --input-format"):
+        ensure_plan(PlanConfig(str(tmp_path / "run"), f"{tmp_path}/in"))
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "photos.csv").write_text("uri\na.jpg\n")
+    with pytest.raises(InputError, match=r"no images in .* other kinds \(1 manifest\): if .*photos.csv lists images"):
+        ensure_plan(PlanConfig(str(tmp_path / "run"), f"{tmp_path}/lists"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("notes.docx", b"PK\x03\x04" + bytes(600), "begins as a zip archive does: --input-format says how"),
+        ("data", b"PAR1" + bytes(600), "begins as a Parquet file does"),
+        ("notes.md", b"# Notes", r"no image, nor a file that is called as one of these: images \(\.jpg, .*COCO"),
+        ("empty", b"", "no image, nor a file that is called as one of these"),
+    ],
+)
+def test_a_file_of_no_known_kind_is_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        ensure_plan(PlanConfig(str(tmp_path / "run"), f"{tmp_path}/{name}"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_image_without_a_suffix_is_known_by_its_first_bytes(tmp_path):
+    (tmp_path / "photo").write_bytes(IMAGES["0000.png"])
+    assert ensure_plan(PlanConfig(str(tmp_path / "run"), f"{tmp_path}/photo")).num_images == 1
+
+
+def test_a_tar_without_a_suffix_is_read_when_its_format_is_said(tmp_path):
+    tar(tmp_path, name="shard")
+    with pytest.raises(InputError, match="begins as a tar archive does"):
+        ensure_plan(PlanConfig(str(tmp_path / "run"), f"{tmp_path}/shard"))
+    plan = ensure_plan(PlanConfig(str(tmp_path / "run"), f"{tmp_path}/shard", input_format="webdataset"))
+    assert plan.num_images == len(IMAGES)
 
 
 def test_an_input_that_holds_nothing_is_said_in_one_line(tmp_path):

@@ -3,19 +3,23 @@ import logging
 import pytest
 
 from sam_pipeline.config import PlanConfig
-from sam_pipeline.errors import ConfigError, InputError, OutputError
+from sam_pipeline.errors import ConfigError, FencedError, InputError, OutputError
+from sam_pipeline.pipeline import plan as plan_module
 from sam_pipeline.pipeline.plan import ensure_plan, sample_images
-from sam_pipeline.storage.plan_table import Plan, read_plan, read_planned
+from sam_pipeline.storage.mask_table import delete_rows
+from sam_pipeline.storage.plan_table import Plan, confirm_plan, read_plan, read_planned
+from sam_pipeline.storage.sources.inputs import list_input
 from tests.storage import runs
+from tests.storage.image_files import noise, saved
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """An input of three files that look like images."""
+    """An input of three images."""
     for name in ("b.jpg", "a.png", "sub/c.webp"):
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(name.encode())
+        path.write_bytes(saved(noise(4, 5), "PNG"))
     return tmp_path / "in"
 
 
@@ -54,8 +58,99 @@ def test_other_spellings_of_the_same_input_and_output_are_the_same_plan(folder, 
 
 def test_another_input_for_a_planned_output_is_refused(folder, output, tmp_path):
     ensure_plan(PlanConfig(output, str(folder)))
-    with pytest.raises(ConfigError, match=rf"was planned from {folder}, not {tmp_path}; use another --output"):
+    with pytest.raises(
+        ConfigError, match=rf"was planned from {folder}, not {tmp_path}; use another --output, or --replan"
+    ):
         ensure_plan(PlanConfig(output, str(tmp_path)))
+
+
+def replanned(output, folder, **settings):
+    return ensure_plan(PlanConfig(output, str(folder), replan=True, **settings))
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another input, of one image."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x.png").write_bytes(saved(noise(4, 5), "PNG"))
+    return tmp_path / "other"
+
+
+def test_a_plan_without_results_is_made_anew(folder, other, output):
+    ensure_plan(PlanConfig(output, str(folder)))
+    made = replanned(output, other)
+    assert made == Plan(output, str(other), 1, generation=2) == ensure_plan(PlanConfig(output)) == read_plan(output, {})
+    (row,) = read_planned(output, range(9), {}).to_pylist()
+    assert (row["image_id"], row["uri"]) == (0, f"file://{other}/x.png")
+    assert replanned(output, folder, limit=2).num_images == 2
+    assert replanned(f"{output}-2", folder) == Plan(f"{output}-2", str(folder), 3), "where there was none it is made"
+
+
+def test_a_plan_whose_run_began_and_left_no_row_is_made_anew_and_the_run_is_stopped(folder, other, output):
+    ensure_plan(PlanConfig(output, str(folder)))
+    begun = runs.take_over(output)
+    assert replanned(output, other).num_images == 1
+    with pytest.raises(FencedError):
+        begun.commit([runs.shard(output, [runs.row(0)])])
+    # What was begun with other settings goes on with those of now.
+    runs.take_over(output, {"points_per_side": 1}).commit([runs.shard(output, [runs.row(0)])])
+
+
+def test_a_plan_with_results_stays_and_its_run_is_not_disturbed(folder, other, output):
+    made = ensure_plan(PlanConfig(output, str(folder)))
+    begun = runs.take_over(output)
+    begun.commit([runs.shard(output, [runs.row(0)])])
+    with pytest.raises(ConfigError, match="has results of 1 images, so its plan stays: leave --replan out to go on"):
+        replanned(output, other)
+    begun.commit([runs.shard(output, [runs.row(1)])])
+    assert read_plan(output, {}) == made
+    delete_rows(output, ["ok"], {})
+    assert replanned(output, other).num_images == 1
+
+
+def test_results_that_come_while_the_input_is_listed_keep_the_plan(folder, other, output, monkeypatch):
+    made = ensure_plan(PlanConfig(output, str(folder)))
+    begun = runs.take_over(output)
+
+    def list_and_commit(config):
+        begun.commit([runs.shard(output, [runs.row(0)])])
+        return list_input(config)
+
+    monkeypatch.setattr(plan_module, "list_input", list_and_commit)
+    with pytest.raises(ConfigError, match="has results of 1 images"):
+        replanned(output, other)
+    assert read_plan(output, {}) == made
+
+
+def test_a_run_that_begins_while_the_plan_is_made_anew_keeps_it(folder, other, output, monkeypatch):
+    made = ensure_plan(PlanConfig(output, str(folder)))
+
+    def list_while_another_begins(config):
+        runs.take_over(output)
+        confirm_plan(made, {})
+        return list_input(config)
+
+    monkeypatch.setattr(plan_module, "list_input", list_while_another_begins)
+    with pytest.raises(FencedError, match="or has begun with it"):
+        replanned(output, other)
+    assert read_plan(output, {}) == made
+
+
+def test_an_input_of_which_nothing_can_be_used_leaves_the_plan_as_it_is(folder, output, tmp_path):
+    made = ensure_plan(PlanConfig(output, str(folder)))
+    (tmp_path / "broken.png").write_bytes(b"")
+    with pytest.raises(InputError, match="it is empty"):
+        replanned(output, tmp_path / "broken.png")
+    assert read_plan(output, {}) == made
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"input": None}, "say which images with --input"), ({"extend": True}, "give one of them")],
+)
+def test_a_plan_is_made_anew_of_an_input_and_not_extended_at_once(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        PlanConfig(**{"output": "run", "input": "in", "replan": True} | settings)
 
 
 def test_without_a_plan_an_input_is_needed(output):

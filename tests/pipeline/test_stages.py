@@ -1,10 +1,11 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig, PlanConfig
+from sam_pipeline.masks.prompts import UnusablePrompt
 from sam_pipeline.masks.records import PromptedMaskRecord
 from sam_pipeline.pipeline import stages
 from sam_pipeline.pipeline.columns import EMBEDDINGS, IMAGES, chunks_of, crops_by_image, shards_of, unpack_prompts
@@ -141,6 +142,9 @@ def test_prompts_travel_with_their_image_which_needs_no_crops(folder):
     assert [[len(crops) for crops in crops_by_image(table)] for table in both] == [[5], [5]]
 
 
+EMPTY = UnusablePrompt("prompt", 5, "its mask is empty")
+
+
 class Answering:
     """An engine that gives each prompt a mask, and notes what it was asked."""
 
@@ -156,6 +160,18 @@ def mask_of(prompt):
     record = {name: value for name, value in mask(0).items() if name not in NO_PROMPT}
     record |= {"point_coords": ((3.0, 4.0),), "prompt_id": prompt.prompt_id, "prompt_box": (1.0, 2.0, 9.0, 9.0)}
     return PromptedMaskRecord(**record, point_labels=(1,), category_id=prompt.category_id, score=prompt.score)
+
+
+def test_a_prompt_whose_mask_is_empty_is_answered_by_an_error(folder):
+    rows = [{"image_id": 0, **BOX}, {"image_id": 0, **BOX, "prompt_id": 5}]
+    job = with_prompts(folder, rows, "prompted")
+    images = pa.concat_tables(read(job, [0]))
+    embeddings = images.drop_columns(["crops"]).append_column("image_embeddings", pa.array([[b"x"]], EMBEDDINGS))
+    engine = Answering()
+    engine.decode = lambda images: [[mask_of(image.prompts.prompts[0]), EMPTY] for image in images]
+    (row,) = decode_masks(embeddings, engine, job).to_pylist()
+    assert [mask["prompt_id"] for mask in row["masks"]] == [4]
+    assert (row["num_masks"], row["prompt_errors"]) == (1, [asdict(EMPTY)])
 
 
 def test_prompts_are_brought_to_the_image_and_those_that_cannot_be_used_are_said(folder):

@@ -1,13 +1,17 @@
 """Prompts, regions and grids: frozen with a plan, refused where they clash, and answered image by image."""
 
+import gzip
 import json
 import logging
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig
 from sam_pipeline.errors import ConfigError, InputError, SamPipelineError
+from sam_pipeline.pipeline import plan as plan_module
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.targets import ensure_prompts, resolve_targets
 from sam_pipeline.storage.mask_table import MaskTable
@@ -102,6 +106,61 @@ def test_prompts_of_which_none_is_for_a_planned_image_are_an_error(folder):
             regions=file_of(folder, detection("gone.png"), name="regions.jsonl"),
         )
     assert not is_frozen(folder)
+
+
+def coco_of(folder, *names, name="instances.json"):
+    path = folder / name
+    path.write_text(json.dumps({"images": [{"id": 100 + n, "file_name": file} for n, file in enumerate(names)]}))
+    return str(path)
+
+
+def test_why_no_prompt_is_for_an_image_is_said(folder):
+    for rows, settings, why in (
+        (
+            [detection("1.png", score=0.7)],
+            {"min_score": 0.8},
+            "all scores are below --min-score 0.8, the highest",
+        ),
+        ([{"image_id": 9, "bbox": [1, 2, 3, 4]}], {}, "they have ids such as '9', and .* --prompt-images"),
+        ([detection("x.png")], {}, "they name images such as 'x.png', and the images are such as 'file://.*0.png'"),
+    ):
+        with pytest.raises(InputError, match=rf"no prompt in .*detections.jsonl is for an image of .*: {why}"):
+            targets_of(folder, prompts=file_of(folder, *rows), **settings)
+    assert not is_frozen(folder)
+
+
+def test_prompts_of_which_none_can_be_used_are_refused(folder):
+    rows = [detection("0.png", bbox=[1, 2, 3]), detection("1.png", bbox=None)]
+    with pytest.raises(InputError, match=r"no prompt in .*detections.jsonl can be used: bbox must be 4 numbers"):
+        targets_of(folder, prompts=file_of(folder, *rows))
+    assert not is_frozen(folder)
+
+
+@pytest.mark.parametrize("kind", ["json", "json.gz", "jsonl", "parquet"])
+def test_ids_of_a_detector_work_with_the_file_that_has_the_names(folder, kind):
+    rows = [{"image_id": 100 + n, "bbox": [1, 2, 3 + n, 4]} for n in (2, 0, 9)]
+    path = folder / f"results.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif kind == "jsonl":
+        file_of(folder, *rows, name=path.name)
+    else:
+        data = json.dumps(rows).encode()
+        path.write_bytes(gzip.compress(data) if kind.endswith("gz") else data)
+    names = coco_of(folder, "0.png", "sub/gone.png", "2.png")
+    settings = {"prompts": str(path), "prompt_images": names}
+    assert targets_of(folder, **settings).prompts.num_prompts == 2
+    found = read_image_prompts(str(folder / "run"), range(3), {})
+    assert {image_id: row["box_xyxy"] for image_id, (row,) in found.items()} == {0: [1, 2, 4, 6], 2: [1, 2, 6, 6]}
+    # The same command again goes on; without the file that has the names it is another one.
+    assert targets_of(folder, **settings).prompts.num_prompts == 2
+    with pytest.raises(ConfigError, match=r"other prompts \(prompt_images, prompt_images_version differ\)"):
+        targets_of(folder, prompts=str(path))
+
+
+def test_names_of_images_without_prompts_are_refused(folder):
+    with pytest.raises(ConfigError, match="prompt_images names the images of prompts: say which with --prompts"):
+        config_of(folder, prompt_images=coco_of(folder, "0.png"))
 
 
 def test_what_is_refused_freezes_nothing(folder):
@@ -259,3 +318,64 @@ def test_prompts_that_are_frozen_need_no_plan_anew(folder):
     config = config_of(folder, prompts=file_of(folder, detection("0.png")))
     plan = ensure_plan(config)
     assert ensure_prompts(config, plan) == ensure_prompts(config_of(folder), plan)
+
+
+def test_a_plan_that_is_made_anew_has_prompts_of_its_own(folder):
+    first = targets_of(folder, prompts=file_of(folder, detection("0.png"), detection("1.png")))
+    (folder / "in" / "0.png").unlink()
+    (folder / "in" / "3.png").write_bytes(saved(noise(20, 30), "PNG"))
+    path = file_of(folder, detection("3.png", bbox=[5, 5, 2, 2]))
+    with pytest.raises(ConfigError, match=r"planned with other prompts \(prompts_version differ\); .* --replan while"):
+        targets_of(folder, prompts=path)
+    second = targets_of(folder, prompts=path, replan=True)
+    assert second.pinned != first.pinned
+    assert (second.prompts.num_prompts, second.prompts.num_images) == (1, 3)
+    found = read_image_prompts(str(folder / "run"), range(3), {})
+    assert {image_id: row["box_xyxy"] for image_id, (row,) in found.items()} == {2: [5, 5, 7, 7]}
+    assert targets_of(folder, prompts=path).pinned == second.pinned
+    assert targets_of(folder).pinned == second.pinned
+
+
+def test_prompts_come_with_the_plan_that_is_made_anew_and_not_after_a_run_has_begun_with_it(folder):
+    targets_of(folder)
+    MaskTable.take_over(str(folder / "run"), {"mode": "grid"}, {}, {})
+    path = file_of(folder, detection("0.png"))
+    assert targets_of(folder, replan=True).mode == "grid"
+    MaskTable.take_over(str(folder / "run"), {"mode": "grid"}, {}, {})
+    with pytest.raises(ConfigError, match="were begun without prompts; use another --output, or --replan while"):
+        targets_of(folder, prompts=path)
+    assert targets_of(folder, prompts=path, replan=True).mode == "prompted"
+    assert targets_of(folder).mode == "prompted"
+
+
+def test_a_plan_that_is_made_anew_without_prompts_has_none(folder):
+    targets_of(folder, prompts=file_of(folder, detection("0.png")))
+    assert targets_of(folder, replan=True).mode == "grid"
+    assert read_image_prompts(str(folder / "run"), range(3), {}) == {}
+    assert targets_of(folder).mode == "grid"
+
+
+def test_an_interrupted_plan_that_was_to_be_made_anew_with_prompts_is_not_taken_for_one_without(folder, monkeypatch):
+    targets_of(folder)
+    path = file_of(folder, detection("0.png"))
+    with monkeypatch.context() as patch:
+        patch.setattr(plan_module, "write_plan", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ensure_plan(config_of(folder, prompts=path, replan=True))
+    with pytest.raises(ConfigError, match="planned with prompts, which were not frozen to the end"):
+        targets_of(folder)
+    ensure_plan(config_of(folder, prompts=path, replan=True))
+    with pytest.raises(ConfigError, match="planned with prompts, which were not frozen to the end"):
+        targets_of(folder)
+    assert targets_of(folder, prompts=path).mode == "prompted"
+
+
+def test_an_interrupted_plan_that_was_to_be_made_anew_keeps_the_prompts_it_has(folder, monkeypatch):
+    first = targets_of(folder, prompts=file_of(folder, detection("0.png")))
+    path = file_of(folder, detection("1.png"), name="others.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr(plan_module, "write_plan", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ensure_plan(config_of(folder, prompts=path, replan=True))
+    assert targets_of(folder).pinned == first.pinned
+    assert targets_of(folder, replan=True).mode == "grid"

@@ -6,6 +6,8 @@ import pytest
 
 from sam_pipeline.masks import rle
 from sam_pipeline.masks.runs import Runs
+from sam_pipeline.storage.delta import table_id
+from sam_pipeline.storage.delta_place import Table
 from sam_pipeline.storage.mask_table import MaskTable, put_shard
 from sam_pipeline.storage.plan_table import write_plan
 from sam_pipeline.storage.schema import MASKS_SCHEMA
@@ -64,7 +66,9 @@ def results_table(rows):
 
 
 def shard(output, rows):
-    return put_shard(output, results_table(rows), {})
+    uri = f"{output}/masks"
+    table = Table(uri, {})
+    return put_shard(output, results_table(rows), {}, table_id=table_id(table))
 
 
 def finished(output, rows, num_images=None):

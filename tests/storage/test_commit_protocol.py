@@ -27,9 +27,12 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from sam_pipeline.errors import FencedError, OutputError
-from sam_pipeline.storage import delta, mask_table
-from sam_pipeline.storage.mask_table import delete_rows, vacuum
+from sam_pipeline.storage import delta, mask_table, rewriting, table_reading, unused_files
+from sam_pipeline.storage import vacuum as vacuum_module
+from sam_pipeline.storage.delta_place import Table
+from sam_pipeline.storage.mask_table import delete_rows
 from sam_pipeline.storage.schema import MASKS_SCHEMA
+from sam_pipeline.storage.vacuum import vacuum
 from tests.storage.runs import FINGERPRINT, failed_row, row, shard, take_over
 
 NUM_IMAGES = 4
@@ -39,7 +42,7 @@ FAILED_IDS = {1, 3}
 MAX_DRIVERS = 3
 
 PLACES = st.sampled_from(
-    ["open", "create_write_transaction", "update_incremental", "pipe_file", "delete", "vacuum", "rm_file", "the end"]
+    ["open", "create_write_transaction", "update_incremental", "pipe_file", "vacuum", "rm_file", "the end"]
 )
 ORDERS = st.sampled_from(["go", "go", "kill before", "kill after", "fail", "lose the answer", "conflict with itself"])
 
@@ -125,7 +128,7 @@ class Driver:
                 raise KilledError
         if order == "lose the answer":
             raise transport_error()
-        if order == "conflict with itself" and name in ("create_write_transaction", "delete"):
+        if order == "conflict with itself" and name == "create_write_transaction":
             raise own_conflict()
         return result
 
@@ -148,26 +151,25 @@ def stepped(name, function):
     return function() if driver is None else driver.call(name, function)
 
 
-class SteppedTable(DeltaTable):
+class SteppedTable(Table):
     """A Delta table whose calls wait for their driver's turn."""
 
     def __init__(self, *arguments, **options):
-        stepped("open", lambda: DeltaTable.__init__(self, *arguments, **options))
+        stepped("open", lambda: Table.__init__(self, *arguments, **options))
 
-    @classmethod
-    def create(cls, *arguments, **options):
-        stepped("create", lambda: DeltaTable.create(*arguments, **options))
-        return cls(arguments[0])
+
+def _create(*arguments, **options):
+    stepped("create", lambda: DeltaTable.create(*arguments, **options))
 
 
 def _stepped_method(name):
     def method(self, *arguments, **options):
-        return stepped(name, lambda: getattr(DeltaTable, name)(self, *arguments, **options))
+        return stepped(name, lambda: getattr(Table, name)(self, *arguments, **options))
 
     return method
 
 
-for _name in ("create_write_transaction", "update_incremental", "delete", "vacuum"):
+for _name in ("create_write_transaction", "update_incremental", "vacuum"):
     setattr(SteppedTable, _name, _stepped_method(_name))
 
 
@@ -214,13 +216,16 @@ class InlinePool:
 
 @pytest.fixture
 def _stepped_storage(monkeypatch):
-    monkeypatch.setattr(delta, "DeltaTable", SteppedTable)
-    monkeypatch.setattr(delta, "open_filesystem", lambda uri, options: (SteppedFilesystem(), uri))
-    for module in (delta, mask_table):
+    monkeypatch.setattr(delta, "Table", SteppedTable)
+    monkeypatch.setattr(delta, "DeltaTable", SimpleNamespace(create=_create))
+    for module in (delta, unused_files):
+        monkeypatch.setattr(module, "open_filesystem", lambda uri, options: (SteppedFilesystem(), uri))
+    for module in (rewriting, table_reading, unused_files):
         monkeypatch.setattr(module, "ThreadPoolExecutor", InlinePool)
     # Masks are of no consequence here, and half the time.
     columns = [MASKS_SCHEMA.field(name) for name in ("image_id", "status", "num_masks")]
-    monkeypatch.setattr(mask_table, "MASKS_SCHEMA", pa.schema(columns))
+    for module in (mask_table, rewriting, vacuum_module):
+        monkeypatch.setattr(module, "MASKS_SCHEMA", pa.schema(columns))
     monkeypatch.setattr(delta, "time", SimpleNamespace(time=lambda: time.time() - TWO_HOURS_S))
     monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None))
 

@@ -15,9 +15,9 @@ from sam_pipeline.storage.delta import (
     open_table,
     output_errors,
     put_parquet,
-    remove_files,
     table_metadata,
 )
+from sam_pipeline.storage.delta_place import Table
 
 SCHEMA = pa.schema([pa.field("image_id", pa.int64(), nullable=False), pa.field("name", pa.string())])
 
@@ -32,7 +32,7 @@ def uri(tmp_path):
 
 
 def put(uri, *ids):
-    return put_parquet(uri, rows(*ids), {}, row_group_size=2)
+    return put_parquet(uri, rows(*ids), {}, row_group_size=2, table_id="none")
 
 
 def visible_ids(uri):
@@ -131,9 +131,9 @@ def test_storage_failures_become_errors_of_one_line_without_credentials(error):
 
 
 def test_a_table_of_another_program_is_an_output_error(uri):
-    table = DeltaTable.create(uri, SCHEMA, configuration={"delta.appendOnly": "true"})
+    DeltaTable.create(uri, SCHEMA, configuration={"delta.appendOnly": "true"})
     with pytest.raises(OutputError, match="a Delta table of another program; use another output"):
-        table_metadata(table)
+        table_metadata(Table(uri, {}))
     assert delta.METADATA_PREFIX == "sam_pipeline."
 
 
@@ -304,23 +304,3 @@ def test_files_that_replace_others_hold_their_rows_from_one_commit_on(uri):
     commit_files(table, SCHEMA, [put(uri, 1, 2)], {}, epoch=1, replaced=replaced)
     assert visible_ids(uri) == [1, 2, 3]
     assert sorted(file.num_rows for file in committed_files(table)) == [1, 2]
-
-
-def test_removing_files_counts_those_that_were_there(uri, tmp_path):
-    create_table(uri, SCHEMA, {"input": "x"}, {})
-    file = put(uri, 1)
-    assert remove_files(uri, ["gone.parquet", file.path], {}) == 1
-    assert list((tmp_path / "table").glob("*.parquet")) == []
-
-
-def test_a_file_that_another_removes_at_the_same_time_is_no_error(uri, monkeypatch):
-    create_table(uri, SCHEMA, {"input": "x"}, {})
-    file = put(uri, 1)
-    rm_file = LocalFileSystem.rm_file
-
-    def rm_file_twice(self, path):
-        rm_file(self, path)
-        rm_file(self, path)
-
-    monkeypatch.setattr(LocalFileSystem, "rm_file", rm_file_twice)
-    assert remove_files(uri, [file.path], {}) == 1

@@ -1,3 +1,6 @@
+import json
+from datetime import UTC, datetime, timedelta
+
 import pytest
 from deltalake import DeltaTable
 from s3fs import S3FileSystem
@@ -209,6 +212,24 @@ def test_a_profile_alone_is_enough_for_input_and_output(s3, profile, by, monkeyp
         a_plan(f"s3://{bucket}/run", options)
         assert read_plan(f"s3://{bucket}/run", options).num_images == 1
     assert {key.partition("/")[0] for key in s3.list_keys(bucket)} == {"in", "run"}
+
+
+@pytest.mark.s3
+def test_credentials_that_are_renewed_serve_both_clients(s3, profile, tmp_path):
+    """As of a role or SSO: these expire in minutes, so botocore asks for new ones each time."""
+    expires = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
+    found = {"Version": 1, "AccessKeyId": s3.access_key, "SecretAccessKey": s3.secret_key, "Expiration": expires}
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    script = f"echo x >> {tmp_path}/asked; cat {tmp_path}/found.json"
+    (tmp_path / "credentials").write_text("")
+    with (tmp_path / "config").open("a") as config:
+        config.write(f"[profile process]\nservices = lab-services\ncredential_process = sh -c '{script}'\n")
+    bucket, options = s3.create_bucket(), {"profile": "process"}
+    a_plan(f"s3://{bucket}/run", options)
+    assert read_plan(f"s3://{bucket}/run", options).num_images == 1
+    before = (tmp_path / "asked").read_text().count("x")
+    delta_storage_options(f"s3://{bucket}/run", options)
+    assert (tmp_path / "asked").read_text().count("x") > before
 
 
 @pytest.mark.s3

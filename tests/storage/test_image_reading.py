@@ -65,6 +65,49 @@ def test_formats_outside_the_allow_list_are_refused(kind):
     assert message.startswith("not a readable JPEG, PNG, WEBP, TIFF, BMP or GIF file; it begins with b")
 
 
+ALPHA_MASKS = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+
+
+def bmp_with_alpha(rgba):
+    stored = np.ascontiguousarray(rgba[::-1, :, [2, 1, 0, 3]]).tobytes()
+    return bmp(32, stored, compression=3, masks=ALPHA_MASKS, width=rgba.shape[1], height=rgba.shape[0])
+
+
+def tiff_with_fourth_sample(rgba, extra_sample):
+    options = {"byte_order": "little", "bits": 8, "channels": 4, "photometric": 2, "extra_sample": extra_sample}
+    return tiff(rgba.shape[1], rgba.shape[0], [rgba.tobytes()], **options)
+
+
+def with_alpha(alpha):
+    return np.concatenate([noise(), np.full((12, 16, 1), alpha, np.uint8)], axis=2)
+
+
+FILES_WITH_FOURTH_CHANNEL = {
+    "bmp": bmp_with_alpha,
+    "tiff without word of it": lambda rgba: tiff_with_fourth_sample(rgba, None),
+    "tiff that says unspecified": lambda rgba: tiff_with_fourth_sample(rgba, 0),
+    "tiff of Corel Draw": lambda rgba: tiff_with_fourth_sample(rgba, 999),
+}
+
+
+@pytest.mark.parametrize("kind", FILES_WITH_FOURTH_CHANNEL)
+def test_an_alpha_that_no_program_filled_hides_nothing(kind):
+    np.testing.assert_array_equal(decoded(FILES_WITH_FOURTH_CHANNEL[kind](with_alpha(0))), noise())
+
+
+def test_a_bmp_of_which_one_pixel_is_not_transparent_has_alpha():
+    rgba = with_alpha(0)
+    rgba[3, 5, 3] = 255
+    pixels = decoded(bmp_with_alpha(rgba))
+    assert pixels[3, 5].tolist() == rgba[3, 5, :3].tolist()
+    assert (np.delete(pixels.reshape(-1, 3), 3 * 16 + 5, axis=0) == 255).all()
+
+
+@pytest.mark.parametrize("data", [saved(with_alpha(0), "PNG"), tiff_with_fourth_sample(with_alpha(0), 2)])
+def test_a_picture_that_says_it_is_transparent_everywhere_is_white(data):
+    assert (decoded(data) == 255).all()
+
+
 def test_an_empty_file_is_a_decode_error():
     assert error_of(b"") == "the file is empty"
 
@@ -88,6 +131,43 @@ def test_a_truncated_file_is_a_decode_error(kind, share):
 def test_a_truncated_jpeg_says_so():
     data = saved(noise(64, 64), "JPEG")
     assert error_of(data[:-100]).startswith("cannot be decoded as JPEG: image file is truncated")
+
+
+JPEGS = {variant.name: variant.data for variant in variants() if variant.name.startswith("jpeg ")}
+
+
+@pytest.mark.parametrize("name", [name for name in JPEGS if name != "jpeg mpo"])
+@pytest.mark.parametrize("num_bytes", [1, 2])
+def test_a_jpeg_that_lacks_only_its_end_marker_has_all_its_pixels(name, num_bytes):
+    np.testing.assert_array_equal(decoded(JPEGS[name][:-num_bytes]), decoded(JPEGS[name]))
+
+
+@pytest.mark.parametrize("name", [name for name in JPEGS if name != "jpeg mpo"])
+def test_a_jpeg_cut_anywhere_is_an_error_or_has_all_its_pixels(name):
+    data = JPEGS[name]
+    whole = decoded(data)
+    num_errors = 0
+    for num_bytes in range(3, len(data) - 2, 1 if len(data) < 2000 else 3):
+        try:
+            pixels = decoded(data[:-num_bytes])
+        except DecodeError:
+            num_errors += 1
+        else:
+            np.testing.assert_array_equal(pixels, whole, err_msg=f"cut by {num_bytes} bytes")
+    assert num_errors > 100
+
+
+def test_a_jpeg_without_its_end_marker_that_takes_long_is_an_error(monkeypatch):
+    data = with_more_scans(100, 64)[:-2]
+    assert decoded(data).shape == (64, 64, 3)
+    monkeypatch.setattr(image_reading, "_MAX_SCANNED_PIXELS", 16 * 100 * 64 * 64)  # there are some scans more than 100
+    assert "truncated" in error_of(data)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_other_formats_that_lack_only_their_end_marker_have_all_their_pixels_too(kind):
+    data = saved(noise(), kind)
+    np.testing.assert_array_equal(decoded(data[: -{"PNG": 12, "GIF": 1}[kind]]), decoded(data))
 
 
 @pytest.mark.parametrize("kind", FORMATS)

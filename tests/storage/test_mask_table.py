@@ -1,23 +1,20 @@
 import json
-import os
-import time
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
-import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 from pycocotools import mask as coco_mask
 
 from sam_pipeline.errors import ConfigError, FencedError, FingerprintMismatchError, OutputError
-from sam_pipeline.storage import delta, mask_table
-from sam_pipeline.storage.delta import DataFile, create_table, put_parquet
+from sam_pipeline.storage import mask_table, rewriting
+from sam_pipeline.storage.delta import DataFile
 from sam_pipeline.storage.mask_table import (
     MaskTable,
     RunState,
@@ -26,13 +23,10 @@ from sam_pipeline.storage.mask_table import (
     open_results,
     read_header,
     read_state,
-    vacuum,
 )
-from sam_pipeline.storage.plan_table import read_planned
 from sam_pipeline.storage.result_reading import read_results
-from sam_pipeline.storage.schema import IMAGES_SCHEMA, MASKS_SCHEMA
-from sam_pipeline.storage.sources.source_image import SourceImage, source_table
-from tests.storage.runs import FINGERPRINT, FLOAT_FIELDS, failed_row, finished, plan, row, shard, take_over
+from sam_pipeline.storage.schema import MASKS_SCHEMA
+from tests.storage.runs import FINGERPRINT, FLOAT_FIELDS, failed_row, finished, row, shard, take_over
 
 ROWS = [row(0), row(1, 0), failed_row(2), row(3, 3), row(4, 1)]
 
@@ -103,8 +97,59 @@ def test_a_later_start_fences_an_earlier_one_for_good(output):
     assert [row["image_id"] for row in stored(output)] == [0, 2]
 
 
+def test_a_table_without_rows_takes_on_other_settings_and_fences_who_began_it(output):
+    first = take_over(output)
+    late = shard(output, ROWS[:1])
+    other = dict(FINGERPRINT) | {"points_per_side": 16}
+    second = MaskTable.take_over(output, other, {"config": "[]"}, {})
+    assert second.epoch == first.epoch + 1
+    metadata = read_state(output, {}).metadata
+    assert (json.loads(metadata["fingerprint"]), metadata["config"]) == (other, "[]")
+    for _ in range(2):
+        with pytest.raises(FencedError):
+            first.commit([late])
+    with pytest.raises(FencedError):
+        first.check_fence()
+    second.commit([shard(output, ROWS[1:2])])
+    assert [row["image_id"] for row in stored(output)] == [1]
+    # As in every other table, other readers find rows by their columns.
+    dataset = DeltaTable(f"{output}/masks").to_pyarrow_dataset()
+    assert dataset.count_rows(filter=pc.field("status") == ROWS[1]["status"]) == 1
+
+
+def test_of_two_that_take_on_a_table_without_rows_one_is_fenced(output, monkeypatch):
+    take_over(output)
+    real = mask_table.change_metadata
+
+    def overtaken(*arguments, **options):
+        monkeypatch.setattr(mask_table, "change_metadata", real)
+        take_over(output, dict(FINGERPRINT) | {"points_per_side": 4})
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(mask_table, "change_metadata", overtaken)
+    with pytest.raises(FencedError):
+        take_over(output, dict(FINGERPRINT) | {"points_per_side": 8})
+    assert json.loads(read_state(output, {}).metadata["fingerprint"])["points_per_side"] == 4
+
+
+def test_rows_that_are_committed_meanwhile_keep_their_settings(output, monkeypatch):
+    first = take_over(output)
+    real = mask_table.change_metadata
+
+    def overtaken(*arguments, **options):
+        first.commit([shard(output, ROWS)])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(mask_table, "change_metadata", overtaken)
+    with pytest.raises(FencedError):
+        take_over(output, dict(FINGERPRINT) | {"points_per_side": 8})
+    assert json.loads(read_state(output, {}).metadata["fingerprint"]) == FINGERPRINT
+    first.commit([])  # still in charge
+
+
 def test_a_resume_with_other_settings_names_each_of_them_and_changes_nothing(output):
     first = take_over(output)
+    first.commit([shard(output, ROWS[:1])])
     version = DeltaTable(f"{output}/masks").version()
     other = {"points_per_side": 16, "weights_sha256": "aa", "schema_version": 1, "max_pixels": 5}
     with pytest.raises(FingerprintMismatchError) as caught:
@@ -114,7 +159,7 @@ def test_a_resume_with_other_settings_names_each_of_them_and_changes_nothing(out
     assert "max_pixels: None in the output, 5 now" in str(caught.value)
     assert "weights_sha256" not in str(caught.value)
     assert DeltaTable(f"{output}/masks").version() == version
-    first.commit([shard(output, ROWS)])  # still in charge
+    first.commit([shard(output, ROWS[1:])])  # still in charge
 
 
 @pytest.mark.parametrize("changed", FINGERPRINT)
@@ -298,20 +343,6 @@ def test_a_delta_table_of_another_program_is_left_alone(output):
     assert DeltaTable(f"{output}/masks").version() == 0
 
 
-def age(output, hours):
-    """Make every data file as old as if it had been put then."""
-    for path in Path(output).glob("*/*.parquet"):
-        os.utime(path, (time.time() - hours * 3600,) * 2)
-
-
-def data_files(output, table="masks"):
-    return {path.name for path in Path(output, table).glob("*.parquet")}
-
-
-def committed_data_files(output):
-    return {file.rsplit("/", 1)[1] for file in files(output)}
-
-
 def test_the_header_is_read_from_the_log_alone(output):
     finished(output, ROWS)
     for path in Path(output, "masks").glob("*.parquet"):
@@ -339,16 +370,16 @@ def test_a_compaction_that_is_killed_keeps_the_groups_it_has_committed(output, m
     table = take_over(output)
     for part in ROWS[:4]:
         table.commit([shard(output, [part])])
-    monkeypatch.setattr(mask_table, "_COMPACTED_FILE_ROWS", 2)
-    monkeypatch.setattr(mask_table, "_MERGES_AT_ONCE", 1)
+    monkeypatch.setattr(rewriting, "_COMPACTED_FILE_ROWS", 2)
+    monkeypatch.setattr(rewriting, "_FILES_AT_ONCE", 1)
     with monkeypatch.context() as patch:
-        put_parquet, left = mask_table.put_parquet, [1]
+        put_parquet, left = rewriting.put_parquet, [1]
 
         def put_one(*arguments, **options):
             left.pop()
             return put_parquet(*arguments, **options)
 
-        patch.setattr(mask_table, "put_parquet", put_one)
+        patch.setattr(rewriting, "put_parquet", put_one)
         with pytest.raises(IndexError):
             table.compact()
     assert len(files(output)) == 3
@@ -372,12 +403,12 @@ def test_a_compaction_that_is_killed_keeps_the_groups_it_has_committed(output, m
 )
 @pytest.mark.parametrize("by", ["bytes", "rows"])
 def test_small_neighbours_are_merged_up_to_a_size(sizes, groups, by, monkeypatch):
-    monkeypatch.setattr(mask_table, f"_COMPACTED_FILE_{by.upper()}", 100)
+    monkeypatch.setattr(rewriting, f"_COMPACTED_FILE_{by.upper()}", 100)
     files = [
         DataFile(str(index), size if by == "bytes" else 1, size if by == "rows" else 1, index, index)
         for index, size in enumerate(sizes)
     ]
-    merged = mask_table._mergeable(list(reversed(files)))
+    merged = rewriting._mergeable(list(reversed(files)))
     assert [[int(file.path) for file in group] for group in merged] == groups
 
 
@@ -421,15 +452,16 @@ def test_deleting_rows_fences_a_run_in_progress(output):
 )
 def test_a_deletion_whose_answer_was_lost_is_counted(output, monkeypatch, clock, error):
     finished(output, ROWS)
-    delete = DeltaTable.delete
+    table = MaskTable.stop_runs(output, {})
+    commit = DeltaTable.create_write_transaction
 
-    def delete_and_fail(*arguments, **options):
-        monkeypatch.setattr(DeltaTable, "delete", delete)
-        delete(*arguments, **options)
+    def commit_and_fail(*arguments, **options):
+        monkeypatch.setattr(DeltaTable, "create_write_transaction", commit)
+        commit(*arguments, **options)
         raise error
 
-    monkeypatch.setattr(DeltaTable, "delete", delete_and_fail)
-    assert delete_rows(output, ["decode_error"], {}) == 1
+    monkeypatch.setattr(DeltaTable, "create_write_transaction", commit_and_fail)
+    assert table.delete(["decode_error"]) == 1
     assert len(stored(output)) == 4
 
 
@@ -442,6 +474,46 @@ def test_a_deletion_is_fenced_by_a_later_start(output):
     assert stored(output) == as_stored(ROWS)
 
 
+def test_a_million_images_are_deleted_at_once(output):
+    table = finished(output, ROWS)
+    assert table.delete_images(np.arange(1, 1_000_000)[::-1]) == 4
+    assert stored(output) == as_stored(ROWS[:1])
+    assert table.delete_images(np.arange(1, 1_000_000)) == 0
+
+
+def test_files_without_any_of_the_rows_to_delete_stay_as_they_are(output):
+    table = finished(output, ROWS)
+    before = set(files(output))
+    version = DeltaTable(f"{output}/masks").version()
+    assert table.delete_images(np.array([4, 9])) == 1
+    assert len(before & set(files(output))) == 1
+    assert table.delete_images(np.array([9, -1, 4])) == 0
+    assert DeltaTable(f"{output}/masks").version() == version + 1
+
+
+def test_a_deletion_that_is_killed_keeps_what_it_has_committed_and_goes_on_when_it_is_repeated(output, monkeypatch):
+    monkeypatch.setattr(rewriting, "_DELETIONS_PER_COMMIT", 1)
+    table = finished(output, ROWS)
+    real, left = rewriting.commit_files, [1]
+
+    def commit_one(*arguments, **options):
+        left.pop()
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rewriting, "commit_files", commit_one)
+        with pytest.raises(IndexError):
+            table.delete(["ok"])
+    assert len(stored(output)) == 3
+    assert delete_rows(output, ["ok"], {}) == 2
+    assert stored(output) == as_stored([ROWS[2]])
+
+
+def test_rows_of_images_that_were_added_since_the_plan_was_read_are_none_of_its(output):
+    table = finished(output, ROWS)
+    assert table.committed_ids(2).tolist() == [True, True]
+
+
 def test_an_unknown_status_is_refused_with_those_that_there_are(output):
     running = finished(output, ROWS)
     with pytest.raises(ConfigError, match=r"status must be some of ok, fetch_error, .*worker_crashed; got ok, failed"):
@@ -449,81 +521,12 @@ def test_an_unknown_status_is_refused_with_those_that_there_are(output):
     running.commit([shard(output, [row(5)])])  # nobody was disturbed
 
 
-@pytest.mark.parametrize("use", [lambda output: delete_rows(output, ["ok"], {}), lambda output: vacuum(output, 1, {})])
-def test_where_no_run_started_there_is_nothing_to_delete_from(output, use):
+def test_where_no_run_started_there_is_nothing_to_delete_from(output):
     with pytest.raises(OutputError, match="no results in"):
-        use(output)
+        delete_rows(output, ["ok"], {})
     DeltaTable.create(f"{output}/masks", MASKS_SCHEMA)
     with pytest.raises(OutputError, match="a Delta table of another program"):
-        use(output)
-
-
-def test_a_vacuum_removes_orphans_and_what_was_replaced_and_nothing_else(output, monkeypatch):
-    finished(output, ROWS)
-    orphans = {shard(output, [row(7)]).file.path for _ in range(2)}
-    three_hours_ago = time.time() - 3 * 3600
-    with monkeypatch.context() as patch:
-        patch.setattr(delta, "time", SimpleNamespace(time=lambda: three_hours_ago))  # when the shards were replaced
-        take_over(output).compact()
-    age(output, 2)
-    kept = committed_data_files(output)
-    assert len(kept) == 1
-    assert len(data_files(output)) == 5
-    assert vacuum(output, 4, {}) == 0
-    young = shard(output, [row(8)]).file.path
-    assert vacuum(output, 1, {}) == 4
-    assert data_files(output) == kept | {young}
-    assert not orphans & kept
-    assert stored(output) == as_stored(ROWS)
-    assert vacuum(output, 1, {}) == 0
-
-
-def test_a_vacuum_removes_what_planners_left_once_there_is_a_plan(output):
-    take_over(output)
-    uri = f"{output}/images"
-    create_table(uri, IMAGES_SCHEMA, {"input": "/in"}, {})
-    rows = source_table([SourceImage("a", 1, "e")]).add_column(0, IMAGES_SCHEMA.field("image_id"), pa.array([0]))
-    put_parquet(uri, rows, {}, row_group_size=1)
-    age(output, 2)
-    assert vacuum(output, 1, {}) == 0
-    plan(output, 3)
-    assert vacuum(output, 1, {}) == 1
-    assert read_planned(output, range(0, 9), {}).num_rows == 3
-
-
-def test_a_vacuum_fences_a_run_whose_shard_it_removed(output):
-    running = take_over(output)
-    waiting = shard(output, ROWS)
-    age(output, 2)
-    assert vacuum(output, 1, {}) == 1
-    with pytest.raises(FencedError):
-        running.commit([waiting])
-    assert stored(output) == []
-
-
-def test_a_vacuum_that_stood_still_while_another_run_worked_removes_nothing(output, monkeypatch):
-    finished(output, ROWS)
-    unused_files = mask_table.unused_files
-
-    def unused_files_late(*arguments, **options):
-        table = take_over(output)
-        made = shard(output, [row(5)])
-        age(output, 2)
-        found = unused_files(*arguments, **options)
-        assert found == [made.file.path]
-        table.commit([made])
-        return found
-
-    monkeypatch.setattr(mask_table, "unused_files", unused_files_late)
-    with pytest.raises(FencedError):
-        vacuum(output, 1, {})
-    assert len(stored(output)) == 6
-
-
-def test_a_vacuum_keeps_an_hour_whatever_is_asked(output):
-    take_over(output)
-    with pytest.raises(ConfigError, match="retention_hours must be at least 1, got 0"):
-        vacuum(output, 0, {})
+        delete_rows(output, ["ok"], {})
 
 
 def test_the_commits_of_a_long_run_are_not_all_read(output, monkeypatch):

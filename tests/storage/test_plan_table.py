@@ -6,7 +6,15 @@ from deltalake import DeltaTable
 
 from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage import plan_table
-from sam_pipeline.storage.plan_table import Plan, extend_plan, read_plan, read_planned, write_plan
+from sam_pipeline.storage.plan_table import (
+    Plan,
+    confirm_plan,
+    extend_plan,
+    iterate_planned,
+    read_plan,
+    read_planned,
+    write_plan,
+)
 from sam_pipeline.storage.schema import IMAGES_SCHEMA
 from sam_pipeline.storage.sources.source_image import Location, SourceImage, source_table
 
@@ -59,13 +67,12 @@ def test_planning_that_was_killed_before_its_commit_left_no_plan_and_starts_over
     assert read_planned(output, range(0, 10), {}).to_pylist() == rows_of(IMAGES[:4])
 
 
-def test_planning_begun_for_another_input_is_not_continued(output, monkeypatch):
+def test_planning_that_was_begun_for_another_input_left_nothing_of_it(output, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(plan_table, "put_parquet", None)
         with pytest.raises(TypeError):
             write_plan(output, "s3://b", source_table(IMAGES), {})
-    with pytest.raises(OutputError, match=r"was begun for another input \(s3://b\)"):
-        write_plan(output, "s3://c", source_table(IMAGES), {})
+    assert write_plan(output, "s3://c", source_table(IMAGES), {}) == Plan(output, "s3://c", 10) == read_plan(output, {})
 
 
 def test_of_two_planners_at_once_one_is_fenced_and_the_plan_is_the_others(output, monkeypatch):
@@ -144,10 +151,10 @@ def test_a_plan_is_extended_and_corrected_in_one_transaction(output, rows_per_fi
     changed = replace(IMAGES[4], size_bytes=7, etag="other")
     extended = extend_plan(plan, source_table(NEW), corrected(4, changed), {})
     assert extended == Plan(output, "s3://b", 11) == read_plan(output, {})
-    assert DeltaTable(f"{output}/images").version() == version + 1
+    assert DeltaTable(f"{output}/images").version() == version + 2  # the epoch, and all files
     assert read_planned(output, range(0, 99), {}).to_pylist() == rows_of([*IMAGES[:4], changed, *IMAGES[5:], *NEW])
     again = extend_plan(extended, source_table(NEW).slice(0, 0), NONE_CHANGED, {})
-    assert (again, DeltaTable(f"{output}/images").version()) == (extended, version + 1)
+    assert (again, DeltaTable(f"{output}/images").version()) == (extended, version + 2)
 
 
 def test_of_two_that_extend_a_plan_the_later_finds_it_changed_and_adds_nothing(output):
@@ -171,3 +178,80 @@ def test_one_that_extends_a_plan_meanwhile_fences_the_other(output, monkeypatch)
     with pytest.raises(FencedError):
         extend_plan(plan, source_table(NEW), NONE_CHANGED, {})
     assert read_plan(output, {}).num_images == 11
+
+
+def test_a_plan_that_was_read_before_it_was_extended_stays_as_it_was_read(output):
+    plan = write_plan(output, "s3://b", source_table(IMAGES), {})
+    extend_plan(plan, source_table(NEW), NONE_CHANGED, {})
+    planned = pa.concat_tables(iterate_planned(plan, ["image_id", "uri"], {}))
+    assert planned["image_id"].to_pylist() == list(range(10))
+    assert pa.concat_tables(iterate_planned(read_plan(output, {}), ["image_id"], {})).num_rows == 11
+
+
+@pytest.mark.parametrize("num_images", [1, 10, 40])
+def test_a_plan_is_made_anew_in_one_transaction(output, num_images):
+    first = write_plan(output, "s3://b", source_table(IMAGES), {})
+    first = extend_plan(first, source_table(NEW), NONE_CHANGED, {})
+    version = DeltaTable(f"{output}/images").version()
+    images = [replace(IMAGES[0], uri=f"s3://c/{index:02}.jpg") for index in range(num_images)]
+    made = write_plan(output, "s3://c", source_table(images), {}, replaced=first)
+    assert made == Plan(output, "s3://c", num_images, generation=2) == read_plan(output, {})
+    assert DeltaTable(f"{output}/images").version() == version + 1 == made.version
+    assert read_planned(output, range(99), {}).to_pylist() == rows_of(images)
+    extended = extend_plan(made, source_table(NEW), NONE_CHANGED, {})
+    assert extended == Plan(output, "s3://c", num_images + 1, generation=2) == read_plan(output, {})
+
+
+def test_a_plan_that_a_run_has_confirmed_since_it_was_read_is_not_replaced(output):
+    write_plan(output, "s3://b", source_table(IMAGES), {})
+    before = read_plan(output, {})
+    confirm_plan(read_plan(output, {}), {})
+    with pytest.raises(FencedError, match="or has begun with it"):
+        write_plan(output, "s3://c", source_table(IMAGES), {}, replaced=before)
+    assert read_plan(output, {}) == before
+    confirm_plan(before, {})
+    again = write_plan(output, "s3://c", source_table(IMAGES[:3]), {}, replaced=read_plan(output, {}))
+    assert again.generation == 2
+
+
+def test_a_run_that_confirms_while_the_plan_is_replaced_wins(output, monkeypatch):
+    plan = write_plan(output, "s3://b", source_table(IMAGES), {})
+    real = plan_table.put_parquet
+
+    def overtaken(*arguments, **options):
+        confirm_plan(plan, {})
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(plan_table, "put_parquet", overtaken)
+    with pytest.raises(FencedError, match="another run took over"):
+        write_plan(output, "s3://c", source_table(IMAGES), {}, replaced=plan)
+    assert read_plan(output, {}) == plan
+
+
+def test_of_two_runs_that_confirm_a_plan_at_once_none_stops(output, monkeypatch):
+    plan = write_plan(output, "s3://b", source_table(IMAGES), {})
+    real = plan_table.commit_files
+
+    def overtaken(*arguments, **options):
+        monkeypatch.setattr(plan_table, "commit_files", real)
+        confirm_plan(plan, {})
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(plan_table, "commit_files", overtaken)
+    version = DeltaTable(f"{output}/images").version()
+    confirm_plan(plan, {})
+    assert DeltaTable(f"{output}/images").version() == version + 2
+
+
+def test_of_a_plan_that_was_replaced_nothing_is_confirmed_nor_extended(output):
+    plan = write_plan(output, "s3://b", source_table(IMAGES), {})
+    made = write_plan(output, "s3://c", source_table(IMAGES), {}, replaced=plan)
+    for use in (
+        lambda: confirm_plan(plan, {}),
+        lambda: extend_plan(plan, source_table(NEW), NONE_CHANGED, {}),
+    ):
+        with pytest.raises(FencedError, match=r"another run made the plan in .* anew"):
+            use()
+    with pytest.raises(FencedError, match="another run changed the plan"):
+        write_plan(output, "s3://d", source_table(IMAGES), {}, replaced=plan)
+    assert read_plan(output, {}) == made

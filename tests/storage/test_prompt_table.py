@@ -7,8 +7,9 @@ from sam_pipeline.storage import prompt_table
 from sam_pipeline.storage.delta import open_table
 from sam_pipeline.storage.prompt_table import (
     announce_prompts,
-    are_prompts_announced,
+    announced_generation,
     count_prompts,
+    discard_prompts,
     extend_prompts,
     read_image_prompts,
     read_prompts_header,
@@ -104,21 +105,55 @@ def test_one_that_was_interrupted_before_its_commit_is_done_again(output, monkey
         with pytest.raises(KeyboardInterrupt):
             write_prompts(output, PROMPTS, SOURCE, 4, {})
     assert read_prompts_header(output, {}) is None
-    assert are_prompts_announced(output, {})
+    assert announced_generation(output, {}) == 1
     corrected = write_prompts(output, PROMPTS[:1], SOURCE, 4, {})
     assert read_prompts_header(output, {}) == corrected
     assert count_prompts(output, 4, {}).sum() == 1
 
 
 def test_prompts_can_be_announced_before_there_are_any(output):
-    assert not are_prompts_announced(output, {})
+    assert announced_generation(output, {}) is None
     announce_prompts(output, {})
     announce_prompts(output, {})
-    assert are_prompts_announced(output, {})
+    assert announced_generation(output, {}) == 1
     assert read_prompts_header(output, {}) is None
     write_prompts(output, PROMPTS, SOURCE, 4, {})
     announce_prompts(output, {})
     assert read_prompts_header(output, {}).num_prompts == 3
+    assert announced_generation(output, {}) is None
+
+
+def test_prompts_of_a_plan_that_was_made_anew_take_the_place_of_those_before(output):
+    first = write_prompts(output, PROMPTS, SOURCE, 4, {})
+    announce_prompts(output, {}, generation=2)
+    assert announced_generation(output, {}) == 2
+    assert read_prompts_header(output, {}) == first, "until the new plan is there the old one has its prompts"
+    assert read_prompts_header(output, {}, 2) is None
+    with pytest.raises(FencedError, match="another run froze prompts"):
+        write_prompts(output, PROMPTS, SOURCE, 4, {}, generation=1)
+    second = write_prompts(output, PROMPTS[:1], SOURCE, 7, {}, generation=2)
+    assert (second.generation, second.num_images, second.num_prompts) == (2, 7, 1)
+    assert read_prompts_header(output, {}, 2) == second
+    assert read_prompts_header(output, {}) is None
+    assert announced_generation(output, {}) is None
+    assert count_prompts(output, 7, {}).tolist() == [1, 0, 0, 0, 0, 0, 0]
+    with pytest.raises(FencedError, match="another run added prompts"):
+        extend_prompts(output, table_of(prompt(8, 0)), SOURCE, 9, {}, generation=1)
+    assert extend_prompts(output, table_of(prompt(8, 0)), SOURCE, 9, {}, generation=2).num_prompts == 2
+
+
+def test_prompts_are_discarded_where_the_plan_that_was_made_anew_has_none(output):
+    discard_prompts(output, {}, generation=2)
+    assert announced_generation(output, {}) is None
+    write_prompts(output, PROMPTS, SOURCE, 4, {})
+    discard_prompts(output, {}, generation=1)
+    assert count_prompts(output, 4, {}).sum() == 3, "those of its own stay"
+    announce_prompts(output, {}, generation=2)
+    discard_prompts(output, {}, generation=2)
+    assert count_prompts(output, 4, {}).sum() == 0
+    assert announced_generation(output, {}) is None
+    assert read_prompts_header(output, {}) is None
+    assert write_prompts(output, PROMPTS, SOURCE, 4, {}, generation=3).num_prompts == 3
 
 
 def test_only_the_images_asked_for_are_read(output):

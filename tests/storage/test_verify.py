@@ -1,18 +1,22 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sam_pipeline.errors import OutputError, StorageUnavailableError
+from sam_pipeline.errors import DamagedFileError, FencedError, OutputError, StorageUnavailableError
 from sam_pipeline.masks import rle
 from sam_pipeline.masks.runs import Runs
+from sam_pipeline.storage import delta, table_reading
 from sam_pipeline.storage import verify as verify_module
-from sam_pipeline.storage.prompt_table import write_prompts
-from sam_pipeline.storage.schema import PROMPTS_SCHEMA
-from sam_pipeline.storage.verify import verify
-from tests.storage.runs import HEIGHT, WIDTH, failed_row, finished, mask, plan, row, shard
+from sam_pipeline.storage.plan_table import extend_plan, read_plan
+from sam_pipeline.storage.prompt_table import count_prompts, write_prompts
+from sam_pipeline.storage.schema import IMAGES_SCHEMA, PROMPTS_SCHEMA
+from sam_pipeline.storage.sources.source_image import SourceImage, source_table
+from sam_pipeline.storage.verify import retry_damaged, verify
+from tests.storage.runs import HEIGHT, WIDTH, failed_row, finished, mask, plan, row, shard, take_over
 
 # pycocotools builds its arrays the way NumPy 1 wanted it; until it does otherwise, decoding warns.
 
@@ -139,27 +143,136 @@ def _replace(path):
     pq.write_table(pa.table({"image_id": [2]}), path)
 
 
-@pytest.mark.parametrize("damage", [Path.unlink, _cut, _overwrite, _replace])
-def test_a_shard_that_cannot_be_read_is_found_and_the_others_are_checked(output, damage):
-    table = finished(output, [row(0), row(1)], num_images=4)
-    broken = shard(output, [row(2), row(3)])
-    table.commit([broken])
-    damage(Path(output, "masks", broken.file.path))
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, _cut, _overwrite, _replace, _flip])
+def test_a_damaged_shard_is_found_and_the_others_are_checked(output, damage):
+    broken = finished_with_a_shard(output, [row(2), row(3)])
+    damage(broken)
     result = verify(output, {})
     assert (result.num_rows, result.num_lost, result.num_bad_masks) == (2, 2, 1)
-    assert result.problems[0].startswith(f"masks/{broken.file.path}, of 2 images, cannot be read: ")
-    assert result.problems[1:] == ["image 2 has no row", "image 3 has no row"]
+    what = "missing" if damage is Path.unlink else "damaged: its bytes are not those that were written"
+    assert result.problems == [
+        f"{broken} is {what}; it holds 2 images",
+        "image 2 has no row",
+        "image 3 has no row",
+    ]
+    assert [file.path for file in result.damaged_files] == [broken.name]
+
+
+def finished_with_a_shard(output, rows):
+    """Four images, of which two are in a shard of their own; returns its path."""
+    table = finished(output, [row(0), row(1)], num_images=4)
+    last = shard(output, rows)
+    table.commit([last])
+    return Path(output, "masks", last.file.path)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, _cut, _overwrite, _replace])
+def test_a_damaged_shard_of_an_earlier_version_is_found(output, damage, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(delta.hashlib, "sha256", lambda content: SimpleNamespace(hexdigest=lambda: "of-1.0"))
+        broken = finished_with_a_shard(output, [row(2), row(3)])
+    assert verify(output, {}).ok
+    damage(broken)
+    result = verify(output, {})
+    assert (result.num_rows, result.num_lost, result.num_bad_masks) == (2, 2, 1)
+    assert [file.path for file in result.damaged_files] == [broken.name]
+
+
+def test_a_shard_that_cannot_be_fetched_is_a_problem_and_not_damage(output, monkeypatch):
+    forbidden = finished_with_a_shard(output, [row(2), row(3)])
+    fail_to_fetch(monkeypatch, forbidden.name, PermissionError(13, "Permission denied"))
+    result = verify(output, {})
+    assert (result.num_bad_masks, result.damaged_files, result.is_repairable) == (1, [], False)
+    assert "Permission denied" in result.problems[0]
+    assert retry_damaged(output, {}) == 0
+
+
+def fail_to_fetch(monkeypatch, name, error):
+    real = table_reading.table_filesystem
+
+    def table_filesystem(*arguments):
+        filesystem = real(*arguments)
+
+        def open_input_file(path):
+            if name is None or path == name:
+                raise error
+            return filesystem.open_input_file(path)
+
+        return SimpleNamespace(open_input_file=open_input_file)
+
+    monkeypatch.setattr(table_reading, "table_filesystem", table_filesystem)
 
 
 def test_storage_that_does_not_answer_is_no_problem_of_a_shard(output, monkeypatch, clock):
     finished(output, [row(0), row(1)])
-
-    def fail(*arguments):
-        raise OSError("Generic S3 error: HTTP error: error sending request")
-
-    monkeypatch.setattr(verify_module.pq.ParquetFile, "read_row_group", fail)
+    fail_to_fetch(monkeypatch, None, OSError("Generic S3 error: HTTP error: error sending request"))
     with pytest.raises(StorageUnavailableError):
         verify(output, {})
+
+
+@pytest.mark.parametrize("table", ["images", "prompts"])
+def test_a_damaged_file_of_the_plan_or_the_prompts_is_an_error(output, table):
+    prompt = {"image_id": 0, "role": "region", "prompt_id": 0, "is_relative": False}
+    write_prompts(output, pa.Table.from_pylist([prompt], schema=PROMPTS_SCHEMA), {}, 2, {})
+    finished(output, [row(0), row(1)])
+    assert verify(output, {}).ok
+    (file,) = Path(output, table).glob("*.parquet")
+    _flip(file)
+    with pytest.raises(DamagedFileError, match=f"{file} is damaged"):
+        verify(output, {})
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, _cut, _overwrite, _replace, _flip])
+def test_after_a_retry_of_what_is_damaged_its_images_are_pending_and_the_run_can_be_finished(output, damage):
+    broken = finished_with_a_shard(output, [row(2), row(3)])
+    damage(broken)
+    assert retry_damaged(output, {}) == 2
+    table = take_over(output)
+    assert table.committed_ids(4).tolist() == [True, True, False, False]
+    table.commit([shard(output, [row(2), row(3)])])
+    table.compact()
+    assert verify(output, {}).ok
+    assert retry_damaged(output, {}) == 0
+
+
+def test_unsound_and_doubled_rows_are_done_again_too(output):
+    rows = [row(0), row(1), row(2, 1, masks=[mask(7) | {"area": 1}]), row(3), row(3), row(0) | {"image_id": 9}]
+    finished(output, rows, num_images=4)
+    result = verify(output, {})
+    assert result.unsound_ids == {2, 3, 9}
+    assert retry_damaged(output, {}) == 4
+    assert take_over(output).committed_ids(4).tolist() == [True, True, False, False]
+
+
+def test_a_retry_of_what_is_damaged_fences_a_run_in_progress(output):
+    running = finished(output, [row(0), row(1)])
+    assert retry_damaged(output, {}) == 0
+    with pytest.raises(FencedError):
+        running.commit([shard(output, [row(1)])])
+
+
+def test_a_plan_that_is_extended_meanwhile_loses_and_adds_nothing(output, monkeypatch):
+    finished(output, [row(0), row(1)])
+    plan_of_two = read_plan(output, {})
+    extend_plan(plan_of_two, source_table([SourceImage("file:///in/0002.jpg", 1, "e")]), NOTHING_CHANGED, {})
+    table = take_over(output)
+    table.commit([shard(output, [row(2)])])
+    write_prompts(output, pa.Table.from_pylist([PROMPT_OF_IMAGE_2], schema=PROMPTS_SCHEMA), {}, 3, {})
+    assert count_prompts(output, 2, {}).tolist() == [0, 0]
+    assert table.committed_ids(2).tolist() == [True, True]
+    monkeypatch.setattr(verify_module, "read_plan", lambda *_: plan_of_two)
+    result = verify(output, {})
+    assert result.problems == ["image_id 2 is not in the plan"]  # as it was read; verify itself reads it last
+
+
+NOTHING_CHANGED = IMAGES_SCHEMA.empty_table()
+PROMPT_OF_IMAGE_2 = {"image_id": 2, "role": "prompt", "prompt_id": 0, "is_relative": False}
 
 
 def test_everything_is_counted_but_only_the_first_problems_are_told(output, monkeypatch):

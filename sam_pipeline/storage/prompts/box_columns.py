@@ -10,15 +10,15 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from sam_pipeline.config import BboxFormat
+from sam_pipeline.storage.file_numbers import LARGEST_ID
 from sam_pipeline.storage.prompts.prompt_rows import KEYED_PROMPTS
 
-_LARGEST_ID = 2**63
-
 _Numbers = np.ndarray[Any, np.dtype[np.int64]]
+_Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def box_prompts(batch: pa.RecordBatch, num_rows_before: int, bbox_format: BboxFormat) -> tuple[pa.Table, _Numbers]:
-    """Take the prompts that have a right box, no points and no mask.
+    """Take the prompts that have a right box, no points and no mask, and nothing wrong in the other columns.
 
     Args:
         batch: key, text; is_image_id; and those of the other columns of prompts that there are.
@@ -33,6 +33,11 @@ def box_prompts(batch: pa.RecordBatch, num_rows_before: int, bbox_format: BboxFo
     for name in ("point_coords", "point_labels", "mask_input"):
         if name in names:
             is_box &= batch.column(name).is_null().to_numpy(zero_copy_only=False)
+    others: dict[str, pa.Array] = {}
+    for name, read in (("category_id", _ids), ("score", _scores)):
+        if name in names:
+            others[name], is_right = read(batch.column(name))
+            is_box &= is_right
     corners = np.empty((0, 4))
     if is_box.any():
         numbers = _only(batch.column("bbox"), is_box).flatten()
@@ -52,28 +57,27 @@ def box_prompts(batch: pa.RecordBatch, num_rows_before: int, bbox_format: BboxFo
         "box_xyxy": pa.ListArray.from_arrays(np.arange(0, 4 * count + 1, 4, dtype=np.int32), corners.reshape(-1)),
         "is_relative": pa.repeat(pa.scalar(False), count),
     }
-    if "category_id" in names:
-        columns["category_id"] = _ids(_only(batch.column("category_id"), is_box))
-    if "score" in names:
-        columns["score"] = _scores(_only(batch.column("score"), is_box))
+    columns |= {name: _only(values, is_box) for name, values in others.items()}
     return pa.table(columns, schema=KEYED_PROMPTS), np.flatnonzero(~is_box)
 
 
 def may_name_images(kind: pa.DataType) -> bool:
-    """Whether a column of this type holds text or whole numbers."""
+    """Whether a column of this type holds text or numbers, which may be whole."""
     if pt.is_dictionary(kind):
         kind = kind.value_type
-    return bool(pt.is_integer(kind) or pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
+    return bool(_is_numeric(kind) or pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
 
 
 def key_texts(keys: pa.Array) -> pa.Array:
-    """What names the images, as text.
+    """What names the images, as text; null where it is a number with a fraction.
 
     Raises:
         pa.ArrowInvalid: it is not UTF-8.
     """
     if pt.is_dictionary(keys.type):
         keys = keys.dictionary_decode()
+    if pt.is_floating(keys.type):  # as pandas writes whole numbers with gaps
+        keys, _ = _ids(keys)
     texts = keys.cast(pa.string())
     texts.validate(full=True)
     return texts
@@ -84,15 +88,15 @@ def is_list(kind: pa.DataType) -> bool:
     return bool(pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind))
 
 
-def _has_right_length(boxes: pa.Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def _has_right_length(boxes: pa.Array) -> _Flags:
     if not is_list(boxes.type) or not _is_numeric(boxes.type.value_type):
         return np.zeros(len(boxes), bool)
     is_right = pc.and_(boxes.is_valid(), pc.fill_null(pc.equal(pc.list_value_length(boxes), 4), False))
-    found: np.ndarray[Any, np.dtype[np.bool_]] = is_right.to_numpy(zero_copy_only=False).copy()
+    found: _Flags = is_right.to_numpy(zero_copy_only=False).copy()
     return found
 
 
-def _only(values: pa.Array, is_meant: np.ndarray[Any, np.dtype[np.bool_]]) -> pa.Array:
+def _only(values: pa.Array, is_meant: _Flags) -> pa.Array:
     return values if is_meant.all() else values.filter(pa.array(is_meant))
 
 
@@ -107,23 +111,27 @@ def _floats(numbers: pa.Array) -> np.ndarray[Any, np.dtype[np.float64]]:
     return found
 
 
-def _ids(values: pa.Array) -> pa.Array:
-    """Whole numbers; null where a value is none."""
+def _ids(values: pa.Array) -> tuple[pa.Array, _Flags]:
+    """Whole numbers, and which rows hold one or nothing."""
+    is_missing = values.is_null().to_numpy(zero_copy_only=False)
     if pt.is_uint64(values.type):
-        values = pc.if_else(pc.less(values, pa.scalar(_LARGEST_ID, pa.uint64())), values, pa.scalar(None, pa.uint64()))
-    elif pt.is_floating(values.type):
+        is_id = pc.fill_null(pc.less(values, pa.scalar(LARGEST_ID, pa.uint64())), False)
+        numbers = pc.if_else(is_id, values, pa.scalar(None, pa.uint64())).cast(pa.int64())
+        return numbers, is_missing | is_id.to_numpy(zero_copy_only=False)
+    if pt.is_integer(values.type):
+        return values.cast(pa.int64()), np.ones(len(values), bool)
+    if pt.is_floating(values.type):
         # As pandas writes whole numbers with gaps.
         numbers = _floats(values)
-        is_id = (np.trunc(numbers) == numbers) & (numbers >= -_LARGEST_ID) & (numbers < _LARGEST_ID)
-        values = pa.array(np.where(is_id, numbers, 0).astype(np.int64), mask=~is_id)
-    elif not pt.is_integer(values.type):
-        return pa.nulls(len(values), pa.int64())
-    return values.cast(pa.int64())
+        is_id = (np.trunc(numbers) == numbers) & (numbers >= -LARGEST_ID) & (numbers < LARGEST_ID)
+        return pa.array(np.where(is_id, numbers, 0).astype(np.int64), mask=~is_id), is_id | np.isnan(numbers)
+    return pa.nulls(len(values), pa.int64()), is_missing
 
 
-def _scores(values: pa.Array) -> pa.Array:
-    """Finite numbers; null where a value is none."""
+def _scores(values: pa.Array) -> tuple[pa.Array, _Flags]:
+    """Finite numbers, and which rows hold one or nothing."""
     if not _is_numeric(values.type):
-        return pa.nulls(len(values), pa.float64())
+        return pa.nulls(len(values), pa.float64()), values.is_null().to_numpy(zero_copy_only=False)
     scores = _floats(values)
-    return pa.array(scores, mask=~np.isfinite(scores))
+    is_missing = np.isnan(scores)
+    return pa.array(scores, mask=is_missing), is_missing | np.isfinite(scores)

@@ -2,44 +2,60 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
 import pyarrow as pa
 
 from sam_pipeline.errors import InputError
+from sam_pipeline.storage.file_numbers import as_number, file_id, whole_number
 from sam_pipeline.storage.filesystem import StorageOptions
 from sam_pipeline.storage.prompts.prompt_rows import PromptOptions
 from sam_pipeline.storage.prompts.prompt_values import MakeRow, Row
 from sam_pipeline.storage.prompts.row_tables import row_tables
 from sam_pipeline.storage.sources.object_reading import read_json
 
+logger = logging.getLogger(__name__)
+
 
 def coco_prompts(uri: str, options: PromptOptions, make: MakeRow, *, are_regions: bool) -> Iterator[pa.Table]:
     """Read COCO's JSON, which is held in memory. See prompt_files.read_prompts.
 
     The image is what `images` call it, where there are any, else its image_id; that alone if the images were planned
-    from the same file. The prompt_id is the annotation's id, or else its position.
+    from the same file. The prompt_id is the annotation's id, or else its position. Ids are the same as number, as text
+    and as a float: 7, "7", 7.0.
     """
     return row_tables(_rows(uri, options, make, are_regions=are_regions))
 
 
 def _rows(uri: str, options: PromptOptions, make: MakeRow, *, are_regions: bool) -> Iterator[Row]:
     entries, names = _content(uri, options.storage)
+    other_ids: list[object] = []
     if uri == options.planned_from:
         names = {}
     for position, entry in enumerate(entries):
         fields = entry if isinstance(entry, dict) else {}
-        image_id, own_id = fields.get("image_id"), fields.get("id")
-        known_id = image_id if _is_id(image_id) else None
-        name = None if known_id is None else names.get(known_id)
-        if not isinstance(own_id, int) or isinstance(own_id, bool) or not 0 <= own_id < 2**63:
+        known_id = file_id(fields.get("image_id"))
+        name = names.get(str(known_id))
+        own_id = whole_number(as_number(fields.get("id")))
+        if own_id is None or own_id < 0:
             own_id = position
+            if fields.get("id") is not None:
+                other_ids.append(fields["id"])
         for part in _polygons(fields) if are_regions else [fields]:
             yield make(name or known_id, own_id, part) | {"is_image_id": not name}
+    if other_ids:
+        logger.warning(
+            "%d annotations of %s have an id that is no whole number, or below 0, such as %.40r; their "
+            "prompt_id is the position in the file, from 0",
+            len(other_ids),
+            uri,
+            other_ids[0],
+        )
 
 
-def _content(uri: str, options: StorageOptions) -> tuple[list[Any], dict[int | str, str]]:
+def _content(uri: str, options: StorageOptions) -> tuple[list[Any], dict[str, str]]:
     """The annotations, and the names of images by id."""
     content = read_json(uri, options)
     if isinstance(content, list):
@@ -49,16 +65,11 @@ def _content(uri: str, options: StorageOptions) -> tuple[list[Any], dict[int | s
         raise InputError(f"{uri} holds neither COCO results, a list, nor an object with a list of annotations")
     images = content.get("images")
     names = {
-        image["id"]: image["file_name"]
+        str(file_id(image["id"])): image["file_name"]
         for image in (images if isinstance(images, list) else [])
-        if isinstance(image, dict) and _is_id(image.get("id")) and isinstance(image.get("file_name"), str)
+        if isinstance(image, dict) and file_id(image.get("id")) is not None and isinstance(image.get("file_name"), str)
     }
     return entries, names
-
-
-def _is_id(value: object) -> TypeGuard[int | str]:
-    # Python would find the image with the id 1 for true.
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
 
 
 def _polygons(fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sam_pipeline.errors import InputError
-from sam_pipeline.storage.sources.manifest import shown_names
+from sam_pipeline.storage.sources.manifest import URI_COLUMNS, shown_names
 
 IMAGE_ID = "image_id"
 """The column that names images by an id, as COCO's do."""
 
-KEY_COLUMNS = ("uri", "url", "image_uri", "image_path", "path", "file_name", "image", "key", IMAGE_ID)
+KEY_COLUMNS = (*URI_COLUMNS, IMAGE_ID)
 """Where images are looked for, in this order: a file that has both knows its images better by name than by number."""
 
 PROMPT_COLUMNS = ("bbox", "point_coords", "mask_input")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from sam_pipeline.storage.name_forms import one_form
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +45,9 @@ def match_images(keyed: pa.Table, planned: pa.Table) -> _Ids:
 
     A key is an image's URI; or the end of one, from a slash on (`train/0001.jpg`, `0001.jpg`), with or without the
     suffix. A number also names the file that is called by it with zeros in front, as COCO's are. The first of these by
-    which a key names anything counts. Where the plan was made from a COCO file, what the rows call an image's id is
-    looked for among the ids of that file first, and a number there only.
+    which a key names anything counts. A key that names nothing is tried once more in another form: with a space for
+    `%20`, slashes for backslashes, letters and their accents as one (see name_forms). Where the plan was made from a
+    COCO file, what the rows call an image's id is looked for among the ids of that file first, and a number there only.
 
     Args:
         keyed: (N,) rows of KEYED_PROMPTS; key and is_image_id are used.
@@ -52,6 +56,42 @@ def match_images(keyed: pa.Table, planned: pa.Table) -> _Ids:
     Returns:
         (N,) int64 image_id of each row; -1 where there is none.
     """
+    image_ids, codes, names = _found(keyed, planned)
+    _log(image_ids, codes, names)
+    image_ids[image_ids == _SEVERAL] = _NONE
+    return image_ids
+
+
+def why_none_match(keyed: pa.Table, planned: pa.Table) -> str:
+    """Why no row of a file of prompts names a planned image, with an example and a remedy.
+
+    Args:
+        keyed: (N,) rows of KEYED_PROMPTS, of which match_images found none; N > 0.
+        planned: as for match_images.
+    """
+    image_ids, codes, names = _found(keyed, planned)
+    named = np.flatnonzero(codes >= 0)
+    if not len(named):
+        return "none of them names an image"
+    several = np.flatnonzero(image_ids == _SEVERAL)
+    if len(several):
+        name = names[int(codes[several[0]])].as_py()
+        return f"each name fits several images, such as {name!r}: give more of their paths"
+    name = names[int(codes[named[0]])].as_py()
+    image = planned["uri"][0].as_py()
+    coco_id = re.match(_COCO_ID, planned["extra"][0].as_py() or "")
+    if not keyed["is_image_id"][int(named[0])].as_py():
+        return f"they name images such as {name!r}, and the images are such as {image!r}"
+    if coco_id is not None:
+        return f"they have ids such as {name!r}, and the images of the annotation file such as {coco_id['id']}"
+    return (
+        f"they have ids such as {name!r}, and the images have names such as {image!r}: give the COCO file with the "
+        "names of the ids with --prompt-images"
+    )
+
+
+def _found(keyed: pa.Table, planned: pa.Table) -> tuple[_Ids, _Ids, pa.Array]:
+    """The image_id of each row, or _NONE or _SEVERAL; and its key, as a position in an array of keys, or -1."""
     encoded = _large(keyed["key"]).dictionary_encode()
     codes = pc.fill_null(encoded.indices, -1).to_numpy().astype(np.int64)
     # Some name of a file may be the id of another image: a key is its text and whether that is an id.
@@ -66,10 +106,7 @@ def match_images(keyed: pa.Table, planned: pa.Table) -> _Ids:
         found[left] = index.find(asked.take(pa.array(left)))
     by_key = np.full(len(keys), _NONE)
     by_key[is_named] = found
-    image_ids: _Ids = by_key[positions]
-    _log(image_ids, codes, encoded.dictionary)
-    image_ids[image_ids == _SEVERAL] = _NONE
-    return image_ids
+    return by_key[positions], codes, encoded.dictionary
 
 
 def _ways(names: pa.Array, is_id: npt.NDArray[np.bool_], planned: pa.Table) -> Iterator[tuple[_Index, pa.Array]]:
@@ -82,11 +119,18 @@ def _ways(names: pa.Array, is_id: npt.NDArray[np.bool_], planned: pa.Table) -> I
         is_number = pc.match_substring_regex(names, _WHOLE_NUMBER)
         names = pc.if_else(pc.and_(pa.array(is_id), is_number), None, names)
     uris = _large(planned["uri"])
+    in_container = planned["location"].combine_chunks().is_valid()
+    yield from _ways_by_name(names, uris, in_container, ids)
+    yield from _ways_by_name(one_form(names), one_form(uris), in_container, ids)
+
+
+def _ways_by_name(
+    names: pa.Array, uris: pa.Array, in_container: pa.Array, ids: _Ids
+) -> Iterator[tuple[_Index, pa.Array]]:
     yield _index(uris, ids), names
     before, nothing = (pa.scalar(text, pa.large_string()) for text in ("file://", ""))
     yield _index(uris, ids), pc.binary_join_element_wise(before, names, nothing)
     # A member of an archive is what stands behind the #, as if the archive were a folder.
-    in_container = planned["location"].combine_chunks().is_valid()
     has_members = pc.any(in_container).as_py()
     paths = pc.if_else(in_container, pc.replace_substring(uris, "#", "/"), uris) if has_members else uris
     asked = pc.replace_substring_regex(names, r"^(?:\.{1,2}/)+", "")

@@ -22,7 +22,8 @@ from sam_pipeline.storage.sources.parquet_reading import PARQUET_SUFFIXES
 from sam_pipeline.storage.sources.source_image import SourceImage
 
 JSON_LINE_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
-_SUFFIXES = (".json", *JSON_LINE_SUFFIXES, *PARQUET_SUFFIXES, LABEL_SUFFIX)
+COCO_SUFFIXES = (".json", ".json.gz")
+_SUFFIXES = (*COCO_SUFFIXES, *JSON_LINE_SUFFIXES, *PARQUET_SUFFIXES, LABEL_SUFFIX)
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +31,13 @@ logger = logging.getLogger(__name__)
 def read_prompts(uri: str, options: PromptOptions) -> Iterator[pa.Table]:
     """Read the prompts of a file; those with too low a score, or none where one is asked for, are left out.
 
+    Where a prompt has an error and no score, the error may be in the score, so it stays.
+
     A prompt that cannot be used is a row with an error, and the others go on. COCO's files are held in memory, of all
     others some thousand rows.
 
     Args:
-        uri: of COCO results or annotations (.json), JSON Lines, Parquet, or a folder of YOLO labels (.txt).
+        uri: of COCO results or annotations (.json, .json.gz), JSON Lines, Parquet, or a folder of YOLO labels (.txt).
         options: all are used.
 
     Yields:
@@ -52,7 +55,9 @@ def read_prompts(uri: str, options: PromptOptions) -> Iterator[pa.Table]:
             yield part
             continue
         num_scores += part.num_rows - part["score"].null_count
-        kept = part.filter(pc.fill_null(pc.greater_equal(part["score"], options.min_score), False))
+        is_unknown = pc.and_(part["score"].is_null(), part["error"].is_valid())
+        is_enough = pc.fill_null(pc.greater_equal(part["score"], options.min_score), False)
+        kept = part.filter(pc.or_(is_unknown, is_enough))
         num_left_out += part.num_rows - kept.num_rows
         yield kept
     if not num_rows:
@@ -102,7 +107,7 @@ def _read(uri: str, options: PromptOptions, *, are_regions: bool) -> Iterator[pa
     if _holds_labels(uri):
         return yolo_prompts(list_prompt_files(uri, options.storage), uri, options.storage)
     name = uri.lower()
-    if name.endswith(".json"):
+    if name.endswith(COCO_SUFFIXES):
         return coco_prompts(uri, options, make, are_regions=are_regions)
     if name.endswith(JSON_LINE_SUFFIXES):
         return json_line_prompts(uri, options.storage, make, are_regions=are_regions)

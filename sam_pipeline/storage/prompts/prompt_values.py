@@ -10,6 +10,7 @@ import numpy as np
 
 from sam_pipeline.clean_text import is_encodable
 from sam_pipeline.config import BboxFormat
+from sam_pipeline.storage.file_numbers import as_number, file_id, is_real, whole_number
 from sam_pipeline.storage.prompts.prompt_rows import MASK_INPUT_SIZE
 
 Row = dict[str, Any]
@@ -18,7 +19,6 @@ Row = dict[str, Any]
 MakeRow = Callable[[object, int, Mapping[str, Any]], Row]
 """(key, prompt_id, fields) → a row: prompt_row or region_row."""
 
-_LARGEST_ID = 2**63
 _MASK_SHAPES = ((MASK_INPUT_SIZE**2,), (MASK_INPUT_SIZE, MASK_INPUT_SIZE), (1, MASK_INPUT_SIZE, MASK_INPUT_SIZE))
 
 
@@ -31,8 +31,10 @@ def prompt_row(key: object, prompt_id: int, fields: Mapping[str, Any], bbox_form
         fields: bbox, point_coords, point_labels, mask_input, category_id, score; those that there are.
         bbox_format: of bbox.
     """
-    row = _row(key, prompt_id, fields)
+    row = _row(key, prompt_id)
     try:
+        row["score"] = _score(fields.get("score"))
+        row["category_id"] = _category(fields.get("category_id"))
         row["box_xyxy"] = _box(fields.get("bbox"), bbox_format)
         row["point_coords"] = _points(fields.get("point_coords"), "point_coords", at_least=1)
         row["point_labels"] = _labels(fields.get("point_labels"), row["point_coords"])
@@ -46,7 +48,7 @@ def prompt_row(key: object, prompt_id: int, fields: Mapping[str, Any], bbox_form
 
 def region_row(key: object, prompt_id: int, fields: Mapping[str, Any], bbox_format: BboxFormat) -> Row:
     """A region of interest; of fields polygon and bbox are used."""
-    row = _row(key, prompt_id, {})
+    row = _row(key, prompt_id)
     try:
         row["polygon"] = _points(fields.get("polygon"), "polygon", at_least=3)
         if row["polygon"] is None:
@@ -65,29 +67,44 @@ def bad_row(row: Row, error: str) -> Row:
 
 
 def text_key(key: object) -> str | None:
-    """What names an image, as text; None for anything but text and whole numbers."""
-    if isinstance(key, bool) or not isinstance(key, (str, int)):
+    """What names an image, as text; None for anything but text and whole numbers, which may be floats."""
+    known = file_id(key)
+    text = None if known is None else str(known)
+    return text if text is not None and is_encodable(text) else None
+
+
+def _row(key: object, prompt_id: int) -> Row:
+    known = {"key": text_key(key), "is_image_id": False, "prompt_id": prompt_id, "is_relative": False}
+    return known | {"category_id": None, "score": None}
+
+
+def _category(value: object) -> int | None:
+    if _is_missing(value):
         return None
-    text = str(key)
-    return text if is_encodable(text) else None
+    category_id = whole_number(as_number(value))
+    if category_id is None:
+        raise ValueError(f"category_id must be a whole number, is {value!r:.40}")
+    return category_id
 
 
-def _row(key: object, prompt_id: int, fields: Mapping[str, Any]) -> Row:
-    category_id, score = fields.get("category_id"), fields.get("score")
-    return {
-        "key": text_key(key),
-        "is_image_id": False,
-        "prompt_id": prompt_id,
-        "is_relative": False,
-        "category_id": whole_number(category_id),
-        "score": float(score) if _is_number(score) else None,
-    }
+def _score(value: object) -> float | None:
+    if _is_missing(value):
+        return None
+    score = as_number(value)
+    if not is_real(score) or not math.isfinite(score):
+        raise ValueError(f"score must be a number, is {value!r:.40}")
+    return float(score)
+
+
+def _is_missing(value: object) -> bool:
+    """Whether it stands for no value: null, NaN as pandas writes it, or text without a character."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def _box(bbox: object, bbox_format: BboxFormat) -> list[float] | None:
     if bbox is None:
         return None
-    if not _is_list(bbox) or not all(map(_is_real, bbox)):
+    if not _is_list(bbox) or not all(map(is_real, bbox)):
         raise ValueError("bbox must be 4 numbers")
     if len(bbox) != 4:
         raise ValueError(f"bbox must be 4 numbers, has {len(bbox)}")
@@ -104,7 +121,7 @@ def _points(points: object, name: str, *, at_least: int) -> list[list[float]] | 
     if (
         not _is_list(points)
         or len(points) < at_least
-        or not all(_is_list(point) and len(point) == 2 and all(map(_is_real, point)) for point in points)
+        or not all(_is_list(point) and len(point) == 2 and all(map(is_real, point)) for point in points)
     ):
         raise ValueError(f"{name} must be [[x, y], …]" + (f", {at_least} of them or more" if at_least > 1 else ""))
     if not all(math.isfinite(number) for point in points for number in point):
@@ -139,27 +156,5 @@ def _logits(mask: object) -> bytes | None:
     return logits.tobytes()
 
 
-def whole_number(value: object) -> int | None:
-    """A number without fraction that fits 64 bits, also if it is written as a float; None for anything else."""
-    if not _is_number(value) or value != int(value) or not -_LARGEST_ID <= value < _LARGEST_ID:
-        return None
-    return int(value)
-
-
 def _is_list(value: object) -> TypeGuard[list[Any]]:
     return isinstance(value, list)
-
-
-def _is_real(value: object) -> TypeGuard[float]:
-    """A number of JSON or Arrow that a float can hold, infinity and what is not a number among them."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        float(value)
-    except OverflowError:
-        return False
-    return True
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return _is_real(value) and math.isfinite(value)

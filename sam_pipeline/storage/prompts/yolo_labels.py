@@ -10,13 +10,17 @@ import pyarrow as pa
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.fetching import fetch, find_probe
+from sam_pipeline.storage.file_numbers import as_number, is_real, whole_number
 from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem
-from sam_pipeline.storage.prompts.prompt_values import Row, bad_row, whole_number
+from sam_pipeline.storage.prompts.prompt_values import Row, bad_row
 from sam_pipeline.storage.prompts.row_tables import row_tables
 from sam_pipeline.storage.sources.name_patterns import Below
 from sam_pipeline.storage.sources.source_image import SourceImage
 
 LABEL_SUFFIX = ".txt"
+
+_LAYOUT = "class cx cy w h [confidence] [track]"
+_MOST_WORDS = 7
 
 _NAMES_OF_CLASSES = "classes.txt"
 # Of some hundred bytes each, asked for at once. A batch ends earlier where files are large.
@@ -25,9 +29,14 @@ _BYTES_AT_ONCE = 64 << 20
 
 
 def yolo_prompts(files: Sequence[SourceImage], uri: str, options: StorageOptions) -> Iterator[pa.Table]:
-    """Read labels: `class cx cy w h [confidence]`. See prompt_files.read_prompts.
+    """Read labels: `class cx cy w h [confidence] [track]`. See prompt_files.read_prompts.
 
     The image is called as the file, below the folder and without suffix. The prompt_id is the line, from 0.
+
+    Programs write a confidence, a track's id, both or none. A fifth number without a fraction, such as 7 or 1, is an
+    id, which is not used; it is a confidence where one of the file's fifth numbers is written with a fraction. A
+    confidence is in [0, 1]. Lines with more numbers are errors: polygons, turned boxes and poses cannot be told apart.
+    So is a line with six numbers where the file has longer ones.
 
     Args:
         files: as listed. classes.txt is passed over.
@@ -76,29 +85,61 @@ def _key(path: str, root: str) -> str:
 
 
 def _label_rows(key: str, content: bytes) -> Iterator[Row]:
-    for number, line in enumerate(content.decode("utf-8-sig", errors="replace").splitlines()):
-        if line.strip():
-            yield _label_row(key, number, line.split())
+    lines = [line.split() for line in content.decode("utf-8-sig", errors="replace").splitlines()]
+    has_polygons = any(len(words) > _MOST_WORDS for words in lines)
+    has_confidences = any(len(words) == _MOST_WORDS - 1 and _is_confidence(words[5]) for words in lines)
+    for number, words in enumerate(lines):
+        if words:
+            yield _label_row(key, number, words, has_polygons=has_polygons, has_confidences=has_confidences)
 
 
-def _label_row(key: str, number: int, words: Sequence[str]) -> Row:
-    category_id = whole_number(_number(words[0]))
-    numbers = [_number(word) for word in words[1:]]
-    finite = [number for number in numbers if number is not None and math.isfinite(number)]
-    score = numbers[4] if len(numbers) == len(finite) == 5 else None
-    row = _row(key, number) | {"category_id": category_id, "score": score}
-    if category_id is None or len(numbers) not in (4, 5) or len(finite) != len(numbers):
-        return bad_row(row, "the line must be class cx cy w h [confidence]")
-    cx, cy, w, h = finite[:4]
+def _label_row(key: str, number: int, words: Sequence[str], *, has_polygons: bool, has_confidences: bool) -> Row:
+    """A line's prompt; has_…: what other lines of the file show of its layout."""
+    row = _row(key, number)
+    try:
+        row["category_id"] = _class(words[0])
+        numbers = [_number(word) for word in words[1:]]
+        if len(numbers) < 4:
+            raise ValueError(f"the line must be {_LAYOUT}; it has {len(numbers)} numbers behind the class")
+        if len(words) > _MOST_WORDS or (len(words) == _MOST_WORDS and has_polygons):
+            raise ValueError(f"the line must be {_LAYOUT}; it may be a polygon, a turned box or a pose")
+        cx, cy, w, h = numbers[:4]
+        # A track's id, without a confidence before it: the programs that write ids write no fraction.
+        is_track = len(numbers) == 5 and numbers[4].is_integer() and not has_confidences
+        if len(numbers) == 6 and not (numbers[5].is_integer() and numbers[5] >= 0):
+            raise ValueError(f"the line must be {_LAYOUT}; its track is {words[6]!r:.40}")
+        if len(numbers) > 4 and not is_track:
+            row["score"] = _confidence(numbers[4])
+    except ValueError as error:
+        return bad_row(row, str(error))
     return row | {"box_xyxy": [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]}
+
+
+def _is_confidence(word: str) -> bool:
+    """Whether a fifth number can be nothing else: 0.9 or 1.0, but not 1."""
+    number = as_number(word)
+    return is_real(number) and 0 <= number <= 1 and not word.isdecimal()
+
+
+def _class(word: str) -> int:
+    category_id = whole_number(as_number(word))
+    if category_id is None:
+        raise ValueError(f"the line must be {_LAYOUT}; its class is {word!r:.40}")
+    return category_id
+
+
+def _number(word: str) -> float:
+    number = as_number(word)
+    if not is_real(number) or not math.isfinite(number):
+        raise ValueError(f"the line must be {_LAYOUT}; {word!r:.40} is no number")
+    return float(number)
+
+
+def _confidence(number: float) -> float:
+    if not 0 <= number <= 1:
+        raise ValueError(f"the line must be {_LAYOUT}; its confidence is {number:g}, not in [0, 1]")
+    return number
 
 
 def _row(key: str | None, number: int) -> Row:
     return {"key": key, "is_image_id": False, "prompt_id": number, "is_relative": True}
-
-
-def _number(word: str) -> float | None:
-    try:
-        return float(word)
-    except ValueError:
-        return None

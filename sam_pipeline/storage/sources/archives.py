@@ -12,6 +12,7 @@ import pyarrow as pa
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError, SamPipelineError
 from sam_pipeline.storage.sources.files import IMAGE_SUFFIXES
+from sam_pipeline.storage.sources.passed_over import Kind, PassedOver, hidden_folder
 from sam_pipeline.storage.sources.range_file import StorageFaultError
 from sam_pipeline.storage.sources.source_image import SourceImage, source_table
 
@@ -19,22 +20,25 @@ _NUM_THREADS = 8
 _MAX_INDEXES = 2 * _NUM_THREADS  # held at once: being made, or waiting for the archives before them
 _TABLE_ROWS = 16_384
 
-_Index = tuple[list[pa.Table], int]
-"""The images of an archive, and how many files of it were skipped."""
+Member = SourceImage | tuple[Kind, str] | None
+"""Of a file in an archive: its image; what is passed over, and its name; or None for a file that is no image."""
+
+_Index = tuple[list[pa.Table], int, PassedOver]
+"""The images of an archive, how many files of it were skipped, and what else was passed over."""
 
 
 def tables_in_order(
     containers: Iterable[SourceImage],
-    index: Callable[[SourceImage], Iterator[SourceImage | None]],
+    index: Callable[[SourceImage], Iterator[Member]],
     on_skipped: Callable[[int], None] | None,
 ) -> Iterator[pa.Table]:
     """Index archives in eight threads, and give what they hold in the order of the archives.
 
-    At most 16 indexes are held. Ending the iteration early ends the threads.
+    At most 16 indexes are held. Ending the iteration early ends the threads. What is passed over is counted in the log.
 
     Args:
         containers: the archives.
-        index: gives the images of one of them, and None for each file skipped.
+        index: gives what is in one of them.
         on_skipped: called once for each archive with the number of None.
 
     Raises:
@@ -42,17 +46,21 @@ def tables_in_order(
         StorageUnavailableError: the storage did not answer for two minutes.
     """
     is_over = threading.Event()
+    passed_over = PassedOver()
 
     def indexed(container: SourceImage) -> _Index:
-        tables, images, num_skipped = [], [], 0
+        tables, images, num_skipped, others = [], [], 0, PassedOver()
         try:
-            for image in index(container):
+            for found in index(container):
                 if is_over.is_set():
                     break
-                if image is None:
+                if found is None:
                     num_skipped += 1
                     continue
-                images.append(image)
+                if isinstance(found, tuple):
+                    others.add(*found)
+                    continue
+                images.append(found)
                 if len(images) == _TABLE_ROWS:
                     tables.append(source_table(images))
                     images.clear()
@@ -60,10 +68,11 @@ def tables_in_order(
             if isinstance(fault.error, SamPipelineError):
                 raise fault.error from fault.error.__cause__
             raise InputError(f"cannot read {container.uri}: {one_line(fault.error)}") from fault.error
-        return [*tables, source_table(images)] if images else tables, num_skipped
+        return [*tables, source_table(images)] if images else tables, num_skipped, others
 
     def answered(pending: deque[Future[_Index]]) -> Iterator[pa.Table]:
-        tables, num_skipped = pending.popleft().result()
+        tables, num_skipped, others = pending.popleft().result()
+        passed_over.update(others)
         if on_skipped is not None:
             on_skipped(num_skipped)
         yield from tables
@@ -77,9 +86,16 @@ def tables_in_order(
             futures.append(executor.submit(indexed, container))
         while futures:
             yield from answered(futures)
+        passed_over.log()
     finally:
         is_over.set()
         executor.shutdown(cancel_futures=True)
+
+
+def in_hidden_folder(container: SourceImage, name: str) -> tuple[Kind, str] | None:
+    """What to give for a member that is in a hidden folder; None if it is in none."""
+    folder = hidden_folder(f"/{name}".replace("\\", "/"))  # as some programs on Windows write it
+    return None if folder is None else ("hidden folder", f"{container.uri}#{folder[1:]}")
 
 
 def is_image(name: str) -> bool:

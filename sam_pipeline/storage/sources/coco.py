@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from sam_pipeline.errors import InputError
+from sam_pipeline.storage.file_numbers import file_id
 from sam_pipeline.storage.sources.kept_values import json_text
 from sam_pipeline.storage.sources.named_uris import named_uris, names_of
 from sam_pipeline.storage.sources.object_reading import read_json
@@ -15,6 +16,7 @@ from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
 from sam_pipeline.storage.sources.source_options import SourceOptions
 
 _TABLE_ROWS = 65_536
+_MAX_FIELDS_SHOWN = 20
 
 
 def coco_images(uri: str, options: SourceOptions) -> Iterator[pa.Table]:
@@ -53,10 +55,25 @@ def _entries(uri: str, options: SourceOptions) -> list[Any]:
     content = read_json(uri, options.storage)
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list):
-        raise InputError(f"{uri} is not a COCO annotation file: it has no list of images")
+        raise InputError(f"{uri} is not a COCO annotation file: {_what_it_is(content)}")
     if not entries:
         raise InputError(f"no images in {uri}: its list of images is empty")
     return entries
+
+
+def _what_it_is(content: Any) -> str:
+    """What JSON holds that has no list of images, and what to do with it."""
+    if isinstance(content, dict):
+        fields = ", ".join(map(repr, list(content)[:_MAX_FIELDS_SHOWN])) or "none"
+        return f"it has no list `images`; its fields: {fields}"
+    first = content[0] if isinstance(content, list) and content else None
+    if isinstance(first, str):
+        return "it is a list of text; if these are names of images, write one a line into a .txt file"
+    if isinstance(first, dict) and "image_id" in first:
+        return "it holds results; give it with --prompts, and with --input the images or the annotation file"
+    if isinstance(first, dict):
+        return "it is a list of objects; if these name images, write one a line into a .jsonl file"
+    return "it has no list `images`"
 
 
 def _check_kept(uri: str, entries: Sequence[Any], keep: Sequence[str]) -> None:
@@ -76,15 +93,15 @@ def _name(entry: Any, options: SourceOptions) -> object:
 def _extra(entry: Any, keep: Sequence[str]) -> str | None:
     if not isinstance(entry, dict):
         return None
-    return json_text({"coco_image_id": entry.get("id"), **{name: entry.get(name) for name in keep}})
+    return json_text({"coco_image_id": file_id(entry.get("id")), **{name: entry.get(name) for name in keep}})
 
 
 def _problem(entry: Any, seen: set[int | str]) -> str | None:
     """What is wrong with an entry besides its name; its id joins those that were seen."""
     if not isinstance(entry, Mapping):
         return "the entry of the annotation file is not an object"
-    image_id = entry.get("id")
-    if isinstance(image_id, bool) or not isinstance(image_id, (int, str)):
+    image_id = file_id(entry.get("id"))
+    if image_id is None:
         return "the entry of the annotation file has no id that is a number or text"
     if image_id in seen:
         return "the entry of the annotation file has the id of an earlier one"

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from sam_pipeline.storage.sources.name_patterns import Below
+from sam_pipeline.storage.sources.passed_over import PassedOver
 
 _ENTRIES_AT_ONCE = 20_000
 
@@ -28,10 +29,13 @@ class Found:
     """The wanted ones: path, size in bytes, and what changes when the file does."""
     num_others: int = 0
     """Files that a pattern matches but nobody wants."""
+    passed_over: PassedOver = field(default_factory=PassedOver)
 
 
 def walk_disk(below: Below, is_wanted: Callable[[str], bool], retry: Retry) -> Iterator[Found]:
     """Walk a folder to the bottom. Links to files are followed; links to folders are not, since they may form a loop.
+
+    They are noted, and so are hidden folders.
 
     Raises:
         OSError: a folder cannot be read: fsspec's find would pass over it in silence.
@@ -61,6 +65,11 @@ def _look_at(
         if entry.is_dir(follow_symlinks=False):
             if below.may_hold(entry.path):
                 folders.append(entry.path)
+            elif below.hidden_folder(f"{entry.path}/") is not None:
+                found.passed_over.add("hidden folder", entry.path)
+        elif entry.is_symlink() and os.path.isdir(entry.path):
+            if below.may_hold(entry.path):
+                found.passed_over.add("linked folder", entry.path)
         elif below.matches(entry.path) and _is_file(entry):
             if is_wanted(entry.name):
                 found.files += _file(entry)

@@ -5,8 +5,9 @@ Millions of them come in parts, as Arrow, so that what is held is what the calle
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from glob import has_magic
 from typing import Any
@@ -19,12 +20,17 @@ from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.sources.disk_listing import Found, Retry, walk_disk
 from sam_pipeline.storage.sources.name_patterns import Below
+from sam_pipeline.storage.sources.passed_over import PassedOver
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA, SourceImage, image_of_row
 from sam_pipeline.storage.sources.store_listing import etag_of, walk_store
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 
 _ROWS_AT_ONCE = 65_536
+
+
+class NoFilesError(InputError):
+    """The input is there, but holds no file of the kind that was looked for."""
 
 
 @dataclass(frozen=True)
@@ -37,58 +43,88 @@ class Listing:
 
 
 def list_files(
-    input_uri: str, options: StorageOptions, suffixes: tuple[str, ...], *, what: str = "images"
+    input_uri: str,
+    options: StorageOptions,
+    suffixes: tuple[str, ...],
+    *,
+    what: str = "images",
+    left_out: tuple[str, ...] = (),
 ) -> list[SourceImage]:
     """All files of an input that end in one of the suffixes, in the order of their URIs; see file_images.
 
     Raises:
         InputError, StorageUnavailableError: see file_images.
     """
-    parts = file_images(input_uri, options, suffixes, what=what)
+    parts = file_images(input_uri, options, suffixes, what=what, left_out=left_out)
     files = [image_of_row(row) for part in parts for row in part.images.to_pylist()]
     return sorted(files, key=lambda file: file.uri)
 
 
 def file_images(
-    input_uri: str, options: StorageOptions, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, *, what: str = "images"
+    input_uri: str,
+    options: StorageOptions,
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
+    *,
+    what: str = "images",
+    left_out: tuple[str, ...] = (),
+    on_other: Callable[[str], None] | None = None,
 ) -> Iterator[Listing]:
     """List an input once, in parts of some ten thousand files.
 
     A folder or prefix is walked recursively and files without one of the suffixes are skipped and counted; a file named
-    outright is taken whatever its suffix; hidden files (.DS_Store, ._x.jpg) are skipped. Links to files are followed,
-    links to folders below the input are not, since they may form a loop. A name that exists is never taken for a glob.
+    outright is taken whatever its suffix; hidden files (.DS_Store, ._x.jpg) are skipped. Hidden folders and those of
+    systems (.git, @eaDir, __MACOSX) are passed over, unless the input names them. Links to files are followed, links to
+    folders below the input are not, since they may form a loop. Folders that are passed over are counted in the log. A
+    name that exists is never taken for a glob.
 
     Args:
         input_uri: a folder or prefix, a glob, or a file, as absolute_uri makes it or as a listing names it.
         options: of the storage.
         suffixes: of the files to take, in lower case.
         what: is in the files, for the message where there are none.
+        left_out: URIs of folders that are no part of the input.
+        on_other: called with the name of each file that is skipped; more than once where a request was made again.
 
     Yields:
         Files in no order, each once.
 
     Raises:
-        InputError: nothing there, no permission, or no such file among the files; the last only in the end.
+        InputError: nothing there or no permission; in the end a NoFilesError if there is no such file among the files.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
     filesystem, path = open_filesystem(input_uri, options)
     num_images = num_skipped = 0
+
+    def is_wanted(name: str) -> bool:
+        found = _ends_in(name, suffixes)
+        if not found and on_other is not None:
+            on_other(name)
+        return found
+
+    passed_over = PassedOver()
     try:
-        found = _find(filesystem, path, lambda name: _ends_in(name, suffixes), _retry_of(input_uri))
+        apart = tuple(open_filesystem(uri, options) for uri in left_out)
+        below = _below(filesystem, path, apart, _retry_of(input_uri))
+        found = _find(filesystem, below, lambda name: _ends_in(name, suffixes), _retry_of(input_uri))
         for part in _merged(found):
             num_images += len(part.files)
             num_skipped += part.num_others
+            passed_over.update(part.passed_over)
             yield Listing(_table(filesystem, part.files), part.num_others)
     except FileNotFoundError:
-        raise InputError(f"input not found: {input_uri}") from None
+        hint = "; in a pattern there are *, ? and [0-9], but no braces" if "{" in input_uri else ""
+        raise InputError(f"input not found: {input_uri}{hint}") from None
     except InputError as error:
         raise InputError(f"cannot list {input_uri}: {error}") from error
     except SamPipelineError:
         raise
     except Exception as error:
         raise InputError(f"cannot list {input_uri}: {one_line(error)}") from error
+    passed_over.log()
     if not num_images:
-        raise InputError(f"no {what} in {input_uri}: {num_skipped} files, none ending in one of {', '.join(suffixes)}")
+        raise NoFilesError(
+            f"no {what} in {input_uri}: {num_skipped} files, none ending in one of {', '.join(suffixes)}"
+        )
 
 
 def source_image(filesystem: Any, info: Mapping[str, Any]) -> SourceImage:
@@ -96,16 +132,28 @@ def source_image(filesystem: Any, info: Mapping[str, Any]) -> SourceImage:
     return SourceImage(filesystem.unstrip_protocol(info["name"]), info.get("size"), etag_of(info))
 
 
-def _find(filesystem: Any, path: str, is_wanted: Callable[[str], bool], retry: Retry) -> Iterator[Found]:
-    if "file" not in filesystem.protocol and has_magic(path.partition("/")[0]):
+def _below(filesystem: Any, path: str, left_out: tuple[tuple[Any, str], ...], retry: Retry) -> Below:
+    """What to list; left_out are (filesystem, path) of folders."""
+    is_local = "file" in filesystem.protocol
+    if not is_local and has_magic(path.partition("/")[0]):
         raise InputError("the name of a bucket must not be a pattern")
     below = Below(path, is_glob=has_magic(path) and not retry(partial(_exists, filesystem, path), is_first=True))
+    folders = [folder.rstrip("/") for other, folder in left_out if other.protocol == filesystem.protocol]
+    if is_local:
+        # As the walk names them, which follows no link but the one it may begin with.
+        root = os.path.realpath(below.root or "/").rstrip("/")
+        real = [os.path.realpath(folder) for folder in folders]
+        folders = [below.root.rstrip("/") + folder[len(root) :] for folder in real if folder.startswith(f"{root}/")]
+    return replace(below, left_out=tuple(folders))
+
+
+def _find(filesystem: Any, below: Below, is_wanted: Callable[[str], bool], retry: Retry) -> Iterator[Found]:
     if "file" not in filesystem.protocol:
         return walk_store(filesystem, below, is_wanted, retry)
     if not below.is_glob:
-        info = retry(partial(filesystem.info, path))
+        info = retry(partial(filesystem.info, below.path))
         if info["type"] == "file":
-            return iter([Found([(path, info["size"], etag_of(info))])])
+            return iter([Found([(below.path, info["size"], etag_of(info))])])
     return walk_disk(below, is_wanted, retry)
 
 
@@ -136,6 +184,7 @@ def _merged(parts: Iterator[Found]) -> Iterator[Found]:
     for part in parts:
         merged.files += part.files
         merged.num_others += part.num_others
+        merged.passed_over.update(part.passed_over)
         if len(merged.files) >= _ROWS_AT_ONCE:
             yield merged
             merged = Found()

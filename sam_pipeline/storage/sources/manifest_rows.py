@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -14,7 +16,6 @@ import pyarrow.json
 import pyarrow.parquet
 import pyarrow.types as pt
 
-from sam_pipeline.errors import InputError
 from sam_pipeline.storage.sources.files import IMAGE_SUFFIXES
 from sam_pipeline.storage.sources.kept_values import check_keepable, json_objects, json_text
 from sam_pipeline.storage.sources.named_uris import names_of
@@ -23,7 +24,10 @@ _BATCH_ROWS = 65_536
 _BLOCK_BYTES = 4 << 20
 _MAX_LINE_BYTES = 64 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_CSV_PARSING = pyarrow.csv.ParseOptions(newlines_in_values=True)  # captions have them
+_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_DELIMITERS = (",", ";", "\t", "|")  # the first wins where there are as many of one as of another
+_SAMPLED_ROWS = 100
+_LINES = "path"
 
 _decode = json.JSONDecoder().decode
 
@@ -41,7 +45,10 @@ class WantedColumns:
         return list(dict.fromkeys([self.uris, *self.keep]))
 
 
-Choose = Callable[[Mapping[str, bool | None]], WantedColumns]
+FirstValues = Callable[[str], Sequence[object]]
+"""The name of a column → its values in the first rows."""
+
+Choose = Callable[[Mapping[str, bool | None], FirstValues], WantedColumns]
 """Columns by name, with whether they hold text or None where that cannot be said → those that are wanted."""
 
 Rows = tuple[pa.Array, pa.Array | None]
@@ -51,7 +58,8 @@ Rows = tuple[pa.Array, pa.Array | None]
 RowReader = Callable[[io.BufferedIOBase, Choose], Iterator[Rows]]
 """Reads a manifest of one format from its beginning, in order.
 
-It raises what choose raises, InputError for a column that cannot be kept, and the errors of who reads the format.
+It raises what choose raises, InputError for a column that cannot be kept, ValueError for what the file holds, and the
+errors of who reads the format.
 """
 
 
@@ -59,7 +67,12 @@ def parquet_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:
     """Read Parquet, of which only the columns that are wanted. See RowReader."""
     # Not pre_buffer, which reads the columns of all row groups before the first batch.
     parquet = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BLOCK_BYTES)
-    columns = choose({field.name: holds_text(field.type) for field in parquet.schema_arrow})
+
+    def first_values(name: str) -> list[object]:
+        batch = next(parquet.iter_batches(_SAMPLED_ROWS, columns=[name]), None)
+        return [] if batch is None else batch.column(0).to_pylist()
+
+    columns = choose({field.name: holds_text(field.type) for field in parquet.schema_arrow}, first_values)
     for name in columns.keep:
         check_keepable(name, parquet.schema_arrow.field(name).type)
     for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns.all):
@@ -67,19 +80,52 @@ def parquet_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:
 
 
 def csv_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:
-    """Read CSV with a header, every value as text: a type guessed from the first rows may fail later. See RowReader."""
+    """Read CSV with a header, every value as text: a type guessed from the first rows may fail later. See RowReader.
+
+    Values are divided by commas, semicolons, tabs or bars, whichever the header has most of.
+    """
+    head = file.read(_BLOCK_BYTES)
+    header = head.removeprefix(_BYTE_ORDER_MARK).partition(b"\n")[0].decode(errors="replace")
+    unquoted = re.sub(r'"[^"]*"', "", header)
+    return _delimited_rows(file, head, choose, max(_DELIMITERS, key=unquoted.count))
+
+
+def tab_separated_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:
+    """Read values divided by tabs, as csv_rows does. See RowReader."""
+    return _delimited_rows(file, file.read(_BLOCK_BYTES), choose, "\t")
+
+
+def _delimited_rows(file: io.BufferedIOBase, head: bytes, choose: Choose, delimiter: str) -> Iterator[Rows]:
+    _check_encoding(head)
+    parsing = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)  # captions have them
     # From a copy: Arrow reads ahead in a thread of its own, which may not have stopped when the file begins anew.
-    with pyarrow.csv.open_csv(io.BytesIO(file.read(_BLOCK_BYTES)), parse_options=_CSV_PARSING) as reader:
-        columns = choose(_csv_columns(reader.schema))
+    with pyarrow.csv.open_csv(io.BytesIO(head), parse_options=parsing) as reader:
+        first = next(iter(reader), None)
+        columns = choose(
+            _csv_columns(reader.schema),
+            lambda name: [] if first is None else first.column(name)[:_SAMPLED_ROWS].to_pylist(),
+        )
     file.seek(0)
     with pyarrow.csv.open_csv(
         pa.PythonFile(file, mode="r"),
         pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES),
-        _CSV_PARSING,
+        parsing,
         pyarrow.csv.ConvertOptions(include_columns=columns.all, column_types=dict.fromkeys(columns.all, pa.string())),
     ) as reader:
         for batch in reader:
             yield _rows(batch, columns)
+
+
+def line_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:
+    """Read a name a line, as one column called path; blank lines are no rows. See RowReader."""
+    columns: WantedColumns | None = None
+    for block in line_blocks(file):
+        lines = [line.strip() for line in block.decode().splitlines()]
+        names = [line for line in lines if line]
+        if columns is None:
+            _check_lines(names[:_SAMPLED_ROWS])
+            columns = choose({_LINES: True}, {_LINES: names[:_SAMPLED_ROWS]}.__getitem__)
+        yield _rows(pa.record_batch({_LINES: pa.array(names, pa.string())}), columns)
 
 
 def json_line_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:
@@ -93,7 +139,8 @@ def json_line_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:
     num_lines = 0
     for block in line_blocks(file):
         if columns is None:
-            columns = choose(_json_columns(records_of_lines(block, num_lines)))
+            records = records_of_lines(block, num_lines)
+            columns = choose(_json_columns(records), partial(_values, records[:_SAMPLED_ROWS]))
         yield _json_rows(block, columns, num_lines)
         num_lines += block.count(b"\n")
 
@@ -116,10 +163,32 @@ def holds_text(kind: pa.DataType) -> bool | None:
 
 
 def _csv_columns(schema: pa.Schema) -> dict[str, bool | None]:
-    if any("://" in name or name.lower().endswith(IMAGE_SUFFIXES) for name in schema.names):
+    if any("://" in name or name.startswith("/") or name.lower().endswith(IMAGE_SUFFIXES) for name in schema.names):
         # Not shown: it may hold a credential.
-        raise InputError("the first line of a CSV manifest must name its columns, but holds what seems an image")
+        raise ValueError(
+            "the first line of a CSV manifest must name its columns, but holds what seems an image: put a line such as "
+            "`uri` before it, or call a list without columns .txt"
+        )
     return {field.name: pt.is_string(field.type) or None for field in schema}
+
+
+def _check_lines(names: Sequence[str]) -> None:
+    """Refuse lines such as `a.jpg 7`, as lists for classifiers have them."""
+    labelled = [
+        name
+        for name in names
+        if re.split(r"[\s,;]", name)[0].lower().endswith(IMAGE_SUFFIXES) and not name.lower().endswith(IMAGE_SUFFIXES)
+    ]
+    if 2 * len(labelled) > len(names):
+        raise ValueError(
+            f"each line must be one path, but some hold more, such as {labelled[0]!r}: keep the paths alone, or give "
+            "the list a header and call it .csv"
+        )
+
+
+def _check_encoding(head: bytes) -> None:
+    if head.startswith(_UTF_16_MARKS):
+        raise ValueError("its text is UTF-16: save it as UTF-8")
 
 
 def line_blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
@@ -128,6 +197,7 @@ def line_blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
     is_first = True
     while data := file.read(_BLOCK_BYTES):
         if is_first:
+            _check_encoding(data)
             data, is_first = data.removeprefix(_BYTE_ORDER_MARK), False
         head, newline, tail = data.rpartition(b"\n")
         if newline:
@@ -136,7 +206,7 @@ def line_blocks(file: io.BufferedIOBase) -> Iterator[bytes]:
         else:
             rest += tail
         if len(rest) > _MAX_LINE_BYTES:
-            raise InputError(f"a line of more than {_MAX_LINE_BYTES >> 20} MB: JSON Lines have one object a line")
+            raise ValueError(f"a line of more than {_MAX_LINE_BYTES >> 20} MB")
     if rest:
         yield rest
 
@@ -145,7 +215,7 @@ def records_of_lines(block: bytes, num_lines_before: int) -> list[dict[str, Any]
     """The objects of some lines.
 
     Raises:
-        InputError: a line is something else.
+        ValueError: a line is something else.
     """
     records = []
     for number, line in enumerate(block.split(b"\n"), num_lines_before + 1):
@@ -156,7 +226,7 @@ def records_of_lines(block: bytes, num_lines_before: int) -> list[dict[str, Any]
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
-            raise InputError(f"line {number} is not a JSON object")
+            raise ValueError(f"line {number} is not a JSON object")
         records.append(record)
     return records
 
@@ -169,6 +239,10 @@ def _json_columns(records: Sequence[Mapping[str, Any]]) -> dict[str, bool | None
             if value is not None and not known:
                 columns[name] = isinstance(value, str)
     return columns
+
+
+def _values(records: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    return [record.get(name) for record in records]
 
 
 def _json_rows(block: bytes, columns: WantedColumns, num_lines_before: int) -> Rows:

@@ -9,10 +9,12 @@ from glob import has_magic
 
 from fsspec.utils import glob_translate
 
+from sam_pipeline.storage.sources.passed_over import hidden_folder
+
 
 @dataclass(frozen=True)
 class Below:
-    """What a listing is to find: everything below a path, or what a glob matches.
+    """What a listing is to find: everything below a path, or what a glob matches, but nothing in hidden folders.
 
     Paths are those of fsspec: without a scheme, with slashes, with none at the end.
     """
@@ -20,6 +22,8 @@ class Below:
     path: str
     is_glob: bool = False
     """Whether the path is a glob: `*`, `?` and `[…]` stand for parts of one name, `**` for any folders."""
+    left_out: tuple[str, ...] = ()
+    """Folders that nothing is taken from."""
 
     @cached_property
     def stem(self) -> str:
@@ -38,14 +42,31 @@ class Below:
 
     def matches(self, name: str) -> bool:
         """Whether a file is one of those meant."""
+        if (self.left_out and name.startswith(self._left_out_prefixes)) or self.hidden_folder(name) is not None:
+            return False
         return not self.is_glob or self._regex.match(name) is not None
 
     def may_hold(self, folder: str) -> bool:
         """Whether a match may be in a folder, or below it."""
+        if folder in self.left_out or self.hidden_folder(f"{folder}/") is not None:
+            return False
         if not self.is_level_by_level:
             return True
         depth = folder.count("/")
         return depth < len(self._regexes_of_folders) and self._regexes_of_folders[depth].match(folder) is not None
+
+    def hidden_folder(self, name: str) -> str | None:
+        """The hidden or system folder that a file is in; None where there is none that the user has not named."""
+        return hidden_folder(name, len(self.root.rstrip("/")), self._named)
+
+    @cached_property
+    def _named(self) -> frozenset[str]:
+        """Folders that a glob names without a star."""
+        return frozenset(self.path.split("/")[:-1]) if self.is_glob else frozenset()
+
+    @cached_property
+    def _left_out_prefixes(self) -> tuple[str, ...]:
+        return tuple(f"{folder}/" for folder in self.left_out)
 
     @cached_property
     def _regex(self) -> re.Pattern[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from functools import partial
@@ -38,8 +39,29 @@ def open_object(uri: str, options: StorageOptions) -> io.BufferedReader:
     return io.BufferedReader(_RemoteObject(filesystem, path, info["size"], uri), _PART_BYTES)
 
 
+def read_head(uri: str, options: StorageOptions, num_bytes: int) -> bytes | None:
+    """Read the first bytes of an object; None where there is none of this name, but a folder perhaps.
+
+    Raises:
+        InputError: no permission.
+        StorageUnavailableError: the storage did not answer for two minutes.
+    """
+    filesystem, path = open_filesystem(uri, options)
+    try:
+        if retried(partial(filesystem.info, path), what=f"read {uri}")["type"] != "file":
+            return None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except SamPipelineError:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot read {uri}: {one_line(error)}") from error
+    with open_object(uri, options) as file:
+        return file.read(num_bytes)
+
+
 def read_json(uri: str, options: StorageOptions) -> Any:
-    """Read an object's JSON into memory.
+    """Read an object's JSON into memory; it is gzipped if it is called .gz.
 
     Raises:
         InputError: nothing there, a folder, no permission, or not JSON.
@@ -47,13 +69,29 @@ def read_json(uri: str, options: StorageOptions) -> Any:
     """
     with open_object(uri, options) as file:
         try:
-            return json.loads(file.read())
+            content = file.read()
+            if uri.lower().endswith(".gz"):
+                content = gzip.decompress(content)
+            try:
+                return json.loads(content)
+            except ValueError:
+                if _are_json_lines(content):
+                    raise InputError(f"cannot read {uri}: it holds JSON Lines: call it .jsonl") from None
+                raise
         except SamPipelineError:
             raise
         except (ValueError, RecursionError) as error:
             raise InputError(f"cannot read {uri}: not JSON ({one_line(error)})") from error
         except Exception as error:
             raise InputError(f"cannot read {uri}: {one_line(error)}") from error
+
+
+def _are_json_lines(content: bytes) -> bool:
+    """Whether what is no JSON as a whole has an object in each of its first lines."""
+    try:
+        return all(isinstance(json.loads(line), dict) for line in content.split(b"\n", 2)[:2])
+    except (ValueError, RecursionError):
+        return False
 
 
 class _RemoteObject(io.RawIOBase):

@@ -14,11 +14,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError, SamPipelineError
 from sam_pipeline.storage.retrying import retried
+from sam_pipeline.storage.sources.file_kinds import HEAD_BYTES, is_image_data
 from sam_pipeline.storage.sources.kept_values import check_keepable, json_objects
 from sam_pipeline.storage.sources.manifest import URI_COLUMNS
 from sam_pipeline.storage.sources.manifest_rows import holds_text
@@ -30,6 +32,7 @@ _IMAGE_NAMES = ("image", "img", "bytes", "jpg", "png", "content")
 _ROWS_AT_ONCE = 100_000
 _ROW_DIGITS = 9
 _FILES_AT_ONCE = 8
+_SAMPLED_ROWS = 4
 
 
 class _UnusableError(Exception):
@@ -70,8 +73,8 @@ def parquet_images(containers: Iterable[SourceImage], options: SourceOptions) ->
 
     Args:
         containers: Parquet files, as a listing saw them.
-        options: column is the one with the images; by default the only one with bytes, or one of a usual name. Those in
-            keep go into extra.
+        options: column is the one with the images; by default the only one with bytes, or one of a usual name, or the
+            only one that begins as images do. Those in keep go into extra.
 
     Yields:
         Tables of SOURCE_SCHEMA of at most 100,000 rows, in the order of the files and their rows. A file that is
@@ -166,7 +169,7 @@ def _plan_or_say(container: SourceImage, options: SourceOptions) -> _Planned | E
 
 def _plan(uri: str, options: SourceOptions) -> _Planned:
     with open_parquet(uri, options.storage) as parquet:
-        column = _image_column(parquet.schema_arrow, options.column)
+        column = _image_column(parquet, options.column)
         for name in options.keep:
             if name not in parquet.schema_arrow.names:
                 raise _UnusableError(f"no column {name!r} to keep: there are {_names(parquet.schema_arrow)}")
@@ -192,12 +195,13 @@ def _schema(uri: str, options: SourceOptions) -> pa.Schema:
         return schema
 
 
-def _image_column(schema: pa.Schema, asked_for: str | None) -> str:
+def _image_column(parquet: pq.ParquetFile, asked_for: str | None) -> str:
     """The path of the column with the images: `bytes` or, in a struct, `image.bytes`.
 
     Raises:
         _UnusableError: naming the columns there are.
     """
+    schema = parquet.schema_arrow
     candidates = _candidates(schema)
     if asked_for is not None:
         if asked_for not in candidates:
@@ -208,9 +212,19 @@ def _image_column(schema: pa.Schema, asked_for: str | None) -> str:
         return next(iter(candidates.values()))
     usual = [path for name, path in candidates.items() if name in _IMAGE_NAMES]
     if len(usual) != 1:
+        usual = [path for path in candidates.values() if _begins_with_images(parquet, path)]
+    if len(usual) != 1:
         which = "none of its columns holds" if not candidates else f"{len(candidates)} of its columns hold"
         raise _UnusableError(f"{which} bytes; say which is of images with --input-column: there are {_names(schema)}")
     return usual[0]
+
+
+def _begins_with_images(parquet: pq.ParquetFile, path: str) -> bool:
+    """Whether the first bytes in a column that are not null are those of an image."""
+    for batch in parquet.iter_batches(_SAMPLED_ROWS, columns=[path], use_threads=False):
+        values = batch.column(0).field("bytes") if pt.is_struct(batch.column(0).type) else batch.column(0)
+        return any(is_image_data(value[:HEAD_BYTES]) for value in values.to_pylist() if value is not None)
+    return False
 
 
 def _candidates(schema: pa.Schema) -> dict[str, str]:

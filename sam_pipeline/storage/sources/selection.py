@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,8 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from fsspec.utils import glob_translate
 
+from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 # Rows taken at once: their strings stay far below the 2 GiB that one array of them can hold.
 _ROWS_AT_ONCE = 1_000_000
@@ -43,10 +47,10 @@ def select(
 ) -> Selection:
     """Choose among images, and put them in the order of their URIs.
 
-    A pattern is that of Python's fnmatchcase: `*` stands for any characters, `/` among them, `?` for one, `[abc]` and
-    `[a-c]` for one of these, `[!abc]` for one of all others. It is to match the whole URI, the whole URI without its
-    scheme (`bucket/train/1.jpg`), or the last part of it: what follows the last slash, and for an image in a container
-    also what follows the `#` behind the container. Upper and lower case are different.
+    A pattern is as in the input: `*` stands for any characters of one name, `?` for one, `[abc]` and `[a-c]` for one of
+    these, `[!abc]` for one of all others, `**` for any folders. It is to match the URI or the end of it, from a slash
+    on: `*.png`, `train/*.jpg`, `train/**`. The `#` behind a container is as good as a slash. Upper and lower case are
+    different. Patterns that match no image are named in the log.
 
     Args:
         images: of SOURCE_SCHEMA, in any order.
@@ -62,11 +66,12 @@ def select(
     Raises:
         InputError: a pattern that cannot be understood, such as `[z-a]`.
     """
-    chosen = images
+    is_chosen = pa.chunked_array([pa.repeat(pa.scalar(True), images.num_rows)])
     if include:
-        chosen = chosen.filter(_matches(chosen, include))
+        is_chosen = _matches(images, include, "include")
     if exclude:
-        chosen = chosen.filter(pc.invert(_matches(chosen, exclude)))
+        is_chosen = pc.and_not(is_chosen, _matches(images, exclude, "exclude"))
+    chosen = images.filter(is_chosen) if include or exclude else images
     order = _order(chosen["uri"])
     rows = order[_is_first(take_rows(chosen.select(["uri"]), order)["uri"])]
     num_twice = chosen.num_rows - len(rows)
@@ -119,51 +124,30 @@ def _is_first(sorted_uris: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     return is_first
 
 
-def _matches(images: pa.Table, patterns: Sequence[str]) -> pa.ChunkedArray:
-    """Which images match at least one pattern."""
+def _matches(images: pa.Table, patterns: Sequence[str], setting: str) -> pa.ChunkedArray:
+    """Which images match at least one pattern; the log names patterns that match none."""
     uris = images["uri"]
     in_container = images["location"].is_valid()
     # An object's own name may hold a #, which then divides nothing.
-    has_members = pc.any(in_container).as_py()
+    has_members, has_objects = pc.any(in_container).as_py(), not pc.all(in_container).as_py()
+    paths = pc.replace_substring(uris, "#", "/") if has_members else uris
+    nothing = pa.scalar(False)
     found = pa.chunked_array([pa.repeat(pa.scalar(False), len(uris))])
     for pattern in patterns:
         try:
-            match = pc.match_substring_regex(uris, _regex(pattern, "/"))
-            if has_members:
-                of_member = pc.match_substring_regex(uris, _regex(pattern, "/#"))
-                match = pc.or_(match, pc.and_(in_container, of_member))
-        except pa.ArrowInvalid as error:
-            raise InputError(f"cannot understand the pattern {pattern!r}") from error
+            as_path = _regex(pattern.replace("#", "/"))
+            of_members = pc.match_substring_regex(paths, as_path) if has_members else nothing
+            of_objects = pc.match_substring_regex(uris, _regex(pattern)) if has_objects else nothing
+            match = pc.if_else(in_container, of_members, of_objects)
+        except (pa.ArrowInvalid, ValueError) as error:
+            raise InputError(f"cannot understand the pattern {pattern!r}: {one_line(error)}") from error
+        if not pc.any(match).as_py():
+            logger.warning("no image matches the pattern %r of %s", pattern, setting)
         found = pc.or_(found, match)
     return found
 
 
-def _regex(pattern: str, separators: str) -> str:
-    """A pattern in the language of RE2: for the whole URI, or for what follows the last separator."""
-    whole = rf"(?:[A-Za-z0-9+.-]+://)?{_translated(pattern, '.')}"
-    if "/" in pattern:
-        return rf"(?s)\A{whole}\z"
-    not_separators = f"[^{separators}]"
-    last = rf".*[{separators}]{_translated(pattern, not_separators)}"
-    return rf"(?s)\A(?:{whole}|{last})\z"
-
-
-def _translated(pattern: str, any_character: str) -> str:
-    """Like fnmatch.translate, whose result RE2 does not understand."""
-    parts, position = [], 0
-    while position < len(pattern):
-        character = pattern[position]
-        position += 1
-        if character == "*":
-            parts.append(f"{any_character}*")
-        elif character == "?":
-            parts.append(any_character)
-        elif character == "[" and (end := pattern.find("]", position + 1 + (pattern[position:][:1] == "!"))) > 0:
-            inside = pattern[position:end]
-            negation = "^" if inside.startswith("!") else ""
-            members = re.sub(r"([\\\[\]^&~|])", r"\\\1", inside.removeprefix("!"))
-            parts.append(f"[{negation}{members}]")
-            position = end + 1
-        else:
-            parts.append(re.escape(character))
-    return "".join(parts)
+def _regex(pattern: str) -> str:
+    """A pattern in the language of RE2, for a URI or the end of one from a slash on."""
+    translated = glob_translate(pattern).removesuffix(r"\Z")
+    return rf"(?s)\A(?:.*/)?{translated}\z"

@@ -21,3 +21,5 @@ class SourceOptions:
     """Other columns of a manifest or a Parquet file to keep with each image, in SourceImage.extra."""
     allow_http: bool = False
     """Whether images may be fetched from http and https URIs."""
+    left_out: tuple[str, ...] = ()
+    """Folders below the input that are no part of it: the tables of the output."""

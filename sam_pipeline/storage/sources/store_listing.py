@@ -64,10 +64,17 @@ def walk_store(filesystem: Any, below: Below, is_wanted: Callable[[str], bool], 
     is_empty = True
     for request, page in _pages(list_page, _Request(start, one_level=is_split), below, retry):
         found = Found()
+        for prefix in page.prefixes:
+            if (hidden := below.hidden_folder(prefix)) is not None:
+                found.passed_over.add("hidden folder", hidden)
         for info in page.infos:
             name = info["name"]
             # Empty objects whose key ends in a slash are the folder markers of S3 consoles.
-            if info["type"] != "file" or name.endswith("/") or not below.matches(name):
+            if info["type"] != "file" or name.endswith("/"):
+                continue
+            if not below.matches(name):
+                if (hidden := below.hidden_folder(name)) is not None:
+                    found.passed_over.add("hidden folder", hidden)
                 continue
             if request.without_own and "/" not in name[len(request.prefix) :]:
                 continue
@@ -75,13 +82,26 @@ def walk_store(filesystem: Any, below: Below, is_wanted: Callable[[str], bool], 
                 found.files.append((name, info.get("size"), etag_of(info)))
             else:
                 found.num_others += 1
-        is_empty = is_empty and not found.files and not found.num_others
+        is_empty = is_empty and not (found.files or found.num_others or found.passed_over.folders)
         yield found
     if is_empty and not below.is_glob:
         # An object of that name, or an error where an empty prefix would say nothing.
         info = retry(partial(filesystem.info, below.path), is_first=True)
         if info["type"] == "file":
             yield Found([(info["name"], info.get("size"), etag_of(info))])
+
+
+def first_names(filesystem: Any, folder: str) -> list[str]:
+    """Names of files and folders that are directly in a folder: on S3 those of one page, which are enough to see some.
+
+    None where there is no such folder.
+    """
+    is_s3 = "s3" in _protocols(filesystem)
+    prefix = f"{folder.rstrip('/')}/"
+    page = (_s3_page if is_s3 else _page)(filesystem, _Request(prefix, one_level=True))
+    paths = [info["name"] for info in page.infos] + page.prefixes
+    names = [path.rstrip("/")[len(prefix) :] for path in paths]
+    return [name for name in names if name]  # the marker of a folder has the folder's name
 
 
 def etag_of(info: Mapping[str, Any]) -> str | None:
@@ -107,10 +127,11 @@ def _pages(
             for future in done:
                 request, page = running.pop(future), future.result()
                 yield request, page
+                wanted = [prefix for prefix in page.prefixes if below.may_hold(prefix[:-1])]
                 if below.is_level_by_level:
-                    waiting += (_Request(prefix, True) for prefix in page.prefixes if below.may_hold(prefix[:-1]))
+                    waiting += (_Request(prefix, True) for prefix in wanted)
                 else:
-                    prefixes.setdefault(request.prefix, []).extend(page.prefixes)
+                    prefixes.setdefault(request.prefix, []).extend(wanted)
                 if page.token is not None:
                     waiting.appendleft(replace(request, token=page.token))
                 elif not below.is_level_by_level:

@@ -10,6 +10,7 @@ import bz2
 import gzip
 import importlib
 import json
+import logging
 import lzma
 import re
 import tarfile
@@ -26,18 +27,21 @@ from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError, SamPipelineError, StorageUnavailableError
 from sam_pipeline.storage.filesystem import StorageOptions
 from sam_pipeline.storage.retrying import is_denied, is_transient
-from sam_pipeline.storage.sources.archives import broken, is_image, tables_in_order, unique
+from sam_pipeline.storage.sources.archives import Member, broken, in_hidden_folder, is_image, tables_in_order, unique
 from sam_pipeline.storage.sources.kept_values import json_text
+from sam_pipeline.storage.sources.passed_over import Kind
 from sam_pipeline.storage.sources.range_file import RangeFile, StorageFaultError
 from sam_pipeline.storage.sources.source_image import Location, SourceImage
 from sam_pipeline.storage.sources.source_options import SourceOptions
 
-MAX_KEPT_BYTES = 2**16
-"""Siblings of an image that are as large or larger are not kept with it."""
+MAX_KEPT_BYTES = 2**20
+"""Larger siblings of an image are not kept with it. Annotations of SA-1B, 100 masks an image, take some 100 KB."""
 
 # A member's headers: long names and PAX records. tarfile would take gigabytes.
 _MAX_HEADER_BYTES = 2**20
 _MAX_PADDING_BYTES = 2**16
+
+logger = logging.getLogger(__name__)
 
 _BZIP2 = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
 
@@ -47,14 +51,14 @@ def tar_images(
 ) -> Iterator[pa.Table]:
     """Index tar archives: one row for each image among their members, in order of archives and members.
 
-    Members count as images by the suffix of their names; other files, hidden ones and links are skipped. Whether an
-    archive is compressed is seen in its first bytes, not in its name. Names are only names here, kept as they are;
-    bytes of them that are no UTF-8 become backslash escapes. Of members with one name in an archive the second is
-    called `name~2`, and so on.
+    Members count as images by the suffix of their names; other files, hidden ones and links are skipped, and hidden
+    folders are passed over. Whether an archive is compressed is seen in its first bytes, not in its name. Names are
+    only names here, kept as they are; bytes of them that are no UTF-8 become backslash escapes. Of members with one
+    name in an archive the second is called `name~2`, and so on.
 
     Siblings of an image, as WebDataset has them (`0001.jpg`, `0001.json`, `0001.cls` in succession), whose extension
-    is in options.keep go into its `extra`: JSON parsed, else as text. One that is larger than 64 KiB, not UTF-8 or not
-    JSON is skipped.
+    is in options.keep go into its `extra`: JSON parsed, else as text. One that is larger than 1 MiB, not UTF-8 or not
+    JSON is null there, and the log says how many and why of one.
 
     What an archive holds never raises: sparse files become rows with `error`, and an archive that is damaged, ends
     early or is none gives, after the members that were found, one row with `error` and the URI `container#`.
@@ -64,14 +68,18 @@ def tar_images(
         options: storage and keep are used.
         on_skipped: called once for each archive with the number of files in it that were skipped.
 
-    Returns:
+    Yields:
         Tables of SOURCE_SCHEMA with up to 16,384 rows.
 
     Raises:
         InputError: an archive cannot be read, or its compression (zstd) is not in this Python.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
-    return tables_in_order(containers, partial(_index, options=options), on_skipped)
+    extensions: set[str] = set()
+    yield from tables_in_order(containers, partial(_index, options=options, extensions=extensions), on_skipped)
+    for name in options.keep:
+        if name.lower() not in extensions:
+            logger.warning("no image has a file .%s beside it that could be kept", name)
 
 
 def read_tar_members(
@@ -138,20 +146,23 @@ class _Entry(NamedTuple):
     """What images have in common with their siblings."""
     image: SourceImage | None
     kept: Mapping[str, str]
-    """A sibling's content as JSON, by its extension."""
+    """A sibling's content as JSON, by its extension; null where it cannot be kept."""
+    passed_over: tuple[Kind, str] | None = None
+    """What else there is to say of it."""
 
 
-def _index(container: SourceImage, options: SourceOptions) -> Iterator[SourceImage | None]:
-    """The images of an archive, and None for each file skipped."""
+def _index(container: SourceImage, options: SourceOptions, extensions: set[str]) -> Iterator[Member]:
+    """What is in an archive; the extensions of what is kept join the others."""
     for _, group in groupby(_entries(container, options), key=lambda entry: entry.sample):
         entries = list(group)  # siblings come before and after the image
         kept = {name: value for entry in entries for name, value in entry.kept.items()}
+        extensions.update(kept)
         extra = "{" + ", ".join(f"{json_text(name)}: {value}" for name, value in kept.items()) + "}" if kept else None
         for entry in entries:
             if entry.image is not None:
                 yield replace(entry.image, extra=extra)
-            elif not entry.kept:
-                yield None
+            elif entry.passed_over is not None or not entry.kept:
+                yield entry.passed_over
 
 
 def _entries(container: SourceImage, options: SourceOptions) -> Iterator[_Entry]:
@@ -169,15 +180,20 @@ def _entries(container: SourceImage, options: SourceOptions) -> Iterator[_Entry]
             is_plain = member.isreg() and not member.issparse()
             kept: Mapping[str, str] = {}
             image = None
-            if member.isreg() and is_image(member.name):
+            passed_over = in_hidden_folder(container, member.name)
+            if passed_over is not None:
+                pass
+            elif member.isreg() and is_image(member.name):
                 image = _image(container, unique(member.name, seen), member, kind, number)
-            elif is_plain and extension.lower() in keep and member.size < MAX_KEPT_BYTES:
-                kept = _kept(extension.lower(), _read(stream, member))
+            elif is_plain and extension.lower() in keep:
+                content, why = _kept(extension.lower(), stream, member)
+                kept = {extension.lower(): content}
+                passed_over = None if why is None else ("not kept", f"{container.uri}#{member.name} ({why})")
             if is_plain:
                 _check_data(stream, member)
             num_members += 1
             if not member.isdir():
-                yield _Entry(sample, image, kept)
+                yield _Entry(sample, image, kept, passed_over)
     except (StorageFaultError, SamPipelineError):
         raise
     except Exception as error:  # noqa: BLE001  tarfile and decompressors raise a dozen types at damaged data
@@ -200,13 +216,19 @@ def _image(container: SourceImage, name: str, member: tarfile.TarInfo, kind: str
     return SourceImage(uri, member.size, container.etag, location)
 
 
-def _kept(extension: str, content: bytes) -> Mapping[str, str]:
-    """A sibling's content as JSON, under its extension; nothing where it is not what its name says."""
+def _kept(extension: str, stream: Any, member: tarfile.TarInfo) -> tuple[str, str | None]:
+    """A sibling's content as JSON; or null, and why it cannot be kept."""
+    if member.size > MAX_KEPT_BYTES:
+        return "null", f"{member.size} bytes, the limit is {MAX_KEPT_BYTES}"
+    content = _read(stream, member)
     try:
         text = content.decode("utf-8-sig")
-        return {extension: json_text(json.loads(text) if extension.endswith("json") else text)}
+    except ValueError:
+        return "null", "not UTF-8"
+    try:
+        return json_text(json.loads(text) if extension.endswith("json") else text), None
     except (ValueError, RecursionError):
-        return {}
+        return "null", "not JSON"
 
 
 class _StrictHeader(tarfile.TarInfo):

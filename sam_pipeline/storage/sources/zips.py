@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from sam_pipeline.clean_text import one_line
-from sam_pipeline.storage.sources.archives import broken, is_image, tables_in_order, unique
+from sam_pipeline.storage.sources.archives import Member, broken, in_hidden_folder, is_image, tables_in_order, unique
 from sam_pipeline.storage.sources.range_file import RangeFile, StorageFaultError
 from sam_pipeline.storage.sources.source_image import Location, SourceImage
 from sam_pipeline.storage.sources.source_options import SourceOptions
@@ -44,8 +44,8 @@ def zip_images(
 ) -> Iterator[pa.Table]:
     """Index zip archives: one row for each image among their members, in order of archives and their directories.
 
-    Members count as images by the suffix of their names; other files, hidden ones and links are skipped. Of members
-    with one name in an archive the second is called `name~2`, and so on.
+    Members count as images by the suffix of their names; other files, hidden ones and links are skipped, and hidden
+    folders are passed over. Of members with one name in an archive the second is called `name~2`, and so on.
 
     What an archive holds never raises: members that are encrypted, compressed otherwise than by deflate, or that lie
     over one another become rows with `error`; an archive that is damaged, cut or none gives one row with `error` and
@@ -66,8 +66,8 @@ def zip_images(
     return tables_in_order(containers, partial(_index, options=options), on_skipped)
 
 
-def _index(container: SourceImage, options: SourceOptions) -> Iterator[SourceImage | None]:
-    """The images of an archive, and None for each file skipped."""
+def _index(container: SourceImage, options: SourceOptions) -> Iterator[Member]:
+    """What is in an archive."""
     try:
         file: Any = RangeFile(container.uri, container.size_bytes, options.storage)
         file.seek(max(0, file.size_bytes - _TAIL_BYTES))
@@ -86,7 +86,9 @@ def _index(container: SourceImage, options: SourceOptions) -> Iterator[SourceIma
     for member in members:
         if member.filename.endswith("/"):  # not is_dir, which fails at a name without a character
             continue
-        if stat.S_ISLNK(member.external_attr >> 16) or not is_image(member.filename):
+        if (hidden := in_hidden_folder(container, member.filename)) is not None:
+            yield hidden
+        elif stat.S_ISLNK(member.external_attr >> 16) or not is_image(member.filename):
             yield None
         else:
             yield _image(container, unique(member.filename, seen), member, starts)

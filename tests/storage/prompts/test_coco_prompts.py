@@ -20,15 +20,35 @@ def file(tmp_path):
 
 def test_true_is_not_the_image_with_the_id_one(file):
     images = [{"id": 1, "file_name": "one.jpg"}, {"id": True, "file_name": "true.jpg"}]
-    annotations = [{"image_id": image_id, "bbox": BOX} for image_id in (True, 1, "1", 1.0, None)]
+    annotations = [{"image_id": image_id, "bbox": BOX} for image_id in (True, 1, "1", 1.0, 1.5, None)]
     rows = read_rows(file({"images": images, "annotations": annotations}))
-    assert [row["key"] for row in rows] == [None, "one.jpg", "1", None, None]
+    assert [row["key"] for row in rows] == [None, "one.jpg", "one.jpg", "one.jpg", None, None]
 
 
-@pytest.mark.parametrize("own_id", [True, "5", 5.0, None, -1, 2**63])
-def test_what_is_no_number_is_no_id(file, own_id):
+@pytest.mark.parametrize("own_id", [5, 5.0, "5", "5.0"])
+def test_an_id_is_a_number_however_it_is_written(file, own_id):
+    (row,) = read_rows(file([{"image_id": 1, "bbox": BOX, "id": own_id}]))
+    assert row["prompt_id"] == 5
+
+
+@pytest.mark.parametrize("own_id", [True, "a5", 5.5, -1, 2**63])
+def test_an_id_that_is_no_number_is_said_and_replaced_by_the_position(file, own_id, caplog):
     rows = read_rows(file([{"image_id": 1, "bbox": BOX}, {"image_id": 1, "bbox": BOX, "id": own_id}]))
     assert [row["prompt_id"] for row in rows] == [0, 1]
+    assert f"1 annotations of {file([])} have an id that is no whole number" in caplog.text
+    assert repr(own_id) in caplog.text
+
+
+@pytest.mark.parametrize("image_id", [7, 7.0, "7"])
+def test_images_and_their_annotations_may_write_an_id_in_different_ways(file, image_id):
+    images = [{"id": image_id, "file_name": "seven.jpg"}]
+    annotations = [{"image_id": other, "bbox": BOX} for other in (7, 7.0, "7")]
+    rows = read_rows(file({"images": images, "annotations": annotations}))
+    assert [row["key"] for row in rows] == ["seven.jpg"] * 3
+
+
+def test_results_may_write_ids_as_floats(file):
+    assert [row["key"] for row in read_rows(file([{"image_id": 139.0, "bbox": BOX, "category_id": 2.0}]))] == ["139"]
 
 
 @pytest.mark.parametrize("images", [None, {}, [7, {"id": 1}, {"file_name": "a"}, {"id": [], "file_name": "a"}]])

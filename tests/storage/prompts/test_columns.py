@@ -2,6 +2,7 @@ import pytest
 
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.prompts.columns import KEY_COLUMNS, key_column
+from sam_pipeline.storage.sources.manifest import URI_COLUMNS
 
 
 def test_the_first_name_there_is_counts_whatever_the_order_in_the_file():
@@ -9,6 +10,10 @@ def test_the_first_name_there_is_counts_whatever_the_order_in_the_file():
     for index, name in enumerate(KEY_COLUMNS):
         assert key_column("f", columns, are_regions=False) == name, index
         del columns[name]
+
+
+def test_prompts_and_lists_look_for_names_in_the_same_order():
+    assert (*URI_COLUMNS, "image_id") == KEY_COLUMNS
 
 
 def test_a_column_that_cannot_name_images_is_passed_over():

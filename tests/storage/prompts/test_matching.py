@@ -1,9 +1,10 @@
 import logging
+import re
 
 import pyarrow as pa
 import pytest
 
-from sam_pipeline.storage.prompts.matching import match_images
+from sam_pipeline.storage.prompts.matching import match_images, why_none_match
 from sam_pipeline.storage.schema import IMAGES_SCHEMA
 from sam_pipeline.storage.sources.source_image import Location, SourceImage, source_table
 
@@ -15,11 +16,15 @@ def planned(*images):
 
 def match(keys, images, are_ids=False):
     """are_ids: whether the keys are ids of images, of all or for each."""
+    return match_images(keyed(keys, are_ids), images).tolist()
+
+
+def keyed(keys, are_ids=False):
     are_ids = are_ids if isinstance(are_ids, list) else [are_ids] * len(keys)
     # As files are read: in several parts.
-    keyed = pa.schema([("key", pa.string()), ("is_image_id", pa.bool_())])
-    parts = [pa.table([[key], [is_id]], schema=keyed) for key, is_id in zip(keys, are_ids, strict=True)]
-    return match_images(pa.concat_tables([keyed.empty_table(), *parts]), images).tolist()
+    schema = pa.schema([("key", pa.string()), ("is_image_id", pa.bool_())])
+    parts = [pa.table([[key], [is_id]], schema=schema) for key, is_id in zip(keys, are_ids, strict=True)]
+    return pa.concat_tables([schema.empty_table(), *parts])
 
 
 FOLDER = planned("s3://b/train/0001.jpg", "s3://b/train/0002.v2.jpg", "s3://b/val/0001.jpg", "s3://b/val/x 3.png")
@@ -47,6 +52,42 @@ FOLDER = planned("s3://b/train/0001.jpg", "s3://b/train/0002.v2.jpg", "s3://b/va
 )
 def test_a_key_names_an_image_by_its_uri_or_the_end_of_it(key, image_id):
     assert match([key], FOLDER) == [image_id]
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        (f"{NFC}.jpg", f"{NFD}.jpg"),
+        (NFD, f"{NFC}.jpg"),
+        (f"x/{NFD}.jpg", f"x/{NFC}.jpg"),
+        ("a%20b.jpg", "a b.jpg"),
+        ("a b", "a%20b.jpg"),
+        ("train\\1.jpg", "train/1.jpg"),
+        (".\\train\\1", "train/1.jpg"),
+        ("train/1.jpg", "train\\1.jpg"),
+        (f"tr%C3%A4in\\{NFC}%20.jpg", f"tr\u00e4in/{NFD} .jpg"),
+        ("100%25", "100%.png"),
+    ],
+)
+def test_a_key_in_another_form_names_the_one_image_that_is_meant(key, name):
+    images = planned("s3://b/other.jpg", f"s3://b/{name}")
+    assert match([key], images) == [1]
+    in_tar = SourceImage(f"s3://b/0.tar#{name}", 1, None, Location("s3://b/0.tar", "range", 0, 1))
+    assert match([key], planned("s3://b/other.jpg", in_tar)) == [1]
+
+
+def test_a_key_as_it_is_written_comes_before_other_forms_of_it():
+    images = planned(f"s3://b/{NFC}.jpg", f"s3://b/{NFD}.jpg", "s3://b/a%20b.jpg", "s3://b/a b.jpg")
+    keys = [f"{NFC}.jpg", f"{NFD}.jpg", "a%20b.jpg", "a b.jpg"]
+    assert match(keys, images) == [0, 1, 2, 3]
+
+
+def test_a_key_whose_form_several_images_have_is_nobodys(caplog):
+    assert match([f"{NFC}%20.jpg"], planned(f"s3://b/{NFC} .jpg", f"s3://b/{NFD} .jpg")) == [-1]
+    assert "1 rows name several images at once" in caplog.text
 
 
 def test_a_name_that_several_images_have_is_nobodys_and_is_said(caplog):
@@ -108,3 +149,23 @@ def test_a_hash_in_the_name_of_an_object_divides_nothing():
 def test_nothing_matches_nothing():
     assert match([], FOLDER) == []
     assert match(["a"], FOLDER.slice(0, 0)) == [-1]
+
+
+WITH_IDS = planned(SourceImage("s3://b/7.jpg", 1, None, extra='{"coco_image_id": 42}'))
+
+
+@pytest.mark.parametrize(
+    ("keys", "are_ids", "images", "why"),
+    [
+        ([None, None], False, FOLDER, "none of them names an image"),
+        ([None, "x.jpg"], False, FOLDER, "images such as 'x.jpg', and the images are such as 's3://b/train/0001.jpg'"),
+        (["0001.jpg"], False, FOLDER, "fits several images, such as '0001.jpg': give more of their paths"),
+        (["397133"], True, FOLDER, "ids such as '397133', and the images have names such as .* with --prompt-images"),
+        (["397133"], False, FOLDER, "they name images such as '397133'"),
+        (["7"], True, WITH_IDS, "ids such as '7', and the images of the annotation file such as 42"),
+    ],
+)
+def test_why_none_matches(keys, are_ids, images, why):
+    rows = keyed(keys, are_ids)
+    assert (match_images(rows, images) == -1).all()
+    assert re.search(why, why_none_match(rows, images))

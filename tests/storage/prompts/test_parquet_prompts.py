@@ -27,6 +27,8 @@ def read(tmp_path):
     [
         (pa.array([7, None]), ["7", None]),
         (pa.array([2**64 - 1, 0], pa.uint64()), ["18446744073709551615", "0"]),
+        (pa.array([139.0, None]), ["139", None]),
+        (pa.array([139.0, 1.5], pa.float32()), ["139", None]),
         (pa.array(["é", None], pa.large_string()), ["é", None]),
         (pa.array(["a", ""], pa.string_view()), ["a", ""]),
         (pa.array(["a", None]).dictionary_encode(), ["a", None]),

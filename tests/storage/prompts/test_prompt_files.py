@@ -209,6 +209,13 @@ def test_prompts_below_a_score_are_left_out_and_counted(table_file, caplog):
     assert "2 prompts have a score below 0.5, or none, and are left out" in caplog.text
 
 
+def test_a_score_that_cannot_be_read_is_not_left_out_with_the_low_ones(json_file):
+    scores = ["0.9", "0.1", "high", 0.7, None]
+    found = rows_of(json_file([{"image_id": 1, "bbox": BOX, "score": score} for score in scores]), min_score=0.5)
+    assert [(each["prompt_id"], each.get("score")) for each in found] == [(0, 0.9), (2, None), (3, 0.7)]
+    assert found[1]["error"] == "score must be a number, is 'high'"
+
+
 def test_a_least_score_where_there_are_none_is_an_error(json_file):
     with pytest.raises(InputError, match=r"min_score needs scores, .*prompts.json has none"):
         rows_of(json_file([{"image_id": 1, "bbox": BOX}]), min_score=0.5)
@@ -248,7 +255,7 @@ def labels(request, tmp_path):
     files = {
         "train/0001.txt": "3 0.5 0.5 0.25 0.5\n\n7 0.1 0.2 0.1 0.1 0.75\n",
         "train/0002.txt": "",
-        "0003.txt": "1 0.5 0.5\nx 0.5 0.5 0.5 0.5\n1 0.5 0.5 nan 0.5\n1 1 1 1 1 1 1\n2 0.5 0.5 1 1\n",
+        "0003.txt": "1 0.5 0.5\nx 0.5 0.5 0.5 0.5\n1 0.5 0.5 nan 0.5\n1 1 1 1 1 1 1 1\n2 0.5 0.5 1 1\n",
         "classes.txt": "dog\ncat\n",
         "notes.md": "no labels",
     }
@@ -280,7 +287,7 @@ def test_labels_of_yolo_are_shares_of_the_images_size(labels):
     ]
     wrong = [each for each in found if "error" in each]
     assert [(each["key"], each["prompt_id"]) for each in wrong] == [("0003", index) for index in range(4)]
-    assert {each["error"] for each in wrong} == {"the line must be class cx cy w h [confidence]"}
+    assert all(each["error"].startswith("the line must be class cx cy w h [confidence] [track]; ") for each in wrong)
     assert len(list_prompt_files(labels, {})) == 4, "also files that hold no prompts may change"
 
 

@@ -1,9 +1,11 @@
 import math
+from decimal import Decimal
 
 import numpy as np
 import pytest
 
-from sam_pipeline.storage.prompts.prompt_values import prompt_row, region_row, whole_number
+from sam_pipeline.storage.file_numbers import whole_number
+from sam_pipeline.storage.prompts.prompt_values import prompt_row, region_row
 
 LOGITS = np.random.default_rng(0).normal(size=(256, 256)).astype("<f4")
 MASK_ERROR = "mask_input must be 256x256 numbers"
@@ -28,22 +30,53 @@ def prompt(bbox_format="xywh", **fields):
         (math.nan, None),
         (math.inf, None),
         (True, None),
-        ("7", None),
         (None, None),
+        ("7", None),
     ],
 )
 def test_whole_numbers_may_be_written_as_floats(value, number):
     assert whole_number(value) == number
-    assert prompt(bbox=[1, 2, 3, 4], category_id=value)["category_id"] == number
 
 
 @pytest.mark.parametrize(
-    ("value", "score"), [(1, 1.0), (0.5, 0.5), (math.nan, None), (math.inf, None), ("0.5", None), (True, None)]
+    ("value", "category_id"),
+    [
+        *[(7, 7), (7.0, 7), ("7", 7), (" -7.0 ", -7), (Decimal("7.00"), 7), (str(2**63 - 1), 2**63 - 1), (0, 0)],
+        *[(None, None), (math.nan, None), ("", None)],
+    ],
 )
-def test_a_score_that_is_none_is_left_out(value, score):
+def test_a_category_may_be_a_number_in_text_and_missing(value, category_id):
+    row = prompt(bbox=[1, 2, 3, 4], category_id=value)
+    assert (row["category_id"], row.get("error")) == (category_id, None)
+
+
+@pytest.mark.parametrize(
+    "value", ["dog", "7.5", 7.5, 2**63, 10**400, "9" * 5000, math.inf, True, [7], "1_0", "٣", "nan", "0x1"]
+)
+def test_another_category_is_an_error_and_never_nothing(value):
+    row = prompt(bbox=[1, 2, 3, 4], category_id=value, score=0.5)
+    assert row["error"].startswith("category_id must be a whole number, is ")
+    assert len(row["error"]) < 90
+    assert (row["category_id"], row["score"], row["box_xyxy"]) == (None, 0.5, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "score"),
+    [
+        *[(1, 1.0), (0.5, 0.5), ("0.9", 0.9), (" 9e-1\n", 0.9), (".5", 0.5), ("1", 1.0), (Decimal("0.25"), 0.25)],
+        *[(math.nan, None), (None, None), (" ", None)],
+    ],
+)
+def test_a_score_may_be_a_number_in_text_and_missing(value, score):
     row = prompt(bbox=[1, 2, 3, 4], score=value)
-    assert row["score"] == score
-    assert "error" not in row
+    assert (row["score"], row.get("error")) == (score, None)
+
+
+@pytest.mark.parametrize("value", ["high", "90%", "0,9", math.inf, "inf", "1e999", True, [0.5], {"value": 0.5}, b"0.5"])
+def test_another_score_is_an_error_and_never_nothing(value):
+    row = prompt(bbox=[1, 2, 3, 4], score=value, category_id=3)
+    assert row["error"].startswith("score must be a number, is ")
+    assert (row["score"], row["box_xyxy"]) == (None, None)
 
 
 @pytest.mark.parametrize(("bbox_format", "box"), [("xywh", [10, 20, 13, 24]), ("xyxy", [10, 20, 3, 4])])

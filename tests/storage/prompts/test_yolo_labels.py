@@ -32,6 +32,12 @@ def rows_of_line(tmp_path, line):
         ("3.0 0.5 0.5 0.5 0.5 0.25", 3, 0.25),
         ("\ufeff  3\t0.5 0.5  0.5 0.5 \r", 3, None),
         ("-1 0.5 0.5 0.5 0.5 1e-3", -1, 0.001),
+        ("3 0.5 0.5 0.5 0.5 1.0", 3, 1.0),
+        ("3 0.5 0.5 0.5 0.5 0.9 7", 3, 0.9),
+        ("3 0.5 0.5 0.5 0.5 1 1", 3, 1.0),
+        ("3 0.5 0.5 0.5 0.5 7", 3, None),
+        ("3 0.5 0.5 0.5 0.5 1", 3, None),
+        ("3 0.5 0.5 0.5 0.5 1e+06", 3, None),
     ],
 )
 def test_ways_to_write_a_box(tmp_path, line, category_id, score):
@@ -46,21 +52,46 @@ def test_ways_to_write_a_box(tmp_path, line, category_id, score):
     [
         ("3", 3, None),
         ("3 0.5 0.5 0.5", 3, None),
-        ("3 0.5 0.5 0.5 0.5 0.9 7", 3, None),
+        ("3 0.5 0.5 0.5 0.5 1.5", 3, None),
+        ("3 0.5 0.5 0.5 0.5 97.5", 3, None),
+        ("3 0.5 0.5 0.5 0.5 -0.1", 3, None),
+        ("3 0.5 0.5 0.5 0.5 7 0.9", 3, None),
+        ("3 0.5 0.5 0.5 0.5 0.9 -1", 3, None),
+        ("3 0.5 0.5 0.5 0.5 0.9 7 8", 3, None),
+        ("3 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2", 3, None),
+        ("3 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2 0.9", 3, None),
+        ("3 0.5 0.5 0.5 0.5 " + "0.5 0.5 2 " * 17, 3, None),
+        ("3 0.5 0.5 0.5 0.5 1_0", 3, None),
         ("3 0.5 x 0.5 0.5", 3, None),
         ("3 0.5 inf 0.5 0.5", 3, None),
         ("3 0.5 0.5 0.5 0.5 nan", 3, None),
-        ("dog 0.5 0.5 0.5 0.5 0.75", None, 0.75),
+        ("dog 0.5 0.5 0.5 0.5 0.75", None, None),
         ("3.5 0.5 0.5 0.5 0.5", None, None),
         ("99999999999999999999 0.5 0.5 0.5 0.5", None, None),
         (b"\xff\xfe 0.5 0.5 0.5 0.5", None, None),
         ("0 0.1 0.1 0.2 0.1 0.2 0.2", 0, None),
     ],
 )
-def test_other_lines_are_errors_with_what_is_right_in_them(tmp_path, line, category_id, score):
+def test_other_lines_are_errors_and_never_a_wrong_score(tmp_path, line, category_id, score):
     (row,) = rows_of_line(tmp_path, line)
-    assert row["error"] == "the line must be class cx cy w h [confidence]"
+    assert row["error"].startswith("the line must be class cx cy w h [confidence] [track]; ")
     assert (row["key"], row["category_id"], row["score"], row["box_xyxy"]) == ("a", category_id, score, None)
+
+
+def test_what_a_fifth_number_is_shows_in_the_whole_file(tmp_path):
+    box = "3 0.5 0.5 0.5 0.5"
+    put(tmp_path, tracks=f"{box} 1\n{box} 2\n{box} 12", confidences=f"{box} 1\n{box} 0.25\n{box} 0\n{box} 7")
+    rows = read_rows(tmp_path)
+    assert [(row["score"], row["error"] is None) for row in rows if row["key"] == "tracks"] == [(None, True)] * 3
+    found = [(row["score"], row["error"]) for row in rows if row["key"] == "confidences"]
+    assert found[:3] == [(1, None), (0.25, None), (0, None)]
+    assert found[3][1].endswith("its confidence is 7, not in [0, 1]")
+
+
+def test_six_numbers_among_polygons_are_a_triangle(tmp_path):
+    triangle, square = "3 0.1 0.2 0.3 0.4 0.9 1", "3 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2"
+    put(tmp_path, a=f"{triangle}\n{square}\n")
+    assert all("may be a polygon" in row["error"] for row in read_rows(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import gzip
 import json
 
 import pyarrow as pa
@@ -80,6 +81,12 @@ def test_a_field_that_no_image_has_is_an_input_error(read):
         read([{"id": 1, "file_name": "a.jpg"}], keep=("licence",))
 
 
+def test_an_id_may_be_written_as_a_float(read):
+    first, again = read([{"id": 1.0, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}])
+    assert (first["extra"], first["error"]) == ('{"coco_image_id": 1}', None)
+    assert "id of an earlier one" in again["error"]
+
+
 def test_names_follow_the_same_rules_as_in_a_manifest(read):
     names = ["ftp://host/a", "s3://b/a?X-Amz-Signature=canary", "zip://a::s3://b/c", "https://h/a.jpg"]
     rows = read([{"id": number, "file_name": name} for number, name in enumerate(names)])
@@ -118,9 +125,13 @@ def test_a_bad_entry_is_a_row_with_an_error(read, tmp_path, monkeypatch):
         (b'{"images": [', "not JSON"),
         (b"\xff\xfe", "not JSON"),
         (b"[" * 100_000, "not JSON"),
-        (b"[]", "no list of images"),
-        (b'{"annotations": []}', "no list of images"),
-        (b'{"images": {}}', "no list of images"),
+        (b"[]", "has no list `images`"),
+        (b'{"annotations": [], "info": 1}', "has no list `images`; its fields: 'annotations', 'info'$"),
+        (b'{"images": {}}', "has no list `images`"),
+        (b'["a.jpg", "b.jpg"]', r"is a list of text; .* one a line into a \.txt file"),
+        (b'[{"image_id": 1, "bbox": [1, 2, 3, 4]}]', "holds results; give it with --prompts"),
+        (b'[{"path": "a.jpg"}]', r"is a list of objects; .* into a \.jsonl file"),
+        (b'{"path": "a.jpg"}\n{"path": "b.jpg"}\n', r"holds JSON Lines: call it \.jsonl"),
         (b'{"images": []}', "list of images is empty"),
     ],
 )
@@ -128,6 +139,13 @@ def test_other_files_are_input_errors_of_one_line(read, content, error):
     with pytest.raises(InputError, match=error) as caught:
         read(content)
     assert "\n" not in str(caught.value)
+
+
+def test_an_annotation_file_may_be_gzipped(tmp_path):
+    path = tmp_path / "instances.json.gz"
+    path.write_bytes(gzip.compress(b'{"images": [{"id": 1, "file_name": "a.jpg"}]}'))
+    (table,) = coco_images(str(path), SourceOptions({}))
+    assert table["uri"].to_pylist() == [f"file://{tmp_path}/a.jpg"]
 
 
 def test_what_is_not_there_is_an_input_error(tmp_path):

@@ -1,3 +1,4 @@
+import logging
 import os
 import uuid
 from functools import partial
@@ -11,7 +12,7 @@ from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.storage.fetching import fetch
 from sam_pipeline.storage.filesystem import open_filesystem
 from sam_pipeline.storage.retrying import retried
-from sam_pipeline.storage.sources import disk_listing, files
+from sam_pipeline.storage.sources import disk_listing, files, store_listing
 from sam_pipeline.storage.sources.files import file_images, list_files, source_image
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA, SourceImage, image_of_row
 from tests.storage.sources.listings import list_images
@@ -114,6 +115,55 @@ def test_a_relative_path_and_a_file_uri_name_the_same_images(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     expected = list_images(str(tmp_path / "in"), {})
     assert list_images("in", {}) == list_images("./in/", {}) == list_images(f"file://{tmp_path}/in", {}) == expected
+
+
+HIDDEN_FOLDERS = [".git", ".ipynb_checkpoints", ".snapshot", "@eaDir", "__MACOSX", "$RECYCLE.BIN", "lost+found"]
+HIDDEN_FOLDERS += ["System Volume Information", "#recycle", "~snapshot"]
+
+
+@pytest.fixture(params=["disk", "other store"])
+def place(request, tmp_path, remote):
+    """A folder to list, and how to put files into it."""
+    filesystem, prefix = remote
+    if request.param == "disk":
+        return str(tmp_path), partial(put, tmp_path)
+    return f"memory://{prefix}", lambda *names: [filesystem.pipe(f"/{prefix}/{name}", b"x") for name in names]
+
+
+@pytest.mark.parametrize("max_split", [0, 2000])
+def test_hidden_folders_and_those_of_systems_are_passed_over_and_counted(place, caplog, monkeypatch, max_split):
+    monkeypatch.setattr(store_listing, "_MAX_SPLIT", max_split)
+    caplog.set_level(logging.INFO)
+    uri, put_files = place
+    for folder in HIDDEN_FOLDERS:
+        put_files(f"a/{folder}/1.jpg", f"a/{folder}/deep/2.jpg", f"{folder}/3.jpg")
+    put_files("a/1.jpg", "a/b.git/2.jpg", "a/eaDir/3.jpg")
+    assert sorted(name.rpartition("/")[2] for name in uris(list_images(uri, {}))) == ["1.jpg", "2.jpg", "3.jpg"]
+    assert any(f"passed over {2 * len(HIDDEN_FOLDERS)} hidden or system folders" in said for said in caplog.messages)
+
+
+@pytest.mark.parametrize("pattern", [".git", "a/.git", "a/.git/*.jpg", "a/.git/**/*.jpg", "*/.git/*.jpg", ".git/1.jpg"])
+def test_a_hidden_folder_that_the_input_names_is_walked(place, pattern):
+    uri, put_files = place
+    put_files("a/.git/1.jpg", ".git/1.jpg", "a/.git/.git2/3.jpg")
+    assert [name.rpartition("/")[2] for name in uris(list_images(f"{uri}/{pattern}", {}))] == ["1.jpg"]
+
+
+def test_stars_match_no_hidden_folders(place):
+    uri, put_files = place
+    put_files("a/.git/1.jpg", ".git/1.jpg", "a/b/1.jpg")
+    for pattern in ("*/*/*.jpg", "**/*.jpg", "a/*/1.jpg"):
+        assert len(uris(list_images(f"{uri}/{pattern}", {}))) == 1
+
+
+def test_links_to_folders_are_counted_and_said(tmp_path, caplog):
+    put(tmp_path, "in/a.jpg", "in/b/b.jpg", "other/c.jpg")
+    (tmp_path / "in/b/loop").symlink_to("..")
+    (tmp_path / "in/other").symlink_to("../other")
+    assert names(list_images(str(tmp_path / "in"), {}), tmp_path / "in") == ["a.jpg", "b/b.jpg"]
+    assert caplog.messages == [
+        f"did not follow 2 links to folders, such as {tmp_path}/in/b/loop: what is behind them is no part of the input"
+    ]
 
 
 def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path):
@@ -311,3 +361,11 @@ def test_only_images_are_looked_at_closely(tmp_path, monkeypatch):
     monkeypatch.setattr(disk_listing, "_file", lambda entry: looked_at.append(entry.name) or real(entry))
     assert list_images(str(tmp_path), {}).num_skipped == 2
     assert looked_at == ["a.jpg"]
+
+
+def test_a_pattern_with_braces_is_told_that_there_are_none(tmp_path):
+    (tmp_path / "0.jpg").touch()
+    with pytest.raises(
+        InputError, match=r"input not found: .*\.jpg; in a pattern there are \*, \? and \[0-9\], but no"
+    ):
+        list_images(f"{tmp_path}/{{0..3}}.jpg", {})

@@ -130,8 +130,29 @@ class TestTheColumn:
         assert uris(path, column="other") == [f"file://{tmp_path}/b"]
 
     def test_is_the_only_one_with_text(self, tmp_path, suffix):
-        path = write(tmp_path / f"m.{suffix}", {"number": [1, 2], "odd": ["a", None], "score": [0.5, 1.5]})
-        assert uris(path)[0] == f"file://{tmp_path}/a"
+        path = write(tmp_path / f"m.{suffix}", {"number": [1, 2], "odd": ["a.jpg", None], "score": [0.5, 1.5]})
+        assert uris(path)[0] == f"file://{tmp_path}/a.jpg"
+
+    @pytest.mark.parametrize("names", [["a.jpg", "b/c.PNG"], ["s3://b/1", "s3://b/2"], ["x/1", "x/2"], ["/1", "/2"]])
+    def test_is_the_only_one_whose_values_look_like_names(self, tmp_path, suffix, names):
+        captions = ["a dog, black/white", "see it at night. "]
+        path = write(tmp_path / f"m.{suffix}", {"caption": captions, "odd": names, "author": ["x", "y"]})
+        assert uris(path) == uris(path, column="odd")
+
+    def test_of_captions_is_not_taken_unless_it_is_named(self, tmp_path, suffix):
+        captions = ["a photograph of two dogs that run on a beach in the evening sun", "a cat"]
+        path = write(tmp_path / f"m.{suffix}", {"label": [1, 2], "text": captions})
+        with pytest.raises(
+            InputError,
+            match=r"no column of .* seems to hold names of images: 'text' begins with 'a photograph of two dogs that "
+            r"run on a beach in the evening…'; say which with --input-column; its columns: 'label', 'text'$",
+        ):
+            read(path)
+        assert len(read(path, column="text")) == 2
+
+    def test_of_a_usual_name_whose_values_look_like_names_comes_first(self, tmp_path, suffix):
+        path = write(tmp_path / f"m.{suffix}", {"image": ["a dog", "a cat"], "file_name": ["1.jpg", "2.jpg"]})
+        assert uris(path) == [f"file://{tmp_path}/1.jpg", f"file://{tmp_path}/2.jpg"]
 
     def test_is_no_other_than_the_one_with_a_well_known_name(self, tmp_path, suffix):
         path = write(tmp_path / f"m.{suffix}", {"key": [1, 2], "caption": ["a", "b"]})
@@ -160,7 +181,7 @@ class TestTheColumn:
 
     def test_that_cannot_be_told_is_asked_for(self, tmp_path, suffix):
         path = write(tmp_path / f"m.{suffix}", {"one": ["a"], "two": ["b"]})
-        with pytest.raises(InputError, match=r"cannot tell which column .*: name it; its columns: 'one', 'two'$"):
+        with pytest.raises(InputError, match=r"cannot tell .* with --input-column; its columns: 'one', 'two'$"):
             read(path)
 
     def test_is_named_with_at_most_twenty_others(self, tmp_path, suffix):
@@ -315,12 +336,55 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path, suffix):
     assert uris(path) == [f"file://{tmp_path}/a"]
 
 
-@pytest.mark.parametrize("first_line", ["s3://b/a.jpg?sig=canary", "a.JPG", "a.jpg,cat"])
+@pytest.mark.parametrize("first_line", ["s3://b/a.jpg?sig=canary", "a.JPG", "a.jpg,cat", "/data/1"])
 def test_csv_without_a_header_does_not_lose_its_first_image(tmp_path, first_line):
     (tmp_path / "m.csv").write_text(f"{first_line}\nb.jpg,dog\n" if "," in first_line else f"{first_line}\nb.jpg\n")
     with pytest.raises(InputError, match="first line of a CSV manifest must name its columns") as caught:
         read(tmp_path / "m.csv")
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("m.csv", 'caption;uri\n"a, b; c";a.jpg\n"d";b.jpg\n'),
+        ("m.csv", '"a;b;c",uri\nx,a.jpg\ny,b.jpg\n'),
+        ("m.csv", "caption\turi\na, b; c\ta.jpg\nd\tb.jpg\n"),
+        ("m.csv", "caption|uri\na|a.jpg\nd|b.jpg\n"),
+        ("m.tsv", "caption\turi,or not\na\ta.jpg\nd\tb.jpg\n"),
+        ("m.tsv.gz", "uri\tcaption\na.jpg\ta,b\nb.jpg\tc;d\n"),
+        ("m.TSV", "uri\na.jpg\nb.jpg\n"),
+        ("m.txt", "a.jpg\r\n\r\n  b.jpg  \r\n"),
+        ("m.lst", "\ufeffa.jpg\nb.jpg"),
+        ("m.txt.gz", "a.jpg\nb.jpg\n\n"),
+    ],
+)
+def test_lists_divided_by_other_characters_and_lists_of_lines(tmp_path, name, content):
+    data = content.encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert uris(tmp_path / name) == [f"file://{tmp_path}/a.jpg", f"file://{tmp_path}/b.jpg"]
+
+
+def test_names_of_a_text_file_may_look_like_anything(tmp_path):
+    (tmp_path / "m.txt").write_text("images/a b,c;d.jpg\n# 1\n0001\n")
+    assert uris(tmp_path / "m.txt") == [f"file://{tmp_path}/{name}" for name in ("images/a b,c;d.jpg", "# 1", "0001")]
+    assert kept(tmp_path / "m.txt", "path")[0] == {"path": "images/a b,c;d.jpg"}
+    with pytest.raises(InputError, match=r"no column 'label' in .*; its columns: 'path'$"):
+        read(tmp_path / "m.txt", keep=("label",))
+
+
+@pytest.mark.parametrize("line", ["a.jpg 7", "x/a.jpeg\t1", "a.PNG,dog"])
+def test_a_text_file_with_more_than_a_path_in_its_lines_says_so(tmp_path, line):
+    (tmp_path / "m.txt").write_text(f"{line}\n" * 3)
+    with pytest.raises(InputError, match=r"cannot read .*m\.txt: each line must be one path, but some hold more"):
+        read(tmp_path / "m.txt")
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.tsv", "m.txt", "m.jsonl"])
+def test_utf_16_is_named(tmp_path, name):
+    (tmp_path / name).write_bytes('{"uri": "a.jpg"}\n'.encode("utf-16"))
+    with pytest.raises(InputError, match=rf"cannot read .*{name}: its text is UTF-16: save it as UTF-8"):
+        read(tmp_path / name)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -374,9 +438,9 @@ def test_what_is_not_there_or_no_manifest_is_an_input_error(tmp_path, remote):
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(InputError, match="it is a folder"):
         read(tmp_path / "folder.csv")
-    (tmp_path / "m.txt").write_text("a")
-    with pytest.raises(InputError, match=r"not a manifest: .*m\.txt does not end in one of \.parquet, "):
-        read(tmp_path / "m.txt")
+    (tmp_path / "m.doc").write_text("a")
+    with pytest.raises(InputError, match=r"not a manifest: .*m\.doc does not end in one of \.parquet, "):
+        read(tmp_path / "m.doc")
 
 
 def test_a_remote_manifest_is_read_in_parts_each_tried_again(remote, monkeypatch, clock):

@@ -15,6 +15,7 @@ from sam_pipeline.storage.sources.parquet_images import is_parquet_of_images, pa
 from sam_pipeline.storage.sources.parquet_reading import read_parquet_rows
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA, Location, SourceImage, image_of_row
 from sam_pipeline.storage.sources.source_options import SourceOptions
+from tests.storage.image_files import noise, saved
 from tests.storage.sources.parquet_files import data_of, hugging_face, read, write
 
 OPTIONS = SourceOptions({})
@@ -110,6 +111,15 @@ def test_images_outside_of_the_file_are_told_from_nulls(tmp_path):
 def test_of_several_columns_of_bytes_one_of_a_usual_name_is_taken(tmp_path, name):
     container = write(tmp_path / "a.parquet", {"mask": [b"m"], name: [b"x"]})
     assert images_in([container])[0].location.column == name
+
+
+def test_of_several_columns_of_bytes_the_one_that_begins_as_images_do_is_taken(tmp_path):
+    png = saved(noise(4, 5), "PNG")
+    columns = {"hash": pa.array([bytes(20)] * 3), "photo": pa.array([None, png, png]), "label": [1, 2, 3]}
+    assert images_in([write(tmp_path / "a.parquet", columns)])[0].location.column == "photo"
+    columns["preview"] = columns["photo"]
+    with pytest.raises(InputError, match="3 of its columns hold bytes; say which is of images with --input-column"):
+        images_in([write(tmp_path / "b.parquet", columns)])
 
 
 def test_a_column_that_is_asked_for_is_taken(tmp_path):

@@ -9,6 +9,7 @@ from sam_pipeline.errors import InputError
 from sam_pipeline.storage.sources import selection
 from sam_pipeline.storage.sources.selection import select, take_rows
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA, Location, SourceImage, source_table
+from tests.storage.sources.listings import list_images
 
 LETTERS = [f"s3://bucket/in/{letter}.jpg" for letter in "abcdefghij"]
 
@@ -40,17 +41,26 @@ def chosen(images, **options):
         ("s3://bucket/in/*", [True, True, True, False]),
         ("bucket/in/*", [True, True, True, False]),
         ("*/in/*", [True, True, True, False]),
-        ("*in*", [True, True, True, False]),
-        ("in/a.jpg", [False] * 4),
+        ("**/in/**", [True, True, True, False]),
+        ("in/**", [True, True, True, False]),
+        ("bucket/**", [True] * 4),
+        ("bucket/**/*.jpg", [True, True, False, True]),
+        ("s3://bucket/**/a.*", [True, False, True, False]),
+        ("in/a.jpg", [True, False, False, False]),
+        ("in/?.jpg", [True, True, False, False]),
+        ("n/a.jpg", [False] * 4),
+        ("*in*", [False] * 4),
+        ("bucket/*.jpg", [False] * 4),
+        ("s3://*/a.jpg", [False] * 4),
         ("bucket/in", [False] * 4),
-        ("*/bucket/in/b.jpg", [False, True, False, False]),
+        ("s3:/*/bucket/in/b.jpg", [False] * 4),
         ("*ucket/in/b.jpg", [False, True, False, False]),
         ("in*.jpg", [False] * 4),
         ("", [False] * 4),
         ("a.jpg ", [False] * 4),
     ],
 )
-def test_a_pattern_is_for_the_whole_uri_or_its_last_part(pattern, matches):
+def test_a_pattern_is_for_the_whole_uri_or_the_end_of_it(pattern, matches):
     uris = ["s3://bucket/in/a.jpg", "s3://bucket/in/b.jpg", "s3://bucket/in/a.png", "s3://bucket/out/long.jpg"]
     expected = [uri for uri, match in zip(uris, matches, strict=True) if match]
     assert chosen(table(*uris), include=[pattern]) == sorted(expected)
@@ -96,13 +106,36 @@ def test_the_name_of_a_member_is_a_last_part_and_that_of_an_object_is_not_divide
     )
     assert chosen(images, include=["cat.jpg"]) == ["s3://b/x.tar#cat.jpg", "s3://b/x.tar#sub/cat.jpg"]
     assert chosen(images, include=["x.tar#*"]) == ["s3://b/x.tar#cat.jpg"]
-    assert chosen(images, include=["s3://b/x.tar#*"]) == ["s3://b/x.tar#cat.jpg", "s3://b/x.tar#sub/cat.jpg"]
+    assert chosen(images[:2], include=["s3://b/x.tar#**"]) == ["s3://b/x.tar#cat.jpg", "s3://b/x.tar#sub/cat.jpg"]
+    assert chosen(images, include=["x.tar/**"]) == ["s3://b/x.tar#cat.jpg", "s3://b/x.tar#sub/cat.jpg"]
+    assert chosen(images, include=["sub/*"]) == ["s3://b/x.tar#sub/cat.jpg"]
     assert chosen(images, include=["a#cat.jpg"]) == ["s3://b/a#cat.jpg"]
 
 
-def test_a_pattern_that_means_nothing_is_an_input_error():
-    with pytest.raises(InputError, match=r"cannot understand the pattern '\[z-a\]'"):
-        select(table(*LETTERS), include=["[z-a]"])
+@pytest.mark.parametrize("pattern", ["[z-a]", "a**", "in/**.jpg"])
+def test_a_pattern_that_means_nothing_is_an_input_error(pattern):
+    with pytest.raises(InputError, match="cannot understand the pattern ") as caught:
+        select(table(*LETTERS), include=[pattern])
+    assert repr(pattern) in str(caught.value)
+
+
+def test_patterns_that_match_nothing_are_named(caplog):
+    images = table("s3://b/1.jpg", "s3://b/2.png")
+    assert chosen(images, include=["*.jpg", "*.tif"], exclude=["2.*", "val/*"]) == ["s3://b/1.jpg"]
+    assert caplog.messages == [
+        "no image matches the pattern '*.tif' of include",
+        "no image matches the pattern 'val/*' of exclude",
+    ]
+
+
+@pytest.mark.parametrize("pattern", ["*.jpg", "*/*.jpg", "**/*.jpg", "a/[!b].jpg", "a/**", "?/c.*", "**"])
+def test_a_pattern_means_the_same_in_the_input(pattern, tmp_path):
+    for name in ("b.jpg", "a/b.jpg", "a/c.jpg", "a/d/c.jpg", "a/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    as_input = list_images(f"{tmp_path}/{pattern}", {}).images["uri"].to_pylist()
+    everything = list_images(str(tmp_path), {}).images
+    assert chosen(everything, include=[f"{tmp_path}/{pattern}"]) == as_input
 
 
 def test_images_are_put_in_the_order_of_their_uris_with_all_that_is_known():

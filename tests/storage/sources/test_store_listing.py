@@ -1,3 +1,4 @@
+import logging
 import time
 import uuid
 from collections import Counter
@@ -103,6 +104,20 @@ def test_a_single_object_is_taken_whatever_its_name_and_a_missing_one_is_said_to
     assert keys_in("s3://bucket/in/.hidden") == ["in/.hidden"]
     with pytest.raises(InputError, match="input not found: s3://bucket/in/none"):
         list_images("s3://bucket/in/none", {})
+
+
+def test_hidden_prefixes_are_not_asked_for(store, caplog):
+    caplog.set_level(logging.INFO)
+    made = store(["in/.snapshot/1.jpg", "in/a/@eaDir/x/2.jpg", "in/a/3.jpg", "in/.cache/4.jpg"])
+    assert keys_in("s3://bucket/in") == ["in/a/3.jpg"]
+    assert prefixes(made) == [("in/", True), ("in/a/", True)]
+    assert caplog.messages == ["passed over 3 hidden or system folders, such as bucket/in/.cache"]
+
+
+def test_a_prefix_with_hidden_folders_alone_has_no_images_and_is_no_missing_input(store):
+    store(["in/.snapshot/1.jpg"])
+    with pytest.raises(InputError, match="no images in s3://bucket/in: 0 files"):
+        list_images("s3://bucket/in", {})
 
 
 def test_a_glob_is_looked_for_where_it_can_match(store):
@@ -214,3 +229,15 @@ def test_hugging_face_is_asked_once(memory, monkeypatch):
     monkeypatch.setattr(type(filesystem), "protocol", ("hf", "memory"))
     monkeypatch.setattr(type(filesystem), "ls", None)
     assert list_images(f"memory://{prefix}", {}).images.num_rows == 1
+
+
+@pytest.mark.s3
+def test_hidden_prefixes_of_a_real_store_are_passed_over(s3, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    for name, value in s3.env.items():
+        monkeypatch.setenv(name, value)
+    bucket = s3.create_bucket()
+    for name in ("in/a.jpg", "in/.snapshot/b.jpg", "in/x/@eaDir/c.jpg"):
+        s3.put(bucket, name, b"x")
+    assert list_images(f"s3://{bucket}/in", {}).images["uri"].to_pylist() == [f"s3://{bucket}/in/a.jpg"]
+    assert any("passed over 2 hidden or system folders" in said for said in caplog.messages)

@@ -3,6 +3,7 @@ import errno
 import gzip
 import io
 import json
+import logging
 import lzma
 import re
 import sys
@@ -238,7 +239,7 @@ def test_an_archive_without_members_is_none_without_images(store):
         (b"", "no end marker"),
         (b"short", "truncated header"),
         (b"\xff\xd8" + b"jpeg" * 1000, "invalid header"),
-        (gzip.compress(b"jpeg" * 1000), "invalid header"),
+        (gzip.compress(b"jpeg" * 1000, mtime=0), "invalid header"),
         (b"\x1f\x8b\x08 damaged at once", "zlib|block|Not a gz|end-of-stream|invalid"),
         (b"BZh91AY&SY damaged", "end-of-stream|Invalid"),
         (b"\xfd7zXZ\0 damaged", "xz|Corrupt|end-of-stream|format"),
@@ -408,28 +409,58 @@ def test_without_keep_nothing_is_kept_and_all_others_are_counted(memory):
 
 
 @pytest.mark.parametrize(
-    "sibling",
+    ("sibling", "why"),
     [
-        File("1.json", b"{no json"),
-        File("1.json", b"[" * 60_000),
-        File("1.json", b"9" * 5000),
-        File("1.txt", b"\xff\xfe"),
-        File("1.txt", b"x" * 65_536),
-        File("1.txt", type_=tarfile.SYMTYPE, linkname="/etc/passwd"),
+        (File("1.json", b"{no json"), "not JSON"),
+        (File("1.json", b"[" * 60_000), "not JSON"),
+        (File("1.json", b"9" * 5000), "not JSON"),
+        (File("1.txt", b"\xff\xfe"), "not UTF-8"),
+        (File("1.txt", b"x" * (2**20 + 1)), "1048577 bytes, the limit is 1048576"),
     ],
 )
-def test_a_sibling_that_cannot_be_kept_is_skipped_without_harm(memory, sibling):
+def test_a_sibling_that_cannot_be_kept_is_null_and_the_log_says_why(memory, sibling, why, caplog):
+    skipped, extension = [], sibling.name[2:]
+    members = File("1.jpg", b"x"), sibling, File("1.cls", b"3")
+    (image,) = memory.index(packed(*members), keep=[extension, "cls"], on_skipped=skipped.append)
+    assert (json.loads(image.extra), skipped) == ({extension: None, "cls": "3"}, [0])
+    (said,) = caplog.messages
+    assert said.startswith("could not keep 1 files beside their images, such as ")
+    assert said.endswith(f"#{sibling.name} ({why})")
+
+
+def test_a_sibling_that_is_a_link_is_skipped(memory):
     skipped = []
-    good = File("1.cls", b"3")
-    (image,) = memory.index(
-        packed(File("1.jpg", b"x"), sibling, good), keep=["json", "txt", "cls"], on_skipped=skipped.append
-    )
-    assert (json.loads(image.extra), skipped) == ({"cls": "3"}, [1])
+    sibling = File("1.txt", type_=tarfile.SYMTYPE, linkname="/etc/passwd")
+    (image,) = memory.index(packed(File("1.jpg", b"x"), sibling), keep=["txt"], on_skipped=skipped.append)
+    assert (image.extra, skipped) == (None, [1])
 
 
-def test_a_sibling_just_below_the_limit_is_kept(memory):
-    (image,) = memory.index(packed(File("1.jpg", b"x"), File("1.txt", b"x" * 65_535)), keep=["txt"])
-    assert len(json.loads(image.extra)["txt"]) == 65_535
+def test_what_no_image_has_beside_it_is_said(memory, caplog):
+    memory.index(packed(File("1.jpg", b"x"), File("1.cls", b"3")), keep=["cls", "jsn"])
+    assert caplog.messages == ["no image has a file .jsn beside it that could be kept"]
+
+
+def test_a_large_sibling_is_kept(memory):
+    (image,) = memory.index(packed(File("1.jpg", b"x"), File("1.txt", b"x" * 2**20)), keep=["txt"])
+    assert len(json.loads(image.extra)["txt"]) == 2**20
+
+
+def test_hidden_folders_are_passed_over_and_counted_each_once(memory, caplog):
+    caplog.set_level(logging.INFO)
+    names = [
+        "./a.jpg",
+        "x/.git/1.jpg",
+        "x/.git/2.jpg",
+        "@eaDir/a.jpg",
+        "d/..b/1.jpg",
+        "d/...jpg/2.png",
+        "e/b.jpg",
+        ".c.jpg",
+    ]
+    images = memory.index(packed(*(File(name, b"x") for name in names)))
+    assert [image.uri.partition("#")[2] for image in images] == ["./a.jpg", "e/b.jpg"]
+    (said,) = caplog.messages
+    assert said.startswith("passed over 4 hidden or system folders, such as ")
 
 
 def test_the_sample_before_a_cut_keeps_what_was_found(memory):

@@ -1,5 +1,6 @@
 import errno
 import io
+import logging
 import random
 import stat
 import struct
@@ -212,19 +213,22 @@ def link(name):
     return info
 
 
-def test_other_files_hidden_ones_and_links_are_counted_and_passed_over(memory):
+def test_other_files_hidden_ones_and_links_are_counted_and_passed_over(memory, caplog):
+    caplog.set_level(logging.INFO)
     skipped = []
     members = [
         ("a.jpg", b"x"),
         ("a.json", b"{}"),
         (".b.jpg", b"x"),
         ("__MACOSX/._a.jpg", b"x"),
+        ("__MACOSX\\sub\\b.jpg", b"x"),
         (link("l.jpg"), b"a"),
         ("d.jpg/", b""),
     ]
     images = memory.index(packed(members), packed(PICTURES[:1]), packed([("t.txt", b"")]), on_skipped=skipped.append)
     assert names(images) == ["a.jpg", "000.jpg"]
-    assert skipped == [4, 0, 1]
+    assert skipped == [3, 0, 1]
+    assert caplog.messages == [f"passed over 1 hidden or system folders, such as {images[0].uri[:-5]}__MACOSX"]
 
 
 @pytest.mark.parametrize(

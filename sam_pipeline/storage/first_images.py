@@ -1,0 +1,69 @@
+"""A look at some images before a plan is frozen, lest a run end with nothing but errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from sam_pipeline.clean_text import one_line
+from sam_pipeline.errors import InputError
+from sam_pipeline.storage.containers import fetch_images
+from sam_pipeline.storage.fetching import Fetched
+from sam_pipeline.storage.filesystem import StorageOptions
+from sam_pipeline.storage.sources.file_kinds import HEAD_BYTES, is_image_data
+from sam_pipeline.storage.sources.inputs import ListedInput
+from sam_pipeline.storage.sources.source_image import SourceImage, image_of_row
+
+NUM_LOOKED_AT = 20
+
+_REMEDIES = {
+    "manifest": "; --input-column says which column names or holds the images, --image-root where relative names start",
+    "coco": "; --image-root says where the names start",
+    "parquet": "; --input-column says which column holds the images",
+}
+
+
+def check_first_images(found: ListedInput, input_uri: str, options: StorageOptions) -> None:
+    """Refuse an input of which none of twenty images, spread over it, can be read and begins as an image does.
+
+    It ends with the first that does: of most inputs one image is read.
+
+    Raises:
+        InputError: saying what is wrong with the first of them, and which setting may be.
+        StorageUnavailableError: the storage did not answer for two minutes.
+    """
+    images = spread_images(found.images)
+    first_problem = ""
+    for image, data in zip(images, _fetched(images, options), strict=True):
+        problem = _problem(data)
+        if problem is None:
+            return
+        first_problem = first_problem or f"{image.uri}: {problem}"
+    raise InputError(
+        f"cannot use {input_uri}: none of the images looked at ({len(images)} of {found.images.num_rows}) can be read, "
+        f"the first because: {first_problem}{_REMEDIES.get(found.input_format, '')}"
+    )
+
+
+def spread_images(images: pa.Table) -> list[SourceImage]:
+    """Up to twenty images, at equal distances; images: of SOURCE_SCHEMA."""
+    step = max(1, images.num_rows // NUM_LOOKED_AT)
+    rows = range(0, images.num_rows, step)[:NUM_LOOKED_AT]
+    return [image_of_row(images.slice(row, 1).to_pylist()[0]) for row in rows]
+
+
+def _fetched(images: Sequence[SourceImage], options: StorageOptions) -> Iterator[Fetched]:
+    """The first by itself, since that is most often enough; the others as a run fetches them, some at once."""
+    for some in (images[:1], images[1:]):
+        yield from fetch_images(some, options, probe_uri=None)
+
+
+def _problem(data: Fetched) -> str | None:
+    if isinstance(data, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(data, Exception):
+        return one_line(data)
+    if not data:
+        return "it is empty"
+    return None if is_image_data(data[:HEAD_BYTES]) else f"it is no image, but begins with {data[:16]!r}"

@@ -1,0 +1,65 @@
+"""Names for the image ids of a detector's results, from the COCO file that has both."""
+
+from __future__ import annotations
+
+import logging
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sam_pipeline.errors import InputError
+from sam_pipeline.storage.filesystem import StorageOptions
+from sam_pipeline.storage.sources.object_reading import read_json
+
+logger = logging.getLogger(__name__)
+
+
+def read_image_names(uri: str, options: StorageOptions) -> pa.Table:
+    """Read which file each image id stands for.
+
+    Args:
+        uri: of a COCO file with a list of `images`.
+        options: of the storage.
+
+    Returns:
+        (N,) rows with the columns id and file_name, both text; each id once, with its first name.
+
+    Raises:
+        InputError: nothing there, not JSON, or without an image that has an id and a file_name.
+        StorageUnavailableError: the storage did not answer for two minutes.
+    """
+    content = read_json(uri, options)
+    images = content.get("images") if isinstance(content, dict) else None
+    names: dict[str, str] = {}
+    for image in images if isinstance(images, list) else []:
+        if isinstance(image, dict) and isinstance(image.get("file_name"), str):
+            image_id = image.get("id")
+            if isinstance(image_id, float) and image_id.is_integer():
+                image_id = int(image_id)
+            if isinstance(image_id, (int, str)) and not isinstance(image_id, bool):
+                names.setdefault(str(image_id), image["file_name"])
+    if not names:
+        raise InputError(f"no image in {uri} has an id and a file_name: prompt_images is a COCO file that has both")
+    return pa.table({"id": pa.array(names.keys(), pa.string()), "file_name": pa.array(names.values(), pa.string())})
+
+
+def with_image_names(keyed: pa.Table, names: pa.Table) -> pa.Table:
+    """Put names in the place of image ids. Ids without one are counted in the log and name no image any more.
+
+    Args:
+        keyed: (N,) rows of KEYED_PROMPTS.
+        names: from read_image_names.
+
+    Returns:
+        The same rows, of which none is called by an id.
+    """
+    keys, are_ids = keyed["key"], keyed["is_image_id"]
+    ids, file_names = (names[name].combine_chunks() for name in ("id", "file_name"))
+    positions = pc.index_in(pc.if_else(are_ids, keys, None), value_set=ids)
+    unknown = keys.filter(pc.and_(are_ids, pc.and_(keys.is_valid(), pc.is_null(positions))))
+    if num_unknown := len(unknown):
+        logger.warning("%d rows have an image_id without a name, such as %s, and are left out", num_unknown, unknown[0])
+    columns = dict(zip(keyed.column_names, keyed.columns, strict=True))
+    columns["key"] = pc.if_else(are_ids, pc.take(file_names, positions), keys)
+    columns["is_image_id"] = pa.repeat(pa.scalar(False), keyed.num_rows)
+    return pa.table(columns, schema=keyed.schema)

@@ -1,0 +1,65 @@
+"""Deleting the files of a run that nothing committed needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sam_pipeline.errors import ConfigError
+from sam_pipeline.storage.delta import committed_epoch, confirm_epoch, open_table, table_metadata, take_epoch
+from sam_pipeline.storage.delta_place import Table
+from sam_pipeline.storage.filesystem import StorageOptions, join_uri
+from sam_pipeline.storage.mask_table import open_results
+from sam_pipeline.storage.prompt_table import take_prompts_epoch
+from sam_pipeline.storage.schema import IMAGES_SCHEMA, MASKS_SCHEMA
+from sam_pipeline.storage.unused_files import find_unused_files, remove_files
+
+_MAX_RETENTION_HOURS = 24 * 365 * 100  # delta-rs panics at times before its calendar
+
+
+@dataclass(frozen=True)
+class Vacuumed:
+    """What a vacuum did."""
+
+    num_removed: int
+    num_foreign: int
+    """Files in the tables' folders that this program did not write; they were left alone."""
+
+
+def vacuum(output: str, retention_hours: int, options: StorageOptions) -> Vacuumed:
+    """Delete files of a run's tables that nothing committed needs, and that are this old.
+
+    No file is deleted that a run or a planner could still commit. What is found was put before the epochs that are
+    taken here, or by a writer that has taken over since, which is looked for once everything is found; after that
+    nothing more is. (delta-rs finds and deletes in one go: stopped for hours in between, it would delete what was
+    committed meanwhile.)
+
+    Raises:
+        ConfigError: less than an hour, which clock skew could reduce to nothing, or more than a hundred years.
+        OutputError: there are no results.
+        FencedError: another writer took over; nothing was deleted.
+    """
+    if not 1 <= retention_hours <= _MAX_RETENTION_HOURS:
+        raise ConfigError(f"retention_hours must be in [1, {_MAX_RETENTION_HOURS}], got {retention_hours}")
+    table_metadata(open_results(output, options))  # raises for a table of another program
+    fenced = list(_fenced_tables(output, options))
+    found = [(uri, find_unused_files(table, options, retention_hours=retention_hours)) for uri, table, _ in fenced]
+    for _, table, epoch in fenced:
+        confirm_epoch(table, epoch)
+    num_removed = sum(remove_files(uri, files.removable, options) for uri, files in found if files.removable)
+    return Vacuumed(num_removed, sum(files.num_foreign for _, files in found))
+
+
+def _fenced_tables(output: str, options: StorageOptions) -> Iterator[tuple[str, Table, int]]:
+    """(uri, table, epoch) of the tables to clean.
+
+    A plan, or prompts, without a commit are left out: a writer that is at its first commit takes no epoch before, since
+    an epoch would make them look finished.
+    """
+    for name, schema in (("images", IMAGES_SCHEMA), ("prompts", None), ("masks", MASKS_SCHEMA)):
+        uri = join_uri(output, name)
+        table = open_table(uri, options)
+        if table is None or (name != "masks" and committed_epoch(table) is None):
+            continue
+        epoch = take_prompts_epoch(table, options) if schema is None else take_epoch(table, schema, options)
+        yield uri, table, epoch

@@ -1,0 +1,31 @@
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from sam_pipeline.storage.delta import create_table
+from sam_pipeline.storage.unused_files import remove_files
+from tests.storage.test_delta import SCHEMA, put
+
+
+@pytest.fixture
+def uri(tmp_path):
+    return str(tmp_path / "table")
+
+
+def test_removing_files_counts_those_that_were_there(uri, tmp_path):
+    create_table(uri, SCHEMA, {"input": "x"}, {})
+    file = put(uri, 1)
+    assert remove_files(uri, ["gone.parquet", file.path], {}) == 1
+    assert list((tmp_path / "table").glob("*.parquet")) == []
+
+
+def test_a_file_that_another_removes_at_the_same_time_is_no_error(uri, monkeypatch):
+    create_table(uri, SCHEMA, {"input": "x"}, {})
+    file = put(uri, 1)
+    rm_file = LocalFileSystem.rm_file
+
+    def rm_file_twice(self, path):
+        rm_file(self, path)
+        rm_file(self, path)
+
+    monkeypatch.setattr(LocalFileSystem, "rm_file", rm_file_twice)
+    assert remove_files(uri, [file.path], {}) == 1
