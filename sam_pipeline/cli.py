@@ -29,6 +29,8 @@ with flag names as keys; flags on the command line win).
 Exit codes: 0 done; 1 the run failed, nothing succeeded, or verify found something; 2 bad usage, input, output or
 weights; 3 a newer run took over."""
 
+_MAX_CONFIG_BYTES = 2**20
+
 _stdout = PlainConsole(markup=False, highlight=False)
 _stderr = PlainConsole(stderr=True, markup=False, highlight=False)
 
@@ -195,7 +197,7 @@ def vacuum(output: _Output, retention_hours: int = 168, storage_options: str = "
     done = run_vacuum(absolute_uri(output), retention_hours, options)
     rows: dict[str, object] = {"output": output, "files removed": done.num_removed}
     if done.num_foreign:
-        rows["left alone"] = f"{done.num_foreign} files that this program did not write"
+        rows["left alone"] = f"{done.num_foreign} files or folders that this program did not write"
     _print_table(rows)
     return 0
 

@@ -14,6 +14,7 @@ import yaml
 from sam_pipeline.clean_text import one_line, printable
 from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.errors import ConfigError
+from sam_pipeline.regular_files import open_regular
 
 _MAX_BYTES = 2**20
 _MAX_DEPTH = 20
@@ -49,9 +50,7 @@ def config_flags(command: str, path: Path) -> list[str]:
 def _read(path: Path) -> dict[str, Any]:
     """The settings of a file by their names, each once."""
     try:
-        if not path.is_file():  # a pipe would wait for ever
-            raise ConfigError(f"cannot read {path}: not a file")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:
             raise ConfigError(f"cannot read {path}: settings have at most {_MAX_BYTES} bytes")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sysconfig
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -203,3 +204,38 @@ def _memory_bytes(process: psutil.Process) -> int:
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return 0
     return memory
+
+
+class PeakMemory:
+    """The most private memory that processes had at one time while this was entered, looked at fifty times a second.
+
+    Args:
+        list_processes: gives the processes to look at, again each time; by default all that this one starts meanwhile.
+    """
+
+    def __init__(self, list_processes: Callable[[], Sequence[psutil.Process]] | None = None) -> None:
+        before = set(psutil.Process().children(recursive=True))
+        self._list = list_processes or (lambda: list(set(psutil.Process().children(recursive=True)) - before))
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.num_bytes = 0
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(0.02):
+            self.num_bytes = max(self.num_bytes, sum(_private_bytes(process) for process in self._list()))
+
+
+def _private_bytes(process: psutil.Process) -> int:
+    try:
+        memory = process.memory_info()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0
+    return int(memory.rss - memory.shared)

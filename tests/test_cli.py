@@ -504,7 +504,7 @@ def test_vacuuming_says_what_it_leaves_alone(cli, tmp_path):
         (tmp_path / "masks" / name).touch()
     code, out, err = cli("vacuum", tmp_path)
     assert (code, err) == (0, "")
-    assert re.search(r"files removed +0\nleft alone +2 files that this program did not write\n", out)
+    assert re.search(r"files removed +0\nleft alone +2 files or folders that this program did not write\n", out)
 
 
 def test_a_status_that_is_read_while_the_plan_is_extended_has_nothing_left_below_none(cli, tmp_path, monkeypatch):

@@ -15,7 +15,8 @@ from sam_pipeline.masks.crops import Box
 from sam_pipeline.masks.records import MaskRecord
 from sam_pipeline.masks.runs import Runs
 
-Mask = TypeVar("Mask", Tensor, Runs)
+Mask = TypeVar("Mask", bound=Tensor | Runs | None)
+Other = TypeVar("Other", bound=Tensor | Runs | None)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,18 @@ class Candidates(Generic[Mask]):
             crop_boxes_xyxy=self.crop_boxes_xyxy[indices],
         )
 
-    def uncrop(self, runs: Sequence[Runs], crop_box_xyxy: Box, original_size: tuple[int, int]) -> Candidates[Runs]:
+    def with_masks(self, masks: Sequence[Other]) -> Candidates[Other]:
+        """The same candidates with other masks."""
+        return Candidates(
+            masks=masks,
+            boxes_xyxy=self.boxes_xyxy,
+            iou_predictions=self.iou_predictions,
+            stability_scores=self.stability_scores,
+            point_coords=self.point_coords,
+            crop_boxes_xyxy=self.crop_boxes_xyxy,
+        )
+
+    def uncrop(self, runs: Iterable[Runs], crop_box_xyxy: Box, original_size: tuple[int, int]) -> Candidates[Runs]:
         """Move candidates of one crop, now with these runs as masks, to the frame of the image of (H, W) pixels."""
         x0, y0, _, _ = crop_box_xyxy
         return Candidates(

@@ -9,7 +9,7 @@ P prompts, M masks per prompt, N masks; H W pixels of the original frame.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from sam_pipeline.config import MaskConfig, ResolvedPrecision
 from sam_pipeline.masks import prediction
 from sam_pipeline.masks.candidates import Candidates, to_records
+from sam_pipeline.masks.collecting import MAX_HELD_BYTES, collect, held_bytes
 from sam_pipeline.masks.crops import Box, generate_crop_boxes, prepare_crops
 from sam_pipeline.masks.filters import mask_boxes, near_crop_edge
 from sam_pipeline.masks.grids import build_all_layer_point_grids
@@ -34,13 +35,16 @@ from sam_pipeline.masks.transforms import ResizeLongestSide
 from sam_pipeline.masks.upscaling import Upscaling
 from sam_pipeline.model.sam import Sam
 
+# Decoded at once; each may have three masks of 256 KB.
+_MAX_POINTS_AT_ONCE = 1024
+
 
 @dataclass(frozen=True)
 class CropDetections:
-    """What was found in one crop: low-resolution masks, on the device, that pass the filters."""
+    """What was found in one crop, and passes the filters."""
 
-    found: Candidates[Tensor]
-    """Crop frame."""
+    found: Candidates[Tensor] | Candidates[Runs]
+    """Crop frame. Low-resolution masks on the device; or, of too many, pixels of those that survive NMS."""
     upscaling: Upscaling
     crop_box: Box
     original_size: tuple[int, int]
@@ -50,10 +54,17 @@ class CropDetections:
         keep = nms(self.found.boxes_xyxy, self.found.iou_predictions, box_nms_thresh)
         return replace(self, found=self.found.take(keep))
 
+    def with_pixels(self) -> CropDetections:
+        """The same with pixels, for which logits are let go."""
+        return replace(self, found=self.found.with_masks(list(self._runs())))
+
     def to_image(self) -> Candidates[Runs]:
         """Their pixels, original frame."""
-        runs = self.upscaling.runs(self.found.masks)
-        return self.found.uncrop(runs, self.crop_box, self.original_size)
+        return self.found.uncrop(self._runs(), self.crop_box, self.original_size)
+
+    def _runs(self) -> Iterator[Runs]:
+        logits = [mask for mask in self.found.masks if isinstance(mask, Tensor)]
+        return self.upscaling.runs(logits) if logits else (mask for mask in self.found.masks if isinstance(mask, Runs))
 
 
 class MaskGenerator:
@@ -163,12 +174,17 @@ class MaskGenerator:
                 "for the same config"
             )
         image_embeddings = image_embeddings.to(self.sam.device)
-        return [
-            self._detect_in_crop(
-                image_embeddings[i : i + 1], crop_boxes[i], self.point_grids[layers[i]], original_size, regions
+        detections, num_bytes = [], 0
+        for i, (crop_box, layer) in enumerate(zip(crop_boxes, layers, strict=True)):
+            crop = self._detect_in_crop(
+                image_embeddings[i : i + 1], crop_box, self.point_grids[layer], original_size, regions
             )
-            for i in range(len(crop_boxes))
-        ]
+            num_bytes += held_bytes(crop.found)
+            if num_bytes > MAX_HELD_BYTES:  # of all crops together
+                num_bytes -= held_bytes(crop.found)
+                crop = crop.without_duplicates(self.config.box_nms_thresh).with_pixels()
+            detections.append(crop)
+        return detections
 
     @torch.inference_mode()
     def finish(self, detections: Sequence[CropDetections]) -> list[MaskRecord]:
@@ -200,12 +216,16 @@ class MaskGenerator:
             self.sam, self.transform.get_preprocess_shape(*crop_size, self.transform.target_length), crop_size
         )
         shared = self.decoder.share(image_embedding.to(torch.float32))
-        # A GPU is fed best with many prompts at once, of which the decoder takes as many as fit.
-        batch_size = self.config.points_per_batch if self.sam.device.type == "cpu" else max(1, len(points))
-        found = Candidates.concatenate(
-            self._decode_batch(shared, points[start : start + batch_size], upscaling, crop_box, original_size)
-            for start in range(0, len(points), batch_size)
-        )
+        # A GPU is fed best with many prompts at once.
+        on_cpu = self.sam.device.type == "cpu"
+        batch_size = min(self.config.points_per_batch, _MAX_POINTS_AT_ONCE) if on_cpu else _MAX_POINTS_AT_ONCE
+
+        def decode(number: int) -> Candidates[Tensor]:
+            some = points[number * batch_size : (number + 1) * batch_size]
+            return self._decode_batch(shared, some, upscaling, crop_box, original_size)
+
+        num_batches = -(-len(points) // batch_size)
+        found = collect(decode, num_batches, upscaling.runs, self.config.box_nms_thresh, MAX_HELD_BYTES)
         return CropDetections(found, upscaling, crop_box, original_size)
 
     def _decode_batch(

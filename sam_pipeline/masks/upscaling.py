@@ -6,7 +6,7 @@ such kernel, torch upscales the logits a chunk at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -28,6 +28,8 @@ CHUNK_BYTES = 128 * 2**20
 18 GB."""
 
 Result = TypeVar("Result")
+
+_RUNS_AHEAD = 32
 
 _PATCH = 16
 """Model input pixels per row of the image embedding."""
@@ -76,17 +78,21 @@ class Upscaling:
         with np.errstate(invalid="ignore"):
             return counts[:, 0] / counts[:, 1], np.concatenate([boxes for _, boxes in parts])
 
-    def runs(self, low_res_masks: Sequence[Tensor]) -> list[Runs]:
-        """Masks at full resolution, from logits as for `measure`, one tensor (4 * rows, 4 * columns) a mask."""
+    def runs(self, low_res_masks: Sequence[Tensor]) -> Iterator[Runs]:
+        """Masks at full resolution, from logits as for `measure`, one tensor (4 * rows, 4 * columns) a mask.
+
+        A few are computed ahead: runs of a mask that is noise take more memory than its logits.
+        """
         if not low_res_masks:
-            return []
+            return
         rows, columns = self._axes(low_res_masks[0])
         # From another device in one copy; on a CPU they are where they are needed.
         on_cpu = low_res_masks if low_res_masks[0].device.type == "cpu" else torch.stack(list(low_res_masks)).cpu()
-        arrays = [logits.numpy() for logits in on_cpu]
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            edges = pool.map(lambda logits: mask_edges(logits, rows, columns, self.sam.mask_threshold), arrays)
-            return [Runs(self.crop_size, one) for one in edges]
+            for first in range(0, len(on_cpu), _RUNS_AHEAD):
+                arrays = [logits.numpy() for logits in on_cpu[first : first + _RUNS_AHEAD]]
+                edges = pool.map(lambda logits: mask_edges(logits, rows, columns, self.sam.mask_threshold), arrays)
+                yield from (Runs(self.crop_size, one) for one in edges)
 
     def binarize(self, low_res_masks: Tensor) -> Tensor:
         """Masks, (N, H, W) bool on the device of the logits, which are as for `measure`."""

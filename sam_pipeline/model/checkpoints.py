@@ -160,6 +160,8 @@ def resolve_checkpoint(model_type: str, checkpoint: str | None) -> Path:
             path = f"{path.rstrip('/')}/{_HF_FILE}"
         if not fs.exists(path):
             raise CheckpointError(f"checkpoint not found: {checkpoint}")
+        if not fs.isfile(path):
+            raise CheckpointError(f"checkpoint {checkpoint} is not a regular file")
         return Path(path) if isinstance(fs, LocalFileSystem) else _download_uri(fs, path)
     except InternalAddressError as error:
         raise CheckpointError(f"checkpoint {checkpoint} cannot be read: {one_line(error)}") from error

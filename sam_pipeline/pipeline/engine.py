@@ -28,8 +28,8 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _EMBEDDING_SHAPE = (256, 64, 64)
 # Images, or parts of them, whose NMS and RLE are done at once, beside the device's work.
 _FINISHING_AT_ONCE = 2
-# Their logits, a quarter of a gigabyte, wait for that.
-_PROMPTS_AT_ONCE = 1024
+# Their logits, 64 MB, wait for that.
+_PROMPTS_AT_ONCE = 256
 
 
 def check_weights(model_type: str, path: Path) -> None:

@@ -1,9 +1,9 @@
 """The isolation pass: what a pass could not account for, one image at a time, in a process that may die.
 
 An image that crashes, hangs or exhausts its worker takes the rows near it down with it; here it has a process of its
-own, and what still fails ends as a row with status worker_crashed. The process never touches storage, so that a
-failing store is never taken for a bad image. Before its first image it annotates a blank one: where that fails, the
-machine or the weights are at fault and the run stops.
+own, which also fetches it, and what still fails ends as a row with status worker_crashed. A failing store is not taken
+for a bad image: the process tells of it, as every reader does, once the probe has failed too. Before its first image it
+annotates a blank one: where that fails, the machine or the weights are at fault and the run stops.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import time
 from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import replace
-from itertools import chain
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +29,7 @@ from ray.util import ActorPool
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import RunFailedError, SamPipelineError
 from sam_pipeline.pipeline.columns import shard_row, shards_of
-from sam_pipeline.pipeline.job import Job
+from sam_pipeline.pipeline.job import Engine, Job
 from sam_pipeline.pipeline.limits import limit_memory
 from sam_pipeline.pipeline.monitor import errors_told
 from sam_pipeline.pipeline.resources import Resources
@@ -42,14 +41,18 @@ from sam_pipeline.pipeline.stages import (
     prepare_image,
     tell_images,
 )
-from sam_pipeline.stopping import is_stopping
-from sam_pipeline.storage.fetching import Fetched
+from sam_pipeline.storage.fetching import Fetched, wait_for_probe
 from sam_pipeline.storage.mask_table import Shard, put_shard
+from sam_pipeline.storage.plan_table import read_planned
 from sam_pipeline.storage.schema import MASKS_SCHEMA
+from sam_pipeline.stopping import is_stopping
 
 # Importing torch and loading ViT-H from a cold disk takes a minute or two.
 _START_TIMEOUT_S = 600.0
 _RETRIES = 2  # when an annotator is lost with its machine
+
+_Doing = Literal["start", "fetch", "stage"]
+"""What the child is at, by which it is known how long it may take."""
 
 
 def annotate_isolated(
@@ -92,7 +95,7 @@ def annotate_isolated(
 
 
 class IsolatedAnnotator:
-    """Actor: fetches and writes itself, and lets a child process do what may crash."""
+    """Actor: looks an image up in the plan and writes its row, and lets a child process do what may crash."""
 
     def __init__(self, job: Job, monitor: Any) -> None:
         self._job, self._monitor = job, monitor
@@ -102,17 +105,20 @@ class IsolatedAnnotator:
         """Do one planned image; returns its shard's descriptor."""
         job = self._job
         with errors_told(self._monitor):
-            (planned,) = planned_rows(np.array([image_id]), job)
-            (data,) = fetch_planned([planned], job)
-            results = self._results(planned, data)
+            (planned,) = read_planned(job.output, np.array([image_id]), job.storage_options).to_pylist()
+            results = self._results(planned)
             tell_images(self._monitor, results)
             return shard_row(put_shard(job.output, results, job.storage_options, table_id=job.table_id))
 
-    def _results(self, planned: dict[str, Any], data: Fetched) -> pa.Table:
+    def _results(self, planned: dict[str, Any]) -> pa.Table:
         if self._child is None or not self._child.is_alive():
             self._child = _Child(self._job)
-        answer = self._child.ask((planned, data), self._job.image_timeout_s)
-        return _crashed_row(planned, answer) if isinstance(answer, str) else answer
+        answer = self._child.ask(planned["image_id"])
+        if not isinstance(answer, str):
+            return answer
+        if not self._child.is_alive() and self._job.probe_uri is not None:
+            wait_for_probe(self._job.probe_uri, self._job.storage_options)  # it may have hung in storage
+        return _crashed_row(planned, answer)
 
 
 def _crashed_row(planned: dict[str, Any], reason: str) -> pa.Table:
@@ -133,11 +139,12 @@ class _Child:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         # Its own watchdog comes second: for the case that this process, which watches it, is gone.
+        self._limits_s = {"start": _START_TIMEOUT_S, "fetch": job.stall_timeout_s, "stage": job.image_timeout_s}
         job = replace(job, image_timeout_s=2 * job.image_timeout_s)
         self._process = context.Process(target=_serve, args=(job, theirs), daemon=True)
         self._process.start()
         theirs.close()  # so that the end of the process ends the connection
-        answer = self._answer(_START_TIMEOUT_S, "starting")
+        answer = self._answer("start", "starting")
         if isinstance(answer, str):
             raise RunFailedError(f"this machine cannot annotate even a blank image: {answer}; the same command resumes")
 
@@ -145,28 +152,29 @@ class _Child:
         """Whether it can take another image."""
         return self._process.is_alive()
 
-    def ask(self, image: tuple[dict[str, Any], Fetched], timeout_s: float) -> pa.Table | str:
-        """The image's result row, or what became of it in words; timeout_s is for each stage, as in a pass."""
+    def ask(self, image_id: int) -> pa.Table | str:
+        """The image's result row, or what became of it in words."""
         with suppress(OSError):  # it died meanwhile, of which the answer tells
-            self._connection.send(image)
-        return self._answer(timeout_s, "receiving the image")
+            self._connection.send(image_id)
+        return self._answer("fetch", "fetching the image")
 
-    def _answer(self, timeout_s: float, doing: str) -> pa.Table | str:
+    def _answer(self, kind: _Doing, doing: str) -> pa.Table | str:
+        limits_s = self._limits_s
         try:
-            while self._connection.poll(timeout_s):
-                kind, content = self._connection.recv()
-                if kind == "doing":
-                    doing = content
-                elif kind == "error":
-                    raise content
+            while self._connection.poll(limit_s := limits_s[kind]):
+                word, *content = self._connection.recv()
+                if word == "doing":
+                    kind, doing = content
+                elif word == "error":
+                    raise content[0]
                 else:
-                    return content
+                    return content[0]
         except (EOFError, OSError):
             self._process.join()
             return f"the process was ended by {_cause_of_death(self._process.exitcode)} while {doing}"
         self._process.kill()
         self._process.join()
-        return f"the process took more than {timeout_s:g} s and was killed while {doing}"
+        return f"the process took more than {limit_s:g} s and was killed while {doing}"
 
 
 def _cause_of_death(exit_code: int | None) -> str:
@@ -182,24 +190,39 @@ def _serve(job: Job, connection: Connection) -> None:
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     limit_memory(job.worker_memory_bytes)
-    connection.send(("doing", "loading the model"))
+    connection.send(("doing", "start", "loading the model"))
     try:
         engine = job.backend.load(job)
+        # The parent waits for the blank image's answer first, then asks.
+        connection.send(_annotated(*_blank_image(), engine, job, connection))
+        for image_id in iter(connection.recv, None):
+            try:
+                (planned,) = planned_rows(np.array([image_id]), job)
+                (data,) = fetch_planned([planned], job)
+            except MemoryError as error:
+                connection.send(_failure(error))
+            else:
+                connection.send(_annotated(planned, data, engine, job, connection))
     except SamPipelineError as error:
         connection.send(("error", error))
-        return
-    # The parent waits for the blank image's answer first, then asks.
-    for planned, data in chain([_blank_image()], iter(connection.recv, None)):
-        try:
-            connection.send(("doing", "reading the image"))
-            images = prepare_image(planned, data, job)
-            connection.send(("doing", "encoding it"))
-            embeddings = encode_images(images, engine, 1, job)
-            connection.send(("doing", "finding its masks"))
-            answer: tuple[str, Any] = "result", decode_masks(embeddings, engine, job)
-        except Exception as error:  # noqa: BLE001  whatever a library raises of an image is that image's end
-            answer = "failed", f"{type(error).__name__}: {one_line(error)}"
-        connection.send(answer)
+
+
+def _annotated(
+    planned: dict[str, Any], data: Fetched, engine: Engine, job: Job, connection: Connection
+) -> tuple[str, Any]:
+    try:
+        connection.send(("doing", "stage", "reading the image"))
+        images = prepare_image(planned, data, job)
+        connection.send(("doing", "stage", "encoding it"))
+        embeddings = encode_images(images, engine, 1, job)
+        connection.send(("doing", "stage", "finding its masks"))
+        return "result", decode_masks(embeddings, engine, job)
+    except Exception as error:  # noqa: BLE001  whatever a library raises of an image is that image's end
+        return _failure(error)
+
+
+def _failure(error: Exception) -> tuple[str, str]:
+    return "failed", f"{type(error).__name__}: {one_line(error)}"
 
 
 def _end_with_parent() -> None:

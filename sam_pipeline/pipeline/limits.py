@@ -9,9 +9,16 @@ from __future__ import annotations
 import faulthandler
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
+
+from sam_pipeline.errors import InputError
+
+READING_MEMORY_SHARE = 0.6
+
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 @contextmanager
@@ -38,6 +45,35 @@ def limit_memory(num_bytes: int) -> None:
     if soft == resource.RLIM_INFINITY:
         # Address space counts, not pages in use: threads and arenas of a fresh worker take more than a gigabyte of it.
         resource.setrlimit(resource.RLIMIT_DATA, (_private_bytes() + num_bytes, hard))
+
+
+@contextmanager
+def reading_limit() -> Iterator[None]:
+    """Let no list, archive or file of prompts take more than six tenths of this machine's memory while it is read.
+
+    Raises:
+        InputError: it would.
+    """
+    num_bytes = int(READING_MEMORY_SHARE * _machine_bytes())
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    limit_memory(num_bytes)
+    try:
+        yield
+    except MemoryError as error:
+        # Not shown: how much it was that could not be had says nothing.
+        raise InputError(
+            f"what is read takes more than {num_bytes / 1e9:.1f} GB of memory, six tenths of this machine's; "
+            "give it in parts, or keep fewer columns"
+        ) from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _machine_bytes() -> int:
+    total = int(psutil.virtual_memory().total)
+    with suppress(OSError, ValueError):  # no such file, or `max`
+        return min(total, int(_CONTAINER_LIMIT.read_text()))
+    return total
 
 
 def _private_bytes() -> int:

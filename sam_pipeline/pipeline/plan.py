@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.errors import ConfigError
+from sam_pipeline.pipeline.limits import reading_limit
 from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri
 from sam_pipeline.storage.first_images import check_first_images
 from sam_pipeline.storage.mask_table import MaskTable, read_header
@@ -58,7 +59,8 @@ def _planned(output: str, config: PlanConfig, replaced: Plan | None) -> Plan:
     """Make a plan, perhaps in the place of another."""
     assert config.input is not None, "checked by the caller"
     options = config.parsed_storage_options
-    found = list_input(config)
+    with reading_limit():
+        found = list_input(config)
     check_first_images(found, config.input, options)
     if replaced is not None:
         _stop_runs_without_results(replaced, config)
@@ -99,7 +101,8 @@ def _check_no_results(plan: Plan, config: PlanConfig) -> None:
 
 def _extended(plan: Plan, config: PlanConfig) -> Plan:
     options = config.parsed_storage_options
-    found = list_input(config).images
+    with reading_limit():
+        found = list_input(config).images
     planned = pa.concat_tables(iterate_planned(plan, ["image_id", "uri", "size_bytes", "etag"], options))
     # Two gigabytes of names are too many for one array of strings.
     uris, planned_uris = (table["uri"].cast(pa.large_string()) for table in (found, planned))

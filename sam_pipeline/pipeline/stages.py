@@ -30,12 +30,14 @@ from sam_pipeline.pipeline.job import EncodedImage, Engine, Job
 from sam_pipeline.pipeline.limits import limit_memory, time_limit
 from sam_pipeline.pipeline.monitor import errors_told
 from sam_pipeline.storage.containers import fetch_images
-from sam_pipeline.storage.fetching import ChangedError, Fetched, RefusedError, TooLargeToFetchError
+from sam_pipeline.storage.fetching import FETCH_LIMIT_S, ChangedError, Fetched, RefusedError, TooLargeToFetchError
 from sam_pipeline.storage.image_reading import DecodeError, TooLargeError, decode_image
 from sam_pipeline.storage.mask_table import put_shard
 from sam_pipeline.storage.plan_table import read_planned
 from sam_pipeline.storage.prompt_table import read_image_prompts
 from sam_pipeline.storage.sources.source_image import image_of_row
+
+_LEAST_FETCH_LIMIT_S = 30.0
 
 
 def read_images(chunks: pa.Table, job: Job, monitor: Any) -> Iterator[pa.Table]:
@@ -68,7 +70,9 @@ def _reading_order(row: dict[str, Any]) -> tuple[str, int]:
 
 def fetch_planned(rows: Sequence[dict[str, Any]], job: Job) -> Iterator[Fetched]:
     """Fetch the bytes of planned rows, a few at a time."""
-    return fetch_images([image_of_row(row) for row in rows], job.storage_options, job.probe_uri)
+    # No less than it takes storage that stalls to be asked again.
+    limit_s = min(FETCH_LIMIT_S, max(_LEAST_FETCH_LIMIT_S, job.image_timeout_s))
+    return fetch_images([image_of_row(row) for row in rows], job.storage_options, job.probe_uri, limit_s=limit_s)
 
 
 def prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> pa.Table:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sam_pipeline.config import AnnotateConfig, PlanConfig, ResolvedMode
 from sam_pipeline.errors import ConfigError, InputError
 from sam_pipeline.masks.prompts import Role
+from sam_pipeline.pipeline.limits import reading_limit
 from sam_pipeline.storage.filesystem import absolute_uri
 from sam_pipeline.storage.mask_table import read_header
 from sam_pipeline.storage.plan_table import Plan, iterate_planned
@@ -72,7 +73,8 @@ def resolve_targets(config: AnnotateConfig, plan: Plan) -> Targets:
     grids = None
     if config.point_grid is not None:
         num_layers = config.masks.crop_n_layers + 1
-        grids = read_point_grids(absolute_uri(config.point_grid), num_layers, config.parsed_storage_options)
+        with reading_limit():
+            grids = read_point_grids(absolute_uri(config.point_grid), num_layers, config.parsed_storage_options)
     return Targets(mode, _frozen(given, config, plan), grids)
 
 
@@ -208,7 +210,8 @@ def _matched(config: PlanConfig, plan: Plan, first_id: int) -> pa.Table:
     for role, uri, read in (("prompt", config.prompts, read_prompts), ("region", config.regions, read_regions)):
         if uri is None:
             continue
-        keyed = pa.concat_tables(read(absolute_uri(uri), options))
+        with reading_limit():
+            keyed = pa.concat_tables(read(absolute_uri(uri), options))
         if names is not None:
             keyed = with_image_names(keyed, names)
         image_ids = match_images(keyed, planned)

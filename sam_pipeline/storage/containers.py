@@ -8,7 +8,15 @@ from functools import partial
 from itertools import groupby
 
 from sam_pipeline.errors import SamPipelineError
-from sam_pipeline.storage.fetching import Fetched, RefusedError, blamed, check_container, fetch
+from sam_pipeline.storage.fetching import (
+    FETCH_LIMIT_S,
+    Fetched,
+    RefusedError,
+    TooLargeToFetchError,
+    blamed,
+    check_container,
+    fetch,
+)
 from sam_pipeline.storage.filesystem import StorageOptions, protocol_of
 from sam_pipeline.storage.name_forms import other_forms
 from sam_pipeline.storage.retrying import retried
@@ -20,12 +28,15 @@ from sam_pipeline.uri_rules import HTTP_SCHEMES
 
 # Fetched at once by a task: enough to hide latency, few enough that their bytes fit beside everything else.
 _AT_ONCE = 8
+_BYTES_AT_ONCE = 2**28
 
 _Read = Callable[[Sequence[Location]], Iterator[tuple[int, Fetched]]]
 """Locations in one container, in its order → their offsets and bytes, in one pass over it."""
 
 
-def fetch_images(images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None) -> Iterator[Fetched]:
+def fetch_images(
+    images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None, *, limit_s: float = FETCH_LIMIT_S
+) -> Iterator[Fetched]:
     """Fetch images in order, holding the bytes of a few at a time.
 
     A container is read once for all its neighbours in the plan; whether it is still the planned one is looked at
@@ -35,6 +46,7 @@ def fetch_images(images: Sequence[SourceImage], options: StorageOptions, probe_u
         images: planned ones, as neighbours in the plan.
         options: of the storage.
         probe_uri: see fetching.fetch.
+        limit_s: seconds in which an object, or a range of a container, must come.
 
     Yields:
         For each image its bytes, or what is wrong with it.
@@ -47,7 +59,7 @@ def fetch_images(images: Sequence[SourceImage], options: StorageOptions, probe_u
         if kind == "refused":
             yield from (RefusedError(image.error) for image in group)
         elif kind == "object":
-            fetched = _fetch_some(group, options, probe_uri)
+            fetched = _fetch_some(group, options, probe_uri, limit_s)
             for image, data in zip(group, fetched, strict=True):
                 is_gone = isinstance(data, FileNotFoundError)
                 yield _fetch_other_form(image, data, options, probe_uri) if is_gone else data
@@ -58,10 +70,10 @@ def fetch_images(images: Sequence[SourceImage], options: StorageOptions, probe_u
         elif kind == "parquet":
             yield from _read_through(group, lambda left: _parquet(left, options), options, probe_uri)
         elif kind == "zip":
-            stored = _fetch_some(group, options, probe_uri)
+            stored = _fetch_some(group, options, probe_uri, limit_s)
             yield from (_unzipped(image, data) for image, data in zip(group, stored, strict=True))
         else:
-            yield from _fetch_some(group, options, probe_uri)
+            yield from _fetch_some(group, options, probe_uri, limit_s)
 
 
 def _place(image: SourceImage) -> tuple[str, str]:
@@ -75,9 +87,31 @@ def _place(image: SourceImage) -> tuple[str, str]:
     return "object", "http" if scheme in HTTP_SCHEMES else f"{scheme}://{rest.partition('/')[0]}"
 
 
-def _fetch_some(images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None) -> Iterator[Fetched]:
-    for first in range(0, len(images), _AT_ONCE):
-        yield from fetch(images[first : first + _AT_ONCE], options, probe_uri)
+def _fetch_some(
+    images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None, limit_s: float
+) -> Iterator[Fetched]:
+    """Fetch a few at a time; one that is larger than its share of their bytes comes alone."""
+    for some in _groups(images):
+        answers = fetch(some, options, probe_uri, max_bytes=_BYTES_AT_ONCE // _AT_ONCE, limit_s=limit_s)
+        for image, answer in zip(some, answers, strict=True):
+            if isinstance(answer, TooLargeToFetchError) and image.size_bytes is None:
+                yield from fetch([image], options, probe_uri, limit_s=limit_s)
+            else:
+                yield answer
+
+
+def _groups(images: Sequence[SourceImage]) -> Iterator[list[SourceImage]]:
+    group: list[SourceImage] = []
+    num_bytes = 0
+    for image in images:
+        planned_bytes = (image.size_bytes if image.location is None else image.location.length) or 0
+        if group and (len(group) == _AT_ONCE or num_bytes + planned_bytes > _BYTES_AT_ONCE):
+            yield group
+            group, num_bytes = [], 0
+        group.append(image)
+        num_bytes += planned_bytes
+    if group:
+        yield group
 
 
 def _fetch_other_form(image: SourceImage, answer: Fetched, options: StorageOptions, probe_uri: str | None) -> Fetched:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import tenacity
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import ConfigError, InputError, InternalAddressError, SamPipelineError, StorageUnavailableError
+from sam_pipeline.regular_files import NotRegularFileError
 from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem, protocol_of
+from sam_pipeline.storage.ranges import read_ranges
 from sam_pipeline.storage.retrying import (
     RANGE_NOT_SATISFIABLE,
     ErrorKind,
@@ -23,11 +24,11 @@ from sam_pipeline.storage.retrying import (
     retried,
 )
 from sam_pipeline.storage.sources.files import source_image
-from sam_pipeline.storage.sources.source_image import SourceImage
+from sam_pipeline.storage.sources.source_image import MAX_IMAGE_BYTES, SourceImage
 from sam_pipeline.uri_rules import HTTP_SCHEMES
 
-MAX_IMAGE_BYTES = 2**30
-"""Larger objects are not fetched: a worker holds what it fetches in memory."""
+FETCH_LIMIT_S = 240.0
+"""An object has so long to come, twice: less than half of what a run waits for progress."""
 
 _ATTEMPTS = 6
 _MAX_ROUNDS = 20
@@ -39,24 +40,39 @@ class ChangedError(Exception):
 
 
 class TooLargeToFetchError(Exception):
-    """The object is larger than MAX_IMAGE_BYTES; nothing of it was read."""
+    """The object is larger than the limit; what was read of it is dropped."""
 
 
 class RefusedError(Exception):
     """The image must not, or cannot, be asked for; the message says why."""
 
 
+class _Limits(NamedTuple):
+    """On an image of unknown size, and on the time of any."""
+
+    max_bytes: int
+    limit_s: float
+
+
 _SETTLED = (
     bytes,
     FileNotFoundError,
     IsADirectoryError,
+    NotRegularFileError,
     ChangedError,
     TooLargeToFetchError,
     InternalAddressError,
 )
 
 
-def fetch(images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None) -> list[Fetched]:
+def fetch(
+    images: Sequence[SourceImage],
+    options: StorageOptions,
+    probe_uri: str | None,
+    *,
+    max_bytes: int | None = None,
+    limit_s: float = FETCH_LIMIT_S,
+) -> list[Fetched]:
     """Fetch objects, or ranges of them, at once from the filesystem that the first URI names.
 
     An error may be the image's (damaged storage of one object, a right that is missing for one key) or the storage's
@@ -68,10 +84,13 @@ def fetch(images: Sequence[SourceImage], options: StorageOptions, probe_uri: str
         options: of the storage.
         probe_uri: an image that could be read when the run began, from find_probe. Without one every error that is
             left after the retries is the image's answer.
+        max_bytes: of an image whose size is not planned; None: MAX_IMAGE_BYTES, which holds for the others.
+        limit_s: seconds in which an image must come.
 
     Returns:
         For each image its bytes, whose number is as planned, or what is wrong with it: FileNotFoundError,
-        PermissionError, ChangedError, TooLargeToFetchError, or another error that only this image has.
+        PermissionError, NotRegularFileError, ChangedError, TooLargeToFetchError, TooSlowError, or another error that
+        only this image has.
 
     Raises:
         InputError: access is denied to the probe too.
@@ -79,11 +98,12 @@ def fetch(images: Sequence[SourceImage], options: StorageOptions, probe_uri: str
     """
     answers: dict[str, Fetched] = {}
     confirmations = 0
+    limits = _Limits(max_bytes or MAX_IMAGE_BYTES, limit_s)
     for _ in range(_MAX_ROUNDS):
-        _fetch_patiently(images, options, answers)
+        _fetch_patiently(images, options, answers, limits)
         if all(isinstance(answers[image.uri], _SETTLED) for image in images):
             break
-        confirmations = confirmations + 1 if probe_uri is None or _answers_at_once(probe_uri, options) else 0
+        confirmations = confirmations + 1 if probe_uri is None or wait_for_probe(probe_uri, options) else 0
         if confirmations == 2:
             break
     else:
@@ -160,7 +180,7 @@ def blamed(error: Exception, options: StorageOptions, probe_uri: str | None) -> 
         InputError, StorageUnavailableError: it is the storage's.
     """
     if probe_uri is not None and not isinstance(error, (FileNotFoundError, IsADirectoryError)):
-        _answers_at_once(probe_uri, options)
+        wait_for_probe(probe_uri, options)
     return error
 
 
@@ -178,8 +198,13 @@ def _probe(uri: str, options: StorageOptions) -> None:
             raise
 
 
-def _answers_at_once(probe_uri: str, options: StorageOptions) -> bool:
-    """Wait until the probe can be read; whether the first attempt was enough."""
+def wait_for_probe(probe_uri: str, options: StorageOptions) -> bool:
+    """Wait until the probe can be read; whether the first attempt was enough.
+
+    Raises:
+        InputError: access to it is denied.
+        StorageUnavailableError: it did not answer for two minutes.
+    """
     attempts = 0
 
     def attempt() -> None:
@@ -207,69 +232,71 @@ def _answers_at_once(probe_uri: str, options: StorageOptions) -> bool:
     retry=tenacity.retry_if_result(bool),
     retry_error_callback=lambda _: None,
 )
-def _fetch_patiently(images: Sequence[SourceImage], options: StorageOptions, answers: dict[str, Fetched]) -> bool:
+def _fetch_patiently(
+    images: Sequence[SourceImage], options: StorageOptions, answers: dict[str, Fetched], limits: _Limits
+) -> bool:
     """Fetch what has no settled answer yet; whether an error is left that may pass."""
     unsettled = [image for image in images if not isinstance(answers.get(image.uri), _SETTLED)]
-    answers.update(_cat(list({image.uri: image for image in unsettled}.values()), options))
+    if unsettled:
+        answers.update(_cat(list({image.uri: image for image in unsettled}.values()), options, limits))
     return any(isinstance(answer, Exception) and is_transient(answer) for answer in answers.values())
 
 
-def _cat(images: Sequence[SourceImage], options: StorageOptions) -> Iterator[tuple[str, Fetched]]:
-    small = []
+def _cat(images: Sequence[SourceImage], options: StorageOptions, limits: _Limits) -> Iterator[tuple[str, Fetched]]:
+    try:
+        filesystem, _ = open_filesystem(_object_uri(images[0]), options)
+    except ConfigError as error:
+        yield from ((image.uri, RefusedError(one_line(error))) for image in images)
+        return
+    wanted, paths = [], []
     for image in images:
-        size_bytes = _size_on_disk(image.uri) if image.size_bytes is None else image.size_bytes
-        if size_bytes > MAX_IMAGE_BYTES:
-            yield image.uri, TooLargeToFetchError(f"{size_bytes} bytes, the limit is {MAX_IMAGE_BYTES}")
+        path = filesystem._strip_protocol(_object_uri(image))
+        size_bytes, most = image.size_bytes, MAX_IMAGE_BYTES
+        if size_bytes is None:
+            size_bytes, most = _size_on_disk(filesystem, path), limits.max_bytes
+        if size_bytes > most:
+            yield image.uri, TooLargeToFetchError(f"{size_bytes} bytes, the limit is {most}")
         elif image.location is not None and image.location.length == 0:
             yield image.uri, b""  # a range without bytes cannot be asked for: the server would send everything
         else:
-            small.append(image)
-    if not small:
+            wanted.append(image)
+            paths.append(path)
+    if not wanted:
         return
-    try:
-        filesystem, _ = open_filesystem(_object_uri(small[0]), options)
-    except ConfigError as error:
-        yield from ((image.uri, RefusedError(one_line(error))) for image in small)
-        return
-    paths = [filesystem._strip_protocol(_object_uri(image)) for image in small]
     # One byte more than planned shows that an object has grown, without loading what it has become. A range also
     # spares the HEAD with which s3fs begins otherwise. An empty object has no ranges.
-    starts, ends = zip(*map(_byte_range, small), strict=True)
-    # Not cat: it expands names that hold [, * or ? as globs, and raises where none of them exists.
-    for image, path, answer in zip(
-        small, paths, filesystem.cat_ranges(paths, list(starts), list(ends), on_error="return"), strict=True
-    ):
-        yield image.uri, _compared(filesystem, path, image, answer)
+    ranges = [_byte_range(image, limits.max_bytes) for image in wanted]
+    answers = read_ranges(filesystem, paths, ranges, limits.limit_s)
+    for image, path, answer in zip(wanted, paths, answers, strict=True):
+        yield image.uri, _compared(filesystem, path, image, answer, limits.max_bytes)
 
 
-def _size_on_disk(uri: str) -> int:
+def _size_on_disk(filesystem: Any, path: str) -> int:
     """Of a local file; 0 for anything else, and for one that is not there, of which reading it will tell."""
-    if protocol_of(uri) != "file":
-        return 0
-    with suppress(OSError):
-        return os.path.getsize(uri.removeprefix("file://"))
+    if "file" in filesystem.protocol:
+        with suppress(OSError):
+            return int(filesystem.info(path)["size"])
     return 0
 
 
-def _byte_range(image: SourceImage) -> tuple[int | None, int | None]:
+def _byte_range(image: SourceImage, max_bytes: int) -> tuple[int | None, int | None]:
     if image.location is not None:
         assert image.location.length is not None, "a range has an end"
         return image.location.offset, image.location.offset + image.location.length
     if image.size_bytes is None:
-        # On a disk the range would be allocated, however short the file.
-        return (None, None) if protocol_of(image.uri) == "file" else (0, MAX_IMAGE_BYTES + 1)
+        return 0, max_bytes + 1
     return (0, image.size_bytes + 1) if image.size_bytes else (None, None)
 
 
-def _compared(filesystem: Any, path: str, planned: SourceImage, answer: Fetched) -> Fetched:
+def _compared(filesystem: Any, path: str, planned: SourceImage, answer: Fetched, max_bytes: int) -> Fetched:
     """The answer; or what became of the object, where it has not the planned length."""
     if isinstance(answer, Exception) and http_status(answer) != RANGE_NOT_SATISFIABLE:
         return answer
     num_bytes = len(answer) if isinstance(answer, bytes) else 0
     num_planned = planned.size_bytes if planned.location is None else planned.location.length
     if num_planned is None:
-        if num_bytes > MAX_IMAGE_BYTES:
-            return TooLargeToFetchError(f"more than {MAX_IMAGE_BYTES} bytes")
+        if num_bytes > max_bytes:
+            return TooLargeToFetchError(f"more than {max_bytes} bytes")
         return answer if isinstance(answer, bytes) else b""  # of an empty object there is no range
     if isinstance(answer, bytes) and num_bytes == num_planned:
         return answer

@@ -18,6 +18,7 @@ import fsspec
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.storage.http_images import HttpImages
+from sam_pipeline.storage.local_files import LocalFiles
 from sam_pipeline.uri_rules import HTTP_SCHEMES, check_scheme, check_uri, local_path
 
 StorageOptions = Mapping[str, Any]
@@ -49,7 +50,7 @@ def open_filesystem(uri: str, options: StorageOptions) -> tuple[Any, str]:
         return HttpImages(), uri
     try:
         # Not fsspec.core.url_to_fs: it would take a "::" in the name of a file for a chain.
-        driver = fsspec.get_filesystem_class(protocol)
+        driver: Any = LocalFiles if protocol == "file" else fsspec.get_filesystem_class(protocol)
         remote_options = {} if protocol == "file" else {**driver._get_kwargs_from_urls(uri), **options}
         if protocol in S3_SCHEMES:
             remote_options["config_kwargs"] = _client_config(options)

@@ -21,6 +21,7 @@ from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base as Tag
 
 from sam_pipeline.clean_text import one_line
+from sam_pipeline.storage.image_headers import why_too_long
 from sam_pipeline.storage.jpeg_endings import NUM_ENDINGS, has_all_scans, possible_endings
 
 # Only formats whose decoders are in daily use on untrusted files; Pillow knows forty more. MPO, a JPEG with more
@@ -96,6 +97,8 @@ def decode_image(data: bytes, *, max_pixels: int) -> Pixels:
         raise DecodeError("the file is empty")
     if data.count(b"iCCP") > _MAX_ICC_PROFILES:  # a PNG has one at most; Pillow inflates each, in 2 ms
         raise DecodeError(f"more than {_MAX_ICC_PROFILES} colour profiles")
+    if (problem := why_too_long(data)) is not None:
+        raise DecodeError(f"cannot be decoded: {problem}")
     try:
         return _decode(data, max_pixels)
     except _CutJpegError as error:

@@ -250,8 +250,7 @@ class MaskTable:
             # Not np.isin, which would go through all ids for each file.
             found = rows["image_id"].to_numpy()
             nearest = ids[np.searchsorted(ids, found).clip(max=len(ids) - 1)]
-            is_meant: npt.NDArray[np.bool_] = nearest == found
-            return is_meant
+            return np.asarray(nearest == found, bool)
 
         return self._rewriter.delete(files, ["image_id"], is_deleted)
 

@@ -11,7 +11,7 @@ from sam_pipeline.storage.filesystem import StorageOptions, join_uri, open_files
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.schema import PROMPTS_SCHEMA
 from sam_pipeline.storage.sources.name_patterns import Below
-from sam_pipeline.storage.sources.store_listing import first_names
+from sam_pipeline.storage.sources.store_listing import folder_names
 
 _TABLES = ("images", "prompts", "masks")
 
@@ -85,6 +85,10 @@ def _is_at_or_below(place: tuple[str, str], folder: tuple[str, str]) -> bool:
 def _first_foreign_name(uri: str, options: StorageOptions) -> str | None:
     """A name in a folder without a table; what is hidden does not count, nor the log of a table that is being made."""
     filesystem, path = open_filesystem(uri, options)
+
+    def look() -> str | None:
+        names = folder_names(filesystem, path)
+        return next((name for name in names if not name.startswith(".") and name != "_delta_log"), None)
+
     with output_errors(uri):
-        names = retried(lambda: first_names(filesystem, path), what=f"list {uri}")
-    return next((name for name in names if not name.startswith(".") and name != "_delta_log"), None)
+        return retried(look, what=f"list {uri}")

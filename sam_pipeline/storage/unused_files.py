@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import pyarrow.parquet as pq
 
 from sam_pipeline.errors import SamPipelineError
-from sam_pipeline.storage.delta import REQUESTS_AT_ONCE, TABLE_ID_KEY, output_errors, sha256_in_name, table_id
+from sam_pipeline.storage.delta import (
+    REQUESTS_AT_ONCE,
+    TABLE_ID_KEY,
+    committed_files,
+    output_errors,
+    sha256_in_name,
+    table_id,
+)
 from sam_pipeline.storage.delta_place import Table
 from sam_pipeline.storage.filesystem import StorageOptions, join_uri, open_filesystem
 from sam_pipeline.storage.retrying import retried
+from sam_pipeline.storage.sources.store_listing import folder_names
 from sam_pipeline.storage.table_reading import table_filesystem
+
+T = TypeVar("T")
 
 # Names of files of any version, and of those that delta-rs wrote for `retry` before we rewrote files ourselves.
 _REMOVED_NAME = re.compile(r"part-[^/]+\.parquet")
@@ -30,16 +41,17 @@ class UnusedFiles:
     removable: list[str]
     """Names of files that this program wrote and that are, or were removed, long enough ago."""
     num_foreign: int
-    """Files that it did not write, or that do not say so. Names that begin with a dot or an underscore are not seen."""
+    """Files and folders that it did not write, or that do not say so. Hidden ones are not counted."""
 
 
-def find_unused_files(table: Table, options: StorageOptions, *, retention_hours: int) -> UnusedFiles:
-    """Look for files that the table's snapshot does not need.
+def find_unused_files(uri: str, table: Table, options: StorageOptions, *, retention_hours: int) -> UnusedFiles:
+    """Look for files that the table's snapshot does not need. Only what is directly in the folder is looked at.
 
     Ours are those that a commit of the log removed, and those that killed writers put and did not commit. The latter
     are told by their name and by the table's id in their footer.
 
     Args:
+        uri: of the table.
         table: the table, whose epoch the caller holds.
         options: storage options.
         retention_hours: how old they must be.
@@ -48,21 +60,17 @@ def find_unused_files(table: Table, options: StorageOptions, *, retention_hours:
         OutputError: the folder cannot be listed.
         StorageUnavailableError: storage did not answer.
     """
-    removed = {name for name in _vacuum(table, retention_hours, full=False) if _REMOVED_NAME.fullmatch(name)}
-    old = [name for name in _vacuum(table, retention_hours, full=True) if name not in removed]
-    candidates = [name for name in old if sha256_in_name(name) is not None]
-    put = {name for name, is_ours in zip(candidates, _are_of(table, candidates, options), strict=True) if is_ours}
-    of_any_age = set(_vacuum(table, 0, full=True)).difference(_vacuum(table, 0, full=False))
-    foreign = [name for name in of_any_age if sha256_in_name(name) is None]
-    return UnusedFiles(sorted(removed | put), len(foreign) + len(candidates) - len(put))
+    removed, removed_long_ago = (set(_removed(table, hours)) for hours in (0, retention_hours))
+    known = removed | {file.path for file in committed_files(table)} | {"_delta_log"}
+    there, others, num_foreign = _look_at(uri, removed_long_ago, known, options)
+    put_before = time.time() - retention_hours * 3600
+    verdicts = _each(partial(_is_put_here, table, options, put_before), others)
+    put = [name for name, is_ours in zip(others, verdicts, strict=True) if is_ours]
+    return UnusedFiles(sorted([*there, *put]), num_foreign + verdicts.count(False))
 
 
-def remove_files(table_uri: str, names: Sequence[str], options: StorageOptions) -> int:
-    """Delete files of a table's folder.
-
-    Returns:
-        How many there were: the log names what was replaced long after it was deleted.
-    """
+def remove_files(table_uri: str, names: Sequence[str], options: StorageOptions) -> None:
+    """Delete files of a table's folder."""
     filesystem, folder = open_filesystem(table_uri, options)
 
     def remove(name: str) -> None:
@@ -70,45 +78,64 @@ def remove_files(table_uri: str, names: Sequence[str], options: StorageOptions) 
             retried(lambda: filesystem.rm_file(join_uri(folder, name)), what=f"delete from {table_uri}")
 
     with output_errors(table_uri):
-        listed = retried(lambda: filesystem.ls(folder, detail=False, refresh=True), what=f"list {table_uri}")
-        there = {path.rsplit("/", 1)[-1] for path in listed}.intersection(names)
-        _each(remove, there)
-        return len(there)
+        _each(remove, names)
 
 
-def _vacuum(table: Table, retention_hours: int, *, full: bool) -> list[str]:
-    """Files that the snapshot does not need: those that the log removed; full: and all others in the folder."""
+def _removed(table: Table, hours: int) -> list[str]:
+    """Files that the log removed so long ago; most of them are deleted since.
+
+    Not with `full`, with which delta-rs also lists the folder: it follows links, goes into the folders of others, and
+    stops at names that it cannot read.
+    """
     with output_errors(table.uri):
-        paths: list[str] = retried(
-            lambda: table.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False, full=full),
-            what=f"list {table.uri}",
+        names: list[str] = retried(
+            lambda: table.vacuum(hours, dry_run=True, enforce_retention_duration=False), what=f"read {table.uri}"
         )
-        return paths
+        return [name for name in names if _REMOVED_NAME.fullmatch(name)]
 
 
-def _are_of(table: Table, names: Sequence[str], options: StorageOptions) -> list[bool]:
-    """Whether files say in their footers that they were written for this table."""
-    filesystem, wanted = table_filesystem(table, options), table_id(table)
+def _look_at(uri: str, removed: set[str], known: set[str], options: StorageOptions) -> tuple[list[str], list[str], int]:
+    """(removed files that are still there, files that have our form of name and are not known, number of others)."""
+    filesystem, folder = open_filesystem(uri, options)
 
-    def is_of_table(name: str) -> bool:
-        uri = join_uri(table.uri, name)
-        try:
-            found = retried(partial(_footer, filesystem, name), what=f"read {uri}", denied_is_final=False)
-        except SamPipelineError:
-            raise
-        except Exception:  # noqa: BLE001  whatever is wrong with it, it does not say that it is ours
+    def look() -> tuple[list[str], list[str], int]:
+        there, others, num_foreign = [], [], 0
+        for name in folder_names(filesystem, folder):
+            if name in removed:
+                there.append(name)
+            elif name in known or name.startswith("."):
+                continue
+            elif sha256_in_name(name) is not None:
+                others.append(name)
+            else:
+                num_foreign += 1
+        return there, others, num_foreign
+
+    with output_errors(uri):
+        return retried(look, what=f"list {uri}")
+
+
+def _is_put_here(table: Table, options: StorageOptions, put_before: float, name: str) -> bool | None:
+    """Whether a file says in its footer that it was written for this table; None if it was, but lately."""
+    filesystem = table_filesystem(table, options)
+
+    def look() -> bool | None:
+        (info,) = filesystem.get_file_info([name])
+        with filesystem.open_input_file(name) as source:
+            footer = pq.read_metadata(source).metadata or {}
+        if footer.get(TABLE_ID_KEY.encode()) != table_id(table).encode():
             return False
-        return found.get(TABLE_ID_KEY.encode()) == wanted.encode()
+        return True if info.mtime.timestamp() < put_before else None
 
-    return _each(is_of_table, names)
+    try:
+        return retried(look, what=f"read {join_uri(table.uri, name)}", denied_is_final=False)
+    except SamPipelineError:
+        raise
+    except Exception:  # noqa: BLE001  whatever is wrong with it, it does not say that it is ours
+        return False
 
 
-def _footer(filesystem: Any, name: str) -> dict[bytes, bytes]:
-    with filesystem.open_input_file(name) as source:
-        return pq.read_metadata(source).metadata or {}
-
-
-def _each(call: Any, names: Iterable[str]) -> list[Any]:
+def _each(call: Callable[[str], T], names: Iterable[str]) -> list[T]:
     pool = ThreadPoolExecutor(REQUESTS_AT_ONCE)
     try:
         return list(pool.map(call, names))

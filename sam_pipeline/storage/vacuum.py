@@ -23,7 +23,7 @@ class Vacuumed:
 
     num_removed: int
     num_foreign: int
-    """Files in the tables' folders that this program did not write; they were left alone."""
+    """Files and folders, where the tables are, that this program did not write; they were left alone."""
 
 
 def vacuum(output: str, retention_hours: int, options: StorageOptions) -> Vacuumed:
@@ -43,11 +43,12 @@ def vacuum(output: str, retention_hours: int, options: StorageOptions) -> Vacuum
         raise ConfigError(f"retention_hours must be in [1, {_MAX_RETENTION_HOURS}], got {retention_hours}")
     table_metadata(open_results(output, options))  # raises for a table of another program
     fenced = list(_fenced_tables(output, options))
-    found = [(uri, find_unused_files(table, options, retention_hours=retention_hours)) for uri, table, _ in fenced]
+    found = [(uri, find_unused_files(uri, table, options, retention_hours=retention_hours)) for uri, table, _ in fenced]
     for _, table, epoch in fenced:
         confirm_epoch(table, epoch)
-    num_removed = sum(remove_files(uri, files.removable, options) for uri, files in found if files.removable)
-    return Vacuumed(num_removed, sum(files.num_foreign for _, files in found))
+    for uri, files in found:
+        remove_files(uri, files.removable, options)
+    return Vacuumed(sum(len(files.removable) for _, files in found), sum(files.num_foreign for _, files in found))
 
 
 def _fenced_tables(output: str, options: StorageOptions) -> Iterator[tuple[str, Table, int]]:

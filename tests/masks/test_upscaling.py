@@ -79,7 +79,7 @@ def test_logits_on_a_threshold_are_not_above_it(tiny_sam, value):
     upscaling = Upscaling(tiny_sam, (128, 128), (128, 128))
     stability, boxes = upscaling.measure(torch.full((1, SIDE, SIDE), value), 1.0)
     assert upscaling.binarize(torch.full((1, SIDE, SIDE), value)).all() == (value > 0)
-    assert upscaling.runs([torch.full((SIDE, SIDE), value)])[0].area() == (value > 0) * 128**2
+    assert next(upscaling.runs([torch.full((SIDE, SIDE), value)])).area() == (value > 0) * 128**2
     assert boxes.any() == (value > 0)
     np.testing.assert_array_equal(stability, np.float32([np.nan if value == -1 else 0]))
 
@@ -90,4 +90,4 @@ def test_no_masks_give_nothing(tiny_sam):
     assert stability.shape == (0,)
     assert boxes.shape == (0, 4)
     assert upscaling.binarize(torch.zeros(0, SIDE, SIDE)).shape == (0, 30, 40)
-    assert upscaling.runs([]) == []
+    assert list(upscaling.runs([])) == []

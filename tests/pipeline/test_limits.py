@@ -49,3 +49,27 @@ def test_a_limit_that_is_set_stays_whatever_the_process_has_taken_since():
         "print(resource.getrlimit(resource.RLIMIT_DATA) == before)"
     )
     assert done.stdout == "True\n", done.stderr
+
+
+READING = """
+import json, resource, sys
+import pyarrow as pa
+from sam_pipeline.errors import InputError
+from sam_pipeline.pipeline import limits
+limits.READING_MEMORY_SHARE = 1e9 / limits._machine_bytes()
+for hoard in (lambda: json.loads("[" + "[]," * 10**8 + "[]]"), lambda: pa.allocate_buffer(10**10)):
+    try:
+        with limits.reading_limit():
+            hoard()
+    except InputError as error:
+        print(error)
+print(len(bytes(2 * 10**9)), resource.getrlimit(resource.RLIMIT_DATA)[0] == resource.RLIM_INFINITY)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces RLIMIT_DATA")
+def test_what_takes_too_much_memory_to_read_is_one_line_and_the_limit_goes_with_it():
+    done = subprocess.run([sys.executable, "-c", READING], capture_output=True, text=True, timeout=120, check=False)
+    *refused, after = done.stdout.splitlines()
+    assert [line.startswith("what is read takes more than 1.0 GB of memory") for line in refused] == [True, True]
+    assert after == "2000000000 True", done.stderr

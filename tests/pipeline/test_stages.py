@@ -83,7 +83,7 @@ def test_a_worker_without_memory_is_not_the_images_fault(folder, monkeypatch, wh
         raise TooLargeError("not enough memory") from MemoryError()
 
     if where == "fetching":
-        monkeypatch.setattr(stages, "fetch_images", lambda images, *_: [MemoryError() for _ in images])
+        monkeypatch.setattr(stages, "fetch_images", lambda images, *_, **__: [MemoryError() for _ in images])
     else:
         monkeypatch.setattr(stages, "decode_image", without_memory)
     with pytest.raises(MemoryError):

@@ -103,13 +103,13 @@ def test_a_vacuum_that_stood_still_while_another_run_worked_removes_nothing(outp
     finished(output, ROWS)
     find = vacuum_module.find_unused_files
 
-    def find_late(table, *arguments, **options):
+    def find_late(uri, table, *arguments, **options):
         if not table.table_uri.rstrip("/").endswith("masks"):
-            return find(table, *arguments, **options)
+            return find(uri, table, *arguments, **options)
         results = take_over(output)
         made = shard(output, [row(5)])
         age(output, 2)
-        found = find(table, *arguments, **options)
+        found = find(uri, table, *arguments, **options)
         assert found.removable == [made.file.path]
         results.commit([made])
         return found
@@ -138,14 +138,16 @@ def test_where_there_are_no_results_nothing_is_cleaned(output, of_another_progra
 FOREIGN_NAMES = (
     "photograph.jpg",
     "sub/photograph.jpg",
+    "_SUCCESS",
+    "line\nbreak.jpg",
     "part-photograph.parquet",
     "part-7d0c19a4-6a1c-4b3e-9e0a-7d6fb1b0a001.jpg",
     "part-7d0c19a4-6a1c-4b3e-9e0a-7d6fb1b0a001.parquet",
     f"part-7d0c19a4-6a1c-4b3e-9e0a-7d6fb1b0a001-{64 * 'a'}.parquet",
-    f"sub/part-7d0c19a4-6a1c-4b3e-9e0a-7d6fb1b0a001-{64 * 'a'}.parquet",
+    f"other/part-7d0c19a4-6a1c-4b3e-9e0a-7d6fb1b0a001-{64 * 'a'}.parquet",
     "Größe und Maß 100%.png",
 )
-UNSEEN_NAMES = (".DS_Store", "_SUCCESS", ".hidden/a.jpg", "_delta_log/notes.txt")
+UNSEEN_NAMES = (".DS_Store", ".hidden/a.jpg", "_delta_log/notes.txt")
 
 
 @pytest.mark.parametrize("table", ["images", "masks", "prompts"])
@@ -254,19 +256,19 @@ def test_a_vacuum_that_stood_still_while_another_planned_removes_nothing(output,
     module = plan_table if where == "images" else prompt_table
     commit = module.commit_files
 
-    def find_what_is_not_committed_yet(table, *arguments, **options):
+    def find_what_is_not_committed_yet(uri, table, *arguments, **options):
         if table.table_uri.rstrip("/").endswith(where):
             # As long as the vacuum lists, the planner stands between its files and its commit.
             def list_and_commit(*commit_arguments, **commit_options):
                 age(output, 2)
-                list_and_commit.found = find(table, *arguments, **options)
+                list_and_commit.found = find(uri, table, *arguments, **options)
                 commit(*commit_arguments, **commit_options)
 
             monkeypatch.setattr(module, "commit_files", list_and_commit)
             extend(where, planned)
             assert len(list_and_commit.found.removable) == 1
             return list_and_commit.found
-        return find(table, *arguments, **options)
+        return find(uri, table, *arguments, **options)
 
     monkeypatch.setattr(vacuum_module, "find_unused_files", find_what_is_not_committed_yet)
     with pytest.raises(FencedError):
@@ -298,3 +300,15 @@ def test_vacuums_change_nothing_of_what_is_planned_and_frozen(output):
     # Each commit says again what is frozen: delta-rs deletes entries of the log that are old.
     assert all("prompts" in entry for entry in DeltaTable(f"{output}/prompts").history()[:-1])
     assert verify(output, {}).num_rows == 5
+
+
+def test_links_loops_pipes_and_names_that_are_no_text_are_left_alone(output):
+    finished(output, ROWS)
+    masks = Path(output, "masks")
+    (masks / "loop").symlink_to(output)
+    (masks / "nowhere.jpg").symlink_to("/nowhere")
+    os.mkfifo(masks / "pipe")
+    Path(os.fsdecode(bytes(masks) + b"/\xff.jpg")).touch()
+    before = sorted(os.listdir(masks))
+    assert vacuum(output, 1, {}) == Vacuumed(0, 4)
+    assert sorted(os.listdir(masks))[: len(before)] == before

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +13,7 @@ from sam_pipeline.storage.filesystem import StorageOptions
 from sam_pipeline.storage.prompts.columns import IMAGE_ID, key_column
 from sam_pipeline.storage.prompts.prompt_values import MakeRow, Row
 from sam_pipeline.storage.prompts.row_tables import row_tables
+from sam_pipeline.storage.sources.decompression import gunzipped
 from sam_pipeline.storage.sources.manifest_rows import line_blocks, records_of_lines
 from sam_pipeline.storage.sources.object_reading import open_object
 
@@ -43,7 +42,7 @@ def _records(uri: str, options: StorageOptions) -> Iterator[list[dict[str, Any]]
     num_lines = 0
     with open_object(uri, options) as file:
         try:
-            content: io.BufferedIOBase = gzip.GzipFile(fileobj=file) if uri.lower().endswith(".gz") else file
+            content = gunzipped(file) if uri.lower().endswith(".gz") else file
             for block in line_blocks(content):
                 yield records_of_lines(block, num_lines)
                 num_lines += block.count(b"\n")

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet
 import pyarrow.types as pt
 
 from sam_pipeline.clean_text import one_line
@@ -18,6 +17,8 @@ from sam_pipeline.storage.prompts.columns import IMAGE_ID, OTHER_COLUMNS, PROMPT
 from sam_pipeline.storage.prompts.prompt_rows import KEYED_PROMPTS, PromptOptions
 from sam_pipeline.storage.prompts.prompt_values import MakeRow
 from sam_pipeline.storage.prompts.row_tables import MASKS_AT_ONCE, TABLE_ROWS
+from sam_pipeline.storage.sources.bounded_parquet import bounded_parquet, column_batches
+from sam_pipeline.storage.sources.named_uris import MAX_NAME_LENGTH
 from sam_pipeline.storage.sources.object_reading import open_object
 
 _BLOCK_BYTES = 4 << 20
@@ -42,15 +43,14 @@ def _batches(uri: str, options: PromptOptions, *, are_regions: bool) -> Iterator
     """The columns that count, with the image's name as text in `key`, and is_image_id."""
     with open_object(uri, options.storage) as file:
         try:
-            # Not pre_buffer, which reads the columns of all row groups before the first batch.
-            parquet = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BLOCK_BYTES)
-            schema = parquet.schema_arrow
+            schema = bounded_parquet(file, _BLOCK_BYTES).schema_arrow
             columns = {field.name: may_name_images(field.type) for field in schema}
             key = key_column(uri, columns, are_regions=are_regions)
             used = REGION_COLUMNS if are_regions else (*PROMPT_COLUMNS, *OTHER_COLUMNS)
             fields = [name for name in used if name in columns]
+            lengths = dict.fromkeys([key, *fields], MAX_NAME_LENGTH + 1)
             batch_rows = MASKS_AT_ONCE if "mask_input" in fields else TABLE_ROWS
-            for batch in parquet.iter_batches(batch_rows, columns=[key, *fields]):
+            for batch in column_batches(file, lengths, batch_rows, _BLOCK_BYTES):
                 keys, are_ids = key_texts(batch.column(key)), pa.repeat(key == IMAGE_ID, batch.num_rows)
                 arrays = [keys, are_ids, *(batch.column(name) for name in fields)]
                 yield pa.RecordBatch.from_arrays(arrays, names=["key", "is_image_id", *fields])

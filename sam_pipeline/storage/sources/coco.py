@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.file_numbers import file_id
-from sam_pipeline.storage.sources.kept_values import json_text
+from sam_pipeline.storage.sources.kept_values import checked_size, json_text
 from sam_pipeline.storage.sources.named_uris import named_uris, names_of
 from sam_pipeline.storage.sources.object_reading import read_json
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
@@ -46,7 +46,7 @@ def coco_images(uri: str, options: SourceOptions) -> Iterator[pa.Table]:
     for first in range(0, len(entries), _TABLE_ROWS):
         some = entries[first : first + _TABLE_ROWS]
         names = names_of(_name(entry, options) for entry in some)
-        extra = pa.array([_extra(entry, options.keep) for entry in some], pa.string())
+        extra = checked_size(pa.array([_extra(entry, options.keep) for entry in some], pa.string()))
         table = naming.table(names, first, extra)
         yield _with_errors(table, [_problem(entry, seen) for entry in some], f"{naming.list_uri}#row-", first)
 

@@ -105,7 +105,7 @@ def file_images(
     try:
         apart = tuple(open_filesystem(uri, options) for uri in left_out)
         below = _below(filesystem, path, apart, _retry_of(input_uri))
-        found = _find(filesystem, below, lambda name: _ends_in(name, suffixes), _retry_of(input_uri))
+        found = _find(filesystem, below, is_wanted, _retry_of(input_uri))
         for part in _merged(found):
             num_images += len(part.files)
             num_skipped += part.num_others
@@ -154,6 +154,8 @@ def _find(filesystem: Any, below: Below, is_wanted: Callable[[str], bool], retry
         info = retry(partial(filesystem.info, below.path))
         if info["type"] == "file":
             return iter([Found([(below.path, info["size"], etag_of(info))])])
+        if info["type"] != "directory":
+            raise InputError("it is neither a folder nor a regular file")
     return walk_disk(below, is_wanted, retry)
 
 

@@ -14,6 +14,9 @@ import pyarrow.types as pt
 
 from sam_pipeline.errors import InputError
 
+MAX_OBJECT_BYTES = 2**20
+"""What may be kept of one row."""
+
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
@@ -38,11 +41,28 @@ def json_objects(columns: Mapping[str, pa.Array]) -> pa.Array:
 
     Returns:
         Strings, none of them null.
+
+    Raises:
+        InputError: see checked_size.
     """
     parts: list[Any] = []
     for name, values in columns.items():
         parts += [f"{', ' if parts else '{'}{json.dumps(name, ensure_ascii=False)}: ", _json_values(values)]
-    return pc.binary_join_element_wise(*parts, "}", "")
+    return checked_size(pc.binary_join_element_wise(*parts, "}", ""))
+
+
+def checked_size(objects: pa.Array) -> pa.Array:
+    """The JSON objects of some rows, none of which is too large to be carried along with every image.
+
+    Raises:
+        InputError: one is larger than 1 MiB.
+    """
+    most = pc.max(pc.binary_length(objects)).as_py() or 0
+    if most > MAX_OBJECT_BYTES:
+        raise InputError(
+            f"what is kept of a row takes {most} bytes, the limit is {MAX_OBJECT_BYTES}: keep other columns"
+        )
+    return objects
 
 
 def json_text(value: Any) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import re
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,6 +11,7 @@ import pyarrow as pa
 
 from sam_pipeline.clean_text import one_line, without_credentials
 from sam_pipeline.errors import InputError, SamPipelineError
+from sam_pipeline.storage.sources.decompression import gunzipped
 from sam_pipeline.storage.sources.files import IMAGE_SUFFIXES
 from sam_pipeline.storage.sources.manifest_rows import (
     FirstValues,
@@ -82,7 +81,7 @@ def manifest_images(uri: str, options: SourceOptions) -> Iterator[pa.Table]:
     num_rows = 0
     with open_object(uri, options.storage) as file:
         try:
-            content: io.BufferedIOBase = gzip.GzipFile(fileobj=file) if uri.lower().endswith(".gz") else file
+            content = gunzipped(file) if uri.lower().endswith(".gz") else file
             for names, extra in read(content, partial(_wanted_columns, uri, options)):
                 for first in range(0, len(names), _TABLE_ROWS):
                     some = names.slice(first, _TABLE_ROWS)

@@ -13,16 +13,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
-import pyarrow.parquet
 import pyarrow.types as pt
 
+from sam_pipeline.storage.sources.bounded_parquet import bounded_parquet, column_batches
 from sam_pipeline.storage.sources.files import IMAGE_SUFFIXES
-from sam_pipeline.storage.sources.kept_values import check_keepable, json_objects, json_text
-from sam_pipeline.storage.sources.named_uris import names_of
+from sam_pipeline.storage.sources.kept_values import (
+    MAX_OBJECT_BYTES,
+    check_keepable,
+    checked_size,
+    json_objects,
+    json_text,
+)
+from sam_pipeline.storage.sources.named_uris import MAX_NAME_LENGTH, names_of
 
 _BATCH_ROWS = 65_536
 _BLOCK_BYTES = 4 << 20
-_MAX_LINE_BYTES = 64 << 20
+_MAX_LINE_BYTES = 16 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _DELIMITERS = (",", ";", "\t", "|")  # the first wins where there are as many of one as of another
@@ -65,17 +71,18 @@ errors of who reads the format.
 
 def parquet_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:
     """Read Parquet, of which only the columns that are wanted. See RowReader."""
-    # Not pre_buffer, which reads the columns of all row groups before the first batch.
-    parquet = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=_BLOCK_BYTES)
+    schema = bounded_parquet(file, _BLOCK_BYTES).schema_arrow
 
     def first_values(name: str) -> list[object]:
-        batch = next(parquet.iter_batches(_SAMPLED_ROWS, columns=[name]), None)
+        batch = next(column_batches(file, {name: MAX_NAME_LENGTH}, _SAMPLED_ROWS, _BLOCK_BYTES), None)
         return [] if batch is None else batch.column(0).to_pylist()
 
-    columns = choose({field.name: holds_text(field.type) for field in parquet.schema_arrow}, first_values)
+    columns = choose({field.name: holds_text(field.type) for field in schema}, first_values)
     for name in columns.keep:
-        check_keepable(name, parquet.schema_arrow.field(name).type)
-    for batch in parquet.iter_batches(_BATCH_ROWS, columns=columns.all):
+        check_keepable(name, schema.field(name).type)
+    lengths = dict.fromkeys(columns.keep, MAX_OBJECT_BYTES + 1)
+    lengths[columns.uris] = max(lengths.get(columns.uris, 0), MAX_NAME_LENGTH + 1)
+    for batch in column_batches(file, lengths, _BATCH_ROWS, _BLOCK_BYTES):
         yield _rows(batch, columns)
 
 
@@ -256,7 +263,7 @@ def _json_rows(block: bytes, columns: WantedColumns, num_lines_before: int) -> R
     if not columns.keep:
         return names, None
     kept = [json_text({name: record.get(name) for name in columns.keep}) for record in records]
-    return names, pa.array(kept, pa.string())
+    return names, checked_size(pa.array(kept, pa.string()))
 
 
 def _arrow_json_names(block: bytes, column: str) -> pa.Array:

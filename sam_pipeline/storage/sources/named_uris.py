@@ -22,6 +22,9 @@ from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
 from sam_pipeline.storage.sources.source_options import SourceOptions
 from sam_pipeline.uri_rules import HTTP_SCHEMES, check_uri, local_path
 
+MAX_NAME_LENGTH = 2**13
+"""Characters; keys of stores and paths of disks are shorter."""
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}")
 _LATER_CHAIN = re.compile(r"::[^/]*://")
 
@@ -56,6 +59,8 @@ class NamedUris:
         """
         if name is None or not name or name.isspace():
             raise ConfigError("no URI here: it is null, empty or not text")
+        if len(name) > MAX_NAME_LENGTH:
+            raise ConfigError(f"a name of more than {MAX_NAME_LENGTH} characters")
         if "\0" in name:
             raise ConfigError("the name holds a NUL character")
         if name[:5].lower() == "file:":
@@ -87,6 +92,7 @@ class NamedUris:
 
     def _resolve_all(self, names: pa.Array, first_row: int) -> tuple[pa.Array, pa.Array]:
         """URIs and errors of names: what is plain by a few passes over all of them, the rest by resolve."""
+        is_short = pc.less_equal(pc.utf8_length(names), MAX_NAME_LENGTH)
         has_scheme = pc.match_substring(names, "://")
         is_absolute = pc.and_not(pc.starts_with(names, "/"), has_scheme)
         is_relative = pc.invert(pc.or_(has_scheme, is_absolute))
@@ -100,7 +106,7 @@ class NamedUris:
         is_plain = pc.and_not(is_plain, pc.match_substring_regex(names, _ODD))
         if not self._is_local:
             is_plain = pc.and_(is_plain, pc.or_(is_relative, pc.invert(pc.starts_with(uris, "file:"))))
-        is_plain = pc.fill_null(is_plain, False)
+        is_plain = pc.fill_null(pc.and_(is_plain, is_short), False)
         errors = pa.nulls(len(names), pa.string())
         if pc.all(is_plain).as_py():
             return uris, errors

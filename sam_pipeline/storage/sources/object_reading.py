@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 from functools import partial
@@ -10,10 +9,14 @@ from typing import Any
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError, SamPipelineError
+from sam_pipeline.regular_files import NotRegularFileError, open_regular
 from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem
+from sam_pipeline.storage.ranges import read_range
 from sam_pipeline.storage.retrying import retried
+from sam_pipeline.storage.sources.decompression import gunzipped
 
 _PART_BYTES = 8 << 20
+_MAX_JSON_BYTES = 2**30
 
 
 def open_object(uri: str, options: StorageOptions) -> io.BufferedReader:
@@ -26,12 +29,16 @@ def open_object(uri: str, options: StorageOptions) -> io.BufferedReader:
     filesystem, path = open_filesystem(uri, options)
     try:
         info = retried(partial(filesystem.info, path), what=f"read {uri}")
+        if "file" in filesystem.protocol:
+            return open_regular(path)
         if info["type"] != "file":
             raise InputError(f"cannot read {uri}: it is a folder")
-        if "file" in filesystem.protocol:
-            return open(path, "rb")
     except FileNotFoundError:
         raise InputError(f"input not found: {uri}") from None
+    except IsADirectoryError:
+        raise InputError(f"cannot read {uri}: it is a folder") from None
+    except NotRegularFileError as error:
+        raise InputError(f"cannot read {uri}: {error.strerror}") from None
     except SamPipelineError:
         raise
     except Exception as error:
@@ -61,17 +68,22 @@ def read_head(uri: str, options: StorageOptions, num_bytes: int) -> bytes | None
 
 
 def read_json(uri: str, options: StorageOptions) -> Any:
-    """Read an object's JSON into memory; it is gzipped if it is called .gz.
+    """Read an object's JSON into memory, where it may take twenty times its size; it is gzipped if it is called .gz.
 
     Raises:
-        InputError: nothing there, a folder, no permission, or not JSON.
+        InputError: nothing there, a folder, no permission, larger than 1 GiB, or not JSON.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
     with open_object(uri, options) as file:
         try:
-            content = file.read()
-            if uri.lower().endswith(".gz"):
-                content = gzip.decompress(content)
+            if (num_bytes := file.seek(0, io.SEEK_END)) > _MAX_JSON_BYTES:
+                limit = f"the limit is {_MAX_JSON_BYTES}"
+                raise InputError(f"cannot read {uri}: {num_bytes} bytes of JSON, {limit}; use JSON Lines or Parquet")
+            file.seek(0)
+            unpacked: Any = gunzipped(file) if uri.lower().endswith(".gz") else file
+            content = unpacked.read(_MAX_JSON_BYTES + 1)
+            if len(content) > _MAX_JSON_BYTES:
+                raise InputError(f"cannot read {uri}: more than {_MAX_JSON_BYTES} bytes of JSON; use Parquet")
             try:
                 return json.loads(content)
             except ValueError:
@@ -125,7 +137,7 @@ class _RemoteObject(io.RawIOBase):
         return len(data)
 
     def _range(self, start: int, end: int) -> bytes:
-        data: bytes = self._filesystem.cat_file(self._path, start=start, end=end)
+        data = read_range(self._filesystem, self._path, start, end)
         if len(data) != end - start:
             raise ConnectionError(f"{len(data)} of {end - start} bytes came")
         return data

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -21,10 +22,10 @@ from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError, SamPipelineError
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.sources.file_kinds import HEAD_BYTES, is_image_data
-from sam_pipeline.storage.sources.kept_values import check_keepable, json_objects
+from sam_pipeline.storage.sources.kept_values import MAX_OBJECT_BYTES, check_keepable, json_objects
 from sam_pipeline.storage.sources.manifest import URI_COLUMNS
 from sam_pipeline.storage.sources.manifest_rows import holds_text
-from sam_pipeline.storage.sources.parquet_reading import NullRows, open_parquet, why_null
+from sam_pipeline.storage.sources.parquet_reading import NullRows, open_parquet, read_columns, why_null
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA, SourceImage, source_table
 from sam_pipeline.storage.sources.source_options import SourceOptions
 
@@ -174,19 +175,15 @@ def _plan(uri: str, options: SourceOptions) -> _Planned:
             if name not in parquet.schema_arrow.names:
                 raise _UnusableError(f"no column {name!r} to keep: there are {_names(parquet.schema_arrow)}")
             check_keepable(name, parquet.schema_arrow.field(name).type)
-        extra = _kept(parquet, options.keep) if options.keep else None
+        extra = _kept(uri, options) if options.keep else None
         return _Planned(parquet.metadata.num_rows, column, why_null(parquet, column), extra)
 
 
-def _kept(parquet: Any, names: tuple[str, ...]) -> list[pa.Array]:
-    batches = list(parquet.iter_batches(_ROWS_AT_ONCE, columns=list(names), use_threads=False))
-    if not batches:
-        return []
-    table, parts = pa.Table.from_batches(batches), []
-    for first in range(0, table.num_rows, _ROWS_AT_ONCE):
-        part = table.slice(first, _ROWS_AT_ONCE)
-        parts.append(json_objects({name: part[name].combine_chunks() for name in names}))
-    return parts
+def _kept(uri: str, options: SourceOptions) -> list[pa.Array]:
+    batches = read_columns(uri, dict.fromkeys(options.keep, MAX_OBJECT_BYTES + 1), _ROWS_AT_ONCE, options.storage)
+    kept = [json_objects({name: batch.column(name) for name in options.keep}) for batch in batches]
+    extra = pa.chunked_array(kept, pa.string())
+    return [extra.slice(first, _ROWS_AT_ONCE).combine_chunks() for first in range(0, len(extra), _ROWS_AT_ONCE)]
 
 
 def _schema(uri: str, options: SourceOptions) -> pa.Schema:
@@ -221,9 +218,12 @@ def _image_column(parquet: pq.ParquetFile, asked_for: str | None) -> str:
 
 def _begins_with_images(parquet: pq.ParquetFile, path: str) -> bool:
     """Whether the first bytes in a column that are not null are those of an image."""
-    for batch in parquet.iter_batches(_SAMPLED_ROWS, columns=[path], use_threads=False):
-        values = batch.column(0).field("bytes") if pt.is_struct(batch.column(0).type) else batch.column(0)
-        return any(is_image_data(value[:HEAD_BYTES]) for value in values.to_pylist() if value is not None)
+    # One row at a time, as when they are read: of their sizes nothing is known.
+    for batch in islice(parquet.iter_batches(1, columns=[path], use_threads=False), _SAMPLED_ROWS):
+        column = batch.column(0)
+        value = (column.field("bytes") if pt.is_struct(column.type) else column)[0]
+        if value.is_valid and is_image_data(bytes(memoryview(value.as_buffer())[:HEAD_BYTES])):
+            return True
     return False
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, groupby
@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem
 from sam_pipeline.storage.retrying import is_denied, is_transient
+from sam_pipeline.storage.sources.bounded_parquet import bounded_parquet, column_batches
+from sam_pipeline.storage.sources.source_image import MAX_IMAGE_BYTES
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 
 # Asked for at once, so that a row group need not be in memory as a whole.
 _BUFFER_BYTES = 8 << 20
-_BATCH_BYTES = 32 << 20
-_MAX_BATCH_ROWS = 256
 
 _IS_NULL = "the image is null"
 _IS_OUTSIDE = "the row names an image outside of the Parquet file, which is not supported"
@@ -47,14 +47,25 @@ def open_parquet(uri: str, options: StorageOptions) -> Iterator[pq.ParquetFile]:
     Raises:
         OSError, pa.ArrowException: damaged, or whatever the storage says.
     """
-    filesystem, path = open_filesystem(uri, options)
-    # No cache: pyarrow asks for what it needs, and a cache would read on.
     with (
-        filesystem.open(path, "rb", cache_type="none") as stream,
-        # Not pre_buffer: it holds the column of a whole row group.
-        pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True) as parquet,
+        _opened(uri, options) as stream,
+        bounded_parquet(stream, _BUFFER_BYTES, page_checksum_verification=True) as parquet,
     ):
         yield parquet
+
+
+def read_columns(
+    uri: str, columns: Mapping[str, int], batch_rows: int, options: StorageOptions
+) -> Iterator[pa.RecordBatch]:
+    """Read some columns of a file from its first row to its last; see column_batches."""
+    with _opened(uri, options) as stream:
+        yield from column_batches(stream, columns, batch_rows, _BUFFER_BYTES)
+
+
+def _opened(uri: str, options: StorageOptions) -> Any:
+    filesystem, path = open_filesystem(uri, options)
+    # No cache: pyarrow asks for what it needs, and a cache would read on.
+    return filesystem.open(path, "rb", cache_type="none")
 
 
 def why_null(parquet: pq.ParquetFile, column: str) -> list[NullRows]:
@@ -111,12 +122,11 @@ def _read_group(
     """Rows of one row group, which starts at row first of the file."""
     reasons: list[str] | None = None
     position, done = first, 0
-    batches = parquet.iter_batches(
-        _batch_rows(parquet, group, column), row_groups=[group], columns=[column], use_threads=False
-    )
+    # One row at a time: how large the others are is not known before they are decoded.
+    batches = parquet.iter_batches(1, row_groups=[group], columns=[column], use_threads=False)
     while done < len(wanted):
         try:
-            images = _leaf(next(batches).column(0))
+            value = _leaf(next(batches).column(0))[0]
         except StopIteration:
             error: Exception = UnreadableRowError("the row group has fewer rows than it says")
         except Exception as reason:
@@ -124,14 +134,15 @@ def _read_group(
                 raise
             error = UnreadableRowError(f"the Parquet file is damaged here: {one_line(reason)}")
         else:
-            while done < len(wanted) and wanted[done] < position + len(images):
-                image = images[wanted[done] - position].as_py()
+            if wanted[done] == position:
+                image = _bytes_of(value)
                 if image is None:
                     reasons = _reasons(parquet, group, column) if reasons is None else reasons
-                    image = UnreadableRowError(reasons[wanted[done] - first])
-                yield wanted[done], image
-                done += 1
-            position += len(images)
+                    image = UnreadableRowError(reasons[position - first])
+                while done < len(wanted) and wanted[done] == position:
+                    yield position, image
+                    done += 1
+            position += 1
             continue
         yield from ((row, error) for row in wanted[done:])
         return
@@ -151,11 +162,11 @@ def _is_damage(error: Exception) -> bool:
     return is_plain and not is_transient(error) and not is_denied(error)
 
 
-def _batch_rows(parquet: pq.ParquetFile, group: int, column: str) -> int:
-    """How many rows to decode at once."""
-    size_bytes = _column_of_group(parquet, group, column).total_uncompressed_size
-    mean_bytes = max(1, size_bytes // max(1, parquet.metadata.row_group(group).num_rows))
-    return int(min(_MAX_BATCH_ROWS, max(1, _BATCH_BYTES // mean_bytes)))
+def _bytes_of(value: pa.Scalar) -> bytes | UnreadableRowError | None:
+    if value.is_valid and (num_bytes := value.as_buffer().size) > MAX_IMAGE_BYTES:
+        return UnreadableRowError(f"{num_bytes} bytes, the limit is {MAX_IMAGE_BYTES}")
+    image: bytes | None = value.as_py()
+    return image
 
 
 def _reasons(parquet: pq.ParquetFile, group: int, column: str) -> list[str]:
@@ -164,8 +175,8 @@ def _reasons(parquet: pq.ParquetFile, group: int, column: str) -> list[str]:
     path_of_struct = f"{column.removesuffix('.bytes')}.path"
     if not column.endswith(".bytes") or path_of_struct not in _leaf_paths(parquet):
         return [_IS_NULL] * num_rows
-    paths = _leaf(parquet.read_row_group(group, columns=[path_of_struct], use_threads=False).column(0).combine_chunks())
-    return [_IS_OUTSIDE if path else _IS_NULL for path in paths.to_pylist()]
+    batches = parquet.iter_batches(1, row_groups=[group], columns=[path_of_struct], use_threads=False)
+    return [_IS_OUTSIDE if _leaf(batch.column(0))[0].as_py() else _IS_NULL for batch in batches]
 
 
 def _num_null(parquet: pq.ParquetFile, group: int, column: str) -> int | None:

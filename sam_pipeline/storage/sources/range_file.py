@@ -8,6 +8,7 @@ from typing import Any
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem
+from sam_pipeline.storage.ranges import read_range
 from sam_pipeline.storage.retrying import retried
 
 # After a jump this holds the headers of a WebDataset sample: of its picture, and of a few small files beside it.
@@ -102,7 +103,7 @@ class RangeFile:
             raise StorageFaultError(error) from error
 
     def _range(self, start: int, end: int) -> bytes:
-        data: bytes = self._filesystem.cat_file(self._path, start=start, end=end)
+        data = read_range(self._filesystem, self._path, start, end)
         if len(data) == end - start:
             return data
         if (size_now := self._size_now()) != self.size_bytes:

@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+MAX_IMAGE_BYTES = 2**30
+"""Larger images are not fetched: a worker holds what it fetches in memory."""
+
 LocationKind = Literal["range", "zip", "tar", "parquet"]
 """How an image's bytes are taken out of a container.
 

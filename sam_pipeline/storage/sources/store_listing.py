@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -91,17 +93,26 @@ def walk_store(filesystem: Any, below: Below, is_wanted: Callable[[str], bool], 
             yield Found([(info["name"], info.get("size"), etag_of(info))])
 
 
-def first_names(filesystem: Any, folder: str) -> list[str]:
-    """Names of files and folders that are directly in a folder: on S3 those of one page, which are enough to see some.
+def folder_names(filesystem: Any, folder: str) -> Iterator[str]:
+    """Names of files and folders that are directly in a folder, a page at a time; none where there is no such folder.
 
-    None where there is no such folder.
+    Raises:
+        NotADirectoryError: it is a file on a disk.
     """
-    is_s3 = "s3" in _protocols(filesystem)
-    prefix = f"{folder.rstrip('/')}/"
-    page = (_s3_page if is_s3 else _page)(filesystem, _Request(prefix, one_level=True))
-    paths = [info["name"] for info in page.infos] + page.prefixes
-    names = [path.rstrip("/")[len(prefix) :] for path in paths]
-    return [name for name in names if name]  # the marker of a folder has the folder's name
+    if "file" in _protocols(filesystem):
+        with suppress(FileNotFoundError), os.scandir(folder) as entries:
+            yield from (entry.name for entry in entries)
+        return
+    list_page = _s3_page if "s3" in _protocols(filesystem) else _page
+    request = _Request(f"{folder.rstrip('/')}/", one_level=True)
+    while True:
+        page = list_page(filesystem, request)
+        paths = [info["name"] for info in page.infos] + page.prefixes
+        names = (path.rstrip("/")[len(request.prefix) :] for path in paths)
+        yield from filter(None, names)  # the marker of a folder has the folder's name
+        if page.token is None:
+            return
+        request = replace(request, token=page.token)
 
 
 def etag_of(info: Mapping[str, Any]) -> str | None:

@@ -28,6 +28,7 @@ from sam_pipeline.errors import InputError, SamPipelineError, StorageUnavailable
 from sam_pipeline.storage.filesystem import StorageOptions
 from sam_pipeline.storage.retrying import is_denied, is_transient
 from sam_pipeline.storage.sources.archives import Member, broken, in_hidden_folder, is_image, tables_in_order, unique
+from sam_pipeline.storage.sources.decompression import Decompressed
 from sam_pipeline.storage.sources.kept_values import json_text
 from sam_pipeline.storage.sources.passed_over import Kind
 from sam_pipeline.storage.sources.range_file import RangeFile, StorageFaultError
@@ -154,15 +155,16 @@ class _Entry(NamedTuple):
 def _index(container: SourceImage, options: SourceOptions, extensions: set[str]) -> Iterator[Member]:
     """What is in an archive; the extensions of what is kept join the others."""
     for _, group in groupby(_entries(container, options), key=lambda entry: entry.sample):
-        entries = list(group)  # siblings come before and after the image
-        kept = {name: value for entry in entries for name, value in entry.kept.items()}
+        members: list[Member] = []
+        kept: dict[str, str] = {}
+        for entry in group:  # siblings come before and after the image
+            kept |= entry.kept
+            if entry.image is not None or entry.passed_over is not None or not entry.kept:
+                members.append(entry.passed_over if entry.image is None else entry.image)
         extensions.update(kept)
         extra = "{" + ", ".join(f"{json_text(name)}: {value}" for name, value in kept.items()) + "}" if kept else None
-        for entry in entries:
-            if entry.image is not None:
-                yield replace(entry.image, extra=extra)
-            elif entry.passed_over is not None or not entry.kept:
-                yield entry.passed_over
+        for member in members:
+            yield replace(member, extra=extra) if isinstance(member, SourceImage) else member
 
 
 def _entries(container: SourceImage, options: SourceOptions) -> Iterator[_Entry]:
@@ -306,14 +308,16 @@ def _opened(file: RangeFile) -> tuple[Any, str]:
     file.seek(0)
     source: Any = file
     if start.startswith(b"\x1f\x8b\x08"):
-        return gzip.GzipFile(fileobj=source), "tar"
-    if _BZIP2.match(start):
-        return bz2.BZ2File(source), "tar"
-    if start.startswith(b"\xfd7zXZ\0"):
-        return lzma.LZMAFile(source), "tar"
-    if start.startswith(b"\x28\xb5\x2f\xfd"):
+        stream: Any = gzip.GzipFile(fileobj=source)
+    elif _BZIP2.match(start):
+        stream = bz2.BZ2File(source)
+    elif start.startswith(b"\xfd7zXZ\0"):
+        stream = lzma.LZMAFile(source)  # noqa: SIM115  as long as the file
+    elif start.startswith(b"\x28\xb5\x2f\xfd"):
         try:
-            return importlib.import_module("compression.zstd").ZstdFile(source), "tar"
+            stream = importlib.import_module("compression.zstd").ZstdFile(source)
         except ImportError:
             raise InputError(f"{file.uri} is compressed with zstd, which needs Python 3.14; use gzip or none") from None
-    return source, "range"
+    else:
+        return source, "range"
+    return Decompressed(stream, source), "tar"

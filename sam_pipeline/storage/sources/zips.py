@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import stat
 import struct
+import threading
 import zipfile
 import zlib
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -25,6 +27,9 @@ _TAIL_BYTES = 2**17
 
 # PKWARE's APPNOTE, 4.3.7: signature, version, flags, method, time, date, CRC-32, sizes, lengths of name and extra.
 _LOCAL_HEADER = struct.Struct("<4s5HLLLHH")
+# 4.3.16: signature, numbers of disks and of entries, size and offset of the directory, length of a comment.
+_END_RECORD = struct.Struct("<4s4HLLH")
+_END_SIGNATURE = b"PK\x05\x06"
 _LOCAL_SIGNATURE = b"PK\x03\x04"
 _DESCRIPTOR_SIGNATURE = b"PK\x07\x08"
 _MAX_NAME_AND_EXTRA_BYTES = 2 * 0xFFFF
@@ -32,6 +37,9 @@ _MAX_DESCRIPTOR_BYTES = 24
 # Deflate adds a few bytes to data that it cannot make smaller. More would be held in memory for nothing.
 _MAX_GROWTH_BYTES = 2**10
 _IN_ZIP64_EXTRA = 0xFFFFFFFF
+
+_LARGE_DIRECTORY_BYTES = 2**24
+_LARGE_DIRECTORY = threading.Lock()
 
 _ENCRYPTED = 1 << 0 | 1 << 6 | 1 << 13
 _HAS_DESCRIPTOR = 1 << 3
@@ -68,10 +76,25 @@ def zip_images(
 
 def _index(container: SourceImage, options: SourceOptions) -> Iterator[Member]:
     """What is in an archive."""
+    file: Any = RangeFile(container.uri, container.size_bytes, options.storage)
+    file.seek(max(0, file.size_bytes - _TAIL_BYTES))
+    is_large = _directory_bytes(file.read()) > _LARGE_DIRECTORY_BYTES
+    # Its members take five times as much in memory, so that of those one is read at a time.
+    with _LARGE_DIRECTORY if is_large else nullcontext():
+        yield from _members(container, file)
+
+
+def _directory_bytes(tail: bytes) -> float:
+    """What the end record says of the size of the directory; infinity where it does not."""
     try:
-        file: Any = RangeFile(container.uri, container.size_bytes, options.storage)
-        file.seek(max(0, file.size_bytes - _TAIL_BYTES))
-        file.read()
+        _, *_, size_bytes, _, _ = _END_RECORD.unpack_from(tail, tail.rindex(_END_SIGNATURE))
+    except (ValueError, struct.error):
+        return float("inf")
+    return float("inf") if size_bytes == _IN_ZIP64_EXTRA else float(size_bytes)
+
+
+def _members(container: SourceImage, file: Any) -> Iterator[Member]:
+    try:
         archive = zipfile.ZipFile(file)
     except StorageFaultError:
         raise

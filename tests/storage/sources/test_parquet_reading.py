@@ -38,8 +38,7 @@ def test_hugging_faces_struct_is_read_by_its_bytes(tmp_path):
     assert read(container, "image.bytes", rows) == {row: data_of(row) for row in rows}
 
 
-def test_rows_that_go_back_are_read_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet_reading, "_MAX_BATCH_ROWS", 4)
+def test_rows_that_go_back_are_read_all_the_same(tmp_path):
     container = write(tmp_path / "a.parquet", {"image": [data_of(row) for row in range(50)]}, row_group_size=20)
     rows = [30, 3, 49, 10, 2, 11, 11, 45]
     assert list(read_parquet_rows(container.uri, "image", rows, {})) == [(row, data_of(row)) for row in rows]
@@ -143,7 +142,6 @@ def test_a_container_that_is_gone_is_raised(tmp_path):
 
 
 def test_a_row_group_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet_reading, "_BATCH_BYTES", 1 << 20)
     monkeypatch.setattr(parquet_reading, "_BUFFER_BYTES", 1 << 20)
     options = {"compression": "none", "use_dictionary": False, "write_batch_size": 1}
     container = write(tmp_path / "a.parquet", {"image": [b"x" * 250_000] * 200}, **options)

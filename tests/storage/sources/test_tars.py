@@ -14,12 +14,12 @@ import uuid
 import fsspec
 import pyarrow as pa
 import pytest
-from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from sam_pipeline.errors import InputError, StorageUnavailableError
+from sam_pipeline.storage.local_files import LocalFiles
 from sam_pipeline.storage.sources import archives, range_file, tars
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA, SourceImage, image_of_row
 from sam_pipeline.storage.sources.source_options import SourceOptions
@@ -60,7 +60,7 @@ class Store:
         self.root = str(tmp_path) if kind == "local" else f"memory:///bucket-{uuid.uuid4()}"
         self.filesystem, self.path = fsspec.core.url_to_fs(self.root)
         self.ranges = []
-        driver = LocalFileSystem if kind == "local" else MemoryFileSystem
+        driver = LocalFiles if kind == "local" else MemoryFileSystem
         real = driver.cat_file
 
         def cat_file(filesystem, path, start=None, end=None, **options):

@@ -12,12 +12,12 @@ from contextlib import suppress
 
 import fsspec
 import pytest
-from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sam_pipeline.errors import InputError, StorageUnavailableError
+from sam_pipeline.storage.local_files import LocalFiles
 from sam_pipeline.storage.sources import range_file
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA, SourceImage, image_of_row
 from sam_pipeline.storage.sources.source_options import SourceOptions
@@ -67,7 +67,7 @@ class Store:
         self.filesystem, self.path = fsspec.core.url_to_fs(self.root)
         self.ranges = []
         self.fail = None
-        driver = LocalFileSystem if kind == "local" else MemoryFileSystem
+        driver = LocalFiles if kind == "local" else MemoryFileSystem
         real = driver.cat_file
 
         def cat_file(filesystem, path, start=None, end=None, **options):

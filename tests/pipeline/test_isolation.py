@@ -1,0 +1,48 @@
+"""The process that one image has alone: what it fetches is limited too, and whatever ends it becomes a row."""
+
+import pytest
+
+from sam_pipeline.config import AnnotateConfig, PlanConfig
+from sam_pipeline.pipeline.columns import shards_of
+from sam_pipeline.pipeline.isolation import IsolatedAnnotator
+from sam_pipeline.pipeline.plan import ensure_plan
+from tests.end_to_end.tables import read_rows
+from tests.faults.fake_engine import Instructions, fake_backend, image_file
+from tests.pipeline.jobs import Monitor, job_of
+from tests.processes import PeakMemory
+from tests.storage.runs import take_over
+
+LIMIT_BYTES = 800 * 10**6
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"
+
+
+def job_for(folder, **changes):
+    output = str(folder.parent / "run")
+    ensure_plan(PlanConfig(output, str(folder)))
+    return job_of(AnnotateConfig(output), backend=fake_backend(Instructions()), **changes)
+
+
+def alone(job, image_ids):
+    """The rows of images, done alone one after another."""
+    table = take_over(job.output)
+    annotator = IsolatedAnnotator(job, Monitor())
+    shards = [shard for image_id in image_ids for shard in shards_of(annotator.annotate(image_id))]
+    table.commit(shards)
+    return read_rows(job.output)
+
+
+def test_an_image_that_is_too_large_for_the_memory_of_a_worker_ends_as_a_row(folder):
+    with (folder / "0.png").open("wb") as file:
+        file.truncate(2**30)  # sparse
+    (folder / "1.png").write_bytes(image_file(1))
+    with PeakMemory() as peak:
+        large, other = alone(job_for(folder, worker_memory_bytes=LIMIT_BYTES), [0, 1])
+    assert other["error"] is None
+    assert (large["status"], other["status"]) == ("worker_crashed", "ok")
+    assert large["error"].startswith("MemoryError")
+    assert 0 < peak.num_bytes < LIMIT_BYTES + 300 * 10**6
