@@ -41,11 +41,11 @@ from sam_pipeline.pipeline.stages import (
     prepare_image,
     tell_images,
 )
+from sam_pipeline.stopping import is_stopping
 from sam_pipeline.storage.fetching import Fetched, wait_for_probe
 from sam_pipeline.storage.mask_table import Shard, put_shard
 from sam_pipeline.storage.plan_table import read_planned
 from sam_pipeline.storage.schema import MASKS_SCHEMA
-from sam_pipeline.stopping import is_stopping
 
 # Importing torch and loading ViT-H from a cold disk takes a minute or two.
 _START_TIMEOUT_S = 600.0
