@@ -10,4 +10,5 @@ import sys
 from sam_pipeline.cli import main
 
 if __name__ == "__main__":
-    main(["annotate", *sys.argv[1:]])
+    sys.argv.insert(1, "annotate")
+    main()

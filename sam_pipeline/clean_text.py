@@ -18,6 +18,8 @@ _QUERY = re.compile(r"\?\S*")
 _SIGNED = re.compile(r"(x-(?:amz|goog)-(?:security-token|signature|credential)\W+)[^\s'\"<>&,;]+", re.IGNORECASE)
 _AUTHORIZATION = re.compile(r"(\bauthorization['\"]?\s*[:=,]\s*).*", re.IGNORECASE)
 
+_TRACEBACK = "Traceback (most recent call last)"
+
 # The arrows with which delta-rs draws the causes of an error, one line each.
 _DELTA_ARROW = re.compile("\\s*\x1b\\[31m\N{DOWNWARDS ARROW WITH TIP RIGHTWARDS}\x1b\\[0m\\s*")
 
@@ -50,6 +52,9 @@ def error_text(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The error's first line, printable, without credentials, and cut after 300 characters."""
-    lines = error_text(error).splitlines() or [type(error).__name__]
-    return printable(without_credentials(lines[0]))[:_MAX_LENGTH]
+    """The error's lines as one, printable, without credentials, without a traceback, and cut after 300 characters.
+
+    All of them, since many libraries have the remedy below what happened.
+    """
+    line = " ".join(error_text(error).partition(_TRACEBACK)[0].split()) or type(error).__name__
+    return printable(without_credentials(line))[:_MAX_LENGTH]

@@ -16,6 +16,7 @@ import tyro
 from rich.logging import RichHandler
 from rich.table import Table
 
+from sam_pipeline import stopping, supervised, supervisor
 from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.config_files import config_flags
 from sam_pipeline.errors import ConfigError, NothingSucceededError, OutputError, SamPipelineError
@@ -43,6 +44,8 @@ _Output = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="OUTPUT")]]
 @app.command
 def annotate(config: Annotated[AnnotateConfig, tyro.conf.arg(name="")]) -> int:
     """Plan if there is no plan yet, then run; the same command resumes after a kill."""
+    if supervisor.is_wanted():
+        return supervisor.supervise(config.max_restarts)
     from sam_pipeline.pipeline.annotate import annotate as run_annotate
     from sam_pipeline.pipeline.progress import RichDisplay
 
@@ -224,13 +227,22 @@ def weights(
     return 0
 
 
+@stopping.ends_on_signals
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of `sam-pipeline` and of the scripts in jobs/; exits the process."""
+    """Entry point of `sam-pipeline` and of the scripts in jobs/; exits the process.
+
+    Args:
+        argv: a command, to run in this process alone. By default that of the process, supervised where it needs to be.
+    """
+    supervised.accept_supervision(stopping.SIGNALS)
+    supervisor.want(argv is None and not supervised.is_supervised())
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--debug", action="store_true")
     common.add_argument("--config", type=Path)
     given = sys.argv[1:] if argv is None else argv
     arguments, rest = common.parse_known_args(given)
+    if supervised.is_supervised() and not arguments.debug:
+        supervised.silence_libraries()
     handler = RichHandler(console=_stderr, show_time=False, show_path=False, show_level=False)
     handler.setFormatter(CleanFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -249,8 +261,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             _stderr.print_line(f"error: {error}")
         code = error.exit_code
     except KeyboardInterrupt:
-        _stderr.print("interrupted; the same command resumes")
-        code = 130
+        _stderr.print(stopping.last_words())
+        code = stopping.exit_code()
     except SystemExit:  # tyro's, with a message of its own
         raise
     except BaseException as error:  # noqa: BLE001  whatever it is, also a panic of Rust: the user gets one line of it

@@ -94,6 +94,15 @@ class Program:
         """Send a signal to the program alone."""
         self.process.send_signal(number)
 
+    def driver(self) -> psutil.Process:
+        """The process that does the work: the child of its supervisor, where there is one."""
+        process = psutil.Process(self.process.pid)
+        return next((child for child in process.children() if child.cmdline() == process.cmdline()), process)
+
+    def stderr(self) -> str:
+        """What it has written there so far."""
+        return self._stderr.read_text(errors="replace")
+
     def memory_bytes(self) -> int:
         """Proportional set size of the program and everything it started: what is shared counts once."""
         return sum(_memory_bytes(member) for member in self.members())
@@ -126,7 +135,7 @@ class Program:
         self._is_over = True
 
     def _last_words(self) -> str:
-        return self._stderr.read_text(errors="replace")[-4000:]
+        return self.stderr()[-4000:]
 
 
 Start = Callable[..., Program]

@@ -45,7 +45,18 @@ def test_credentials_are_removed(line, clean):
 
 @pytest.mark.parametrize(
     ("message", "line"),
-    [("first\nsecond", "first"), (" \n\n after \n", "after"), ("", "OSError"), ("x" * 1000, "x" * 300)],
+    [
+        ("do either:\n  - this\n\t- or  that\n", "do either: - this - or that"),
+        (" \n\n after \n", "after"),
+        ("", "OSError"),
+        ("x" * 1000, "x" * 300),
+        ("it failed: Traceback (most recent call last):\n  File x, line 1\nValueError: y", "it failed:"),
+        (
+            "403\nhttps://u:canary@h/a?sig=canary\nAuthorization: Bearer canary",
+            "403 https://h/a Authorization: (removed)",
+        ),
+        ("x-amz-security-token:\n  canary", "x-amz-security-token: (removed)"),
+    ],
 )
 def test_an_error_becomes_one_line(message, line):
     assert one_line(OSError(message)) == line

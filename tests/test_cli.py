@@ -333,7 +333,7 @@ def test_what_nobody_expected_is_one_line_without_credentials_too(cli, monkeypat
     monkeypatch.setattr(annotate_module, "annotate", annotate)
     code, _, err = cli("annotate", "--output", "o")
     assert code == 1
-    assert err == "unexpected RuntimeError: 403 https://h/a (--debug shows the traceback)\n"
+    assert err == "unexpected RuntimeError: 403 https://h/a and more and more (--debug shows the traceback)\n"
 
 
 def test_a_panic_of_a_library_is_one_line_too(cli, monkeypatch):

@@ -32,6 +32,7 @@ from sam_pipeline.storage.mask_table import MaskTable, check_fingerprint, read_h
 from sam_pipeline.storage.outcome import Outcome, read_outcome
 from sam_pipeline.storage.plan_table import Plan, confirm_plan
 from sam_pipeline.storage.schema import SCHEMA_VERSION
+from sam_pipeline.supervised import num_restarts
 
 _STALL_TIMEOUT_S = 600.0
 # A batch that hangs is tried twice before its rows are dropped; the run must not stall first.
@@ -65,7 +66,7 @@ def annotate(config: AnnotateConfig, make_display: MakeDisplay, backend: Backend
         SamPipelineError: see sam_pipeline.errors; after any of them the same call resumes.
     """
     start = time.monotonic()
-    starts = _starts(config.max_restarts)
+    starts = _starts(config.max_restarts - num_restarts())
     plan = starts(ensure_plan, config)
     targets = starts(resolve_targets, config, plan)
     # Weights and settings before the cluster: a typing error should cost a second, not a minute.
@@ -140,7 +141,8 @@ def _may_pass(state: tenacity.RetryCallState) -> bool:
     assert state.outcome is not None, "called after an attempt"
     error = state.outcome.exception()
     # A cluster that was large enough for the first attempt has lost machines since, and may get them back.
-    return isinstance(error, RunFailedError) or (isinstance(error, ClusterError) and state.attempt_number > 1)
+    is_restart = state.attempt_number > 1 or num_restarts() > 0
+    return isinstance(error, RunFailedError) or (isinstance(error, ClusterError) and is_restart)
 
 
 def _log_restart(state: tenacity.RetryCallState) -> None:

@@ -5,14 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
+import socket
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
 
+import psutil
 import ray
 
+from sam_pipeline import stopping
 from sam_pipeline.clean_text import one_line
-from sam_pipeline.errors import ClusterError, ConfigError
+from sam_pipeline.errors import ClusterError, ConfigError, RunFailedError
 from sam_pipeline.pipeline.resources import Cluster
+from sam_pipeline.supervised import num_restarts
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +33,19 @@ _RETRIES_OUT_OF_MEMORY = 2
 # next task then waits seconds for a new one to import everything, and the tasks behind it idle meanwhile.
 _IDLE_WORKER_MS = 60_000
 
+# A Ray that is started on a busy machine may miss its own limit of half a minute.
+_LOCAL_ATTEMPTS = 2
+
+_REFUSAL_TIMEOUT_S = 5.0
+_CONNECT_LIMIT_S = 20.0
+# Ray asks an address twenty times, for half a minute each.
+_NUM_TIMES_ASKED = "RAY_gcs_server_port_wait_time_s"
+
+# The head of a cluster that answered before may come back.
+_COMEBACK_S = 300.0
+_LOOK_INTERVAL_S = 2.0
+_joined: set[str] = set()
+
 
 @contextmanager
 def connected(num_cpus: int | None) -> Iterator[Cluster]:
@@ -35,7 +56,8 @@ def connected(num_cpus: int | None) -> Iterator[Cluster]:
 
     Raises:
         ConfigError: num_cpus was given for a cluster that is there already.
-        ClusterError: the cluster does not answer.
+        ClusterError: the cluster does not answer, or Ray cannot be started here.
+        RunFailedError: Ray did not start in time.
     """
     if ray.is_initialized():
         yield _cluster()
@@ -44,7 +66,8 @@ def connected(num_cpus: int | None) -> Iterator[Cluster]:
         _connect(num_cpus)
         yield _cluster()
     finally:
-        ray.shutdown()
+        if not stopping.is_stopping():
+            ray.shutdown()
 
 
 def _connect(num_cpus: int | None) -> None:
@@ -54,28 +77,145 @@ def _connect(num_cpus: int | None) -> None:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Ray would start a task that was killed for its memory again and again, for ever.
     os.environ.setdefault("RAY_task_oom_retries", str(_RETRIES_OUT_OF_MEMORY))
-    level = logging.INFO if debug else logging.ERROR
     address = os.environ.get("RAY_ADDRESS")
-    if address and num_cpus is not None:
+    if address in (None, "", "local"):
+        _start_local(num_cpus, debug)
+        return
+    if num_cpus is not None:
         raise ConfigError(f"num_cpus is for a Ray started on this machine, but RAY_ADDRESS is {address}")
+    _join(address, debug)
+
+
+def _join(address: str, debug: bool) -> None:
+    def failure(what: str, remedy: str = "") -> ClusterError:
+        remedy += "unset RAY_ADDRESS to run on this machine"
+        return ClusterError(f"cannot connect to Ray at {address} (RAY_ADDRESS): {what}; {remedy}")
+
+    deadline = time.monotonic() + (_COMEBACK_S if address in _joined or num_restarts() else 0)
+    while (refused := _refusal(address)) is not None:
+        if time.monotonic() > deadline:
+            raise failure(one_line(refused), "start that cluster, or ") from refused
+        time.sleep(_LOOK_INTERVAL_S)
+    too_late = failure(
+        f"no answer in {_CONNECT_LIMIT_S:g} s",
+        f"give the address of a Ray {ray.__version__} that has this machine among its nodes, use `ray job submit` from "
+        "others, or ",
+    )
+    timer = threading.Timer(_CONNECT_LIMIT_S, stopping.end_if_command_line, (too_late.exit_code, f"error: {too_late}"))
+    timer.daemon = True
+    timer.start()
+    is_default = _NUM_TIMES_ASKED not in os.environ
+    os.environ.setdefault(_NUM_TIMES_ASKED, "1")
     try:
-        if address:
-            ray.init(logging_level=level, log_to_driver=debug)
-        else:
-            # For this cluster alone, and in no file: Ray would write one into the home folder, readable by all.
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-            os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(_IDLE_WORKER_MS))
-            ray.init(
-                # "local" and not None: a stale cluster's address on this machine must not be picked up.
-                address="local",
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                object_store_memory=None if _has_gpu() else _LOCAL_OBJECT_STORE_BYTES,
-                logging_level=level,
-                log_to_driver=debug,
-            )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ClusterError(f"cannot connect to Ray: {one_line(error)}") from error
+        with _signals_kept():
+            ray.init(logging_level=_level(debug), log_to_driver=debug)
+    except Exception as error:  # Ray raises of every kind, also Exception itself
+        raise failure(_reason(error)) from error
+    finally:
+        timer.cancel()
+        if is_default:
+            del os.environ[_NUM_TIMES_ASKED]
+    _joined.add(address)
+
+
+def _start_local(num_cpus: int | None, debug: bool) -> None:
+    # For this cluster alone, and in no file: Ray would write one into the home folder, readable by all.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(_IDLE_WORKER_MS))
+    for attempt in range(1, _LOCAL_ATTEMPTS + 1):
+        try:
+            with _signals_kept():
+                ray.init(
+                    # "local" and not None: a stale cluster's address on this machine must not be picked up.
+                    address="local",
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    object_store_memory=None if _has_gpu() else _LOCAL_OBJECT_STORE_BYTES,
+                    logging_level=_level(debug),
+                    log_to_driver=debug,
+                )
+            return
+        except Exception as error:  # likewise
+            ray.shutdown()
+            _kill_what_ray_started()
+            if not _may_pass(error):
+                raise ClusterError(f"cannot start Ray on this machine: {_reason(error)}{_remedy(error)}") from error
+            failure = error
+        logger.warning("Ray did not start (attempt %d of %d): %s", attempt, _LOCAL_ATTEMPTS, _reason(failure))
+    raise RunFailedError(f"Ray did not start on this machine: {_reason(failure)}; the same command resumes")
+
+
+def _kill_what_ray_started() -> None:
+    """End the daemons of a start that failed, which Ray forgets."""
+    folder = os.path.dirname(ray.__file__)
+    for process in psutil.Process().children():
+        with suppress(psutil.Error):
+            if any(folder in argument for argument in process.cmdline()):
+                stopping.kill([process, *process.children(recursive=True)])
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return True
+    return not isinstance(error, (OSError, ValueError, TypeError))
+
+
+def _remedy(error: Exception) -> str:
+    if not isinstance(error, OSError):
+        return ""
+    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), None)
+    folder = "/tmp" if name is None else f"{name}={os.environ[name]}"
+    what = "shorter and " if "AF_UNIX" in str(error) else ""
+    return f"; Ray's files are in {folder}: set RAY_TMPDIR to a {what}writable folder with space, such as /var/tmp"
+
+
+def _reason(error: BaseException) -> str:
+    """What happened, in one line. Ray puts whole tracebacks into messages, whose last line says it."""
+    cause = error.__cause__ or error
+    lines = [line for line in str(cause).splitlines() if line.strip()]
+    return one_line(Exception(lines[-1]) if "Traceback" in str(cause) else cause)
+
+
+def _refusal(address: str) -> OSError | None:
+    """Why nobody can be reached at "host:port" or "ray://host:port"; None where somebody listens, or cannot be told."""
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return None  # Ray has a message for it
+    if host is None or port is None:
+        return None
+    try:
+        socket.create_connection((host, port), _REFUSAL_TIMEOUT_S).close()
+    except OSError as error:
+        return error
+    return None
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Keep the handlers of signals: Ray sets its own for SIGTERM, in Python and in C++, which ends with a dump."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    is_terminated = False
+    try:
+        yield
+    except SystemExit as ended:  # how Ray's handler ends
+        if ended.code != signal.SIGTERM:
+            raise
+        is_terminated = True
+    finally:
+        for number, handler in before.items():
+            if handler is not None:
+                signal.signal(number, handler)
+    if is_terminated:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _level(debug: bool) -> int:
+    return logging.INFO if debug else logging.ERROR
 
 
 def _cluster() -> Cluster:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import io
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Generator
 from contextlib import suppress
@@ -39,6 +41,7 @@ from sam_pipeline.pipeline.stages import (
     prepare_image,
     tell_images,
 )
+from sam_pipeline.stopping import is_stopping
 from sam_pipeline.storage.fetching import Fetched, wait_for_probe
 from sam_pipeline.storage.mask_table import Shard, put_shard
 from sam_pipeline.storage.plan_table import read_planned
@@ -75,7 +78,7 @@ def annotate_isolated(
     deadline = time.monotonic() + patience_s
     while pool.has_next():
         try:
-            rows = pool.get_next_unordered(timeout=poll_s)
+            rows = pool.get_next_unordered(timeout=0 if is_stopping() else poll_s)
         except TimeoutError:
             if time.monotonic() > deadline:
                 raise RunFailedError(
@@ -185,6 +188,7 @@ def _serve(job: Job, connection: Connection) -> None:
 
     ("error", SamPipelineError) concerns the run and not an image.
     """
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     limit_memory(job.worker_memory_bytes)
     connection.send(("doing", "start", "loading the model"))
     try:
@@ -219,6 +223,14 @@ def _annotated(
 
 def _failure(error: Exception) -> tuple[str, str]:
     return "failed", f"{type(error).__name__}: {one_line(error)}"
+
+
+def _end_with_parent() -> None:
+    """Wait until the actor is gone, which Ray may end at any time, and go too."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "the child is spawned by multiprocessing"
+    parent.join()
+    os._exit(1)
 
 
 def _blank_image() -> tuple[dict[str, Any], bytes]:

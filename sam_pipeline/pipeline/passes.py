@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from sam_pipeline.pipeline.monitor import Counts, read_monitor, start_monitor
 from sam_pipeline.pipeline.progress import Display
 from sam_pipeline.pipeline.resources import Resources
 from sam_pipeline.pipeline.run import configured_context, iterate_shards, shard_dataset
+from sam_pipeline.stopping import is_stopping, shielded
 from sam_pipeline.storage.mask_table import MaskTable, Shard
 
 _POLL_S = 1.0
@@ -102,13 +104,19 @@ def _commit_all(written: Generator[list[Shard]], committer: _Committer, monitor:
     counts = Counts()
     try:
         with closing(written):
-            for shards in written:
-                committer.add(shards)
-                if (word := read_monitor(monitor)) is not None:
-                    if word.failure is not None:
-                        raise word.failure
-                    counts = word.counts
-                display.update(counts, committer.num_committed)
+            try:
+                for shards in written:
+                    committer.add(shards)
+                    if (word := read_monitor(monitor)) is not None:
+                        if word.failure is not None:
+                            raise word.failure
+                        counts = word.counts
+                    display.update(counts, committer.num_committed)
+            except KeyboardInterrupt:
+                if is_stopping():  # what else is ready comes without waiting
+                    for shards in takewhile(bool, written):
+                        committer.take(shards)
+                raise
     except BaseException:
         with suppress(SamPipelineError):  # the first error says more
             committer.flush()  # what was written must not be done again
@@ -145,7 +153,8 @@ class _Committer:
         """Images that have no row, ascending."""
         return np.flatnonzero(~self._done)
 
-    def add(self, shards: list[Shard]) -> None:
+    def take(self, shards: list[Shard]) -> None:
+        """Have shards committed by the next commit."""
         for shard in shards:
             ids = shard.image_ids
             if self._done[ids].any() or len(np.unique(ids)) < len(ids):
@@ -153,6 +162,10 @@ class _Committer:
                 continue
             self._done[ids] = True
             self._waiting.append(shard)
+
+    def add(self, shards: list[Shard]) -> None:
+        """Take shards, and commit if it is time to."""
+        self.take(shards)
         now = time.monotonic()
         if self._waiting and now - self._last >= self._interval_s:
             self.flush()
@@ -162,8 +175,9 @@ class _Committer:
 
     def flush(self) -> None:
         # A commit that fails is not tried again: it may have been done, and the next start will see.
-        shards, self._waiting = self._waiting, []
-        if shards:
-            self._table.commit(shards)
-            self.num_committed += sum(shard.file.num_rows for shard in shards)
-            self._last = time.monotonic()
+        with shielded():
+            shards, self._waiting = self._waiting, []
+            if shards:
+                self._table.commit(shards)
+                self.num_committed += sum(shard.file.num_rows for shard in shards)
+                self._last = time.monotonic()

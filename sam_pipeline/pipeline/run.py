@@ -25,6 +25,7 @@ from sam_pipeline.pipeline.columns import chunks_of, shards_of
 from sam_pipeline.pipeline.job import Job
 from sam_pipeline.pipeline.resources import Resources
 from sam_pipeline.pipeline.stages import Decoder, Encoder, read_images, write_shard
+from sam_pipeline.stopping import is_stopping
 from sam_pipeline.storage.mask_table import Shard
 
 logger = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ def iterate_shards(dataset: ray.data.Dataset, poll_s: float) -> Generator[list[S
     try:
         while True:
             try:
-                shards = produced.get(timeout=poll_s)
+                shards = produced.get(timeout=0 if is_stopping() else poll_s)
             except queue.Empty:
                 yield []
                 continue
@@ -149,7 +150,8 @@ def iterate_shards(dataset: ray.data.Dataset, poll_s: float) -> Generator[list[S
                 raise _worker_error(shards) from shards
             yield shards
     finally:
-        _stop(dataset, thread)
+        if not is_stopping():
+            _stop(dataset, thread)
 
 
 def _stop(dataset: ray.data.Dataset, thread: threading.Thread) -> None:

@@ -1,6 +1,5 @@
 """Runs that are killed as by a power cut, or stopped and overtaken: nothing is lost, nothing is done twice."""
 
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -67,12 +66,12 @@ def test_a_run_that_was_overtaken_while_it_stood_still_stops_and_says_so(photos,
     arguments = ("--input", photos, "--output", output, *SETTINGS, *SMALL_SHARDS, "--num-cpus", 2)
     overtaken = start("annotate", *arguments)
     overtaken.wait_until(lambda: num_committed(output) > 0)
-    overtaken.signal(signal.SIGSTOP)
+    overtaken.driver().suspend()
     assert num_committed(output) < NUM_PHOTOS, "it stopped too late to show anything"
 
     newer = start("annotate", *arguments).wait()
     assert newer.exit_code == 0, newer.stderr
-    overtaken.signal(signal.SIGCONT)
+    overtaken.driver().resume()
     finished = overtaken.wait()
 
     assert finished.exit_code == 3, finished.stderr

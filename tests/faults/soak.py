@@ -112,14 +112,15 @@ class Soak:
                 self._check_end(driver)
                 driver = self._start_driver()
             due = self.kills.total() < num_kills and self._num_committed() >= thresholds[self.kills.total()]
-            if due and self._kill(kinds[self.kills.total()], driver.process.pid):
+            if due and self._kill(kinds[self.kills.total()], driver.driver().pid):
                 self.kills[kinds[self.kills.total()]] += 1
                 print(f"{self.kills.total():4} kills, {self._num_committed():7} images committed", flush=True)
             time.sleep(0.2)
 
     def _check_end(self, driver: Program) -> None:
-        if driver.process.returncode != -signal.SIGKILL:
-            self.failed_starts.append(driver.wait().stderr.splitlines()[-1])
+        last_line = driver.wait().stderr.splitlines()[-1]
+        if "ended by SIGKILL" not in last_line:
+            self.failed_starts.append(last_line)
 
     def _start_driver(self) -> Program:
         self.num_starts += 1

@@ -59,7 +59,9 @@ def test_a_lost_head_ends_the_run_and_with_a_new_one_it_is_resumed(run, start, f
         program.wait_until(lambda: run.num_committed() > 0)
         head.program.kill()
         failed = program.wait()
-        assert failed.exit_code != 0, failed.stdout
+        assert failed.exit_code == 1, failed.stdout
+        assert "by Ray, most likely because the head of its cluster was lost" in failed.stderr.splitlines()[-1]
+        assert "the same command resumes" in failed.stderr.splitlines()[-1]
     kept = run.num_committed()
     assert 0 < kept < NUM_IMAGES
     resumed = run.annotate("--num-cpus", 2).wait()

@@ -190,6 +190,23 @@ def test_while_nothing_is_written_the_fence_is_looked_at_soon_and_then_every_ten
     assert table.done.all()
 
 
+def test_a_signal_commits_what_is_ready_and_waits_for_nothing_else(graph, monkeypatch):
+    class Interrupted(Display):
+        def update(self, counts, num_committed):
+            monkeypatch.setattr(passes, "is_stopping", lambda: True)
+            raise KeyboardInterrupt
+
+    def steps(ids):
+        yield from ([shard(0)], [shard(1)], [shard(2)], [])
+        raise AssertionError("it waited for more")
+
+    graph.steps = steps
+    table = Table(10)
+    with pytest.raises(KeyboardInterrupt):
+        annotate_pending(table, np.arange(10), job_of(), None, 10, lambda *_: Interrupted())
+    assert table.commits == [["part-0"], ["part-1", "part-2"]]
+
+
 def test_ray_frees_the_share_of_a_killed_driver_after_seconds():
     from ray.data._internal.cluster_autoscaler import DefaultClusterAutoscalerV2, RateBasedClusterAutoscaler
 

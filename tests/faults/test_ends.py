@@ -1,0 +1,202 @@
+"""Signals at every moment of a run: one line, the exit code, nothing left running, and the next start completes it."""
+
+import json
+import os
+import signal
+import time
+from dataclasses import asdict
+
+import pytest
+
+from tests.clusters import ray_head
+from tests.end_to_end.tables import num_committed, read_rows
+from tests.faults.conftest import ROOT, SMALL_SHARDS
+from tests.faults.fake_engine import Instructions, image_file
+from tests.processes import SCRIPTS
+
+pytestmark = pytest.mark.slow
+
+NUM_IMAGES = 24
+END_S = 3
+"""From the signal to the end: `ray job stop` sends SIGKILL then."""
+NOTHING_LEFT_S = 10
+
+SLOW = Instructions(seconds=0.3)
+HANGING = Instructions(poison={"7": ("decode", "hang")})
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+LINES = {
+    signal.SIGINT: "interrupted; the same command resumes",
+    signal.SIGTERM: "ended by SIGTERM; the same command resumes",
+    signal.SIGHUP: "ended by SIGHUP; the same command resumes",
+}
+
+
+class LocalRun:
+    """A run over numbered images on disk, on a Ray of its own unless a test says where there is one."""
+
+    def __init__(self, start, env, folder):
+        self._start, self._env, self._folder = start, env | {"PYTHONPATH": str(ROOT)}, folder
+        self.output = folder / "run"
+        (folder / "images").mkdir()
+        for number in range(NUM_IMAGES):
+            (folder / "images" / f"{number:06}.png").write_bytes(image_file(number))
+
+    def env(self, instructions):
+        return self._env | {"FAKE_ENGINE": json.dumps(asdict(instructions))}
+
+    def arguments(self):
+        places = ("--input", self._folder / "images", "--output", self.output)
+        options = ("--threads", 1, "--model-type", "vit_t", *SMALL_SHARDS)
+        return ("-m", "tests.faults.fake_run", "annotate", *places, *options)
+
+    def annotate(self, instructions=SLOW, *flags, address=None):
+        env, where = self.env(instructions), ("--num-cpus", 2)
+        if address is not None:
+            env, where = env | {"RAY_ADDRESS": address}, ()
+        return self._start(*self.arguments(), *where, *flags, script="python", env=env)
+
+    def num_committed(self):
+        return num_committed(str(self.output), {})
+
+    def assert_completed_by_another_start(self):
+        kept = self.num_committed()
+        resumed = self.annotate(Instructions()).wait()
+        assert resumed.exit_code == 0, resumed.stderr
+        assert f"annotated now  {NUM_IMAGES - kept}\n" in resumed.stdout
+        assert [row["image_id"] for row in read_rows(str(self.output), {})] == list(range(NUM_IMAGES))
+        verified = self._start("verify", self.output).wait()
+        assert verified.exit_code == 0, verified.stdout
+
+
+@pytest.fixture
+def run(start, base_env, tmp_path):
+    return LocalRun(start, base_env, tmp_path)
+
+
+def while_planning(run, program):
+    program.wait_until(lambda: (run.output / "images").exists())
+
+
+def while_ray_starts(run, program):
+    program.wait_until(lambda: any("raylet" in member.name() for member in program.members()))
+
+
+def in_mid_run(run, program):
+    program.wait_until(lambda: run.num_committed() > 0)
+
+
+def at_the_end(run, program):
+    program.wait_until(lambda: run.num_committed() == NUM_IMAGES)
+
+
+def in_the_isolation_pass(run, program):
+    program.wait_until(lambda: "tried alone" in program.stderr())
+    time.sleep(4)  # until the image hangs there
+
+
+MOMENTS = [while_planning, while_ray_starts, in_mid_run, at_the_end, in_the_isolation_pass]
+
+IN_CI = [(in_mid_run, signal.SIGTERM, 2), (while_ray_starts, signal.SIGHUP, 1)]
+CASES = [(moment, number, times) for moment in MOMENTS for number in CODES for times in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("moment", "number", "times"),
+    [pytest.param(*case, marks=[] if case in IN_CI else pytest.mark.soak) for case in CASES],
+)
+def test_a_signal_ends_a_run_fast_and_cleanly_and_the_next_start_completes_it(run, moment, number, times):
+    hangs = (HANGING, "--image-timeout-s", 8) if moment is in_the_isolation_pass else ()
+    program = run.annotate(*hangs)
+    moment(run, program)
+    assert_ends(program, number, times)
+    run.assert_completed_by_another_start()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", CODES)
+def test_a_signal_to_the_whole_process_group_does_the_same(run, number):
+    """As from a terminal, by Ctrl-C or when it is closed."""
+    program = run.annotate()
+    in_mid_run(run, program)
+    assert_ends(program, number, 1, send=lambda: os.killpg(program.process.pid, number))
+    run.assert_completed_by_another_start()
+
+
+@pytest.mark.soak
+def test_under_nohup_a_run_outlives_its_terminal(run):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        program = run.annotate()
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    in_mid_run(run, program)
+    program.signal(signal.SIGHUP)
+    finished = program.wait()
+    assert finished.exit_code == 0, finished.stderr
+    assert "annotated now  24\n" in finished.stdout
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_on_a_cluster_a_run_that_ends_leaves_the_cluster_and_none_of_its_workers(run, start, base_env, number):
+    with ray_head(start, base_env | {"PYTHONPATH": str(ROOT)}, num_cpus=2) as head:
+        before = len(head.program.members())
+        program = run.annotate(HANGING, "--image-timeout-s", 8, address=head.address)
+        in_the_isolation_pass(run, program)
+        if number == signal.SIGKILL:
+            program.kill()
+        else:
+            assert_ends(program, number, 1)
+        ours = ("ray::Isolated", "ray::RunMonitor", "ray::MapBatches", "multiprocessing.spawn")
+        deadline = time.monotonic() + NOTHING_LEFT_S
+        while left := [" ".join(each.cmdline()) for each in head.program.members() if is_one_of(each, ours)]:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.2)
+        assert head.program.process.poll() is None
+        assert len(head.program.members()) >= before
+    run.assert_completed_by_another_start()
+
+
+@pytest.mark.soak
+def test_a_job_that_is_stopped_says_so_and_leaves_the_cluster_alone(run, start, base_env):
+    env = run.env(SLOW) | {"PATH": os.pathsep.join([str(SCRIPTS), base_env["PATH"]])}  # the job says `python`
+    with ray_head(start, env, num_cpus=2) as head:
+
+        def job(command, *arguments):
+            return start("job", command, "--address", head.dashboard, *arguments, script="ray", env=env).wait()
+
+        submitted = job("submit", "--submission-id", "a-run", "--no-wait", "--", "python", *run.arguments())
+        assert submitted.exit_code == 0, submitted.stderr
+        head.program.wait_until(lambda: run.num_committed() > 0)
+        assert job("stop", "a-run").exit_code == 0
+        logs = job("logs", "a-run").stdout
+        assert logs.count(LINES[signal.SIGTERM]) == 1, logs
+        assert "***" not in logs
+        assert head.program.process.poll() is None
+    run.assert_completed_by_another_start()
+
+
+def is_one_of(process, names):
+    return any(name in " ".join(process.cmdline()) for name in names)
+
+
+def assert_ends(program, number, times, send=None):
+    begin = time.monotonic()
+    for _ in range(times):
+        (send or (lambda: program.signal(number)))()
+        time.sleep(0.2)
+    program.process.wait(60)
+    took_s = time.monotonic() - begin
+    while left := program.members():
+        assert time.monotonic() - begin - took_s < NOTHING_LEFT_S, left
+        time.sleep(0.05)
+    left_s = time.monotonic() - begin - took_s
+    ended = program.wait()
+    assert ended.exit_code == CODES[number], ended.stderr
+    assert ended.stderr.splitlines()[-1] == LINES[number], ended.stderr
+    assert ended.stderr.count("resumes") == 1
+    assert "Traceback" not in ended.stderr
+    assert "***" not in ended.stderr
+    assert took_s < END_S, f"{took_s:.1f} s"
+    print(f"{signal.Signals(number).name} x {times}: end after {took_s:.1f} s, nothing left after {left_s:.1f} s more")
