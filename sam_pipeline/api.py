@@ -235,7 +235,7 @@ def annotate(config: AnnotateConfig, *, show_progress: bool = True) -> Run:
         stderr=True, markup=False, highlight=False, quiet=not show_progress, force_terminal=is_terminal
     )
     run_annotate(config, lambda num_images, num_before: RichDisplay(num_images, num_before, console))
-    return open_run(config.output, config.parsed_storage_options)
+    return open_run(config.output, config.storage_options)
 
 
 def open_run(output: str, storage_options: Mapping[str, Any] | None = None) -> Run:

@@ -15,19 +15,16 @@ from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
-from rich.logging import RichHandler
 from rich.table import Table
 
+from sam_pipeline.cli_flags import NO_OPTIONS, JsonObject, flags_of
+from sam_pipeline.cli_help import help_text
 from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.errors import ConfigError, OutputError, SamPipelineError
-from sam_pipeline.terminal import CleanFormatter, PlainConsole
+from sam_pipeline.terminal import CleanFormatter, LogHandler, PlainConsole
+from sam_pipeline.version import __version__
 
-_DESCRIPTION = """Dataset-scale Segment Anything: images in object storage in, a table of scored RLE masks out.
-
-Every command also takes --debug (tracebacks and Ray's own log); annotate and plan take --config FILE (TOML or YAML
-with flag names as keys; flags on the command line win).
-Exit codes: 0 done; 1 verification or partial failure; 2 bad usage, input, output or weights; 3 a newer run took
-over."""
+_DESCRIPTION = "Segment Anything masks for whole datasets: images in, a table of scored RLE masks out."
 
 _stdout = PlainConsole(markup=False, highlight=False)
 _stderr = PlainConsole(stderr=True, markup=False, highlight=False)
@@ -38,7 +35,7 @@ _Output = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="OUTPUT")]]
 
 
 @app.command
-def annotate(config: Annotated[AnnotateConfig, tyro.conf.arg(name="")]) -> int:
+def annotate(config: Annotated[AnnotateConfig, flags_of(AnnotateConfig)]) -> int:
     """Plan if there is no plan yet, then run; the same command resumes after a kill."""
     from sam_pipeline.pipeline.annotate import annotate as run_annotate
     from sam_pipeline.pipeline.progress import RichDisplay
@@ -57,7 +54,7 @@ def annotate(config: Annotated[AnnotateConfig, tyro.conf.arg(name="")]) -> int:
 
 
 @app.command
-def plan(config: Annotated[PlanConfig, tyro.conf.arg(name="")]) -> int:
+def plan(config: Annotated[PlanConfig, flags_of(PlanConfig)]) -> int:
     """List the input once and freeze it, and the prompts if any, without annotating anything."""
     from sam_pipeline.pipeline.plan import ensure_plan
     from sam_pipeline.pipeline.targets import ensure_prompts
@@ -71,18 +68,18 @@ def plan(config: Annotated[PlanConfig, tyro.conf.arg(name="")]) -> int:
 
 
 @app.command
-def status(output: _Output, storage_options: str = "{}") -> int:
+def status(output: _Output, storage_options: JsonObject = NO_OPTIONS) -> int:
     """Show how far a run has come, from storage alone; works from any machine while it runs.
 
     Args:
         output: Folder of the run.
-        storage_options: JSON object of fsspec options, as for annotate.
+        storage_options: Options of fsspec, as for annotate.
     """
     from sam_pipeline.storage.filesystem import absolute_uri
     from sam_pipeline.storage.mask_table import read_state
     from sam_pipeline.storage.plan_table import read_plan
 
-    options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
+    options = PlanConfig(output=output, storage_options=storage_options).storage_options
     made = read_plan(absolute_uri(output), options)
     if made is None:
         raise OutputError(f"no plan in {output}")
@@ -101,17 +98,17 @@ def status(output: _Output, storage_options: str = "{}") -> int:
 
 
 @app.command
-def verify(output: _Output, storage_options: str = "{}") -> int:
-    """Check a finished output: every planned image exactly once, every mask decodes and fits its area and bbox.
+def verify(output: _Output, storage_options: JsonObject = NO_OPTIONS) -> int:
+    """Check the results: every planned image exactly once, every mask decodes and fits its area and bbox.
 
     Args:
         output: Folder of the run.
-        storage_options: JSON object of fsspec options, as for annotate.
+        storage_options: Options of fsspec, as for annotate.
     """
     from sam_pipeline.storage.filesystem import absolute_uri
     from sam_pipeline.storage.verify import verify as run_verify
 
-    options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
+    options = PlanConfig(output=output, storage_options=storage_options).storage_options
     result = run_verify(absolute_uri(output), options)
     rows = {
         "output": output,
@@ -130,42 +127,39 @@ def verify(output: _Output, storage_options: str = "{}") -> int:
 
 @app.command
 def retry(
-    output: _Output, status: Annotated[tuple[str, ...], tyro.conf.arg(metavar="S [S ...]")], storage_options: str = "{}"
+    output: _Output,
+    status: Annotated[tuple[str, ...], tyro.conf.arg(metavar="S [S ...]")],
+    storage_options: JsonObject = NO_OPTIONS,
 ) -> int:
     """Delete the rows with some statuses, in one transaction, so that the next annotate does their images again.
-
-    A run in progress is fenced by it: it stops with exit code 3, and the same command resumes it.
 
     Args:
         output: Folder of the run.
         status: Which rows: ok, fetch_error, decode_error, too_large, changed, worker_crashed.
-        storage_options: JSON object of fsspec options, as for annotate.
+        storage_options: Options of fsspec, as for annotate.
     """
     from sam_pipeline.storage.filesystem import absolute_uri
     from sam_pipeline.storage.mask_table import delete_rows
 
-    options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
+    options = PlanConfig(output=output, storage_options=storage_options).storage_options
     num_rows = delete_rows(absolute_uri(output), status, options)
     _print_table({"output": output, "to do again": num_rows})
     return 0
 
 
 @app.command
-def vacuum(output: _Output, retention_hours: int = 168, storage_options: str = "{}") -> int:
+def vacuum(output: _Output, retention_hours: int = 168, storage_options: JsonObject = NO_OPTIONS) -> int:
     """Delete files that no committed version needs: what killed runs left, and what compaction replaced.
-
-    A run in progress is fenced by it, lest it commit a file that is deleted: it stops with exit code 3, and the same
-    command resumes it.
 
     Args:
         output: Folder of the run.
         retention_hours: Files younger than this are kept, at least 1: for readers that still use an older version.
-        storage_options: JSON object of fsspec options, as for annotate.
+        storage_options: Options of fsspec, as for annotate.
     """
     from sam_pipeline.storage.filesystem import absolute_uri
     from sam_pipeline.storage.mask_table import vacuum as run_vacuum
 
-    options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
+    options = PlanConfig(output=output, storage_options=storage_options).storage_options
     num_files = run_vacuum(absolute_uri(output), retention_hours, options)
     _print_table({"output": output, "files removed": num_files})
     return 0
@@ -174,7 +168,9 @@ def vacuum(output: _Output, retention_hours: int = 168, storage_options: str = "
 @app.command
 def weights(
     action: tyro.conf.Positional[Literal["list", "fetch", "verify"]],
-    models: tyro.conf.Positional[tuple[str, ...]] = (),
+    models: tyro.conf.Positional[
+        Annotated[tuple[str, ...], tyro.conf.arg(metavar="[MODEL ...]", help_behavior_hint="")]
+    ] = (),
 ) -> int:
     """List, fetch or verify checkpoints in the cache (SAM_PIPELINE_CACHE).
 
@@ -201,8 +197,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--debug", action="store_true")
     common.add_argument("--config", type=Path)
+    common.add_argument("--version", action="store_true")
     arguments, rest = common.parse_known_args(sys.argv[1:] if argv is None else argv)
-    handler = RichHandler(console=_stderr, show_time=False, show_path=False, show_level=False)
+    handler = LogHandler(_stderr)
     handler.setFormatter(CleanFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     # Ours alone: at these levels botocore announces where it found credentials, and prints session tokens.
@@ -210,7 +207,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if arguments.config is not None and rest:
             rest = [rest[0], *_config_flags(rest[0], arguments.config), *rest[1:]]
-        code = app.cli(prog="sam-pipeline", description=_DESCRIPTION, args=rest, config=(tyro.conf.OmitArgPrefixes,))
+        if arguments.version:
+            _stdout.print(f"sam-pipeline {__version__}")
+            code = 0
+        elif {"-h", "--help"} & set(rest):
+            command = None if rest[0].startswith("-") else rest[0]
+            _stdout.print(help_text(command, lambda: _run(rest)), soft_wrap=True)
+            code = 0
+        else:
+            code = _run(rest)
     except SamPipelineError as error:
         if arguments.debug:
             _stderr.print_traceback()
@@ -229,6 +234,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             _stderr.print_line(f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows the traceback)")
         code = 1
     sys.exit(code)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Parse, and run the command."""
+    code: int = app.cli(
+        prog="sam-pipeline", description=_DESCRIPTION, args=arguments, config=(tyro.conf.OmitArgPrefixes,)
+    )
+    return code
 
 
 def _config_flags(command: str, path: Path) -> list[str]:

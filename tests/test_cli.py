@@ -153,13 +153,13 @@ def test_every_flag_reaches_its_setting(cli, configs):
     assert code == 0
     assert configs == [
         AnnotateConfig(
-            "out",
-            "in",
-            storage_options='{"anon": true}',
+            output="out",
+            input="in",
+            storage_options={"anon": True},
             max_pixels=99,
             stall_timeout_s=5,
             num_cpus=2,
-            model=ModelConfig("vit_t", "c.pth", "cpu", "fp32"),
+            model=ModelConfig(model_type="vit_t", checkpoint="c.pth", device="cpu", precision="fp32"),
             masks=MaskConfig(points_per_side=8, pred_iou_thresh=0.5, crop_overlap_ratio=0.25),
             pools=PoolConfig(encode_actors=3, read_cpus=0.5),
         )
@@ -195,8 +195,8 @@ def test_settings_come_from_a_file_and_flags_win(cli, configs, tmp_path, name, t
     cli("annotate", "--config", tmp_path / name)
     cli("--config", tmp_path / name, "annotate", "--points-per-side", 4, "--output", "flag")
     from_file = AnnotateConfig(
-        "from-file",
-        storage_options='{"anon": true}',
+        output="from-file",
+        storage_options={"anon": True},
         masks=MaskConfig(points_per_side=16, pred_iou_thresh=0.5),
         pools=PoolConfig(encode_actors=2),
     )

@@ -32,7 +32,7 @@ def ensure_plan(config: PlanConfig) -> Plan:
         OutputError: the plan cannot be written.
         FencedError: another run planned meanwhile.
     """
-    output, options = absolute_uri(config.output), config.parsed_storage_options
+    output, options = absolute_uri(config.output), config.storage_options
     plan = read_plan(output, options)
     if plan is None:
         if config.input is None:
@@ -47,7 +47,7 @@ def ensure_plan(config: PlanConfig) -> Plan:
 
 
 def _extended(plan: Plan, config: PlanConfig) -> Plan:
-    options = config.parsed_storage_options
+    options = config.storage_options
     found = list_input(config)
     planned = pa.concat_tables(iterate_planned(plan.output, ["image_id", "uri", "size_bytes", "etag"], options))
     # Two gigabytes of names are too many for one array of strings.

@@ -20,6 +20,7 @@ from deltalake import ColumnProperties, DeltaTable, WriterProperties
 from deltalake.transaction import CommitProperties
 
 from sam_pipeline.errors import ConfigError, FingerprintMismatchError, OutputError
+from sam_pipeline.fingerprint import idle_settings
 from sam_pipeline.storage.delta import (
     DataFile,
     check_fence,
@@ -281,14 +282,14 @@ class MaskTable:
 
 
 def check_fingerprint(stored: Fingerprint, wanted: Fingerprint) -> None:
-    """Compare setting by setting.
+    """Compare setting by setting; what decides nothing in either is no difference.
 
     Raises:
         FingerprintMismatchError: naming each setting that differs.
     """
     differences = {
         name: (stored.get(name), wanted.get(name))
-        for name in sorted({*stored, *wanted})
+        for name in sorted({*stored, *wanted} - idle_settings(stored) - idle_settings(wanted))
         if stored.get(name) != wanted.get(name)
     }
     if differences:

@@ -77,7 +77,7 @@ KINDS = (files, manifest, coco, tar, compressed_tar, archive, huggingface)
 
 
 def read(output):
-    job = job_of(AnnotateConfig(output))
+    job = job_of(AnnotateConfig(output=output))
     return [table for chunk in chunks_of(np.arange(len(IMAGES)), 5) for table in read_images(chunk, job, Monitor())]
 
 
@@ -91,10 +91,10 @@ def pixels(tables):
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
 def test_every_kind_gives_the_pixels_of_plain_files(tmp_path, make):
     output = str(tmp_path / "run")
-    assert ensure_plan(PlanConfig(output, str(make(tmp_path)))).num_images == len(IMAGES)
+    assert ensure_plan(PlanConfig(output=output, input=str(make(tmp_path)))).num_images == len(IMAGES)
     (tmp_path / "plain").mkdir()
     plain = files(tmp_path / "plain")
-    ensure_plan(PlanConfig(str(tmp_path / "plain-run"), str(plain)))
+    ensure_plan(PlanConfig(output=str(tmp_path / "plain-run"), input=str(plain)))
     assert pixels(read(output)) == pixels(read(str(tmp_path / "plain-run")))
 
 
@@ -102,7 +102,7 @@ def test_every_kind_gives_the_pixels_of_plain_files(tmp_path, make):
 def test_a_container_that_is_another_one_now_gives_rows_that_say_so(tmp_path, make):
     output = str(tmp_path / "run")
     container = make(tmp_path)
-    ensure_plan(PlanConfig(output, str(container)))
+    ensure_plan(PlanConfig(output=output, input=str(container)))
     container.write_bytes(container.read_bytes() + b"more")
     assert {table["status"][0].as_py() for table in read(output)} == {"changed"}
     container.unlink()
@@ -111,7 +111,7 @@ def test_a_container_that_is_another_one_now_gives_rows_that_say_so(tmp_path, ma
 
 def test_what_is_kept_comes_with_each_image(tmp_path):
     output = str(tmp_path / "run")
-    ensure_plan(PlanConfig(output, str(coco(tmp_path))))
+    ensure_plan(PlanConfig(output=output, input=str(coco(tmp_path))))
     extras = [json.loads(table["extra"][0].as_py()) for table in read(output)]
     assert extras == [{"coco_image_id": 7 + index} for index in range(len(IMAGES))]
 
@@ -119,11 +119,11 @@ def test_what_is_kept_comes_with_each_image(tmp_path):
 def test_an_image_that_planning_refused_is_a_row_with_its_reason(tmp_path):
     (tmp_path / "list.csv").write_text("uri\nhttp://example.com/a.png\n")
     output = str(tmp_path / "run")
-    ensure_plan(PlanConfig(output, str(tmp_path / "list.csv")))
+    ensure_plan(PlanConfig(output=output, input=str(tmp_path / "list.csv")))
     (table,) = [
         table
         for chunk in chunks_of(np.arange(1), 1)
-        for table in read_images(chunk, job_of(AnnotateConfig(output)), Monitor())
+        for table in read_images(chunk, job_of(AnnotateConfig(output=output)), Monitor())
     ]
     assert table["status"][0].as_py() == "fetch_error"
     assert "--allow-http" in table["error"][0].as_py()
@@ -134,7 +134,7 @@ def test_the_first_images_or_some_at_random_or_those_that_match(tmp_path):
 
     def planned(name, **choice):
         output = str(tmp_path / name)
-        ensure_plan(PlanConfig(output, folder, **choice))
+        ensure_plan(PlanConfig(output=output, input=folder, **choice))
         return [row["uri"].rsplit("/", 1)[1] for row in read_planned(output, range(0, 99), {}).to_pylist()]
 
     assert planned("limit", limit=3) == list(IMAGES)[:3]
@@ -151,13 +151,13 @@ def test_the_first_images_or_some_at_random_or_those_that_match(tmp_path):
 def test_extending_adds_what_is_new_and_tells_what_changed_and_is_gone(tmp_path, caplog):
     caplog.set_level(logging.INFO, "sam_pipeline")
     folder, output = files(tmp_path), str(tmp_path / "run")
-    ensure_plan(PlanConfig(output, str(folder)))
+    ensure_plan(PlanConfig(output=output, input=str(folder)))
     before = read_planned(output, range(0, 99), {}).to_pylist()
     (folder / "0000-new.png").write_bytes(IMAGES["0000.png"])  # sorts in between
     (folder / "0003.png").write_bytes(IMAGES["0004.png"])
     (folder / "0005.png").unlink()
-    assert ensure_plan(PlanConfig(output, str(folder))).num_images == 12
-    assert ensure_plan(PlanConfig(output, str(folder), extend=True)).num_images == 13
+    assert ensure_plan(PlanConfig(output=output, input=str(folder))).num_images == 12
+    assert ensure_plan(PlanConfig(output=output, input=str(folder), extend=True)).num_images == 13
     assert "1 new images, 1 changed, 1 gone" in caplog.text
     assert "--redo-changed" in caplog.text
     after = read_planned(output, range(0, 99), {}).to_pylist()
@@ -167,11 +167,11 @@ def test_extending_adds_what_is_new_and_tells_what_changed_and_is_gone(tmp_path,
 
 def test_what_has_changed_is_planned_anew_and_pending_again(tmp_path):
     folder, output = files(tmp_path), str(tmp_path / "run")
-    ensure_plan(PlanConfig(output, str(folder)))
+    ensure_plan(PlanConfig(output=output, input=str(folder)))
     table = take_over(output)
     table.commit([shard(output, [row(image_id) for image_id in range(12)])])
     (folder / "0003.png").write_bytes(IMAGES["0004.png"] + b"longer")
-    ensure_plan(PlanConfig(output, str(folder), extend=True, redo_changed=True))
+    ensure_plan(PlanConfig(output=output, input=str(folder), extend=True, redo_changed=True))
     done = take_over(output).committed_ids(12)
     assert np.flatnonzero(~done).tolist() == [3]
     changed = read_planned(output, range(3, 4), {}).to_pylist()[0]
@@ -184,7 +184,7 @@ def test_rows_that_are_added_to_a_parquet_file_leave_the_names_of_the_others(tmp
     rows = [{"image": {"bytes": data, "path": name}} for name, data in IMAGES.items()]
     for count in (10, 11):
         pq.write_table(pa.Table.from_pylist(rows[:count]), tmp_path / "0.parquet")
-        plan = ensure_plan(PlanConfig(output, str(tmp_path / "0.parquet"), extend=count == 11))
+        plan = ensure_plan(PlanConfig(output=output, input=str(tmp_path / "0.parquet"), extend=count == 11))
     assert "1 new images, 10 changed, 0 gone" in caplog.text
     assert plan.num_images == 11
 
@@ -192,8 +192,8 @@ def test_rows_that_are_added_to_a_parquet_file_leave_the_names_of_the_others(tmp
 def test_what_patterns_leave_out_now_is_not_said_to_be_gone(tmp_path, caplog):
     caplog.set_level(logging.INFO, "sam_pipeline")
     folder, output = str(files(tmp_path)), str(tmp_path / "run")
-    ensure_plan(PlanConfig(output, folder))
-    ensure_plan(PlanConfig(output, folder, extend=True, exclude=("0001.png",)))
+    ensure_plan(PlanConfig(output=output, input=folder))
+    ensure_plan(PlanConfig(output=output, input=folder, extend=True, exclude=("0001.png",)))
     assert "0 new images, 0 changed, 1 gone, or left out now" in caplog.text
 
 
@@ -210,10 +210,10 @@ def test_a_manifest_may_come_in_parts(tmp_path, suffix):
         else:
             path.write_bytes(gzip.compress(b"".join(json.dumps({"uri": name}).encode() + b"\n" for name in names)))
     output = str(tmp_path / "run")
-    ensure_plan(PlanConfig(output, f"{tmp_path}/in/part-*.{suffix}"))
+    ensure_plan(PlanConfig(output=output, input=f"{tmp_path}/in/part-*.{suffix}"))
     planned = read_planned(output, range(99), {})["uri"].to_pylist()
     assert planned == [f"file://{tmp_path}/in/{name}" for name in IMAGES]
-    folder = PlanConfig(str(tmp_path / "folder-run"), f"{tmp_path}/in", input_format="manifest")
+    folder = PlanConfig(output=str(tmp_path / "folder-run"), input=f"{tmp_path}/in", input_format="manifest")
     assert ensure_plan(folder).num_images == len(IMAGES)
 
 
@@ -222,7 +222,7 @@ def test_a_list_in_parquet_may_have_bytes_beside_its_uris(tmp_path):
     names = list(IMAGES)
     pq.write_table(pa.table({"url": names, "phash": [b"01234567"] * len(names)}), tmp_path / "in" / "list.parquet")
     output = str(tmp_path / "run")
-    ensure_plan(PlanConfig(output, f"{tmp_path}/in/list.parquet"))
+    ensure_plan(PlanConfig(output=output, input=f"{tmp_path}/in/list.parquet"))
     assert [table["status"][0].as_py() for table in read(output)] == ["ok"] * len(names)
 
 
@@ -232,7 +232,7 @@ def test_files_that_are_no_images_are_counted_once_for_all_archives(tmp_path, ca
         with zipfile.ZipFile(tmp_path / f"{number}.zip", "w") as made:
             made.writestr("a.png", IMAGES["0000.png"])
             made.writestr("a.txt", "no image")
-    ensure_plan(PlanConfig(str(tmp_path / "run"), f"{tmp_path}/*.zip"))
+    ensure_plan(PlanConfig(output=str(tmp_path / "run"), input=f"{tmp_path}/*.zip"))
     assert [line for line in caplog.messages if "skipped" in line] == ["skipped 3 files that are not images"]
 
 
@@ -240,7 +240,7 @@ def test_files_that_are_no_images_are_counted_once_for_all_archives(tmp_path, ca
 def test_columns_of_what_has_none_are_refused(tmp_path, settings):
     for make in (files, archive):
         with pytest.raises(ConfigError, match="keep and input_column are for inputs with columns"):
-            ensure_plan(PlanConfig(str(tmp_path / "run"), str(make(tmp_path)), **settings))
+            ensure_plan(PlanConfig(output=str(tmp_path / "run"), input=str(make(tmp_path)), **settings))
 
 
 @pytest.mark.parametrize(
@@ -268,11 +268,11 @@ def test_a_manifest_may_name_images_in_several_filesystems(tmp_path):
     uris = [f"memory://{tmp_path.name}/{name}" for name in list(IMAGES)[:6]] + list(IMAGES)[6:]
     (folder / "list.csv").write_text("\n".join(["uri", *uris]) + "\n")
     output = str(tmp_path / "run")
-    ensure_plan(PlanConfig(output, str(folder / "list.csv")))
+    ensure_plan(PlanConfig(output=output, input=str(folder / "list.csv")))
     assert [height for height, _ in pixels(read(output))] == [20 + index for index in range(12)]
 
 
 def test_an_input_that_holds_nothing_is_said_in_one_line(tmp_path):
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "empty.parquet")
     with pytest.raises(InputError, match=r"no images are left of .*empty.parquet"):
-        ensure_plan(PlanConfig(str(tmp_path / "run"), str(tmp_path / "empty.parquet")))
+        ensure_plan(PlanConfig(output=str(tmp_path / "run"), input=str(tmp_path / "empty.parquet")))

@@ -25,10 +25,10 @@ def output(tmp_path):
 
 
 def test_the_input_is_listed_once_and_frozen(folder, output):
-    made = ensure_plan(PlanConfig(output, str(folder)))
+    made = ensure_plan(PlanConfig(output=output, input=str(folder)))
     assert made == Plan(output, str(folder), 3)
     (folder / "late.jpg").write_bytes(b"late")
-    assert ensure_plan(PlanConfig(output, str(folder))) == made
+    assert ensure_plan(PlanConfig(output=output, input=str(folder))) == made
     planned = read_planned(output, range(0, 10), {}).to_pylist()
     assert [(row["image_id"], row["uri"]) for row in planned] == [
         (index, f"file://{folder}/{name}") for index, name in enumerate(["a.png", "b.jpg", "sub/c.webp"])
@@ -36,51 +36,51 @@ def test_the_input_is_listed_once_and_frozen(folder, output):
 
 
 def test_a_plan_is_found_without_naming_its_input_and_after_the_input_is_gone(folder, output):
-    made = ensure_plan(PlanConfig(output, str(folder)))
+    made = ensure_plan(PlanConfig(output=output, input=str(folder)))
     for path in sorted(folder.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     folder.rmdir()
-    assert ensure_plan(PlanConfig(output)) == made
-    assert ensure_plan(PlanConfig(output, str(folder))) == made
+    assert ensure_plan(PlanConfig(output=output)) == made
+    assert ensure_plan(PlanConfig(output=output, input=str(folder))) == made
 
 
 def test_other_spellings_of_the_same_input_and_output_are_the_same_plan(folder, output, monkeypatch):
-    made = ensure_plan(PlanConfig(output, str(folder)))
+    made = ensure_plan(PlanConfig(output=output, input=str(folder)))
     monkeypatch.chdir(folder.parent)
     for spelling in ("in", "./in/", f"file://{folder}", f"{folder}/"):
-        assert ensure_plan(PlanConfig("run", spelling)) == made
-        assert ensure_plan(PlanConfig(f"file://{output}/", spelling)) == made
+        assert ensure_plan(PlanConfig(output="run", input=spelling)) == made
+        assert ensure_plan(PlanConfig(output=f"file://{output}/", input=spelling)) == made
 
 
 def test_another_input_for_a_planned_output_is_refused(folder, output, tmp_path):
-    ensure_plan(PlanConfig(output, str(folder)))
+    ensure_plan(PlanConfig(output=output, input=str(folder)))
     with pytest.raises(ConfigError, match=rf"was planned from {folder}, not {tmp_path}; use another --output"):
-        ensure_plan(PlanConfig(output, str(tmp_path)))
+        ensure_plan(PlanConfig(output=output, input=str(tmp_path)))
 
 
 def test_without_a_plan_an_input_is_needed(output):
     with pytest.raises(ConfigError, match="has no plan yet: say which images with --input"):
-        ensure_plan(PlanConfig(output))
+        ensure_plan(PlanConfig(output=output))
 
 
 @pytest.mark.parametrize("name", ["none", "empty"])
 def test_an_input_without_images_leaves_nothing_behind(tmp_path, output, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=name):
-        ensure_plan(PlanConfig(output, str(tmp_path / name)))
+        ensure_plan(PlanConfig(output=output, input=str(tmp_path / name)))
     assert read_plan(output, {}) is None
     assert not (tmp_path / "run").exists()
 
 
 def test_an_output_that_cannot_be_written_is_an_output_error(folder):
     with pytest.raises(OutputError, match="cannot use output"):
-        ensure_plan(PlanConfig(str(folder / "a.png" / "run"), str(folder)))
+        ensure_plan(PlanConfig(output=str(folder / "a.png" / "run"), input=str(folder)))
 
 
 def test_files_that_were_passed_over_are_mentioned(folder, output, caplog):
     (folder / "notes.txt").touch()
     with caplog.at_level(logging.INFO, logger="sam_pipeline"):
-        ensure_plan(PlanConfig(output, str(folder)))
+        ensure_plan(PlanConfig(output=output, input=str(folder)))
     assert caplog.messages == ["skipped 1 files that are not images"]
 
 

@@ -50,7 +50,7 @@ def list_input(config: PlanConfig) -> pa.Table:
     assert config.input is not None, "checked by the caller"
     uri = absolute_uri(config.input)
     root = None if config.image_root is None else absolute_uri(config.image_root)
-    options = SourceOptions(config.parsed_storage_options, config.input_column, root, config.keep, config.allow_http)
+    options = SourceOptions(config.storage_options, config.input_column, root, config.keep, config.allow_http)
     chosen = select(
         pa.concat_tables([SOURCE_SCHEMA.empty_table(), *_images(uri, config.input_format, options)]),
         config.include,
