@@ -115,6 +115,7 @@ def verify(output: _Output, storage_options: JsonObject = NO_OPTIONS) -> int:
         "planned": result.num_planned,
         "rows": result.num_rows,
         "masks": result.num_masks,
+        "left": result.num_left,
         "lost": result.num_lost,
         "twice": result.num_twice,
         "unsound": result.num_bad_masks,

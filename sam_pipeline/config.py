@@ -12,6 +12,7 @@ from sam_pipeline.errors import ConfigError
 from sam_pipeline.settings import Settings
 
 ModelType = Literal["default", "vit_h", "vit_l", "vit_b", "vit_t"]
+Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
 InputFormat = Literal["auto", "files", "manifest", "parquet", "webdataset", "zip", "coco"]
 BboxFormat = Literal["xywh", "xyxy"]
@@ -76,7 +77,7 @@ class ModelConfig(Settings):
     checkpoint: str | None = None
     """Path or fsspec URI of the weights (official .pth or Hugging Face safetensors). Default: the official file for
     the model type, fetched once into the cache and verified."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where the networks run; auto takes CUDA when the cluster has GPUs."""
     precision: Precision = "auto"
     """Arithmetic of the image encoder and, on CUDA, of the image tokens in the mask decoder: auto is bf16 on CUDA and

@@ -367,18 +367,18 @@ def test_verifying_a_sound_output_ends_with_0(cli, tmp_path):
     finished(str(tmp_path), [row(0), row(1)])
     code, out, err = cli("verify", tmp_path)
     assert (code, err) == (0, "")
-    assert re.search(r"lost +0\ntwice +0\nunsound +0\n", out)
+    assert re.search(r"left +0\nlost +0\ntwice +0\nunsound +0\n", out)
 
 
 def test_verifying_an_unsound_output_ends_with_1_and_names_what_is_wrong(cli, tmp_path):
     finished(str(tmp_path), [row(0), row(0) | {"status": "decode_error"}], num_images=2)
     code, out, err = cli("verify", tmp_path)
     assert code == 1
-    assert re.search(r"lost +1\ntwice +1\nunsound +1\n", out)
+    assert re.search(r"left +1\nlost +0\ntwice +1\nunsound +1\n", out)
     assert err.splitlines() == [
         "image 0 (file:///in/0000.jpg): status decode_error needs an error and no masks",
-        "image 1 has no row",
         "image 0 has more than one row",
+        f"left to do: 1 of 2 images; annotate --output {tmp_path} goes on with them",
     ]
 
 

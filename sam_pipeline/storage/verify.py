@@ -15,11 +15,8 @@ from pycocotools import mask as coco_mask
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import OutputError, SamPipelineError
-from sam_pipeline.storage.delta import (
-    committed_files,
-)
-from sam_pipeline.storage.filesystem import StorageOptions
-from sam_pipeline.storage.mask_table import open_results
+from sam_pipeline.storage.delta import committed_files, open_table
+from sam_pipeline.storage.filesystem import StorageOptions, join_uri
 from sam_pipeline.storage.plan_table import Plan, read_plan, read_planned
 from sam_pipeline.storage.prompt_table import count_prompts
 from sam_pipeline.storage.retrying import retried
@@ -39,7 +36,10 @@ class Verification:
     num_planned: int
     num_rows: int = 0
     num_masks: int = 0
+    num_left: int = 0
+    """Planned images that the run has not come to: annotate does them."""
     num_lost: int = 0
+    """Planned images whose committed row cannot be read any more."""
     num_twice: int = 0
     num_bad_masks: int = 0
     """Rows, masks and files with something wrong in them."""
@@ -48,8 +48,8 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """True when nothing is lost, doubled, or unsound."""
-        return not (self.num_lost or self.num_twice or self.num_bad_masks)
+        """True when nothing is left, lost, doubled, or unsound."""
+        return not (self.num_left or self.num_lost or self.num_twice or self.num_bad_masks)
 
     def note(self, problem: str) -> None:
         """Keep a problem's description if there is room for it."""
@@ -61,14 +61,18 @@ def verify(output: str, options: StorageOptions) -> Verification:
     """Read a whole output and check it against its plan.
 
     Raises:
-        OutputError: there is no plan or no results table.
+        OutputError: there is no plan, or the results are of another program.
         StorageUnavailableError: storage did not answer.
     """
     plan = read_plan(output, options)
     if plan is None:
         raise OutputError(f"no plan in {output}")
-    table = open_results(output, options)
     result = Verification(plan.num_images)
+    table = open_table(join_uri(output, "masks"), options)
+    if table is None:
+        result.num_left = plan.num_images
+        result.note(_left(output, result))
+        return result
     uri_hashes = _uri_hashes(plan, options)
     seen = np.zeros(plan.num_images, dtype=np.uint8)
     files = committed_files(table)
@@ -83,12 +87,23 @@ def verify(output: str, options: StorageOptions) -> Verification:
         except Exception as error:  # noqa: BLE001  whatever is wrong with a file, the others are checked as well
             result.num_bad_masks += 1
             result.note(f"masks/{file.path}, of {file.num_rows} images, cannot be read: {one_line(error)}")
-    result.num_lost = int((seen == 0).sum())
+    num_missing = int((seen == 0).sum())
+    # What is committed and cannot be read is lost; an image that was never committed is only left to do.
+    result.num_lost = min(num_missing, sum(file.num_rows for file in files) - result.num_rows)
+    result.num_left = num_missing - result.num_lost
     result.num_twice = int((seen == 2).sum())
-    for name, count in (("no row", 0), ("more than one row", 2)):
-        for image_id in np.flatnonzero(seen == count)[:3]:
-            result.note(f"image {image_id} has {name}")
+    for image_id in np.flatnonzero(seen == 2)[:3]:
+        result.note(f"image {image_id} has more than one row")
+    if result.num_left:
+        result.note(_left(output, result))
+    else:
+        for image_id in np.flatnonzero(seen == 0)[:3]:
+            result.note(f"image {image_id} has lost its row")
     return result
+
+
+def _left(output: str, result: Verification) -> str:
+    return f"left to do: {result.num_left} of {result.num_planned} images; annotate --output {output} goes on with them"
 
 
 def _uri_hashes(plan: Plan, options: StorageOptions) -> npt.NDArray[np.int64]:
