@@ -259,6 +259,8 @@ def _config_flags(command: str, path: Path) -> list[str]:
     flags = []
     for name in settings.keys() & taken:
         flag, value = name.replace("_", "-"), settings[name]
+        if value is None:
+            continue  # as if it were not there
         if isinstance(value, bool):
             flags += [f"--{flag}" if value else f"--no-{flag}"]
         elif isinstance(value, list):

@@ -70,7 +70,7 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
-        self._console.print(self.format(record), soft_wrap=True)
+        self._console.print(self.format(record), soft_wrap=True, markup=False)
 
 
 def _printable_lines(text: str) -> str:

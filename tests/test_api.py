@@ -86,7 +86,7 @@ def test_a_run_cannot_be_changed(run):
 def test_a_folder_that_is_named_relatively_is_found_after_a_change_of_folder(output, tmp_path, monkeypatch):
     finished(output, ROWS)
     monkeypatch.chdir(tmp_path)
-    run = open_run("run")
+    run = open_run(Path("run"))
     monkeypatch.chdir("/")
     assert (run.output, len(list(run.rows()))) == (output, 5)
 
@@ -340,6 +340,38 @@ def test_errors_of_a_run_are_raised_as_they_are(monkeypatch, output):
     monkeypatch.setattr(annotate_module, "annotate", run_annotate)
     with pytest.raises(FencedError, match="overtaken"):
         annotate(AnnotateConfig(output=output))
+
+
+def test_settings_are_given_by_name_or_in_a_configuration(monkeypatch, output):
+    called = []
+
+    def run_annotate(config, make_display):
+        called.append(config)
+        finished(config.output, ROWS)
+
+    monkeypatch.setattr(annotate_module, "annotate", run_annotate)
+    run = annotate(input=Path("photos"), output=Path(output), model_type="vit_t", points_per_side=16, keep=["a"])
+    assert run.output == output
+    assert called[0].given() == {
+        "input": "photos", "output": output, "model_type": "vit_t", "points_per_side": 16, "keep": ("a",),
+    }  # fmt: skip
+    assert called[0].masks.points_per_side == 16
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: annotate(output="o", points_per_sid=3), r"points_per_sid \(did you mean points_per_side\?\)"),
+        (lambda: annotate(input="in"), "output must be given"),
+        (lambda: annotate("photos"), "config must be an AnnotateConfig, got 'photos'; give settings by name"),
+        (lambda: annotate(AnnotateConfig(output="o"), limit=3), "in config or by name, not both: limit"),
+        (lambda: annotate(output="o", device="mps"), "device must be one of auto, cpu, cuda, got 'mps'"),
+        (lambda: open_run("o", '{"anon": true}'), "storage_options must be a mapping"),
+    ],
+)
+def test_a_call_that_cannot_be_is_refused_before_anything_starts(call, message):
+    with pytest.raises(ConfigError, match=message):
+        call()
 
 
 SCRIPT = """

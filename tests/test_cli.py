@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import sam_pipeline
 from sam_pipeline.cli import main
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, PlanConfig, PoolConfig
 from sam_pipeline.errors import FencedError, RunFailedError
@@ -118,6 +119,55 @@ def test_the_help_of_a_command_explains_each_of_its_flags(cli, command, flags):
     code, out, _ = cli(command, "--help")
     assert code == 0
     assert [name for name in flags if not re.search(rf"{name}\b", out, re.IGNORECASE)] == []
+
+
+COMMANDS = ["annotate", "plan", "status", "verify", "retry", "vacuum", "weights"]
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)
+def test_help_fits_80_columns_and_has_an_example(cli, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = cli(*command, "--help")
+    assert (code, err) == (0, "")
+    assert [line for line in out.splitlines() if len(line) > 80 or line != line.rstrip()] == []
+    for clutter in ("{None}", "default: )", "None", "(unset by default)", "{}"):
+        assert clutter not in out
+    assert re.search(rf"Examples?:\n  sam-pipeline {' '.join(command)}", out)
+
+
+def test_a_flag_is_shown_with_its_type_and_its_default(cli):
+    _, out, _ = cli("annotate", "--help")
+    assert "--input STR " in out
+    assert "--stall-timeout-s FLOAT" in out
+    assert "--storage-options JSON" in out
+    assert re.search(r"points_per_side\*\*2 prompts an image\. \(default: 32\)", out)
+
+
+@pytest.mark.parametrize("command", [["--version"], ["annotate", "--version"]])
+def test_the_version_is_said(cli, command):
+    assert cli(*command) == (0, f"sam-pipeline {sam_pipeline.__version__}\n", "")
+
+
+def test_the_package_is_a_program(tmp_path):
+    command = [sys.executable, "-m", "sam_pipeline", "status", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: no plan in {tmp_path}\n")
+
+
+def test_only_what_is_given_is_passed_on(cli, configs):
+    cli("annotate", "--output", "out")
+    cli("annotate", "--output", "out", "--points-per-side", 32, "--no-extend", "--model-type=default", "--seed=0")
+    assert [config.given() for config in configs] == [
+        {"output": "out"},
+        {"output": "out", "points_per_side": 32, "extend": False, "model_type": "default", "seed": 0},
+    ]
+    assert configs[0] == configs[1]
+
+
+def test_nothing_in_a_settings_file_is_not_given(cli, configs, tmp_path):
+    (tmp_path / "run.yaml").write_text("output: out\nlimit: null\npoints_per_side: 32\n")
+    cli("annotate", "--config", tmp_path / "run.yaml")
+    assert configs[0].given() == {"output": "out", "points_per_side": 32}
 
 
 def official_defaults():

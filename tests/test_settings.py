@@ -15,7 +15,7 @@ import pytest
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, PlanConfig, PoolConfig
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.setting_keywords import AnnotateSettings, StrPath
-from sam_pipeline.settings import Settings, hints_of, is_settings, setting_names, settings_by_name
+from sam_pipeline.settings import hints_of, is_settings, setting_names, settings_by_name
 
 CLASSES = (ModelConfig, MaskConfig, PoolConfig, AnnotateConfig)
 
@@ -83,7 +83,7 @@ def test_the_message_says_what_is_wanted_and_what_was_given(settings_class, valu
 
 def test_options_of_another_type_are_refused_without_showing_them():
     for options in ('{"key": "canary"}', ["canary"], {1: "canary"}):
-        with pytest.raises(ConfigError, match="^storage_options must be a mapping ") as caught:
+        with pytest.raises(ConfigError, match=r"^storage_options must be a mapping ") as caught:
             PlanConfig(output="out", storage_options=options)
         assert "canary" not in str(caught.value)
 
@@ -128,7 +128,7 @@ def test_a_wrong_name_is_refused_with_the_nearest():
     with pytest.raises(ConfigError) as caught:
         settings_by_name(AnnotateConfig, {"output": "out", "points_per_sid": 4, "zzz": 1})
     assert str(caught.value) == "there is no setting points_per_sid (did you mean points_per_side?), zzz"
-    with pytest.raises(ConfigError, match="^output must be given$"):
+    with pytest.raises(ConfigError, match=r"^output must be given$"):
         settings_by_name(AnnotateConfig, {"input": "in"})
 
 
