@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -224,6 +225,8 @@ class PlanConfig(Settings):
         for name in ("limit", "sample"):
             value = getattr(self, name)
             _check(value is None or value > 0, name, "above 0", value)
+        _check(self.seed >= 0, "seed", "at least 0", self.seed)
+        _check(self.min_score is None or math.isfinite(self.min_score), "min_score", "a number", self.min_score)
         if self.limit is not None and self.sample is not None:
             raise ConfigError("limit takes the first images and sample takes some at random: give one of them")
         if self.extend and self.input is None:

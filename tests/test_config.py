@@ -63,6 +63,12 @@ def test_what_is_no_number_is_above_nothing(name):
         AnnotateConfig(output="out", **{name: float("nan")})
 
 
+@pytest.mark.parametrize(("name", "value"), [("seed", -1), ("min_score", float("nan")), ("min_score", float("inf"))])
+def test_a_choice_that_cannot_be_is_refused(name, value):
+    with pytest.raises(ConfigError, match=f"^{name} must be "):
+        PlanConfig(output="out", prompts="p", **{name: value})
+
+
 def test_the_ends_of_each_range_are_allowed():
     for value in (0, 1):
         MaskConfig(pred_iou_thresh=value, stability_score_thresh=value, box_nms_thresh=value, crop_nms_thresh=value)
