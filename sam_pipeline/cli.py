@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
-from rich.table import Table
 
 from sam_pipeline.cli_flags import NO_OPTIONS, JsonObject, flags_of
 from sam_pipeline.cli_help import help_text
@@ -182,10 +181,9 @@ def weights(
     from sam_pipeline.model.checkpoints import checkpoint_status, fetch_checkpoint, verify_checkpoint
 
     if action == "list":
-        table = Table("model type", "cached", "path", box=None)
+        _stdout.print("model type  cached  path")
         for item in checkpoint_status():
-            table.add_row(item.model_type, "yes" if item.cached else "no", str(item.path))
-        _stdout.print(table, soft_wrap=True)
+            _stdout.print_line(f"{item.model_type:<10}  {'yes' if item.cached else 'no':<6}  {item.path}")
         return 0
     for model in models or ("vit_h",):
         path = fetch_checkpoint(model) if action == "fetch" else verify_checkpoint(model)
@@ -212,8 +210,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             _stdout.print(f"sam-pipeline {__version__}")
             code = 0
         elif {"-h", "--help"} & set(rest):
-            command = None if rest[0].startswith("-") else rest[0]
-            _stdout.print(help_text(command, lambda: _run(rest)), soft_wrap=True)
+            _stdout.print(help_text(rest[0], lambda: _run(rest)), soft_wrap=True)
             code = 0
         else:
             code = _run(rest)

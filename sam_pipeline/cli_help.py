@@ -77,18 +77,18 @@ Examples:
 }
 
 
-def help_text(command: str | None, print_flags: Callable[[], object]) -> str:
-    """The help of a command, or of the program.
+def help_text(command: str, print_flags: Callable[[], object]) -> str:
+    """The help of a command; of the program where it is the name of none.
 
     Args:
-        command: its name; None for the program.
+        command: what was given first.
         print_flags: prints what tyro has to say, and may exit.
     """
     written = io.StringIO()
     with contextlib.redirect_stdout(written), contextlib.suppress(SystemExit):
         print_flags()
     width = shutil.get_terminal_size().columns
-    below = _OVERVIEW if command is None else _EXAMPLES[command]
+    below = _EXAMPLES.get(command, _OVERVIEW)
     lines = [line for text in (written.getvalue(), below) for line in text.splitlines()]
     return "\n".join(_wrapped(line.rstrip(), width) for line in lines)
 

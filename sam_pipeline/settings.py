@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from sam_pipeline.errors import ConfigError
 
@@ -25,11 +25,13 @@ class Settings:
 
     _given: frozenset[str]
 
-    def __new__(cls, **settings: object) -> Self:
-        """Note the names of what is given: a default that is asked for is not the same as nothing."""
-        self = super().__new__(cls)
-        object.__setattr__(self, "_given", frozenset(settings))
-        return self
+    if not TYPE_CHECKING:  # type checkers show the arguments of __init__ instead
+
+        def __new__(cls, **settings: object) -> Self:
+            """Note the names of what is given: a default that is asked for is not the same as nothing."""
+            self = super().__new__(cls)
+            object.__setattr__(self, "_given", frozenset(settings))
+            return self
 
     def __post_init__(self) -> None:
         """Raises ConfigError naming the first setting of another type."""

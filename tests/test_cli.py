@@ -96,8 +96,9 @@ def flag(name):
     return "--" + name.replace("_", "-")
 
 
-def test_help_lists_the_commands_and_the_exit_codes(cli):
-    code, out, _ = cli("--help")
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["paint", "--help"]])
+def test_help_lists_the_commands_and_the_exit_codes(cli, arguments):
+    code, out, _ = cli(*arguments)
     assert code == 0
     for word in ("annotate", "plan", "status", "verify", "weights", "--debug", "--config", "Exit codes"):
         assert word in out
