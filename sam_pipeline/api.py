@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -200,6 +199,12 @@ class Run:
     ) -> tuple[list[str], pc.Expression | None]:
         """Columns and condition, checked."""
         schema = results_schema(self._table)
+        if isinstance(columns, str):
+            raise ConfigError(f"columns must be a list of strings, such as [{columns!r}], got {columns!r}")
+        if where is not None and not isinstance(where, pc.Expression):
+            raise ConfigError(
+                f"where must be a condition such as pyarrow.compute.field('num_masks') > 10, got {where!r}"
+            )
         names = list(schema.names if columns is None else columns)
         if unknown := [name for name in names if name not in schema.names]:
             raise ConfigError(f"no such column: {', '.join(unknown)}; there are {', '.join(schema.names)}")
@@ -272,7 +277,8 @@ def open_run(output: StrPath, storage_options: Mapping[str, Any] | None = None) 
         OutputError: there is no plan or there are no results; it cannot be read.
         StorageUnavailableError: storage did not answer.
     """
-    place = PlanConfig(output=os.fspath(output), storage_options=storage_options or {})  # checks both
+    # Checks both, and makes a string of a path.
+    place = PlanConfig(output=cast(str, output), storage_options={} if storage_options is None else storage_options)
     uri, options = absolute_uri(place.output), place.storage_options
     plan = read_plan(uri, options)
     if plan is None:

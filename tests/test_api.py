@@ -264,6 +264,8 @@ def test_a_choice_that_cannot_be_is_refused_at_the_call(run, read):
     refused = {
         "status must be one of ok, fetch_error, .*; got 'done'": {"status": "done"},
         "no such column: mask, size; there are image_id, uri, ": {"columns": ["mask", "uri", "size"]},
+        r"columns must be a list of strings, such as \['uri'\], got 'uri'": {"columns": "uri"},
+        r"where must be a condition such as .*, got 'num_masks > 1'": {"where": "num_masks > 1"},
         r"where does not fit the columns: .*nope": {"where": pc.field("nope") == 1},
         r"where does not fit the columns: .*string": {"where": pc.field("status") == 1},
     }
@@ -367,6 +369,8 @@ def test_settings_are_given_by_name_or_in_a_configuration(monkeypatch, output):
         (lambda: annotate(AnnotateConfig(output="o"), limit=3), "in config or by name, not both: limit"),
         (lambda: annotate(output="o", device="mps"), "device must be one of auto, cpu, cuda, got 'mps'"),
         (lambda: open_run("o", '{"anon": true}'), "storage_options must be a mapping"),
+        (lambda: open_run("o", ""), "storage_options must be a mapping"),
+        (lambda: open_run(4), "output must be a string, got 4"),
     ],
 )
 def test_a_call_that_cannot_be_is_refused_before_anything_starts(call, message):
