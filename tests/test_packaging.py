@@ -42,7 +42,8 @@ def interpreters() -> dict[str, str]:
     """Every CPython that the project may run on and that is on this machine: version \u2192 program."""
     env = os.environ.copy()
     if pyenv := shutil.which("pyenv"):  # its programs answer for versions that are switched on
-        env["PYENV_VERSION"] = run(pyenv, "versions", "--bare").replace("\n", ":").strip(":")
+        versions = subprocess.run([pyenv, "versions", "--bare"], capture_output=True, text=True, timeout=60)
+        env["PYENV_VERSION"] = ":".join(versions.stdout.split())
     found = {f"3.{sys.version_info.minor}": sys.executable}
     for minor in MINORS:
         code = "import platform, sys; print(platform.python_implementation(), sys.executable)"
