@@ -11,7 +11,7 @@ help:
 	@echo "make demo   install, fetch vit_t, annotate four photographs, draw the masks over them"
 	@echo "make test   install, run the test suite"
 	@echo "make soak   install, run the faults that take too long for make test: at random, races, fuzzing (an hour)"
-	@echo "make long   install, run what else takes too long: vit_l and vit_h, every input and example (twenty minutes)"
+	@echo "make long   install, run what else takes too long: vit_l and vit_h, every input, example and Python (half an hour)"
 	@echo "make resume  install, measure what a resume over ten million images takes (five minutes)"
 	@echo "make redo   install, measure what a million changed images cost the driver (five minutes)"
 	@echo "make mutations  install, break the commit protocol in five ways; its tests must see each (ten minutes)"

@@ -6,12 +6,12 @@ From Python: `annotate` runs or resumes, `open_run` reads what a run has stored,
 import importlib
 from typing import TYPE_CHECKING
 
+from sam_pipeline.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from sam_pipeline.api import ImageRow, MaskDict, PromptError, Run, annotate, decode_mask, open_run
     from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, PlanConfig, PoolConfig
     from sam_pipeline.errors import SamPipelineError
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AnnotateConfig",

@@ -1,6 +1,6 @@
 """The pipeline from Python: run or resume, then read the result as it stands in storage.
 
-    run = annotate(AnnotateConfig(input="photos/", output="masks/"))    # or open_run("masks/")
+    run = annotate(input="photos/", output="masks/")    # or open_run("masks/")
     for row in run.rows(status="ok"):
         pixels = [decode_mask(mask) for mask in row["masks"]]
 
@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from sam_pipeline.config import AnnotateConfig
+from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.errors import ConfigError, NothingSucceededError, OutputError
 from sam_pipeline.masks import rle
 from sam_pipeline.masks.rle import Rle
+from sam_pipeline.setting_keywords import AnnotateSettings, StrPath
+from sam_pipeline.settings import settings_by_name
 from sam_pipeline.storage.delta import committed_files, open_table, output_errors, table_metadata
 from sam_pipeline.storage.delta_place import Table
 from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri, join_uri
@@ -34,7 +36,6 @@ from sam_pipeline.storage.mask_table import count_results
 from sam_pipeline.storage.plan_table import read_plan
 from sam_pipeline.storage.result_reading import check_condition, iterate_results, read_results, results_schema
 from sam_pipeline.storage.schema import STATUSES
-from sam_pipeline.storage_option_rules import check_storage_options
 from sam_pipeline.terminal import PlainConsole
 
 if TYPE_CHECKING:
@@ -200,6 +201,12 @@ class Run:
     ) -> tuple[list[str], pc.Expression | None]:
         """Columns and condition, checked."""
         schema = results_schema(self._table)
+        if isinstance(columns, str):
+            raise ConfigError(f"columns must be a list of strings, such as [{columns!r}], got {columns!r}")
+        if where is not None and not isinstance(where, pc.Expression):
+            raise ConfigError(
+                f"where must be a condition such as pyarrow.compute.field('num_masks') > 10, got {where!r}"
+            )
         names = list(schema.names if columns is None else columns)
         if unknown := [name for name in names if name not in schema.names]:
             raise ConfigError(f"no such column: {', '.join(unknown)}; there are {', '.join(schema.names)}")
@@ -213,23 +220,42 @@ class Run:
         return names, where
 
 
-def annotate(config: AnnotateConfig, *, show_progress: bool = True) -> Run:
+@overload
+def annotate(config: AnnotateConfig, *, show_progress: bool = True) -> Run: ...
+
+
+@overload
+def annotate(*, show_progress: bool = True, **settings: Unpack[AnnotateSettings]) -> Run: ...
+
+
+def annotate(config: AnnotateConfig | None = None, *, show_progress: bool = True, **settings: Any) -> Run:
     """Run, or resume, until every planned image has a row; as the command `annotate` does.
+
+        run = annotate(input="photos", output="run", model_type="vit_t", points_per_side=16)
+        run = annotate(output="run")  # goes on where it was, with the same settings
 
     Ray is the one that this process is connected to, or that RAY_ADDRESS names, or one started here for the time of the
     run. What the run has to say beyond its progress goes to the logger `sam_pipeline`.
 
     Args:
-        config: the run's settings; a resume must have the same, and may leave out `input`.
+        config: the run's settings. A resume must have the same, and may leave out all but `output`.
         show_progress: a live line on standard error; where that is no terminal, a plain line every ten seconds.
+        **settings: in place of config, each setting by its name, which is that of its flag.
 
     Returns:
         The finished run, opened.
 
     Raises:
+        ConfigError: there is no setting of a name, or a value is of another type, or out of range.
         NothingSucceededError: the run is finished, but no image is ok, or no prompt has a mask; open_run reads why.
         SamPipelineError: see sam_pipeline.errors; after any of the others the same call resumes.
     """
+    if config is None:
+        config = settings_by_name(AnnotateConfig, settings)
+    elif settings:
+        raise ConfigError(f"give settings in config or by name, not both: {', '.join(settings)}")
+    elif not isinstance(config, AnnotateConfig):
+        raise ConfigError(f"config must be an AnnotateConfig, got {config!r}; give settings by name: annotate(input=…)")
     from sam_pipeline.pipeline.annotate import annotate as run_annotate  # Ray and torch, which reading does without
     from sam_pipeline.pipeline.progress import RichDisplay
 
@@ -241,10 +267,10 @@ def annotate(config: AnnotateConfig, *, show_progress: bool = True) -> Run:
     summary = run_annotate(config, lambda num_images, num_before: RichDisplay(num_images, num_before, console))
     if summary.outcome.total_failure is not None:
         raise NothingSucceededError(summary.outcome.total_failure)
-    return open_run(config.output, config.parsed_storage_options)
+    return open_run(config.output, config.storage_options)
 
 
-def open_run(output: str, storage_options: Mapping[str, Any] | None = None) -> Run:
+def open_run(output: StrPath, storage_options: Mapping[str, Any] | None = None) -> Run:
     """Open the results of a run, finished or not, for reading; nothing is written, and no run is disturbed.
 
     Args:
@@ -256,9 +282,9 @@ def open_run(output: str, storage_options: Mapping[str, Any] | None = None) -> R
         OutputError: there is no plan or there are no results; it cannot be read.
         StorageUnavailableError: storage did not answer.
     """
-    options = dict(storage_options or {})
-    check_storage_options(options)
-    uri = absolute_uri(output)
+    # Checks both, and makes a string of a path.
+    place = PlanConfig(output=cast(str, output), storage_options={} if storage_options is None else storage_options)
+    uri, options = absolute_uri(place.output), place.storage_options
     # Before the plan: another start may extend the plan and add rows to the results.
     table = open_table(join_uri(uri, "masks"), options)
     plan = read_plan(uri, options)

@@ -13,23 +13,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.logging import RichHandler
-from rich.table import Table
 
 from sam_pipeline import stopping, supervised, supervisor
+from sam_pipeline.cli_flags import NO_OPTIONS, JsonObject, flags_of
+from sam_pipeline.cli_help import help_text
 from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.config_files import config_flags
 from sam_pipeline.errors import ConfigError, NothingSucceededError, OutputError, SamPipelineError
-from sam_pipeline.terminal import CleanFormatter, PlainConsole
+from sam_pipeline.terminal import CleanFormatter, LogHandler, PlainConsole
+from sam_pipeline.version import __version__
 
-_DESCRIPTION = """Dataset-scale Segment Anything: images in object storage in, a table of scored RLE masks out.
-
-Every command also takes --debug (tracebacks and Ray's own log); annotate and plan take --config FILE (TOML or YAML
-with flag names as keys; flags on the command line win).
-Exit codes: 0 done; 1 the run failed, nothing succeeded, or verify found something; 2 bad usage, input, output or
-weights; 3 a newer run took over."""
-
-_MAX_CONFIG_BYTES = 2**20
+_DESCRIPTION = "Segment Anything masks for whole datasets: images in, a table of scored RLE masks out."
 
 _stdout = PlainConsole(markup=False, highlight=False)
 _stderr = PlainConsole(stderr=True, markup=False, highlight=False)
@@ -42,7 +36,7 @@ _Output = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="OUTPUT")]]
 
 
 @app.command
-def annotate(config: Annotated[AnnotateConfig, tyro.conf.arg(name="")]) -> int:
+def annotate(config: Annotated[AnnotateConfig, flags_of(AnnotateConfig)]) -> int:
     """Plan if there is no plan yet, then run; the same command resumes after a kill."""
     if supervisor.is_wanted():
         return supervisor.supervise(config.max_restarts)
@@ -67,7 +61,7 @@ def annotate(config: Annotated[AnnotateConfig, tyro.conf.arg(name="")]) -> int:
 
 
 @app.command
-def plan(config: Annotated[PlanConfig, tyro.conf.arg(name="")]) -> int:
+def plan(config: Annotated[PlanConfig, flags_of(PlanConfig)]) -> int:
     """List the input once and freeze it, and the prompts if any, without annotating anything."""
     from sam_pipeline.pipeline.plan import ensure_plan
     from sam_pipeline.pipeline.targets import ensure_prompts
@@ -81,12 +75,12 @@ def plan(config: Annotated[PlanConfig, tyro.conf.arg(name="")]) -> int:
 
 
 @app.command
-def status(output: _Output, storage_options: str = "{}") -> int:
+def status(output: _Output, storage_options: JsonObject = NO_OPTIONS) -> int:
     """Show how far a run has come, from storage alone; works from any machine while it runs.
 
     Args:
         output: Folder of the run.
-        storage_options: JSON object of fsspec options, as for annotate.
+        storage_options: Options of fsspec, as for annotate.
     """
     from sam_pipeline.storage.filesystem import absolute_uri
     from sam_pipeline.storage.mask_table import read_state
@@ -94,7 +88,7 @@ def status(output: _Output, storage_options: str = "{}") -> int:
     from sam_pipeline.storage.plan_table import read_plan
     from sam_pipeline.storage.prompt_table import read_prompts_header
 
-    options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
+    options = PlanConfig(output=output, storage_options=storage_options).storage_options
     # Before the plan: another start may extend the plan and add rows to the results.
     state = read_state(absolute_uri(output), options)
     made = read_plan(absolute_uri(output), options)
@@ -117,23 +111,24 @@ def status(output: _Output, storage_options: str = "{}") -> int:
 
 
 @app.command
-def verify(output: _Output, storage_options: str = "{}") -> int:
-    """Check a finished output: every planned image exactly once, every mask decodes and fits its area and bbox.
+def verify(output: _Output, storage_options: JsonObject = NO_OPTIONS) -> int:
+    """Check the results: every planned image exactly once, every mask decodes and fits its area and bbox.
 
     Args:
         output: Folder of the run.
-        storage_options: JSON object of fsspec options, as for annotate.
+        storage_options: Options of fsspec, as for annotate.
     """
     from sam_pipeline.storage.filesystem import absolute_uri
     from sam_pipeline.storage.verify import verify as run_verify
 
-    options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
+    options = PlanConfig(output=output, storage_options=storage_options).storage_options
     result = run_verify(absolute_uri(output), options)
     rows = {
         "output": output,
         "planned": result.num_planned,
         "rows": result.num_rows,
         "masks": result.num_masks,
+        "left": result.num_left,
         "lost": result.num_lost,
         "twice": result.num_twice,
         "unsound": result.num_bad_masks,
@@ -152,23 +147,21 @@ def retry(
     output: _Output,
     status: Annotated[tuple[str, ...], tyro.conf.arg(metavar="S [S ...]")] = (),
     damaged: bool = False,
-    storage_options: str = "{}",
+    storage_options: JsonObject = NO_OPTIONS,
 ) -> int:
     """Delete rows, so that the next annotate does their images again.
-
-    A run in progress is fenced by it: it stops with exit code 3, and the same command resumes it.
 
     Args:
         output: Folder of the run.
         status: Rows with these statuses: ok, fetch_error, decode_error, too_large, changed, worker_crashed.
         damaged: What verify finds missing, damaged or unsound. Reads the whole output.
-        storage_options: JSON object of fsspec options, as for annotate.
+        storage_options: Options of fsspec, as for annotate.
     """
     from sam_pipeline.storage.filesystem import absolute_uri
     from sam_pipeline.storage.mask_table import delete_rows
     from sam_pipeline.storage.verify import retry_damaged
 
-    options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
+    options = PlanConfig(output=output, storage_options=storage_options).storage_options
     if not status and not damaged:
         raise ConfigError("say which rows to delete: --status S [S ...], --damaged, or both")
     num_rows = retry_damaged(absolute_uri(output), options) if damaged else 0
@@ -179,21 +172,20 @@ def retry(
 
 
 @app.command
-def vacuum(output: _Output, retention_hours: int = 168, storage_options: str = "{}") -> int:
+def vacuum(output: _Output, retention_hours: int = 168, storage_options: JsonObject = NO_OPTIONS) -> int:
     """Delete files that no committed version needs: what killed runs left, and what compaction replaced.
 
-    Only files that this program wrote are deleted. A run in progress is fenced by it, lest it commit a file that is
-    deleted: it stops with exit code 3, and the same command resumes it.
+    Only files that this program wrote are deleted.
 
     Args:
         output: Folder of the run.
         retention_hours: Files younger than this are kept, at least 1: for readers that still use an older version.
-        storage_options: JSON object of fsspec options, as for annotate.
+        storage_options: Options of fsspec, as for annotate.
     """
     from sam_pipeline.storage.filesystem import absolute_uri
     from sam_pipeline.storage.vacuum import vacuum as run_vacuum
 
-    options = PlanConfig(output, storage_options=storage_options).parsed_storage_options
+    options = PlanConfig(output=output, storage_options=storage_options).storage_options
     done = run_vacuum(absolute_uri(output), retention_hours, options)
     rows: dict[str, object] = {"output": output, "files removed": done.num_removed}
     if done.num_foreign:
@@ -205,7 +197,9 @@ def vacuum(output: _Output, retention_hours: int = 168, storage_options: str = "
 @app.command
 def weights(
     action: tyro.conf.Positional[Literal["list", "fetch", "verify"]],
-    models: tyro.conf.Positional[tuple[str, ...]] = (),
+    models: tyro.conf.Positional[
+        Annotated[tuple[str, ...], tyro.conf.arg(metavar="[MODEL ...]", help_behavior_hint="")]
+    ] = (),
 ) -> int:
     """List, fetch or verify checkpoints in the cache (SAM_PIPELINE_CACHE).
 
@@ -216,10 +210,9 @@ def weights(
     from sam_pipeline.model.checkpoints import checkpoint_status, fetch_checkpoint, verify_checkpoint
 
     if action == "list":
-        table = Table("model type", "cached", "path", box=None)
+        _stdout.print("model type  cached  path")
         for item in checkpoint_status():
-            table.add_row(item.model_type, "yes" if item.cached else "no", str(item.path))
-        _stdout.print(table, soft_wrap=True)
+            _stdout.print_line(f"{item.model_type:<10}  {'yes' if item.cached else 'no':<6}  {item.path}")
         return 0
     for model in models or ("vit_h",):
         path = fetch_checkpoint(model) if action == "fetch" else verify_checkpoint(model)
@@ -239,11 +232,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     common.add_argument("--debug", action="store_true")
     common.add_argument("--config", type=Path)
+    common.add_argument("--version", action="store_true")
     given = sys.argv[1:] if argv is None else argv
     arguments, rest = common.parse_known_args(given)
     if supervised.is_supervised() and not arguments.debug:
         supervised.silence_libraries()
-    handler = RichHandler(console=_stderr, show_time=False, show_path=False, show_level=False)
+    handler = LogHandler(_stderr)
     handler.setFormatter(CleanFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     # Ours alone: at these levels botocore announces where it found credentials, and prints session tokens.
@@ -253,7 +247,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.config is not None and rest:
             rest = [rest[0], *config_flags(rest[0], arguments.config), *rest[1:]]
         _check_patterns(rest)
-        code = app.cli(prog="sam-pipeline", description=_DESCRIPTION, args=rest, config=(tyro.conf.OmitArgPrefixes,))
+        if arguments.version:
+            _stdout.print(f"sam-pipeline {__version__}")
+            code = 0
+        elif {"-h", "--help"} & set(rest):
+            _stdout.print(help_text(rest[0], lambda: _run(rest)), soft_wrap=True)
+            code = 0
+        else:
+            code = _run(rest)
     except SamPipelineError as error:
         if arguments.debug:
             _stderr.print_traceback()
@@ -274,6 +275,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             _stderr.print_line(f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows the traceback)")
         code = 1
     sys.exit(code)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Parse, and run the command."""
+    code: int = app.cli(
+        prog="sam-pipeline", description=_DESCRIPTION, args=arguments, config=(tyro.conf.OmitArgPrefixes,)
+    )
+    return code
 
 
 def _check_patterns(flags: Sequence[str]) -> None:

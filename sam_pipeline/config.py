@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import ConfigError
+from sam_pipeline.settings import Settings
 from sam_pipeline.storage_option_rules import check_storage_options
 
 ModelType = Literal["default", "vit_h", "vit_l", "vit_b", "vit_t"]
+Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "fp32", "bf16"]
 InputFormat = Literal["auto", "files", "manifest", "parquet", "webdataset", "zip", "coco"]
 BboxFormat = Literal["xywh", "xyxy"]
@@ -28,8 +30,8 @@ def _check(ok: bool, name: str, requirement: str, value: object) -> None:
         raise ConfigError(f"{name} must be {requirement}, got {value!r}")
 
 
-@dataclass(frozen=True)
-class ModelConfig:
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Settings):
     """Which network, which weights, where it runs."""
 
     model_type: ModelType = "default"
@@ -37,15 +39,15 @@ class ModelConfig:
     checkpoint: str | None = None
     """Path or fsspec URI of the weights (official .pth or Hugging Face safetensors). Default: the official file for
     the model type, fetched once into the cache and verified."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where the networks run; auto takes CUDA when the cluster has GPUs."""
     precision: Precision = "auto"
     """Arithmetic of the image encoder and, on CUDA, of the image tokens in the mask decoder: auto is bf16 on CUDA and
     fp32 on CPU. Prompt tokens, predicted IoU and mask logits are always fp32."""
 
 
-@dataclass(frozen=True)
-class MaskConfig:
+@dataclass(frozen=True, kw_only=True)
+class MaskConfig(Settings):
     """Settings of the automatic mask generator; names and defaults are those of the official generator."""
 
     points_per_side: int = 32
@@ -73,6 +75,7 @@ class MaskConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError naming the first setting that is out of range."""
+        super().__post_init__()
         for name in ("points_per_side", "points_per_batch", "crop_n_points_downscale_factor"):
             _check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         for name in ("crop_n_layers", "min_mask_region_area", "stability_score_offset"):
@@ -92,8 +95,8 @@ class MaskConfig:
         )
 
 
-@dataclass(frozen=True)
-class PoolConfig:
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig(Settings):
     """How the cluster is divided. Everything left out is worked out from the CPUs and GPUs that Ray reports."""
 
     encode_actors: int | None = None
@@ -119,13 +122,14 @@ class PoolConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError naming the first setting that is out of range."""
+        super().__post_init__()
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             _check(value is None or value > 0, item.name, "above 0", value)
 
 
-@dataclass(frozen=True)
-class PlanConfig:
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(Settings):
     """Which images, and where the run lives."""
 
     output: str
@@ -178,19 +182,22 @@ class PlanConfig:
     regions: str | None = None
     """Regions of interest that the grid of an image is limited to: a file as for prompts, with bbox or polygon. Images
     that it does not name keep the whole grid."""
-    storage_options: str = "{}"
-    """JSON object of fsspec options for remote input and output, such as {"endpoint_url": "…"}. No credentials: they
-    come from the environment. AWS_ENDPOINT_URL is respected."""
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of fsspec for remote input and output, such as {"endpoint_url": "…"}; on the command line as JSON. No
+    credentials: they come from the environment. AWS_ENDPOINT_URL is respected."""
 
     def __post_init__(self) -> None:
-        """Raises ConfigError if storage_options is not a JSON object, or holds a credential, or settings clash."""
-        for name in ("output", "input", "image_root", "prompts", "regions"):
+        """Raises ConfigError if a setting is out of range, storage_options hold a credential, or settings clash."""
+        super().__post_init__()
+        for name in ("output", "input", "image_root", "prompts", "prompt_images", "regions"):
             value = getattr(self, name)
             _check(value is None or bool(value.strip()), name, "a path or URI", value)
-        check_storage_options(self.parsed_storage_options)
+        check_storage_options(self.storage_options)
         for name in ("limit", "sample"):
             value = getattr(self, name)
             _check(value is None or value > 0, name, "above 0", value)
+        _check(self.seed >= 0, "seed", "at least 0", self.seed)
+        _check(self.min_score is None or math.isfinite(self.min_score), "min_score", "a number", self.min_score)
         if self.limit is not None and self.sample is not None:
             raise ConfigError("limit takes the first images and sample takes some at random: give one of them")
         if self.extend and self.input is None:
@@ -208,20 +215,8 @@ class PlanConfig:
         if self.redo_changed and not self.extend:
             raise ConfigError("redo_changed needs extend, which finds out what has changed")
 
-    @property
-    def parsed_storage_options(self) -> dict[str, Any]:
-        """The storage options as a mapping."""
-        try:
-            options = json.loads(self.storage_options)
-        except (ValueError, RecursionError) as error:
-            # The value itself is not shown: it may hold a credential that was not to be given this way.
-            raise ConfigError(f"storage_options must be a JSON object: {one_line(error)}") from None
-        if not isinstance(options, dict):
-            raise ConfigError(f"storage_options must be a JSON object, not {type(options).__name__}")
-        return options
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AnnotateConfig(PlanConfig):
     """Everything an annotation run is made of."""
 
@@ -267,44 +262,3 @@ class AnnotateConfig(PlanConfig):
         if self.mode == "grid" and self.prompts is not None:
             raise ConfigError("mode grid makes no use of prompts; leave out one of the two")
         _check(self.max_restarts >= 0, "max_restarts", "at least 0", self.max_restarts)
-
-
-def fingerprint(
-    config: AnnotateConfig,
-    *,
-    mode: str,
-    prompts_sha256: str | None,
-    point_grid_sha256: str | None,
-    precision: str,
-    weights_sha256: str,
-    schema_version: int,
-) -> dict[str, Any]:
-    """What decides the values of a run's results, by name; a resume must have the same.
-
-    points_per_batch, pools and the like only divide the work, so they may change between starts.
-
-    Args:
-        config: the run's settings.
-        mode: the resolved one, never "auto".
-        prompts_sha256: of the prompts and regions that the run began with; None where there are none.
-        point_grid_sha256: of a grid from a file.
-        precision: the resolved one, never "auto".
-        weights_sha256: of the checkpoint file.
-        schema_version: of the results table.
-    """
-    masks = dataclasses.asdict(config.masks)
-    del masks["points_per_batch"]
-    model_type = "vit_h" if config.model.model_type == "default" else config.model.model_type
-    return {
-        **masks,
-        "max_pixels": config.max_pixels,
-        "mode": mode,
-        "multimask_output": config.multimask_output,
-        "prompts_sha256": prompts_sha256,
-        "point_grid_sha256": point_grid_sha256,
-        "model_type": model_type,
-        "precision": precision,
-        "weights_sha256": weights_sha256,
-        "schema_version": schema_version,
-        "preprocessing_version": PREPROCESSING_VERSION,
-    }

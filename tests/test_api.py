@@ -87,7 +87,7 @@ def test_a_run_cannot_be_changed(run):
 def test_a_folder_that_is_named_relatively_is_found_after_a_change_of_folder(output, tmp_path, monkeypatch):
     finished(output, ROWS)
     monkeypatch.chdir(tmp_path)
-    run = open_run("run")
+    run = open_run(Path("run"))
     monkeypatch.chdir("/")
     assert (run.output, len(list(run.rows()))) == (output, 5)
 
@@ -265,6 +265,8 @@ def test_a_choice_that_cannot_be_is_refused_at_the_call(run, read):
     refused = {
         "status must be one of ok, fetch_error, .*; got 'done'": {"status": "done"},
         "no such column: mask, size; there are image_id, uri, ": {"columns": ["mask", "uri", "size"]},
+        r"columns must be a list of strings, such as \['uri'\], got 'uri'": {"columns": "uri"},
+        r"where must be a condition such as .*, got 'num_masks > 1'": {"where": "num_masks > 1"},
         r"where does not fit the columns: .*nope": {"where": pc.field("nope") == 1},
         r"where does not fit the columns: .*string": {"where": pc.field("status") == 1},
     }
@@ -349,6 +351,40 @@ def test_a_run_in_which_nothing_succeeded_is_an_error(monkeypatch, output):
     monkeypatch.setattr(annotate_module, "annotate", lambda *_: annotate_module.Summary(outcome, 2, 1.0))
     with pytest.raises(NothingSucceededError, match="none of the 2 images could be annotated: 2 decode_error"):
         annotate(AnnotateConfig(output=output))
+
+
+def test_settings_are_given_by_name_or_in_a_configuration(monkeypatch, output):
+    called = []
+
+    def run_annotate(config, make_display):
+        called.append(config)
+        finished(config.output, ROWS)
+
+    monkeypatch.setattr(annotate_module, "annotate", run_annotate)
+    run = annotate(input=Path("photos"), output=Path(output), model_type="vit_t", points_per_side=16, keep=["a"])
+    assert run.output == output
+    assert called[0].given() == {
+        "input": "photos", "output": output, "model_type": "vit_t", "points_per_side": 16, "keep": ("a",),
+    }  # fmt: skip
+    assert called[0].masks.points_per_side == 16
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: annotate(output="o", points_per_sid=3), r"points_per_sid \(did you mean points_per_side\?\)"),
+        (lambda: annotate(input="in"), "output must be given"),
+        (lambda: annotate("photos"), "config must be an AnnotateConfig, got 'photos'; give settings by name"),
+        (lambda: annotate(AnnotateConfig(output="o"), limit=3), "in config or by name, not both: limit"),
+        (lambda: annotate(output="o", device="mps"), "device must be one of auto, cpu, cuda, got 'mps'"),
+        (lambda: open_run("o", '{"anon": true}'), "storage_options must be a mapping"),
+        (lambda: open_run("o", ""), "storage_options must be a mapping"),
+        (lambda: open_run(4), "output must be a string, got 4"),
+    ],
+)
+def test_a_call_that_cannot_be_is_refused_before_anything_starts(call, message):
+    with pytest.raises(ConfigError, match=message):
+        call()
 
 
 SCRIPT = """

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+import sam_pipeline
 from sam_pipeline.cli import main
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, PlanConfig, PoolConfig
 from sam_pipeline.errors import FencedError, OutputError, RunFailedError
@@ -113,8 +114,9 @@ def flag(name):
     return "--" + name.replace("_", "-")
 
 
-def test_help_lists_the_commands_and_the_exit_codes(cli):
-    code, out, _ = cli("--help")
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["paint", "--help"]])
+def test_help_lists_the_commands_and_the_exit_codes(cli, arguments):
+    code, out, _ = cli(*arguments)
     assert code == 0
     for word in ("annotate", "plan", "status", "verify", "weights", "--debug", "--config", "Exit codes"):
         assert word in out
@@ -136,6 +138,55 @@ def test_the_help_of_a_command_explains_each_of_its_flags(cli, command, flags):
     code, out, _ = cli(command, "--help")
     assert code == 0
     assert [name for name in flags if not re.search(rf"{name}\b", out, re.IGNORECASE)] == []
+
+
+COMMANDS = ["annotate", "plan", "status", "verify", "retry", "vacuum", "weights"]
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)
+def test_help_fits_80_columns_and_has_an_example(cli, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = cli(*command, "--help")
+    assert (code, err) == (0, "")
+    assert [line for line in out.splitlines() if len(line) > 80 or line != line.rstrip()] == []
+    for clutter in ("{None}", "default: )", "None", "(unset by default)", "{}"):
+        assert clutter not in out
+    assert re.search(rf"Examples?:\n  sam-pipeline {' '.join(command)}", out)
+
+
+def test_a_flag_is_shown_with_its_type_and_its_default(cli):
+    _, out, _ = cli("annotate", "--help")
+    assert "--input STR " in out
+    assert "--stall-timeout-s FLOAT" in out
+    assert "--storage-options JSON" in out
+    assert re.search(r"points_per_side\*\*2 prompts an image\. \(default: 32\)", out)
+
+
+@pytest.mark.parametrize("command", [["--version"], ["annotate", "--version"]])
+def test_the_version_is_said(cli, command):
+    assert cli(*command) == (0, f"sam-pipeline {sam_pipeline.__version__}\n", "")
+
+
+def test_the_package_is_a_program(tmp_path):
+    command = [sys.executable, "-m", "sam_pipeline", "status", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: no plan in {tmp_path}\n")
+
+
+def test_only_what_is_given_is_passed_on(cli, configs):
+    cli("annotate", "--output", "out")
+    cli("annotate", "--output", "out", "--points-per-side", 32, "--no-extend", "--model-type=default", "--seed=0")
+    assert [config.given() for config in configs] == [
+        {"output": "out"},
+        {"output": "out", "points_per_side": 32, "extend": False, "model_type": "default", "seed": 0},
+    ]
+    assert configs[0] == configs[1]
+
+
+def test_nothing_in_a_settings_file_is_not_given(cli, configs, tmp_path):
+    (tmp_path / "run.yaml").write_text("output: out\nlimit: null\npoints_per_side: 32\n")
+    cli("annotate", "--config", tmp_path / "run.yaml")
+    assert configs[0].given() == {"output": "out", "points_per_side": 32}
 
 
 def official_defaults():
@@ -171,13 +222,13 @@ def test_every_flag_reaches_its_setting(cli, configs):
     assert code == 0
     assert configs == [
         AnnotateConfig(
-            "out",
-            "in",
-            storage_options='{"anon": true}',
+            output="out",
+            input="in",
+            storage_options={"anon": True},
             max_pixels=99,
             stall_timeout_s=5,
             num_cpus=2,
-            model=ModelConfig("vit_t", "c.pth", "cpu", "fp32"),
+            model=ModelConfig(model_type="vit_t", checkpoint="c.pth", device="cpu", precision="fp32"),
             masks=MaskConfig(points_per_side=8, pred_iou_thresh=0.5, crop_overlap_ratio=0.25),
             pools=PoolConfig(encode_actors=3, read_cpus=0.5),
         )
@@ -213,8 +264,8 @@ def test_settings_come_from_a_file_and_flags_win(cli, configs, tmp_path, name, t
     cli("annotate", "--config", tmp_path / name)
     cli("--config", tmp_path / name, "annotate", "--points-per-side", 4, "--output", "flag")
     from_file = AnnotateConfig(
-        "from-file",
-        storage_options='{"anon": true}',
+        output="from-file",
+        storage_options={"anon": True},
         masks=MaskConfig(points_per_side=16, pred_iou_thresh=0.5),
         pools=PoolConfig(encode_actors=2),
     )
@@ -465,18 +516,18 @@ def test_verifying_a_sound_output_ends_with_0(cli, tmp_path):
     finished(str(tmp_path), [row(0), row(1)])
     code, out, err = cli("verify", tmp_path)
     assert (code, err) == (0, "")
-    assert re.search(r"lost +0\ntwice +0\nunsound +0\n", out)
+    assert re.search(r"left +0\nlost +0\ntwice +0\nunsound +0\n", out)
 
 
 def test_verifying_an_unsound_output_ends_with_1_and_names_what_is_wrong(cli, tmp_path):
     finished(str(tmp_path), [row(0), row(0) | {"status": "decode_error"}], num_images=2)
     code, out, err = cli("verify", tmp_path)
     assert code == 1
-    assert re.search(r"lost +1\ntwice +1\nunsound +1\n", out)
+    assert re.search(r"left +1\nlost +0\ntwice +1\nunsound +1\n", out)
     assert err.splitlines() == [
         "image 0 (file:///in/0000.jpg): status decode_error needs an error and no masks",
-        "image 1 has no row",
         "image 0 has more than one row",
+        f"left to do: 1 of 2 images; annotate --output {tmp_path} goes on with them",
         f"to have what is damaged or unsound done again: sam-pipeline retry {tmp_path} --damaged, and then annotate",
     ]
 

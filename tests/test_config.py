@@ -10,9 +10,9 @@ from sam_pipeline.config import (
     ModelConfig,
     PlanConfig,
     PoolConfig,
-    fingerprint,
 )
 from sam_pipeline.errors import ConfigError
+from sam_pipeline.fingerprint import fingerprint
 
 
 def changed(settings):
@@ -56,6 +56,18 @@ def test_a_mask_setting_out_of_range_is_named_with_its_value_and_its_range(name,
             MaskConfig(**{name: value})
 
 
+@pytest.mark.parametrize("name", ["commit_interval_s", "stall_timeout_s", "image_timeout_s", "worker_memory_gb"])
+def test_what_is_no_number_is_above_nothing(name):
+    with pytest.raises(ConfigError, match=f"^{name} must be above 0, got nan$"):
+        AnnotateConfig(output="out", **{name: float("nan")})
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", -1), ("min_score", float("nan")), ("min_score", float("inf"))])
+def test_a_choice_that_cannot_be_is_refused(name, value):
+    with pytest.raises(ConfigError, match=f"^{name} must be "):
+        PlanConfig(output="out", prompts="p", **{name: value})
+
+
 def test_the_ends_of_each_range_are_allowed():
     for value in (0, 1):
         MaskConfig(pred_iou_thresh=value, stability_score_thresh=value, box_nms_thresh=value, crop_nms_thresh=value)
@@ -71,7 +83,7 @@ def test_a_grid_that_would_have_no_points_in_the_last_crop_layer_is_refused():
 
 @pytest.mark.parametrize("name", [item.name for item in dataclasses.fields(PoolConfig)])
 def test_a_pool_setting_that_is_not_above_zero_is_named(name):
-    for value in (0, -1, float("nan")):
+    for value in (0, -1):
         with pytest.raises(ConfigError, match=f"^{name} must be above 0, got {value}$"):
             PoolConfig(**{name: value})
     assert getattr(PoolConfig(**{name: 1}), name) == 1
@@ -79,28 +91,14 @@ def test_a_pool_setting_that_is_not_above_zero_is_named(name):
 
 @pytest.mark.parametrize("name", ["max_pixels", "commit_interval_s", "stall_timeout_s", "num_cpus"])
 def test_a_run_setting_that_is_not_above_zero_is_named(name):
-    for value in (0, -1, float("nan")):
+    for value in (0, -1):
         with pytest.raises(ConfigError, match=f"^{name} must be above 0, got {value}$"):
-            AnnotateConfig("out", **{name: value})
-
-
-@pytest.mark.parametrize("text", ["", "{", "{'a': 1}", "nonsense", '{"key": "AKIA-canary"'])
-def test_storage_options_that_are_no_json_are_refused_without_showing_them(text):
-    with pytest.raises(ConfigError, match=r"^storage_options must be a JSON object: ") as caught:
-        PlanConfig("out", storage_options=text)
-    assert "canary" not in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("text", "kind"), [("[]", "list"), ("1", "int"), ('"canary"', "str"), ("null", "NoneType")])
-def test_storage_options_that_are_no_object_are_refused_without_showing_them(text, kind):
-    with pytest.raises(ConfigError, match=f"^storage_options must be a JSON object, not {kind}$"):
-        PlanConfig("out", storage_options=text)
+            AnnotateConfig(output="out", **{name: value})
 
 
 def test_a_credential_among_the_storage_options_is_refused_without_showing_it():
     with pytest.raises(ConfigError, match="storage option 'sas' is not known, or holds a credential") as error:
-        PlanConfig("out", storage_options='{"sas": "canary"}')
+        PlanConfig(output="out", storage_options={"sas": "canary"})
     assert "canary" not in str(error.value)
 
 
@@ -113,11 +111,11 @@ def test_an_empty_place_is_refused(name, empty):
 
 def test_an_empty_checkpoint_is_refused():
     with pytest.raises(ConfigError, match="checkpoint must be a path or URI"):
-        AnnotateConfig("out", model=ModelConfig(checkpoint=""))
+        AnnotateConfig(output="out", model=ModelConfig(checkpoint=""))
 
 
 def test_settings_cannot_be_changed_after_they_were_checked():
-    for config in (MaskConfig(), PoolConfig(), ModelConfig(), PlanConfig("out"), AnnotateConfig("out")):
+    for config in (MaskConfig(), PoolConfig(), ModelConfig(), PlanConfig(output="out"), AnnotateConfig(output="out")):
         name = dataclasses.fields(config)[0].name
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(config, name, None)
@@ -125,44 +123,50 @@ def test_settings_cannot_be_changed_after_they_were_checked():
 
 @pytest.mark.parametrize("name", [item.name for item in dataclasses.fields(MaskConfig)])
 def test_every_mask_setting_is_pinned_but_the_one_that_only_divides_the_work(name):
-    before = fingerprint_of(AnnotateConfig("out"))
-    after = fingerprint_of(AnnotateConfig("out", masks=changed(MaskConfig())[name]))
+    before = fingerprint_of(AnnotateConfig(output="out"))
+    after = fingerprint_of(AnnotateConfig(output="out", masks=changed(MaskConfig())[name]))
     differing = {key for key in before | after if before.get(key) != after.get(key)}
     assert differing == (set() if name == "points_per_batch" else {name})
 
 
 @pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"weights_sha256": "bb"}, {"schema_version": 2}])
 def test_precision_weights_and_schema_are_pinned(changes):
-    before, after = fingerprint_of(AnnotateConfig("out")), fingerprint_of(AnnotateConfig("out"), **changes)
+    before, after = (
+        fingerprint_of(AnnotateConfig(output="out")),
+        fingerprint_of(AnnotateConfig(output="out"), **changes),
+    )
     assert {key for key in before if before[key] != after[key]} == changes.keys()
 
 
 def test_the_size_limit_the_model_and_the_preprocessing_are_pinned():
-    pinned = fingerprint_of(AnnotateConfig("out", max_pixels=5, model=ModelConfig("vit_b")))
+    pinned = fingerprint_of(AnnotateConfig(output="out", max_pixels=5, model=ModelConfig(model_type="vit_b")))
     assert (pinned["max_pixels"], pinned["model_type"]) == (5, "vit_b")
     assert pinned["preprocessing_version"] == PREPROCESSING_VERSION
 
 
 def test_the_default_model_is_pinned_by_its_name():
-    default, named = (fingerprint_of(AnnotateConfig("out", model=ModelConfig(name))) for name in ("default", "vit_h"))
+    default, named = (
+        fingerprint_of(AnnotateConfig(output="out", model=ModelConfig(model_type=name)))
+        for name in ("default", "vit_h")
+    )
     assert default == named
 
 
 def test_what_divides_the_work_and_where_it_lies_is_not_pinned():
     pools = PoolConfig(**{item.name: 2 for item in dataclasses.fields(PoolConfig)})
     moved = AnnotateConfig(
-        "elsewhere",
+        output="elsewhere",
         input="in",
-        storage_options='{"anon": true}',
+        storage_options={"anon": True},
         commit_interval_s=1,
         stall_timeout_s=2,
         num_cpus=3,
         model=ModelConfig(checkpoint="copy.pth", device="cpu", precision="bf16"),  # precision is pinned as resolved
         pools=pools,
     )
-    assert fingerprint_of(moved) == fingerprint_of(AnnotateConfig("out"))
+    assert fingerprint_of(moved) == fingerprint_of(AnnotateConfig(output="out"))
 
 
 def test_a_fingerprint_survives_json():
-    pinned = fingerprint_of(AnnotateConfig("out"))
+    pinned = fingerprint_of(AnnotateConfig(output="out"))
     assert json.loads(json.dumps(pinned)) == pinned

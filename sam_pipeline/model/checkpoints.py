@@ -97,6 +97,15 @@ def canonical_model_type(model_type: str) -> str:
     return model_type
 
 
+def official_sha256(model_type: str) -> str:
+    """Return the sum of the official weights of a model type, which is known without the file.
+
+    Raises:
+        ConfigError: no such model type.
+    """
+    return OFFICIAL_CHECKPOINTS[canonical_model_type(model_type)].sha256
+
+
 def cache_folder() -> Path:
     """Return the folder that weights are kept in: ``$SAM_PIPELINE_CACHE``, or the user's cache folder."""
     return Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("sam-pipeline"))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,12 @@ import ray
 import tenacity
 
 from sam_pipeline.clean_text import one_line
-from sam_pipeline.config import AnnotateConfig, MaskConfig, fingerprint
-from sam_pipeline.errors import ClusterError, RunFailedError
+from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig
+from sam_pipeline.errors import ClusterError, FingerprintMismatchError, RunFailedError
+from sam_pipeline.fingerprint import absolute_place, fingerprint, settings_of_run, stored_places, stored_settings
 from sam_pipeline.masks.crops import generate_crop_boxes
 from sam_pipeline.masks.grids import build_all_layer_point_grids
-from sam_pipeline.model.checkpoints import resolve_checkpoint, sha256_of
+from sam_pipeline.model.checkpoints import official_sha256, resolve_checkpoint, sha256_of
 from sam_pipeline.pipeline.cluster import connected
 from sam_pipeline.pipeline.job import SAM, Backend, Job
 from sam_pipeline.pipeline.passes import MakeDisplay, annotate_pending
@@ -28,7 +28,7 @@ from sam_pipeline.pipeline.plan import ensure_plan, sample_images
 from sam_pipeline.pipeline.resources import Cluster, Resources, divide
 from sam_pipeline.pipeline.targets import Targets, resolve_targets
 from sam_pipeline.storage.fetching import find_probe
-from sam_pipeline.storage.mask_table import MaskTable, check_fingerprint, read_header
+from sam_pipeline.storage.mask_table import MaskTable, RunHeader, check_fingerprint, read_header
 from sam_pipeline.storage.outcome import Outcome, read_outcome
 from sam_pipeline.storage.plan_table import Plan, confirm_plan
 from sam_pipeline.storage.schema import SCHEMA_VERSION
@@ -68,17 +68,14 @@ def annotate(config: AnnotateConfig, make_display: MakeDisplay, backend: Backend
     start = time.monotonic()
     starts = _starts(config.max_restarts - num_restarts())
     plan = starts(ensure_plan, config)
+    before = starts(read_header, plan.output, config.storage_options)
+    given = config.given()
+    if before is not None:
+        config = settings_of_run(config, before.metadata)
     targets = starts(resolve_targets, config, plan)
-    # Weights and settings before the cluster: a typing error should cost a second, not a minute.
-    weights = resolve_checkpoint(config.model.model_type, config.model.checkpoint)
-    if config.model.checkpoint is not None:
-        from sam_pipeline.pipeline.engine import check_weights  # torch: official weights need no look inside
-
-        check_weights(config.model.model_type, weights)
-        logger.info("checkpoint %s has SHA-256 %s", config.model.checkpoint, sha256_of(weights))
-    before = starts(read_header, plan.output, config.parsed_storage_options)
-    starts(_start, config, plan, targets, sha256_of(weights), make_display, backend)
-    outcome = starts(read_outcome, plan.output, targets.prompts, plan.num_images, config.parsed_storage_options)
+    weights_sha256 = _weights_sha256(config, given, before)
+    starts(_start, config, plan, targets, weights_sha256, make_display, backend)
+    outcome = starts(read_outcome, plan.output, targets.prompts, plan.num_images, config.storage_options)
     if outcome.total_failure is None and outcome.partial_failure is not None:
         logger.warning("%s", outcome.partial_failure)
     num_before = 0 if before is None else before.num_images
@@ -95,13 +92,15 @@ def _start(
 ) -> None:
     table = _finished_table(config, plan, targets, weights_sha256)
     if table is None:
+        # Before the cluster: a typing error should cost a second, not a minute.
+        _prepare_weights(config.model, weights_sha256)
         with _ray_errors(), connected(config.num_cpus) as cluster:
             resources = divide(config.pools, config.model.device, cluster)
             job = _resolve(config, plan, targets, resources, cluster, weights_sha256, backend)
             table = MaskTable.take_over(
                 job.output,
                 _fingerprint(config, targets, job.precision, weights_sha256),
-                {"config": json.dumps(dataclasses.asdict(config))},
+                {"config": stored_settings(config)},
                 job.storage_options,
             )
             done = table.committed_ids(plan.num_images)
@@ -109,9 +108,47 @@ def _start(
                 confirm_plan(plan, job.storage_options)  # with results it cannot be made anew
             pending_ids = np.flatnonzero(~done)
             if len(pending_ids):
-                job = dataclasses.replace(job, table_id=table.id)
+                job = replace(job, table_id=table.id)
                 annotate_pending(table, pending_ids, job, resources, plan.num_images, make_display)
     table.compact()
+
+
+def _weights_sha256(config: AnnotateConfig, given: Mapping[str, Any], before: RunHeader | None) -> str:
+    """The sum of a start's weights. They are looked at only if nothing else tells: a finished run needs none.
+
+    Args:
+        config: the settings, with those of the run.
+        given: the settings that this start was given.
+        before: what the run began with, if it has begun.
+    """
+    model = config.model
+    if model.checkpoint is None:
+        return official_sha256(model.model_type)
+    if before is not None:
+        stored = stored_places(before.metadata).get("checkpoint")
+        if "checkpoint" not in given or absolute_place(model.checkpoint) == stored:
+            pinned: str = json.loads(before.metadata["fingerprint"])["weights_sha256"]
+            return pinned
+    return sha256_of(resolve_checkpoint(model.model_type, model.checkpoint))
+
+
+def _prepare_weights(model: ModelConfig, weights_sha256: str) -> None:
+    """Have the weights on this machine, and refuse those that are not the right ones.
+
+    Raises:
+        CheckpointError: missing, corrupt, or of another architecture.
+        FingerprintMismatchError: the file is not the one that the run began with.
+    """
+    weights = resolve_checkpoint(model.model_type, model.checkpoint)
+    if model.checkpoint is None:
+        return  # official weights are checked as they are fetched
+    from sam_pipeline.pipeline.engine import check_weights  # torch: official weights need no look inside
+
+    check_weights(model.model_type, weights)
+    found = sha256_of(weights)
+    logger.info("checkpoint %s has SHA-256 %s", model.checkpoint, found)
+    if found != weights_sha256:
+        raise FingerprintMismatchError({"weights_sha256": (weights_sha256, found)})
 
 
 @contextmanager
@@ -167,7 +204,7 @@ def _finished_table(config: AnnotateConfig, plan: Plan, targets: Targets, weight
     Raises:
         FingerprintMismatchError: the results, finished or not, are of other settings.
     """
-    header = read_header(plan.output, config.parsed_storage_options)
+    header = read_header(plan.output, config.storage_options)
     if header is None:
         return None
     begun_with = json.loads(header.metadata["fingerprint"])
@@ -178,7 +215,7 @@ def _finished_table(config: AnnotateConfig, plan: Plan, targets: Targets, weight
     check_fingerprint(begun_with, wanted)
     if header.num_images < plan.num_images:
         return None
-    table = MaskTable.take_over(plan.output, wanted, {}, config.parsed_storage_options)
+    table = MaskTable.take_over(plan.output, wanted, {}, config.storage_options)
     # As many rows as images is not yet a row for each.
     return table if table.committed_ids(plan.num_images).all() else None
 
@@ -213,7 +250,7 @@ def _resolve(
         has_prompts=targets.prompts is not None,
         max_masks=0 if targets.prompts is None else targets.prompts.max_masks,
         point_grids=targets.layers,
-        probe_uri=find_probe(sample_images(plan, config.parsed_storage_options), config.parsed_storage_options),
+        probe_uri=find_probe(sample_images(plan, config.storage_options), config.storage_options),
         backend=backend,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -87,9 +87,9 @@ class Job:
     """Of the results: MaskTable.id."""
 
     @property
-    def storage_options(self) -> dict[str, Any]:
+    def storage_options(self) -> Mapping[str, Any]:
         """Fsspec options of the input and the output."""
-        return self.config.parsed_storage_options
+        return self.config.storage_options
 
     @property
     def crop_settings(self) -> MaskConfig:

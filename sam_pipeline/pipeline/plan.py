@@ -36,7 +36,7 @@ def ensure_plan(config: PlanConfig) -> Plan:
         OutputError: the plan cannot be written, or something else stands where the tables are to be.
         FencedError: another run planned meanwhile.
     """
-    output, options = absolute_uri(config.output), config.parsed_storage_options
+    output, options = absolute_uri(config.output), config.storage_options
     check_output(output, options)
     plan = read_plan(output, options)
     if config.input is not None and (plan is None or config.extend or config.replan):
@@ -58,7 +58,7 @@ def ensure_plan(config: PlanConfig) -> Plan:
 def _planned(output: str, config: PlanConfig, replaced: Plan | None) -> Plan:
     """Make a plan, perhaps in the place of another."""
     assert config.input is not None, "checked by the caller"
-    options = config.parsed_storage_options
+    options = config.storage_options
     with reading_limit():
         found = list_input(config)
     check_first_images(found, config.input, options)
@@ -79,19 +79,19 @@ def _planned_anew(plan: Plan, config: PlanConfig) -> Plan:
     _check_no_results(plan, config)
     made = _planned(plan.output, config, plan)
     if config.prompts is None and config.regions is None:
-        discard_prompts(plan.output, config.parsed_storage_options, made.generation)
+        discard_prompts(plan.output, config.storage_options, made.generation)
     logger.info("%s was planned anew", config.output)
     return made
 
 
 def _stop_runs_without_results(plan: Plan, config: PlanConfig) -> None:
-    if read_header(plan.output, config.parsed_storage_options) is not None:
-        MaskTable.stop_runs(plan.output, config.parsed_storage_options)
+    if read_header(plan.output, config.storage_options) is not None:
+        MaskTable.stop_runs(plan.output, config.storage_options)
         _check_no_results(plan, config)
 
 
 def _check_no_results(plan: Plan, config: PlanConfig) -> None:
-    header = read_header(plan.output, config.parsed_storage_options)
+    header = read_header(plan.output, config.storage_options)
     if header is not None and header.num_images:
         raise ConfigError(
             f"{config.output} has results of {header.num_images} images, so its plan stays: leave --replan out to go "
@@ -100,7 +100,7 @@ def _check_no_results(plan: Plan, config: PlanConfig) -> None:
 
 
 def _extended(plan: Plan, config: PlanConfig) -> Plan:
-    options = config.parsed_storage_options
+    options = config.storage_options
     with reading_limit():
         found = list_input(config).images
     planned = pa.concat_tables(iterate_planned(plan, ["image_id", "uri", "size_bytes", "etag"], options))

@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
 
 from sam_pipeline.pipeline.monitor import Counts
 
@@ -45,15 +46,15 @@ class RichDisplay:
         self._start = time.monotonic()
         self._last_plain = self._start
         self._progress = Progress(
-            TextColumn("masks"),
-            BarColumn(),
+            TextColumn("images"),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
             MofNCompleteColumn(),
             TextColumn("{task.fields[details]}"),
-            TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
+            expand=True,
         )
-        self._task = self._progress.add_task("masks", total=num_images, completed=num_before, details="starting")
+        self._task = self._progress.add_task("images", total=num_images, completed=num_before, details="starting")
 
     def __enter__(self) -> RichDisplay:
         self._progress.start()
@@ -69,12 +70,19 @@ class RichDisplay:
         now = time.monotonic()
         done = max(self._num_before + counts.num_images, num_committed)
         rate = counts.num_images / (now - self._start)
-        eta = timedelta(seconds=round((self._num_images - done) / rate)) if rate else "unknown"
-        details = (
-            f"{rate:.3g} images/s, {counts.num_masks} masks, {counts.num_errors} errors, "
-            f"{num_committed} committed, ETA {eta}"
-        )
-        self._progress.update(self._task, completed=min(done, self._num_images), details=details)
+        details = [f"{rate:.3g}/s", f"{counts.num_masks} masks"]
+        if counts.num_errors:
+            details.append(f"{counts.num_errors} errors")
+        details.append(f"ETA {_time_text((self._num_images - done) / rate)}" if rate else "ETA unknown")
+        done = min(done, self._num_images)
+        self._progress.update(self._task, completed=done, details=" ".join(details))
         if not self._console.is_terminal and now - self._last_plain >= _PLAIN_INTERVAL_S:
             self._last_plain = now
-            self._console.print(f"{done}/{self._num_images} images, {details}", soft_wrap=True)
+            details.append(f"{num_committed} committed")
+            self._console.print(f"{done}/{self._num_images} images, {', '.join(details)}", soft_wrap=True)
+
+
+def _time_text(seconds: float) -> str:
+    """A time as hours, minutes and seconds; from a day on as days and hours."""
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24} h" if hours >= 24 else str(timedelta(seconds=round(seconds)))

@@ -16,6 +16,7 @@ from sam_pipeline.config import AnnotateConfig, PlanConfig, ResolvedMode
 from sam_pipeline.errors import ConfigError, InputError
 from sam_pipeline.masks.prompts import Role
 from sam_pipeline.pipeline.limits import reading_limit
+from sam_pipeline.settings import settings_by_name
 from sam_pipeline.storage.filesystem import absolute_uri
 from sam_pipeline.storage.mask_table import read_header
 from sam_pipeline.storage.plan_table import Plan, iterate_planned
@@ -74,7 +75,7 @@ def resolve_targets(config: AnnotateConfig, plan: Plan) -> Targets:
     if config.point_grid is not None:
         num_layers = config.masks.crop_n_layers + 1
         with reading_limit():
-            grids = read_point_grids(absolute_uri(config.point_grid), num_layers, config.parsed_storage_options)
+            grids = read_point_grids(absolute_uri(config.point_grid), num_layers, config.storage_options)
     return Targets(mode, _frozen(given, config, plan), grids)
 
 
@@ -111,7 +112,7 @@ class _GivenPrompts:
 
 
 def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
-    options = config.parsed_storage_options
+    options = config.storage_options
     # In this order: another start may freeze prompts and begin results meanwhile.
     results = read_header(plan.output, options)
     frozen = read_prompts_header(plan.output, options, plan.generation)
@@ -131,6 +132,8 @@ def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
                 "--prompts or --regions again, with theirs"
             )
         return _GivenPrompts(frozen)
+    if frozen is not None:
+        config = _read_as_before(config, frozen)
     source = _source(config)
     if frozen is None:
         # With prompts announced no run begins without them; else one may, as long as they are not frozen.
@@ -142,7 +145,9 @@ def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
         return _GivenPrompts(None, _matched(config, plan, first_id=0), source)
     if frozen.num_images < plan.num_images:
         return _GivenPrompts(frozen, _matched(config, plan, first_id=frozen.num_images), source)
-    if differences := [name for name in source if source[name] != frozen.source.get(name)]:
+    given = config.given()
+    differences = [name for name in source if source[name] != frozen.source.get(name)]
+    if differences := [name for name in differences if name.removesuffix("_version") in given]:
         raise ConfigError(
             f"{config.output} was planned with other prompts ({', '.join(differences)} differ); leave them out to go "
             "on with those it has, or use another --output, or --replan while there are no results"
@@ -150,8 +155,15 @@ def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
     return _GivenPrompts(frozen)
 
 
+def _read_as_before(config: PlanConfig, frozen: Prompts) -> PlanConfig:
+    """A configuration that reads prompts as those of the run were read, where it does not say otherwise."""
+    names = ["bbox_format"] if config.prompts is None else ["bbox_format", "min_score"]
+    before = {name: frozen.source[name] for name in names if name in frozen.source}
+    return settings_by_name(type(config), before | config.given())
+
+
 def _frozen(given: _GivenPrompts, config: PlanConfig, plan: Plan) -> Prompts | None:
-    options = config.parsed_storage_options
+    options = config.storage_options
     if given.new is None:
         if given.frozen is None and plan.generation > 1:
             discard_prompts(plan.output, options, plan.generation)
@@ -191,7 +203,7 @@ def _version(uri: str | None, config: PlanConfig) -> str | None:
     if uri is None:
         return None
     digest = hashlib.sha256()
-    for file in list_prompt_files(absolute_uri(uri), config.parsed_storage_options):
+    for file in list_prompt_files(absolute_uri(uri), config.storage_options):
         digest.update(f"{file.uri}\0{file.size_bytes}\0{file.etag}\0".encode())
     return digest.hexdigest()
 
@@ -202,7 +214,7 @@ def _matched(config: PlanConfig, plan: Plan, first_id: int) -> pa.Table:
     Raises:
         InputError: those of a file are for no planned image at all, or none of them can be used.
     """
-    storage = config.parsed_storage_options
+    storage = config.storage_options
     options = PromptOptions(storage, config.bbox_format, config.min_score, plan.input)
     names = None if config.prompt_images is None else read_image_names(absolute_uri(config.prompt_images), storage)
     planned = pa.concat_tables(iterate_planned(plan, ["image_id", "uri", "location", "extra"], storage))

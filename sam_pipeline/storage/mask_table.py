@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sam_pipeline.errors import ConfigError, FingerprintMismatchError, OutputError
+from sam_pipeline.fingerprint import idle_settings
 from sam_pipeline.storage.delta import (
     DataFile,
     change_metadata,
@@ -272,14 +273,14 @@ class MaskTable:
 
 
 def check_fingerprint(stored: Fingerprint, wanted: Fingerprint) -> None:
-    """Compare setting by setting.
+    """Compare setting by setting; what decides nothing in either is no difference.
 
     Raises:
         FingerprintMismatchError: naming each setting that differs.
     """
     differences = {
         name: (stored.get(name), wanted.get(name))
-        for name in sorted({*stored, *wanted})
+        for name in sorted({*stored, *wanted} - idle_settings(stored) - idle_settings(wanted))
         if stored.get(name) != wanted.get(name)
     }
     if differences:

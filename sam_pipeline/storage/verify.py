@@ -35,7 +35,10 @@ class Verification:
     num_planned: int
     num_rows: int = 0
     num_masks: int = 0
+    num_left: int = 0
+    """Planned images that the run has not come to: annotate does them."""
     num_lost: int = 0
+    """Planned images whose committed row cannot be read any more."""
     num_twice: int = 0
     num_bad_masks: int = 0
     """Rows, masks and files with something wrong in them."""
@@ -53,8 +56,8 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """True when nothing is lost, doubled, or unsound."""
-        return not (self.num_lost or self.num_twice or self.num_bad_masks)
+        """True when nothing is left, lost, doubled, or unsound."""
+        return not (self.num_left or self.num_lost or self.num_twice or self.num_bad_masks)
 
     def note(self, problem: str) -> None:
         """Keep a problem's description if there is room for it."""
@@ -66,7 +69,8 @@ def verify(output: str, options: StorageOptions) -> Verification:
     """Read a whole output and check it against its plan.
 
     Raises:
-        OutputError: there is no plan or no results table, or a file of the plan or of the prompts is damaged.
+        OutputError: there is no plan, the results are of another program, or a file of the plan or of the prompts is
+            damaged.
         StorageUnavailableError: storage did not answer.
     """
     # Before the plan: another start may extend the plan and add rows to the results.
@@ -75,7 +79,9 @@ def verify(output: str, options: StorageOptions) -> Verification:
     if plan is None:
         raise OutputError(f"no plan in {output}")
     if table is None:
-        raise OutputError(f"no results in {output}")
+        result = Verification(plan.num_images, num_left=plan.num_images)
+        result.note(_left(output, result))
+        return result
     return _check(plan, table, options)
 
 
@@ -108,7 +114,8 @@ def _check(plan: Plan, table: Table, options: StorageOptions) -> Verification:
     num_prompts = count_prompts(plan.output, plan.num_images, options)
     seen = np.zeros(plan.num_images, dtype=np.uint8)
     open_file = checked_opener(table, options)
-    for file in committed_files(table):
+    files = committed_files(table)
+    for file in files:
         try:
             for rows in read_checked(file, open_file, MASKS_SCHEMA):
                 _check_rows(rows, seen, uri_hashes, num_prompts, result)
@@ -117,13 +124,24 @@ def _check(plan: Plan, table: Table, options: StorageOptions) -> Verification:
                 result.damaged_files.append(file)
             result.num_bad_masks += 1
             result.note(f"{error}; it holds {file.num_rows} images")
-    result.num_lost = int((seen == 0).sum())
+    num_missing = int((seen == 0).sum())
+    # What is committed and cannot be read is lost; an image that was never committed is only left to do.
+    result.num_lost = min(num_missing, sum(file.num_rows for file in files) - result.num_rows)
+    result.num_left = num_missing - result.num_lost
     result.num_twice = int((seen == 2).sum())
     result.unsound_ids.update(np.flatnonzero(seen == 2).tolist())
-    for name, count in (("no row", 0), ("more than one row", 2)):
-        for image_id in np.flatnonzero(seen == count)[:3]:
-            result.note(f"image {image_id} has {name}")
+    for image_id in np.flatnonzero(seen == 2)[:3]:
+        result.note(f"image {image_id} has more than one row")
+    if result.num_left:
+        result.note(_left(plan.output, result))
+    else:
+        for image_id in np.flatnonzero(seen == 0)[:3]:
+            result.note(f"image {image_id} has lost its row")
     return result
+
+
+def _left(output: str, result: Verification) -> str:
+    return f"left to do: {result.num_left} of {result.num_planned} images; annotate --output {output} goes on with them"
 
 
 def _uri_hashes(plan: Plan, options: StorageOptions) -> npt.NDArray[np.int64]:

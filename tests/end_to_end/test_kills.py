@@ -34,9 +34,9 @@ def place(request, photos, tmp_path):
 
 
 def test_a_run_killed_after_planning_and_after_three_commits_ends_as_if_undisturbed(place, start, undisturbed):
-    def begin(num_cpus=2):
+    def begin():
         arguments = ("--input", place.input, "--output", place.output, *SETTINGS, *SMALL_SHARDS)
-        return start("annotate", *arguments, "--num-cpus", num_cpus, env=place.env)
+        return start("annotate", *arguments, "--num-cpus", 2, env=place.env)
 
     killed = begin()
     killed.wait_until(lambda: num_planned(place.output, place.options) > 0)
@@ -51,7 +51,14 @@ def test_a_run_killed_after_planning_and_after_three_commits_ends_as_if_undistur
     assert 0 < committed < NUM_PHOTOS, "the kills came too late to show anything"
     kept = read_rows(place.output, place.options)
 
-    resumed = begin(num_cpus=1).wait()
+    verified = start("verify", place.output, env=place.env).wait()
+    assert verified.exit_code == 1
+    assert f"left to do: {NUM_PHOTOS - committed} of {NUM_PHOTOS} images; annotate" in verified.stderr
+
+    # The settings that decide masks are the run's own; those that only divide the work are given again.
+    arguments = ("--output", place.output, *SMALL_SHARDS, "--num-cpus", 1)
+    resumed = start("annotate", *arguments, env=place.env).wait()
+    assert "going on with the run's own settings: points_per_side=3, model_type='vit_t'" in resumed.stderr
     assert resumed.exit_code == 0, resumed.stderr
     assert f"annotated now  {NUM_PHOTOS - committed}\n" in resumed.stdout
     rows = read_rows(place.output, place.options)

@@ -88,6 +88,15 @@ def test_a_second_start_changes_nothing_and_is_quick(undisturbed, start):
     assert again.elapsed_s < undisturbed.finished.elapsed_s
 
 
+def test_a_finished_run_needs_neither_its_settings_nor_weights(undisturbed, start, tmp_path):
+    env = {"SAM_PIPELINE_CACHE": str(tmp_path / "empty")}
+    again = start("annotate", "--output", undisturbed.output, env=env).wait()
+    assert again.exit_code == 0, again.stderr
+    assert "annotated now  0\n" in again.stdout
+    assert not (tmp_path / "empty").exists()
+    assert read_rows(str(undisturbed.output)) == undisturbed.rows
+
+
 def test_a_changed_setting_is_refused_by_name(undisturbed, start):
     changed = (*SETTINGS, "--box-nms-thresh", 0.5, "--max-pixels", 10**6)
     refused = start("annotate", "--output", undisturbed.output, *changed).wait()

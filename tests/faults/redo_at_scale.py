@@ -68,7 +68,7 @@ def measure(output: str, num_images: int) -> None:
     """Do everything one after another; the peaks of memory are those of all that came before as well."""
     planning.list_input = lambda config: listing(num_images)
     with step("extend, redo changed"):
-        planning.ensure_plan(PlanConfig(output, INPUT, extend=True, redo_changed=True))
+        planning.ensure_plan(PlanConfig(output=output, input=INPUT, extend=True, redo_changed=True))
     with step("do them again"):
         table = MaskTable.take_over(output, FINGERPRINT, {}, {})
         pending = np.flatnonzero(~table.committed_ids(num_images))

@@ -32,8 +32,8 @@ def tar(path, mode="w"):
 def read(folder, source, **settings):
     """Plan and read; for each image its uri below the folder, status and error, in the order of the plan."""
     output = str(folder / "run")
-    num_images = ensure_plan(PlanConfig(output, str(source), **settings)).num_images
-    job = job_of(AnnotateConfig(output))
+    num_images = ensure_plan(PlanConfig(output=output, input=str(source), **settings)).num_images
+    job = job_of(AnnotateConfig(output=output))
     tables = [table for chunk in chunks_of(np.arange(num_images), 5) for table in read_images(chunk, job, Monitor())]
     rows = sorted((row for table in tables for row in table.to_pylist()), key=lambda row: row["image_id"])
     return [(row["uri"].removeprefix(f"file://{folder}/"), row["status"], row["error"]) for row in rows]

@@ -75,7 +75,7 @@ def test_photographs_where_a_table_would_be_are_refused_before_anything_is_writt
     before = place.names()
     for images in ("in", f"ds/{table}"):
         with pytest.raises(OutputError, match=f"{table} holds 'a.jpg' and no table of this program"):
-            ensure_plan(PlanConfig(f"{place.uri}/ds", f"{place.uri}/{images}"))
+            ensure_plan(PlanConfig(output=f"{place.uri}/ds", input=f"{place.uri}/{images}"))
     assert place.names() == before
 
 
@@ -84,23 +84,23 @@ def test_an_output_among_the_images_is_refused_before_anything_is_written(place,
     place.put("ds/a.jpg")
     before = place.names()
     with pytest.raises(ConfigError, match="use another output"):
-        ensure_plan(PlanConfig(f"{place.uri}/ds", f"{place.uri}/{images}"))
+        ensure_plan(PlanConfig(output=f"{place.uri}/ds", input=f"{place.uri}/{images}"))
     assert place.names() == before
 
 
 @pytest.mark.parametrize("images", ["ds", "ds/**/*.jpg", "", "ds/*/*.jpg"])
 def test_the_tables_of_an_output_below_the_input_are_left_out_of_it(place, images):
     place.put("ds/photos/a.jpg", "ds/run/photos/b.jpg")
-    config = PlanConfig(f"{place.uri}/ds/run", f"{place.uri}/{images}".rstrip("/"))
+    config = PlanConfig(output=f"{place.uri}/ds/run", input=f"{place.uri}/{images}".rstrip("/"))
     ensure_plan(config)
     expected = ["ds/photos/a.jpg"] + (["ds/run/photos/b.jpg"] if images != "ds/*/*.jpg" else [])
     assert planned_names(place, "ds/run") == expected
     place.put("ds/photos/c.jpg", "ds/run/images/x.jpg", "ds/run/images/sub/y.jpg")
-    ensure_plan(PlanConfig(config.output, config.input, extend=True))
+    ensure_plan(PlanConfig(output=config.output, input=config.input, extend=True))
     assert planned_names(place, "ds/run") == [*expected, "ds/photos/c.jpg"]
     place.put("ds/run/masks/z.jpg")
     with pytest.raises(OutputError, match="masks holds"):
-        ensure_plan(PlanConfig(config.output, config.input, extend=True))
+        ensure_plan(PlanConfig(output=config.output, input=config.input, extend=True))
 
 
 def test_own_shards_are_no_parquet_files_of_the_input(place):
@@ -110,14 +110,14 @@ def test_own_shards_are_no_parquet_files_of_the_input(place):
     for name in ("a", "b"):
         with filesystem.open(f"{root}/ds/{name}.parquet", "wb") as file:
             pq.write_table(pa.table({"uri": [f"{name}.jpg"]}), file)
-        config = PlanConfig(f"{place.uri}/ds/run", f"{place.uri}/ds/**/*.parquet", input_format="manifest")
+        config = PlanConfig(output=f"{place.uri}/ds/run", input=f"{place.uri}/ds/**/*.parquet", input_format="manifest")
         plan = ensure_plan(replace(config, extend=name == "b"))
     assert plan.num_images == 2
 
 
 def test_photographs_beside_our_tables_survive_a_vacuum_and_are_counted(place):
     place.put("in/a.jpg")
-    ensure_plan(PlanConfig(f"{place.uri}/ds", f"{place.uri}/in"))
+    ensure_plan(PlanConfig(output=f"{place.uri}/ds", input=f"{place.uri}/in"))
     output = f"{place.uri}/ds"
     take_over(output).commit([shard(output, [row(0)])])
     photographs = [f"ds/{table}/{name}" for table in TABLES for name in ("a.jpg", "sub/b.jpg")]
@@ -184,14 +184,14 @@ class World:
         assert not changed, f"{command} changed {changed}"
 
     def plan(self):
-        ensure_plan(PlanConfig(self.output, self.input))
+        ensure_plan(PlanConfig(output=self.output, input=self.input))
 
     def extend(self):
-        ensure_plan(PlanConfig(self.output, self.input, extend=True, redo_changed=True))
+        ensure_plan(PlanConfig(output=self.output, input=self.input, extend=True, redo_changed=True))
 
     def annotate(self):
         """As the command does, without a network."""
-        plan = ensure_plan(PlanConfig(self.output, self.input))
+        plan = ensure_plan(PlanConfig(output=self.output, input=self.input))
         table = take_over(self.output)
         for image_id in np.flatnonzero(~table.committed_ids(plan.num_images)).tolist():
             table.commit([shard(self.output, [row(image_id)])])

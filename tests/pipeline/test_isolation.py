@@ -23,8 +23,8 @@ def folder(tmp_path):
 
 def job_for(folder, **changes):
     output = str(folder.parent / "run")
-    ensure_plan(PlanConfig(output, str(folder)))
-    return job_of(AnnotateConfig(output), backend=fake_backend(Instructions()), **changes)
+    ensure_plan(PlanConfig(output=output, input=str(folder)))
+    return job_of(AnnotateConfig(output=output), backend=fake_backend(Instructions()), **changes)
 
 
 def alone(job, image_ids):

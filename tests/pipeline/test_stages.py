@@ -42,8 +42,8 @@ def folder(tmp_path):
 
 def job_for(folder, **masks):
     output = str(folder.parent / "run")
-    ensure_plan(PlanConfig(output, str(folder)))
-    config = AnnotateConfig(output, max_pixels=10_000, masks=MaskConfig(**masks))
+    ensure_plan(PlanConfig(output=output, input=str(folder)))
+    config = AnnotateConfig(output=output, max_pixels=10_000, masks=MaskConfig(**masks))
     return job_of(config)
 
 

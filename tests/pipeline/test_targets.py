@@ -82,6 +82,22 @@ def test_the_same_file_again_is_not_read_again_and_another_is_refused(folder, mo
         targets_of(folder, prompts=path)
 
 
+def test_the_same_file_again_is_read_as_before_without_saying_how(folder):
+    prompts = file_of(folder, detection("0.png"), detection("1.png", score=0.1))
+    regions = file_of(folder, detection("2.png", score=None), name="regions.jsonl")
+    how = {"bbox_format": "xyxy", "min_score": 0.4, "mode": "both"}
+    first = targets_of(folder, prompts=prompts, regions=regions, **how)
+    for again in ({"prompts": prompts}, {"regions": regions}, {"prompts": prompts, "min_score": 0.4}):
+        assert targets_of(folder, mode="both", **again).pinned == first.pinned
+    with pytest.raises(ConfigError, match=r"planned with other prompts \(bbox_format differ"):
+        targets_of(folder, mode="both", prompts=prompts, bbox_format="xywh")
+    (folder / "in" / "9.png").write_bytes((folder / "in" / "0.png").read_bytes())
+    added = file_of(folder, detection("9.png", bbox=[1, 1, 3, 4]), detection("9.png", score=0.2), name="more.jsonl")
+    targets_of(folder, mode="both", prompts=added, extend=True)
+    (row,) = read_image_prompts(str(folder / "run"), range(3, 4), {})[3]
+    assert row["box_xyxy"] == [1, 1, 3, 4]
+
+
 def test_prompts_for_images_that_are_not_planned_are_counted_and_the_others_are_used(folder, caplog):
     rows = [detection("0.png"), detection("gone.png"), detection(None), detection("1.png", bbox=[1, 2, 3])]
     with caplog.at_level(logging.INFO):

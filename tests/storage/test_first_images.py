@@ -21,7 +21,7 @@ PNG = saved(noise(4, 5), "PNG")
 
 
 def check(path, **settings):
-    config = PlanConfig("run", str(path), **settings)
+    config = PlanConfig(output="run", input=str(path), **settings)
     check_first_images(list_input(config), config.input, {})
 
 

@@ -111,7 +111,10 @@ def all_commands(output, place, images, *, with_prompts):
     """What the commands do with an output, from plan to vacuum, without a network."""
     folder, prompts = images
     config = PlanConfig(
-        output, str(folder), prompts=str(prompts) if with_prompts else None, storage_options=json.dumps(place.options)
+        output=output,
+        input=str(folder),
+        prompts=str(prompts) if with_prompts else None,
+        storage_options=place.options,
     )
     plan = ensure_plan(config)
     ensure_prompts(config, plan)

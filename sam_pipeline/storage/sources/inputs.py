@@ -72,7 +72,7 @@ def list_input(config: PlanConfig) -> ListedInput:
     uri = absolute_uri(config.input)
     left_out = table_uris(absolute_uri(config.output))
     options = SourceOptions(
-        config.parsed_storage_options, config.input_column, config.image_root, config.keep, config.allow_http, left_out
+        config.storage_options, config.input_column, config.image_root, config.keep, config.allow_http, left_out
     )
     input_format = config.input_format if config.input_format != "auto" else _format_of(uri, options)
     try:

@@ -1,0 +1,103 @@
+"""Help of the commands: what tyro writes of their flags, in the width of the terminal, and examples below it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import textwrap
+from collections.abc import Callable
+
+_OVERVIEW = """\
+The program also takes
+  --version      show the version
+every command takes
+  --debug        show tracebacks and Ray's own log
+and annotate and plan take
+  --config FILE  read settings by name from TOML or YAML; flags win over them
+
+Examples:
+  sam-pipeline annotate --input photos/ --output run
+  sam-pipeline status run
+  sam-pipeline verify run
+  sam-pipeline annotate --help
+
+Exit codes:
+  0  done
+  1  the run stopped, nothing succeeded, or verify found something
+  2  bad usage, settings, input, output or weights, or no cluster
+  3  a newer run took over the output
+  130, 143, 129  ended by SIGINT (Ctrl-C), SIGTERM or SIGHUP
+"""
+
+_EXAMPLES = {
+    "annotate": """\
+A start that goes on with a run takes the run's own settings where none are given; one that differs is refused.
+
+Examples:
+  sam-pipeline annotate --input photos/ --output run --model-type vit_t
+  sam-pipeline annotate --output run
+  sam-pipeline annotate --config settings.toml --output s3://bucket/masks
+  sam-pipeline annotate --input photos/ --output run --extend
+  sam-pipeline annotate --input photos/ --output boxes --prompts detections.json
+""",
+    "plan": """\
+Examples:
+  sam-pipeline plan --input s3://bucket/photos/ --output s3://bucket/masks
+  sam-pipeline annotate --output s3://bucket/masks --model-type vit_t
+""",
+    "status": """\
+Example:
+  sam-pipeline status s3://bucket/masks
+""",
+    "verify": """\
+Ends with exit code 1 if anything is wrong, or left to do.
+
+Example:
+  sam-pipeline verify s3://bucket/masks
+""",
+    "retry": """\
+A run in progress is stopped by it, with exit code 3; the same command resumes the run.
+
+Examples:
+  sam-pipeline retry run --status fetch_error worker_crashed
+  sam-pipeline retry run --damaged
+  sam-pipeline annotate --output run
+""",
+    "vacuum": """\
+A run in progress is stopped by it, with exit code 3; the same command resumes the run.
+
+Example:
+  sam-pipeline vacuum run --retention-hours 24
+""",
+    "weights": """\
+Examples:
+  sam-pipeline weights list
+  sam-pipeline weights fetch vit_h vit_t
+  sam-pipeline weights verify vit_h
+""",
+}
+
+
+def help_text(command: str, print_flags: Callable[[], object]) -> str:
+    """The help of a command; of the program where it is the name of none.
+
+    Args:
+        command: what was given first.
+        print_flags: prints what tyro has to say, and may exit.
+    """
+    written = io.StringIO()
+    with contextlib.redirect_stdout(written), contextlib.suppress(SystemExit):
+        print_flags()
+    width = shutil.get_terminal_size().columns
+    below = _EXAMPLES.get(command, _OVERVIEW)
+    lines = [line for text in (written.getvalue(), below) for line in text.splitlines()]
+    return "\n".join(_wrapped(line.rstrip(), width) for line in lines)
+
+
+def _wrapped(line: str, width: int) -> str:
+    # tyro wraps the table of flags, but neither the usage nor the description.
+    indent = "  " if line.startswith("usage:") else ""
+    if len(line) <= width:
+        return line
+    return textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
