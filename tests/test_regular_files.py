@@ -7,6 +7,7 @@ import pytest
 from sam_pipeline.cli import main
 from sam_pipeline.regular_files import NotRegularFileError, open_regular
 from sam_pipeline.storage.filesystem import open_filesystem
+from tests.storage.image_files import noise, saved
 
 KINDS = ("FIFO", "socket", "device", "folder")
 
@@ -76,7 +77,7 @@ def test_a_file_of_the_kernel_without_a_size_does_not_run_on():
 def place(request, tmp_path):
     """A function of a name → a path with that name, of a FIFO or of a link to a device, beside a folder of an image."""
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "a.png").write_bytes(b"content")
+    (tmp_path / "in" / "a.png").write_bytes(saved(noise(8, 8), "PNG"))
 
     def make(name):
         path = tmp_path / name
