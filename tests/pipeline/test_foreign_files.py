@@ -21,7 +21,7 @@ from sam_pipeline import cli
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.errors import ConfigError, OutputError, SamPipelineError
 from sam_pipeline.pipeline.plan import ensure_plan
-from sam_pipeline.storage import delta
+from sam_pipeline.storage import delta, unused_files
 from sam_pipeline.storage.plan_table import read_plan, read_planned
 from sam_pipeline.storage.vacuum import Vacuumed, vacuum
 from tests.storage.runs import row, shard, take_over
@@ -77,6 +77,22 @@ def test_photographs_where_a_table_would_be_are_refused_before_anything_is_writt
         with pytest.raises(OutputError, match=f"{table} holds 'a.jpg' and no table of this program"):
             ensure_plan(PlanConfig(output=f"{place.uri}/ds", input=f"{place.uri}/{images}"))
     assert place.names() == before
+
+
+def test_a_vacuum_hours_later_removes_what_a_killed_run_put_and_nothing_else(place, monkeypatch):
+    place.put("in/a.jpg", "in/b.jpg")
+    output = f"{place.uri}/ds"
+    ensure_plan(PlanConfig(output, f"{place.uri}/in"))
+    take_over(output).commit([shard(output, [row(0)])])
+    before = place.names("ds/masks")
+    orphan = shard(output, [row(1)]).file.path
+    assert vacuum(output, 1, {}) == Vacuumed(0, 0)
+    monkeypatch.setattr(unused_files, "time", SimpleNamespace(time=lambda: time.time() + 7200))
+    place.put(f"ds/masks/part-7d0c19a4-6a1c-4b3e-9e0a-7d6fb1b0a001-{64 * 'a'}.parquet")
+    assert vacuum(output, 1, {}) == Vacuumed(1, 1)
+    left = place.names("ds/masks")
+    assert f"ds/masks/{orphan}" not in left
+    assert set(before) <= set(left)
 
 
 @pytest.mark.parametrize("images", ["ds", "ds/images/sub", "ds/masks/*.jpg"])
