@@ -262,7 +262,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             _stderr.print_line(f"error: {error}")
         code = error.exit_code
     except KeyboardInterrupt:
-        _stderr.print(stopping.last_words())
+        if words := stopping.last_words():
+            _stderr.print(words)
         code = stopping.exit_code()
     except SystemExit:  # tyro's, with a message of its own
         raise

@@ -86,7 +86,9 @@ def exit_code() -> int:
 
 
 def last_words() -> str:
-    """What to say after a signal."""
+    """What to say after a signal; nothing, if another thread is saying it."""
+    if _State.has_spoken:
+        return ""
     _State.has_spoken = True
     how = "interrupted" if received() == signal.SIGINT else f"ended by {received().name}"
     return f"{how}; the same command resumes"
@@ -151,7 +153,7 @@ def _handlers() -> Iterator[None]:
     threading.Thread(target=_end_in_time, args=(reader, taken), name="signals", daemon=True).start()
     for number in taken:
         signal.signal(number, _on_signal)
-    _State.is_installed = True
+    _State.is_installed, _State.has_spoken = True, False
     try:
         yield
     finally:
@@ -177,5 +179,5 @@ def _end_in_time(reader: int, taken: list[signal.Signals]) -> None:
         if numbers[0] in taken:
             time.sleep(_SUPERVISED_DEADLINE_S if supervised.is_supervised() else _DEADLINE_S)
             _State.received = _State.received or signal.Signals(numbers[0])
-            end(exit_code(), "" if _State.has_spoken else last_words())
+            end(exit_code(), last_words())
     os.close(reader)
