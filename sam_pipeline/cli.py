@@ -145,8 +145,8 @@ def verify(output: _Output, storage_options: JsonObject = NO_OPTIONS) -> int:
 @app.command
 def retry(
     output: _Output,
-    status: Annotated[tuple[str, ...], tyro.conf.arg(metavar="S [S ...]")] = (),
-    damaged: bool = False,
+    status: Annotated[tuple[str, ...], tyro.conf.arg(metavar="S [S ...]", help_behavior_hint="")] = (),
+    damaged: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False,
     storage_options: JsonObject = NO_OPTIONS,
 ) -> int:
     """Delete rows, so that the next annotate does their images again.

@@ -65,7 +65,7 @@ def ends_on_signals(main: Callable[P, T]) -> Callable[P, T]:
                 raise
             finally:
                 if is_stopping():
-                    end(exit_code(), "")
+                    end(exit_code(), last_words())
 
     return decorated
 

@@ -214,7 +214,7 @@ def test_rows_are_streamed_and_not_read_ahead(output):
     first = next(rows)
     for path in data_files(output):
         path.unlink()
-    with pytest.raises(OutputError, match="cannot use output") as caught:
+    with pytest.raises(OutputError, match=r"cannot read|cannot use output") as caught:
         next(rows)
     assert first["image_id"] == 0
     assert "\n" not in str(caught.value)
@@ -236,7 +236,7 @@ def test_a_file_that_is_gone_is_an_output_error_in_every_method(run, output):
     for path in data_files(output):
         path.unlink()
     for read in (lambda: list(run.rows()), run.to_arrow, run.to_pandas, lambda: run.num_masks):
-        with pytest.raises(OutputError, match="cannot use output"):
+        with pytest.raises(OutputError, match=r"cannot read|cannot use output"):
             read()
     assert run.num_done == 5  # of the log alone
 
@@ -359,6 +359,7 @@ def test_settings_are_given_by_name_or_in_a_configuration(monkeypatch, output):
     def run_annotate(config, make_display):
         called.append(config)
         finished(config.output, ROWS)
+        return annotate_module.Summary(Outcome(config.output, {"ok": 1}, 0), 1, 1.0)
 
     monkeypatch.setattr(annotate_module, "annotate", run_annotate)
     run = annotate(input=Path("photos"), output=Path(output), model_type="vit_t", points_per_side=16, keep=["a"])

@@ -38,8 +38,8 @@ cli.main()
 """
 
 
-MARK = "OF_A_TEST_OF_THE_SUPERVISOR"
-"""In the environment of all that a test starts, also in a session of its own."""
+MARK = f"OF_A_TEST_OF_THE_SUPERVISOR_{os.getpid()}"
+"""In the environment of all that a test starts, also in a session of its own. Other tests run beside it."""
 
 
 class Supervised:

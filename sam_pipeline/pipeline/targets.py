@@ -157,7 +157,7 @@ def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
 
 def _read_as_before(config: PlanConfig, frozen: Prompts) -> PlanConfig:
     """A configuration that reads prompts as those of the run were read, where it does not say otherwise."""
-    names = ["bbox_format"] if config.prompts is None else ["bbox_format", "min_score"]
+    names = ["bbox_format"] if config.prompts is None else ["bbox_format", "min_score", "prompt_images"]
     before = {name: frozen.source[name] for name in names if name in frozen.source}
     return settings_by_name(type(config), before | config.given())
 

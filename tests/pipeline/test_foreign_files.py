@@ -82,7 +82,7 @@ def test_photographs_where_a_table_would_be_are_refused_before_anything_is_writt
 def test_a_vacuum_hours_later_removes_what_a_killed_run_put_and_nothing_else(place, monkeypatch):
     place.put("in/a.jpg", "in/b.jpg")
     output = f"{place.uri}/ds"
-    ensure_plan(PlanConfig(output, f"{place.uri}/in"))
+    ensure_plan(PlanConfig(output=output, input=f"{place.uri}/in"))
     take_over(output).commit([shard(output, [row(0)])])
     before = place.names("ds/masks")
     orphan = shard(output, [row(1)]).file.path

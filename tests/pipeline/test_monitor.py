@@ -29,4 +29,4 @@ def test_an_error_of_an_image_is_noted_in_one_line_and_raised():
     monitor = Monitor()
     with pytest.raises(ValueError, match="odd"), errors_told(monitor):
         raise ValueError("odd\nand more")
-    assert monitor.told == [("note", "ValueError: odd")]
+    assert monitor.told == [("note", "ValueError: odd and more")]

@@ -68,7 +68,7 @@ def run(output, **settings):
 
 def test_a_finished_run_ends_at_once_without_its_settings_and_without_weights(begin):
     summary = run(begin(**SETTINGS))
-    assert (summary.num_images, summary.num_annotated, summary.num_by_status) == (2, 0, {"ok": 2})
+    assert (summary.outcome.num_images, summary.num_annotated, summary.outcome.num_by_status) == (2, 0, {"ok": 2})
 
 
 def test_the_same_settings_end_a_finished_run_as_well(begin):

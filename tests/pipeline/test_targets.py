@@ -168,10 +168,12 @@ def test_ids_of_a_detector_work_with_the_file_that_has_the_names(folder, kind):
     assert targets_of(folder, **settings).prompts.num_prompts == 2
     found = read_image_prompts(str(folder / "run"), range(3), {})
     assert {image_id: row["box_xyxy"] for image_id, (row,) in found.items()} == {0: [1, 2, 4, 6], 2: [1, 2, 6, 6]}
-    # The same command again goes on; without the file that has the names it is another one.
-    assert targets_of(folder, **settings).prompts.num_prompts == 2
+    # The same command again goes on, also without the file that has the names; another such file is refused.
+    for again in (settings, {"prompts": str(path)}):
+        assert targets_of(folder, **again).prompts.num_prompts == 2
+    (folder / "other").mkdir()
     with pytest.raises(ConfigError, match=r"other prompts \(prompt_images, prompt_images_version differ\)"):
-        targets_of(folder, prompts=str(path))
+        targets_of(folder, prompts=str(path), prompt_images=coco_of(folder / "other", "0.png"))
 
 
 def test_names_of_images_without_prompts_are_refused(folder):

@@ -42,7 +42,7 @@ before = peak()
 
 PLAN = """
 try:
-    images = list_input(PlanConfig("run", sys.argv[1])).images
+    images = list_input(PlanConfig(output="run", input=sys.argv[1])).images
     fetched = fetch_images([image_of_row(row) for row in images.slice(0, 256).to_pylist()], {}, None)
     print(images.num_rows, sum(isinstance(data, Exception) for data in fetched), end=" ")
 except InputError as error:
