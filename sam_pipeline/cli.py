@@ -158,12 +158,14 @@ def retry(
         storage_options: Options of fsspec, as for annotate.
     """
     from sam_pipeline.storage.filesystem import absolute_uri
-    from sam_pipeline.storage.mask_table import delete_rows
+    from sam_pipeline.storage.mask_table import check_statuses, delete_rows
     from sam_pipeline.storage.verify import retry_damaged
 
     options = PlanConfig(output=output, storage_options=storage_options).storage_options
     if not status and not damaged:
         raise ConfigError("say which rows to delete: --status S [S ...], --damaged, or both")
+    if status:
+        check_statuses(status)
     num_rows = retry_damaged(absolute_uri(output), options) if damaged else 0
     if status:
         num_rows += delete_rows(absolute_uri(output), status, options)

@@ -89,6 +89,8 @@ def settings_of_run(config: AnnotateConfig, metadata: Mapping[str, str]) -> Anno
     """
     begun_with, stored = json.loads(metadata["fingerprint"]), stored_places(metadata)
     run = {name: begun_with[name] for name in _OF_THE_RUN if name in begun_with} | stored
+    if run.get("mode") != "both":
+        run.pop("mode", None)  # "auto" finds the same; and another, where a plan without results was made anew
     given = {
         name: value for name, value in config.given().items() if not (name in ("mode", "precision") and value == "auto")
     }

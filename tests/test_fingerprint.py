@@ -36,6 +36,13 @@ def pinned(mode="grid", point_grid_sha256=None, **settings):
     return fingerprint(config, mode=mode, point_grid_sha256=point_grid_sha256, **resolved)
 
 
+def test_the_mode_of_a_run_is_found_again_and_not_taken_over():
+    # Results of another mode have no rows where prompts are frozen now: the plan was made anew.
+    for mode in ("grid", "prompted"):
+        resumed = settings_of_run(AnnotateConfig(output="out", prompts="p.json"), metadata(BEGUN, mode))
+        assert resumed.mode == "auto"
+
+
 def differences(before, after):
     """Settings that a later start is refused for."""
     try:

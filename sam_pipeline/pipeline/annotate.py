@@ -30,7 +30,7 @@ from sam_pipeline.pipeline.targets import Targets, resolve_targets
 from sam_pipeline.storage.fetching import find_probe
 from sam_pipeline.storage.mask_table import MaskTable, RunHeader, check_fingerprint, read_header
 from sam_pipeline.storage.outcome import Outcome, read_outcome
-from sam_pipeline.storage.plan_table import Plan, confirm_plan
+from sam_pipeline.storage.plan_table import Plan, check_plan, confirm_plan
 from sam_pipeline.storage.schema import SCHEMA_VERSION
 from sam_pipeline.supervised import num_restarts
 
@@ -70,7 +70,7 @@ def annotate(config: AnnotateConfig, make_display: MakeDisplay, backend: Backend
     plan = starts(ensure_plan, config)
     before = starts(read_header, plan.output, config.storage_options)
     given = config.given()
-    if before is not None:
+    if before is not None and not (config.replan and before.num_images == 0):
         config = settings_of_run(config, before.metadata)
     targets = starts(resolve_targets, config, plan)
     weights_sha256 = _weights_sha256(config, given, before)
@@ -104,8 +104,8 @@ def _start(
                 job.storage_options,
             )
             done = table.committed_ids(plan.num_images)
-            if not done.any():
-                confirm_plan(plan, job.storage_options)  # with results it cannot be made anew
+            # From here on the plan cannot be made anew, and was not since it was read: with results it never can.
+            (check_plan if done.any() else confirm_plan)(plan, job.storage_options)
             pending_ids = np.flatnonzero(~done)
             if len(pending_ids):
                 job = replace(job, table_id=table.id)
@@ -124,7 +124,7 @@ def _weights_sha256(config: AnnotateConfig, given: Mapping[str, Any], before: Ru
     model = config.model
     if model.checkpoint is None:
         return official_sha256(model.model_type)
-    if before is not None:
+    if before is not None and before.num_images:
         stored = stored_places(before.metadata).get("checkpoint")
         if "checkpoint" not in given or absolute_place(model.checkpoint) == stored:
             pinned: str = json.loads(before.metadata["fingerprint"])["weights_sha256"]
@@ -207,11 +207,11 @@ def _finished_table(config: AnnotateConfig, plan: Plan, targets: Targets, weight
     header = read_header(plan.output, config.storage_options)
     if header is None:
         return None
+    if not header.num_images:
+        return None  # nothing was computed, with whatever settings
     begun_with = json.loads(header.metadata["fingerprint"])
     precision = begun_with["precision"] if config.model.precision == "auto" else config.model.precision
     wanted = _fingerprint(config, targets, precision, weights_sha256)
-    if not header.num_images:
-        return None  # and no settings to go on with
     check_fingerprint(begun_with, wanted)
     if header.num_images < plan.num_images:
         return None

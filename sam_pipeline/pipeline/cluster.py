@@ -135,7 +135,7 @@ def _start_local(num_cpus: int | None, debug: bool) -> None:
                     log_to_driver=debug,
                 )
             return
-        except Exception as error:  # likewise
+        except Exception as error:  # Ray raises of every kind, also Exception itself
             ray.shutdown()
             _kill_what_ray_started()
             if not _may_pass(error):

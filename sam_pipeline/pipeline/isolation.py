@@ -36,6 +36,7 @@ from sam_pipeline.pipeline.resources import Resources
 from sam_pipeline.pipeline.stages import (
     decode_masks,
     encode_images,
+    fetch_limit_s,
     fetch_planned,
     planned_rows,
     prepare_image,
@@ -49,6 +50,7 @@ from sam_pipeline.storage.schema import MASKS_SCHEMA
 
 # Importing torch and loading ViT-H from a cold disk takes a minute or two.
 _START_TIMEOUT_S = 600.0
+_OUTAGE_S = 120.0  # how long storage is asked again, see retrying.retried
 _RETRIES = 2  # when an annotator is lost with its machine
 
 _Doing = Literal["start", "fetch", "stage"]
@@ -139,7 +141,7 @@ class _Child:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         # Its own watchdog comes second: for the case that this process, which watches it, is gone.
-        self._limits_s = {"start": _START_TIMEOUT_S, "fetch": job.stall_timeout_s, "stage": job.image_timeout_s}
+        self._limits_s = {"start": _START_TIMEOUT_S, "fetch": _fetch_limit_s(job), "stage": job.image_timeout_s}
         job = replace(job, image_timeout_s=2 * job.image_timeout_s)
         self._process = context.Process(target=_serve, args=(job, theirs), daemon=True)
         self._process.start()
@@ -175,6 +177,11 @@ class _Child:
         self._process.kill()
         self._process.join()
         return f"the process took more than {limit_s:g} s and was killed while {doing}"
+
+
+def _fetch_limit_s(job: Job) -> float:
+    """More than fetching takes that ends with an answer: two attempts, and two minutes of storage between them."""
+    return max(job.stall_timeout_s, 2 * fetch_limit_s(job) + _OUTAGE_S)
 
 
 def _cause_of_death(exit_code: int | None) -> str:

@@ -20,6 +20,7 @@ from sam_pipeline.storage.prompt_table import announce_prompts, discard_prompts
 from sam_pipeline.storage.schema import IMAGES_SCHEMA
 from sam_pipeline.storage.sources.inputs import list_input
 from sam_pipeline.storage.sources.source_image import SourceImage, image_of_row
+from sam_pipeline.supervised import num_restarts
 
 _SAMPLED_IMAGES = 20
 
@@ -45,7 +46,8 @@ def ensure_plan(config: PlanConfig) -> Plan:
         if config.input is None:
             raise ConfigError(f"{config.output} has no plan yet: say which images with --input")
         return _planned(output, config, None)
-    if config.replan:
+    # After a lost cluster the same command runs again: of what it has results, it has made the plan anew itself.
+    if config.replan and not (num_restarts() and _num_results(plan, config)):
         return _planned_anew(plan, config)
     if config.input is not None and absolute_uri(config.input) != plan.input:
         raise ConfigError(
@@ -91,12 +93,16 @@ def _stop_runs_without_results(plan: Plan, config: PlanConfig) -> None:
 
 
 def _check_no_results(plan: Plan, config: PlanConfig) -> None:
-    header = read_header(plan.output, config.storage_options)
-    if header is not None and header.num_images:
+    if num_images := _num_results(plan, config):
         raise ConfigError(
-            f"{config.output} has results of {header.num_images} images, so its plan stays: leave --replan out to go "
-            "on, or use another --output"
+            f"{config.output} has results of {num_images} images, so its plan stays: leave --replan out to go on, or "
+            "use another --output"
         )
+
+
+def _num_results(plan: Plan, config: PlanConfig) -> int:
+    header = read_header(plan.output, config.storage_options)
+    return 0 if header is None else header.num_images
 
 
 def _extended(plan: Plan, config: PlanConfig) -> Plan:

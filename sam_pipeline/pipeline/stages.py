@@ -70,9 +70,13 @@ def _reading_order(row: dict[str, Any]) -> tuple[str, int]:
 
 def fetch_planned(rows: Sequence[dict[str, Any]], job: Job) -> Iterator[Fetched]:
     """Fetch the bytes of planned rows, a few at a time."""
-    # No less than it takes storage that stalls to be asked again.
-    limit_s = min(FETCH_LIMIT_S, max(_LEAST_FETCH_LIMIT_S, job.image_timeout_s))
-    return fetch_images([image_of_row(row) for row in rows], job.storage_options, job.probe_uri, limit_s=limit_s)
+    images = [image_of_row(row) for row in rows]
+    return fetch_images(images, job.storage_options, job.probe_uri, limit_s=fetch_limit_s(job))
+
+
+def fetch_limit_s(job: Job) -> float:
+    """In which an object must come: no less than it takes storage that stalls to be asked again."""
+    return min(FETCH_LIMIT_S, max(_LEAST_FETCH_LIMIT_S, job.image_timeout_s))
 
 
 def prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> pa.Table:

@@ -216,7 +216,8 @@ def _matched(config: PlanConfig, plan: Plan, first_id: int) -> pa.Table:
     """
     storage = config.storage_options
     options = PromptOptions(storage, config.bbox_format, config.min_score, plan.input)
-    names = None if config.prompt_images is None else read_image_names(absolute_uri(config.prompt_images), storage)
+    with reading_limit():
+        names = None if config.prompt_images is None else read_image_names(absolute_uri(config.prompt_images), storage)
     planned = pa.concat_tables(iterate_planned(plan, ["image_id", "uri", "location", "extra"], storage))
     parts = []
     for role, uri, read in (("prompt", config.prompts, read_prompts), ("region", config.regions, read_regions)):
@@ -245,6 +246,7 @@ def _matched(config: PlanConfig, plan: Plan, first_id: int) -> pa.Table:
 
 def _why_all_left_out(uri: str, options: PromptOptions) -> str:
     """Why reading left none, which is only asked once it did: so reading them again is no loss."""
-    parts = read_prompts(absolute_uri(uri), replace(options, min_score=None))
-    highest = max(score for part in parts if (score := pc.max(part["score"]).as_py()) is not None)
+    with reading_limit():
+        parts = read_prompts(absolute_uri(uri), replace(options, min_score=None))
+        highest = max(score for part in parts if (score := pc.max(part["score"]).as_py()) is not None)
     return f"all scores are below --min-score {options.min_score:g}, the highest is {highest:g}"

@@ -1,4 +1,4 @@
-"""The few Delta operations that both tables share: create, open, put a Parquet file, commit it behind a fence.
+"""The few Delta operations that all tables share: create, open, put a Parquet file, commit it behind a fence.
 
 Delta's log gives atomic commits of many files by conditional PUT on S3, GCS, Azure and local disk. The fence is its
 application transaction: a commit carries (app id, epoch), and it fails when another writer committed the same app id
@@ -309,8 +309,8 @@ def take_epoch(
 ) -> int:
     """Become the only writer of a table: from here on, the commits of every earlier writer fail.
 
-    Whoever puts files takes an epoch first. Then a vacuum, which takes one too, can tell whether a file that it found
-    may still be committed.
+    Whoever puts files takes an epoch first, but for the first files of a plan or of prompts. Then a vacuum, which takes
+    one too, can tell whether a file that it found may still be committed.
 
     Returns:
         The epoch, to commit with.

@@ -36,8 +36,6 @@ _REFUSED = {
     "a percent sign before two hexadecimal digits": re.compile("%[0-9A-Fa-f]{2}"),
     "_delta_log as a folder": re.compile(r"(?:^|/)_delta_log(?:/|$)"),
 }
-# delta-rs panics when it deletes rows; on S3 it does not, since there these stay percent-encoded.
-_REFUSED_ON_DISK = {"one of [ ] ^ |": re.compile(r"[][^|]")}
 _REFUSED_IN_STORES = {
     "an empty part, `.` or `..`": re.compile(r"(?:^|/)\.{0,2}(?:/|$)"),
     "a colon in its first part": re.compile(r"^[^/]*:"),
@@ -102,7 +100,7 @@ def delta_uri(uri: str) -> str:
         raise ConfigError(f"an output cannot be on {protocol}://; give a path, or a URI of {', '.join(_SCHEMES)}")
     if protocol == "file":
         path = os.path.abspath(uri.removeprefix("file://"))
-        _check_name(path, _REFUSED | _REFUSED_ON_DISK, _MAX_PATH_BYTES)
+        _check_name(path, _REFUSED, _MAX_PATH_BYTES)
         return f"file://{quote(path)}"
     bucket, _, key = uri.partition("://")[2].partition("/")
     if not _BUCKET.fullmatch(bucket):

@@ -151,7 +151,7 @@ class MaskTable:
             change_metadata(table, stored, options, epoch=epoch)
             return cls(uri, table, epoch, options)
         check_fingerprint(begun_with, fingerprint)
-        return cls(uri, table, take_epoch(table, MASKS_SCHEMA, options), options)
+        return cls(uri, table, take_results_epoch(table, options), options)
 
     @classmethod
     def stop_runs(cls, output: str, options: StorageOptions) -> MaskTable:
@@ -163,7 +163,7 @@ class MaskTable:
         """
         table = open_results(output, options)
         table_metadata(table)  # raises for a table of another program
-        return cls(join_uri(output, "masks"), table, take_epoch(table, MASKS_SCHEMA, options), options)
+        return cls(join_uri(output, "masks"), table, take_results_epoch(table, options), options)
 
     @property
     def id(self) -> str:
@@ -272,6 +272,11 @@ class MaskTable:
         confirm_epoch(self._table, self.epoch)
 
 
+def take_results_epoch(table: Table, options: StorageOptions) -> int:
+    """Fence other writers of results; see storage.delta.take_epoch."""
+    return take_epoch(table, MASKS_SCHEMA, options)
+
+
 def check_fingerprint(stored: Fingerprint, wanted: Fingerprint) -> None:
     """Compare setting by setting; what decides nothing in either is no difference.
 
@@ -292,7 +297,8 @@ def read_header(output: str, options: StorageOptions) -> RunHeader | None:
     table = open_table(join_uri(output, "masks"), options)
     if table is None:
         return None
-    return RunHeader(sum(file.num_rows for file in committed_files(table)), table_metadata(table))
+    metadata = table_metadata(table)  # first: a table of another program has other columns
+    return RunHeader(sum(file.num_rows for file in committed_files(table)), metadata)
 
 
 def read_state(output: str, options: StorageOptions) -> RunState | None:
@@ -300,7 +306,8 @@ def read_state(output: str, options: StorageOptions) -> RunState | None:
     table = open_table(join_uri(output, "masks"), options)
     if table is None:
         return None
-    return RunState(*count_results(table, options), _recent_commits(table), table_metadata(table))
+    metadata = table_metadata(table)  # first: a table of another program has other columns
+    return RunState(*count_results(table, options), _recent_commits(table), metadata)
 
 
 def count_results(table: Table, options: StorageOptions) -> tuple[Counter[str], int]:
@@ -327,9 +334,18 @@ def delete_rows(output: str, statuses: Sequence[str], options: StorageOptions) -
         OutputError: there are no results.
         FencedError: a later start took over.
     """
+    check_statuses(statuses)
+    return MaskTable.stop_runs(output, options).delete(statuses)
+
+
+def check_statuses(statuses: Sequence[str]) -> None:
+    """Refuse what is no status.
+
+    Raises:
+        ConfigError: no status, or one that there is not.
+    """
     if not statuses or set(statuses) - set(STATUSES):
         raise ConfigError(f"status must be some of {', '.join(STATUSES)}; got {', '.join(statuses) or 'none'}")
-    return MaskTable.stop_runs(output, options).delete(statuses)
 
 
 def open_results(output: str, options: StorageOptions) -> Table:

@@ -48,9 +48,10 @@ class Outcome:
         if self.num_images and not self.num_by_status.get("ok"):
             return f"none of the {self.num_images} images could be annotated: {self._failed_images()}"
         if self.num_planned.get("prompt") and not self.num_answered:
+            num_unusable = self.num_unusable.get("prompt", 0)
+            why = f"{num_unusable} unusable, such as {self.unusable}" if num_unusable else "their images failed"
             return (
-                f"none of the {self.num_planned['prompt']} prompts has a mask: {self._unusable('prompt')}; give others "
-                "with another --output"
+                f"none of the {self.num_planned['prompt']} prompts has a mask: {why}; give others with another --output"
             )
         return None
 
@@ -61,9 +62,10 @@ class Outcome:
         if self.num_images > self.num_by_status.get("ok", 0):
             num_failed = self.num_images - self.num_by_status.get("ok", 0)
             parts.append(f"{num_failed} of {self.num_images} images failed: {self._failed_images()}")
-        for role, count in self.num_unusable.items():
-            if count:
-                parts.append(f"{count} of {self.num_planned[role]} {role}s were not used: {self._unusable(role)}")
+        unusable = ((role, count) for role, count in self.num_unusable.items() if count)
+        not_used = [f"{count} of {self.num_planned[role]} {role}s" for role, count in unusable]
+        if not_used:
+            parts.append(f"{' and '.join(not_used)} were not used, such as {self.unusable}")
         return "; ".join(parts) or None
 
     def _failed_images(self) -> str:
@@ -71,11 +73,6 @@ class Outcome:
         counts = ", ".join(f"{self.num_by_status[name]} {name}" for name in failed)
         retry = f"sam-pipeline retry {shlex.quote(self.output)} --status {' '.join(failed)}"
         return f"{counts}, such as {self.failure}; `{retry}` lets the next annotate do them again"
-
-    def _unusable(self, role: str) -> str:
-        if not self.num_unusable.get(role):
-            return "their images failed"
-        return f"{self.num_unusable[role]} unusable, such as {self.unusable}"
 
 
 def read_outcome(output: str, prompts: Prompts | None, num_images: int, options: StorageOptions) -> Outcome:
@@ -92,20 +89,24 @@ def read_outcome(output: str, prompts: Prompts | None, num_images: int, options:
         StorageUnavailableError: storage did not answer.
     """
     table = open_results(output, options)
-    columns = ["status", "num_masks", *([] if prompts is None else ["image_id", "prompt_errors"])]
+    columns = ["image_id", "status", "num_masks", *([] if prompts is None else ["prompt_errors"])]
     num_by_status: Counter[str] = Counter()
     num_unusable: Counter[str] = Counter()
     num_masks = 0
     failed: tuple[DataFile, int] | None = None
     unusable: tuple[DataFile, int] | None = None
     is_ok = np.zeros(num_images if prompts is not None else 0, bool)
-    for file, rows in zip(committed_files(table), read_columns(table, columns, options, pre_buffer=False), strict=True):
+    tables = read_columns(table, columns, options, pre_buffer=False)
+    for file, of_file in zip(committed_files(table), tables, strict=True):
+        # Another start may have added images to the plan, and done them.
+        is_planned = pc.less(of_file["image_id"], num_images)
+        rows = of_file.filter(is_planned)
         num_by_status += _counted(rows["status"])
         num_masks += pc.sum(rows["num_masks"]).as_py() or 0
-        failed = failed or _first(file, pc.not_equal(rows["status"], "ok"))
+        failed = failed or _first(file, pc.and_(is_planned, pc.not_equal(of_file["status"], "ok")))
         if prompts is not None:
             num_unusable += _counted(pc.struct_field(pc.list_flatten(rows["prompt_errors"]), "role"))
-            unusable = unusable or _first(file, rows["prompt_errors"].is_valid())
+            unusable = unusable or _first(file, pc.and_(is_planned, of_file["prompt_errors"].is_valid()))
             is_ok[rows.filter(pc.equal(rows["status"], "ok"))["image_id"].to_numpy()] = True
     failure = "" if failed is None else _example(table, *failed, "error", options)
     if prompts is None:

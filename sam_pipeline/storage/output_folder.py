@@ -38,7 +38,7 @@ def check_output(output: str, options: StorageOptions) -> None:
                     f"{uri} holds {name!r} and no table of this program, which would keep one there; "
                     "use another output, or move what is there"
                 )
-        # The prompts of earlier versions have no metadata.
+        # A table of prompts has no metadata.
         elif [field.name for field in table.schema().fields] != PROMPTS_SCHEMA.names:
             table_metadata(table)  # raises for a table of another program
 

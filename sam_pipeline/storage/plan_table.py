@@ -96,11 +96,19 @@ def write_plan(
     if replaced is not None and table.version() != replaced.version:
         raise FencedError(f"another run changed the plan in {uri}, or has begun with it; the same command looks again")
     # No epoch before the files of a first plan are put: a table that has one counts as a plan.
-    epoch = _FIRST_EPOCH if replaced is None else take_epoch(table, IMAGES_SCHEMA, options)
+    epoch = _FIRST_EPOCH if replaced is None else take_plan_epoch(table, options)
     files = [_put(uri, table, _rows(images, start), options) for start in range(0, images.num_rows, _ROWS_PER_FILE)]
     generation = 1 if replaced is None else replaced.generation + 1
     _commit(table, files, options, epoch, committed_files(table), input=input_uri, generation=generation)
     return Plan(output, input_uri, images.num_rows, generation, table.version())
+
+
+def take_plan_epoch(table: Table, options: StorageOptions) -> int:
+    """Fence other writers of a plan; see storage.delta.take_epoch.
+
+    The commit says again what the plan is of, because delta-rs deletes entries of the log that are old.
+    """
+    return take_epoch(table, IMAGES_SCHEMA, options, custom_metadata={"plan": json.dumps(_kept(table))})
 
 
 def confirm_plan(plan: Plan, options: StorageOptions) -> None:
@@ -118,6 +126,15 @@ def confirm_plan(plan: Plan, options: StorageOptions) -> None:
         reraise=True,
     )
     attempts(_confirm, plan, options)
+
+
+def check_plan(plan: Plan, options: StorageOptions) -> None:
+    """Make sure that a plan was not made anew since it was read.
+
+    Raises:
+        FencedError: it was.
+    """
+    _opened(plan, options)
 
 
 def _confirm(plan: Plan, options: StorageOptions) -> None:
@@ -145,7 +162,7 @@ def extend_plan(plan: Plan, new: pa.Table, changed: pa.Table, options: StorageOp
         raise FencedError(f"another run changed the plan in {uri} meanwhile; the same command looks again")
     if not new.num_rows and not changed.num_rows:
         return plan
-    epoch = take_epoch(table, IMAGES_SCHEMA, options)
+    epoch = take_plan_epoch(table, options)
     files = committed_files(table)
     open_file = checked_opener(table, options)
     replaced = [file for file in files if _ids_between(changed, file.min_image_id, file.max_image_id).num_rows]

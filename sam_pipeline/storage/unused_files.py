@@ -39,7 +39,7 @@ class UnusedFiles:
     """What stands in a table's folder and is not part of the table."""
 
     removable: list[str]
-    """Names of files that this program wrote and that are, or were removed, long enough ago."""
+    """Names of files that this program wrote and that were put, or removed, long enough ago."""
     num_foreign: int
     """Files and folders that it did not write, or that do not say so. Hidden ones are not counted."""
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sam_pipeline.errors import ConfigError
-from sam_pipeline.storage.delta import committed_epoch, confirm_epoch, open_table, table_metadata, take_epoch
+from sam_pipeline.storage.delta import committed_epoch, confirm_epoch, open_table, table_metadata
 from sam_pipeline.storage.delta_place import Table
 from sam_pipeline.storage.filesystem import StorageOptions, join_uri
-from sam_pipeline.storage.mask_table import open_results
+from sam_pipeline.storage.mask_table import open_results, take_results_epoch
+from sam_pipeline.storage.plan_table import take_plan_epoch
 from sam_pipeline.storage.prompt_table import take_prompts_epoch
-from sam_pipeline.storage.schema import IMAGES_SCHEMA, MASKS_SCHEMA
 from sam_pipeline.storage.unused_files import find_unused_files, remove_files
 
 _MAX_RETENTION_HOURS = 24 * 365 * 100  # delta-rs panics at times before its calendar
@@ -57,10 +57,8 @@ def _fenced_tables(output: str, options: StorageOptions) -> Iterator[tuple[str, 
     A plan, or prompts, without a commit are left out: a writer that is at its first commit takes no epoch before, since
     an epoch would make them look finished.
     """
-    for name, schema in (("images", IMAGES_SCHEMA), ("prompts", None), ("masks", MASKS_SCHEMA)):
+    for name, take in (("images", take_plan_epoch), ("prompts", take_prompts_epoch), ("masks", take_results_epoch)):
         uri = join_uri(output, name)
         table = open_table(uri, options)
-        if table is None or (name != "masks" and committed_epoch(table) is None):
-            continue
-        epoch = take_prompts_epoch(table, options) if schema is None else take_epoch(table, schema, options)
-        yield uri, table, epoch
+        if table is not None and (name == "masks" or committed_epoch(table) is not None):
+            yield uri, table, take(table, options)

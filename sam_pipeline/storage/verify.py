@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import DamagedFileError, OutputError
-from sam_pipeline.storage.delta import DataFile, committed_files, open_table
+from sam_pipeline.storage.delta import DataFile, committed_files, open_table, table_metadata
 from sam_pipeline.storage.delta_place import Table
 from sam_pipeline.storage.filesystem import StorageOptions, join_uri
 from sam_pipeline.storage.mask_table import MaskTable
@@ -82,6 +83,7 @@ def verify(output: str, options: StorageOptions) -> Verification:
         result = Verification(plan.num_images, num_left=plan.num_images)
         result.note(_left(output, result))
         return result
+    table_metadata(table)  # raises for a table of another program
     return _check(plan, table, options)
 
 
@@ -141,7 +143,8 @@ def _check(plan: Plan, table: Table, options: StorageOptions) -> Verification:
 
 
 def _left(output: str, result: Verification) -> str:
-    return f"left to do: {result.num_left} of {result.num_planned} images; annotate --output {output} goes on with them"
+    command = f"sam-pipeline annotate --output {shlex.quote(output)}"
+    return f"left to do: {result.num_left} of {result.num_planned} images; {command} goes on with them"
 
 
 def _uri_hashes(plan: Plan, options: StorageOptions) -> npt.NDArray[np.int64]:

@@ -76,7 +76,7 @@ def test_delta_is_given_every_name_percent_encoded(uri, given):
             "/a/_delta_log/b",
         ),
         *("/a#b", "/a?b", "s3://b/a#b", "s3://b/a?b", "s3://b/x:y/z"),
-        *("/a[b", "/a]b", "/a^b", "/a|b", "/a\udc80", "/" + 256 * "a", "/" + "ä" * 128, "/a" * 2000),
+        *("/a\udc80", "/" + 256 * "a", "/" + "ä" * 128, "/a" * 2000),
         *("s3://b/a//c", "s3://b/a/./c", "s3://b/../c", "s3://b/a%41", "s3://b/a\\c", "s3://b/" + "a/" * 460 + "a"),
         *("s3://", "s3:///b", "s3://b c/a", "s3://b:80/a", "s3://arn:aws:s3:eu-west-1:1:accesspoint/n/a"),
         *("memory://run", "hf://datasets/o/n", "http://host/a"),

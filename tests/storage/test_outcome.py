@@ -69,10 +69,8 @@ def test_prompts_that_were_not_used_are_counted_by_role(output):
     assert outcome.num_planned == {"prompt": 3, "region": 1}
     assert outcome.num_unusable == {"prompt": 1, "region": 1} == count_unusable(output, {})
     assert (outcome.num_answered, outcome.total_failure) == (2, None)
-    assert outcome.partial_failure == (
-        "1 of 3 prompts were not used: 1 unusable, such as file:///in/0000.jpg: no area; "
-        "1 of 1 regions were not used: 1 unusable, such as file:///in/0000.jpg: no area"
-    )
+    line = "1 of 3 prompts and 1 of 1 regions were not used, such as file:///in/0000.jpg: no area"
+    assert outcome.partial_failure == line
 
 
 @pytest.mark.parametrize("of_grid", [[], [mask(5)]])

@@ -1,3 +1,4 @@
+import json
 from dataclasses import asdict, replace
 
 import pyarrow as pa
@@ -6,13 +7,16 @@ from deltalake import DeltaTable
 
 from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage import plan_table
+from sam_pipeline.storage.delta_place import Table
 from sam_pipeline.storage.plan_table import (
     Plan,
+    check_plan,
     confirm_plan,
     extend_plan,
     iterate_planned,
     read_plan,
     read_planned,
+    take_plan_epoch,
     write_plan,
 )
 from sam_pipeline.storage.schema import IMAGES_SCHEMA
@@ -200,6 +204,23 @@ def test_a_plan_is_made_anew_in_one_transaction(output, num_images):
     assert read_planned(output, range(99), {}).to_pylist() == rows_of(images)
     extended = extend_plan(made, source_table(NEW), NONE_CHANGED, {})
     assert extended == Plan(output, "s3://c", num_images + 1, generation=2) == read_plan(output, {})
+
+
+def test_epochs_say_again_what_the_plan_is_of(output):
+    # delta-rs deletes old entries of the log.
+    first = write_plan(output, "s3://b", source_table(IMAGES), {})
+    write_plan(output, "s3://c", source_table(IMAGES), {}, replaced=first)
+    take_plan_epoch(Table(f"{output}/images", {}), {})
+    (newest,) = DeltaTable(f"{output}/images").history(1)
+    assert json.loads(newest["plan"]) == {"input": "s3://c", "generation": 2}
+
+
+def test_a_plan_that_was_made_anew_is_not_gone_on_with(output):
+    read = write_plan(output, "s3://b", source_table(IMAGES), {})
+    check_plan(read, {})
+    write_plan(output, "s3://c", source_table(IMAGES), {}, replaced=read)
+    with pytest.raises(FencedError, match=r"another run made the plan in .* anew"):
+        check_plan(read, {})
 
 
 def test_a_plan_that_a_run_has_confirmed_since_it_was_read_is_not_replaced(output):

@@ -56,7 +56,7 @@ def test_an_empty_mask_is_sound(output):
 def test_what_was_never_committed_is_left_and_not_lost(output):
     result, problem = the_problem(output, [row(0), row(2)], num_images=4)
     assert (result.num_left, result.num_lost, result.num_twice, result.num_bad_masks) == (2, 0, 0, 0)
-    assert problem == f"left to do: 2 of 4 images; annotate --output {output} goes on with them"
+    assert problem == f"left to do: 2 of 4 images; sam-pipeline annotate --output {output} goes on with them"
 
 
 def test_of_a_run_that_was_only_planned_everything_is_left(output):
