@@ -10,7 +10,7 @@ from sam_pipeline.config import MaskConfig
 from sam_pipeline.masks import prediction
 from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.masks.prompted import PromptedMaskGenerator
-from sam_pipeline.masks.prompts import Prompt
+from sam_pipeline.masks.prompts import Prompt, UnusablePrompt
 from sam_pipeline.masks.resize import resize_image
 from sam_pipeline.masks.shared_decoder import SharedDecoder
 from sam_pipeline.model.registry import build_sam
@@ -40,11 +40,13 @@ def prompts_of(index):
 
 
 def expected_prompted(sam, index, prompts, multimask_output):
+    """For each prompt its mask; None where it is empty."""
     if not prompts:
         return []
     generator = PromptedMaskGenerator(sam, SharedDecoder(sam), multimask_output)
     embedding = prediction.encode(sam, [resize_image(photo(index), 1024)])
-    return [record.to_dict() for record in generator.decode(embedding, (HEIGHT, WIDTH), prompts)]
+    found = generator.decode(embedding, (HEIGHT, WIDTH), prompts)
+    return [None if isinstance(each, UnusablePrompt) else each.to_dict() for each in found]
 
 
 def stored(masks):
@@ -90,12 +92,14 @@ def test_boxes_of_a_detector_become_masks_also_after_a_kill(photos, start, tmp_p
             number for number, result in enumerate(results) if result["image_id"] == index and result["score"] > 0.4
         ]
         refused = {0: [1], 6: [len(results) - 1]}.get(index, [])
-        answered = [number for number in numbers if number not in refused]
-        for mask, number in zip(expected, answered, strict=True):
+        used = [number for number in numbers if number not in refused]
+        found = dict(zip(used, expected, strict=True))
+        answered = {number: mask for number, mask in found.items() if mask is not None}
+        for number, mask in answered.items():
             mask |= {"prompt_id": number, "category_id": results[number]["category_id"]}
-        assert stored(row["masks"]) == stored(expected)
+        assert stored(row["masks"]) == stored(answered.values())
         assert [mask["score"] for mask in row["masks"]] == [results[number]["score"] for number in answered]
-        assert [error["prompt_id"] for error in row["prompt_errors"] or []] == refused
+        assert {error["prompt_id"] for error in row["prompt_errors"] or []} == {*refused, *(found.keys() - answered)}
     assert "has no area in the image of 128x96 pixels" in rows[0]["prompt_errors"][0]["error"]
     assert "bbox must be 4 numbers" in rows[6]["prompt_errors"][0]["error"]
     assert rows[1]["masks"][0]["prompt_box"] == [5, 5, 40, 80]
