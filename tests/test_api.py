@@ -411,6 +411,7 @@ def test_two_photographs_are_annotated_from_python(start, tmp_path):
     photos, output = save_photos(tmp_path / "photos", 2), tmp_path / "out"
     finished = start("-c", SCRIPT, photos, output, script="python").wait()
     assert finished.exit_code == 0, finished.stderr
+    assert [line for line in finished.stderr.splitlines() if "/2 images, " not in line] == [], "a line of Ray's"
     num_by_status, num_masks, num_images, settings, areas = json.loads(finished.stdout)
     assert (num_by_status, num_images) == ({"ok": 2}, 2)
     assert num_masks == len(areas) > 2

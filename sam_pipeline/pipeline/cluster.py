@@ -107,7 +107,7 @@ def _join(address: str, debug: bool) -> None:
     is_default = _NUM_TIMES_ASKED not in os.environ
     os.environ.setdefault(_NUM_TIMES_ASKED, "1")
     try:
-        with _signals_kept():
+        with _signals_kept(), _without_raw_lines(debug):
             ray.init(logging_level=_level(debug), log_to_driver=debug)
     except Exception as error:  # Ray raises of every kind, also Exception itself
         raise failure(_reason(error)) from error
@@ -124,7 +124,7 @@ def _start_local(num_cpus: int | None, debug: bool) -> None:
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(_IDLE_WORKER_MS))
     for attempt in range(1, _LOCAL_ATTEMPTS + 1):
         try:
-            with _signals_kept():
+            with _signals_kept(), _without_raw_lines(debug):
                 ray.init(
                     # "local" and not None: a stale cluster's address on this machine must not be picked up.
                     address="local",
@@ -212,6 +212,22 @@ def _signals_kept() -> Iterator[None]:
                 signal.signal(number, handler)
     if is_terminated:
         signal.raise_signal(signal.SIGTERM)
+
+
+@contextmanager
+def _without_raw_lines(debug: bool) -> Iterator[None]:
+    """Drop what Ray's C++ writes to file descriptor 2 as it starts, which no log level stops."""
+    if debug:
+        yield
+        return
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _level(debug: bool) -> int:
