@@ -11,9 +11,21 @@ from sam_pipeline.clean_text import is_encodable
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.filesystem import StorageOptions
 from sam_pipeline.storage.prompts.prompt_values import text_key
+from sam_pipeline.storage.sources.files import list_files
 from sam_pipeline.storage.sources.object_reading import read_json
+from sam_pipeline.storage.sources.source_image import SourceImage
 
 logger = logging.getLogger(__name__)
+
+
+def list_image_names(uri: str, options: StorageOptions) -> list[SourceImage]:
+    """The file that names are read from, whatever its suffix, with what changes when it does.
+
+    Raises:
+        InputError: nothing there.
+        StorageUnavailableError: the storage did not answer for two minutes.
+    """
+    return list_files(uri, options, (".json", ".json.gz"), what="names of images")
 
 
 def read_image_names(uri: str, options: StorageOptions) -> pa.Table:
