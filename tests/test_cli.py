@@ -282,8 +282,8 @@ def test_the_same_file_serves_planning(cli, folder, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("colour = 1\nshape = 2\npoints_per_side = 4", "unknown settings in {path}: colour, shape"),
-        ("[masks]\npoints_per_side = 4", "unknown settings in {path}: masks"),
+        ("colour = 1\nshape = 2\npoints_per_side = 4", "cannot use {path}: there is no setting colour, shape"),
+        ("[masks]\npoints_per_side = 4", "cannot use {path}: there is no setting masks"),
         ("points_per_side = = 4", "cannot read {path}: "),
         ("\xff\x00", "cannot read {path}: "),
     ],
