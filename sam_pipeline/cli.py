@@ -16,7 +16,7 @@ import tyro
 
 from sam_pipeline import stopping, supervised, supervisor
 from sam_pipeline.cli_flags import NO_OPTIONS, JsonObject, flags_of
-from sam_pipeline.cli_help import help_text
+from sam_pipeline.cli_help import COMMANDS, help_text
 from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.config_files import config_flags
 from sam_pipeline.errors import ConfigError, NothingSucceededError, OutputError, SamPipelineError
@@ -231,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     supervised.accept_supervision(stopping.SIGNALS)
     supervisor.want(argv is None and not supervised.is_supervised())
-    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    common = argparse.ArgumentParser("sam-pipeline", add_help=False, allow_abbrev=False)
     common.add_argument("--debug", action="store_true")
     common.add_argument("--config", type=Path)
     common.add_argument("--version", action="store_true")
@@ -245,17 +245,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Ours alone: at these levels botocore announces where it found credentials, and prints session tokens.
     logging.getLogger("sam_pipeline").setLevel(logging.DEBUG if arguments.debug else logging.INFO)
     try:
-        _check_flags(given)
-        if arguments.config is not None and rest:
-            rest = [rest[0], *config_flags(rest[0], arguments.config), *rest[1:]]
-        _check_patterns(rest)
         if arguments.version:
             _stdout.print(f"sam-pipeline {__version__}")
             code = 0
         elif {"-h", "--help"} & set(rest):
-            _stdout.print(help_text(rest[0], lambda: _run(rest)), soft_wrap=True)
-            code = 0
+            code = _help(rest)
         else:
+            _check_flags(given)
+            _check_order(rest)
+            if arguments.config is not None:
+                rest = _with_config(rest, arguments.config)
+            _check_patterns(rest)
             code = _run(rest)
     except SamPipelineError as error:
         if arguments.debug:
@@ -286,6 +286,43 @@ def _run(arguments: Sequence[str]) -> int:
         prog="sam-pipeline", description=_DESCRIPTION, args=arguments, config=(tyro.conf.OmitArgPrefixes,)
     )
     return code
+
+
+def _help(arguments: Sequence[str]) -> int:
+    """Print the help of the command among the arguments, or of the program; no other argument is looked at."""
+    command: str | None = arguments[0]
+    if arguments[0].startswith("-"):
+        command = next((word for word in arguments if word in COMMANDS), None)
+    elif command not in COMMANDS:
+        return _run([arguments[0]])  # which refuses it
+    shown = ["--help"] if command is None else [command, "--help"]
+    _stdout.print(help_text(command, lambda: _run(shown)), soft_wrap=True)
+    return 0
+
+
+def _check_order(arguments: Sequence[str]) -> None:
+    """Refuse flags before the command.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    if arguments and arguments[0].startswith("-"):
+        flag = arguments[0].partition("=")[0]
+        raise ConfigError(f"the command comes before its flags: sam-pipeline {{{','.join(COMMANDS)}}} {flag} …")
+
+
+def _with_config(arguments: Sequence[str], path: Path) -> list[str]:
+    """The settings of a file before the flags of the command, which win over them.
+
+    Raises:
+        ConfigError: the command takes no settings, or the file cannot be used.
+    """
+    if not arguments:
+        return []
+    command, *flags = arguments
+    if command in COMMANDS and command not in ("annotate", "plan"):
+        raise ConfigError(f"--config is for annotate and plan; {command} takes no settings from a file")
+    return [command, *config_flags(command, path), *flags]
 
 
 def _check_patterns(flags: Sequence[str]) -> None:

@@ -79,18 +79,22 @@ Examples:
 }
 
 
-def help_text(command: str, print_flags: Callable[[], object]) -> str:
-    """The help of a command; of the program where it is the name of none.
+COMMANDS = tuple(_EXAMPLES)
+"""The names of all commands."""
+
+
+def help_text(command: str | None, print_flags: Callable[[], object]) -> str:
+    """The help of a command, or of the program.
 
     Args:
-        command: what was given first.
+        command: its name; None for the program.
         print_flags: prints what tyro has to say, and may exit.
     """
     written = io.StringIO()
     with contextlib.redirect_stdout(written), contextlib.suppress(SystemExit):
         print_flags()
     width = shutil.get_terminal_size().columns
-    below = _EXAMPLES.get(command, _OVERVIEW)
+    below = _OVERVIEW if command is None else _EXAMPLES[command]
     lines = [line for text in (written.getvalue(), below) for line in text.splitlines()]
     return "\n".join(_wrapped(line.rstrip(), width) for line in lines)
 

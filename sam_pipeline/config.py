@@ -25,6 +25,15 @@ PREPROCESSING_VERSION = 3
 """Raised whenever decoding, orientation or resizing of images changes the pixels that the encoder sees."""
 
 
+_MOST = 1_000_000_000
+
+
+def _check_amount(name: str, value: float | None) -> None:
+    """Refuse what is not above 0, and what clocks and counters do not hold; None is a default."""
+    _check(value is None or value > 0, name, "above 0", value)
+    _check(value is None or value <= _MOST, name, f"at most {_MOST}", value)
+
+
 def _check(ok: bool, name: str, requirement: str, value: object) -> None:
     if not ok:
         raise ConfigError(f"{name} must be {requirement}, got {value!r}")
@@ -80,6 +89,9 @@ class MaskConfig(Settings):
             _check(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         for name in ("crop_n_layers", "min_mask_region_area", "stability_score_offset"):
             _check(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
+        _check(
+            math.isfinite(self.stability_score_offset), "stability_score_offset", "finite", self.stability_score_offset
+        )
         # Predicted IoU is a regression and may exceed 1, but official users' thresholds lie in [0, 1].
         for name in ("pred_iou_thresh", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh"):
             _check(0 <= getattr(self, name) <= 1, name, "in [0, 1]", getattr(self, name))
@@ -124,8 +136,7 @@ class PoolConfig(Settings):
         """Raises ConfigError naming the first setting that is out of range."""
         super().__post_init__()
         for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            _check(value is None or value > 0, item.name, "above 0", value)
+            _check_amount(item.name, getattr(self, item.name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +150,8 @@ class PlanConfig(Settings):
     local path or any fsspec URI. Hidden folders below it are passed over. May be left out once there is a plan."""
     input_format: InputFormat = "auto"
     """What the input is: images (files), a manifest of URIs (Parquet, CSV, TSV, JSON Lines, text), parquet with image
-    bytes, webdataset tar archives, zip archives, or a coco annotation file. auto goes by the suffix, without one by
-    what a file begins with or a folder holds, and for Parquet by the columns."""
+    bytes, webdataset tar archives, zip archives, or a coco annotation file. auto goes by the suffix, for a folder by
+    what it holds, for Parquet by the columns; of files without a suffix it knows images alone."""
     input_column: str | None = None
     """Column of a manifest with the URIs, or of Parquet files with the images. Default: the only one that can be, by
     name, type and first values."""
@@ -255,10 +266,9 @@ class AnnotateConfig(PlanConfig):
         super().__post_init__()
         for name, value in (("point_grid", self.point_grid), ("checkpoint", self.model.checkpoint)):
             _check(value is None or bool(value.strip()), name, "a path or URI", value)
-        seconds = ("commit_interval_s", "stall_timeout_s", "image_timeout_s")
-        for name in (*seconds, "max_pixels", "worker_memory_gb", "num_cpus"):
-            value = getattr(self, name)
-            _check(value is None or value > 0, name, "above 0", value)
+        _check(self.max_pixels > 0, "max_pixels", "above 0", self.max_pixels)
+        for name in ("commit_interval_s", "stall_timeout_s", "image_timeout_s", "worker_memory_gb", "num_cpus"):
+            _check_amount(name, getattr(self, name))
         if self.mode == "grid" and self.prompts is not None:
             raise ConfigError("mode grid makes no use of prompts; leave out one of the two")
         _check(self.max_restarts >= 0, "max_restarts", "at least 0", self.max_restarts)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import tomllib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,11 @@ from sam_pipeline.clean_text import one_line, printable
 from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.regular_files import open_regular
+from sam_pipeline.settings import check_names, setting_names
 
 _MAX_BYTES = 2**20
 _MAX_DEPTH = 20
+_MAX_BITS = 64
 
 
 def config_flags(command: str, path: Path) -> list[str]:
@@ -26,25 +27,55 @@ def config_flags(command: str, path: Path) -> list[str]:
     Settings of annotate that plan does not have are left out for plan. A setting that is null keeps its default.
 
     Raises:
-        ConfigError: the file cannot be read, or a key is no setting.
+        ConfigError: the file cannot be read, a key is no setting, or a value is of a kind that no setting has.
     """
     settings = _read(path)
-    known = _setting_names(AnnotateConfig)
-    if unknown := sorted(settings.keys() - known):
-        raise ConfigError(f"unknown settings in {path}: {printable(', '.join(unknown))}")
-    taken = _setting_names(PlanConfig) if command == "plan" else known
+    known = setting_names(AnnotateConfig)
+    try:
+        check_names(settings, known)
+    except ConfigError as error:
+        raise ConfigError(f"cannot use {path}: {printable(str(error))}") from None
+    taken = setting_names(PlanConfig) if command == "plan" else known
     flags = []
     for name, value in settings.items():
-        if name not in taken or value is None:
-            continue
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool):
-            flags.append(flag if value else f"--no-{flag[2:]}")
-        elif isinstance(value, list):
-            flags += [flag, *map(str, value)]
-        else:
-            flags += [flag, json.dumps(value) if isinstance(value, Mapping) else str(value)]
+        if name in taken and value is not None:
+            try:
+                flags += _flags(f"--{name.replace('_', '-')}", value)
+            except ValueError as error:
+                raise ConfigError(f"cannot use {path}: {name} {error}") from None
     return flags
+
+
+def _flags(flag: str, value: Any) -> list[str]:
+    """A setting as it is written on the command line.
+
+    Raises:
+        ValueError: it cannot be written there.
+    """
+    _check_kind(value)
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag[2:]}"]
+    if not isinstance(value, list):
+        return [f"{flag}={json.dumps(value) if isinstance(value, dict) else value}"]
+    for item in value:
+        if isinstance(item, bool | list | dict | None):
+            raise ValueError(f"must be a list of text, but holds {printable(repr(item))[:60]}")
+        if isinstance(item, str) and item.startswith("-"):
+            raise ValueError(
+                f"holds {printable(repr(item))[:60]}, which reads as a flag: write [-] for the dash in a pattern"
+            )
+    return [flag, *map(str, value)]
+
+
+def _check_kind(value: object) -> None:
+    """Refuse what YAML and TOML have besides text, numbers, switches, lists and mappings of these."""
+    if isinstance(value, list | dict):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_kind(inner)
+    elif isinstance(value, int) and value.bit_length() > _MAX_BITS:
+        raise ValueError(f"holds a number of more than {_MAX_BITS} bits")
+    elif not isinstance(value, str | int | float | None):
+        raise ValueError(f"holds a {type(value).__name__}: put it in quotes, if it is meant as text")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -55,8 +86,8 @@ def _read(path: Path) -> dict[str, Any]:
         if len(content) > _MAX_BYTES:
             raise ConfigError(f"cannot read {path}: settings have at most {_MAX_BYTES} bytes")
         text = content.decode()
-        # _Loader makes no objects but text, numbers, lists and mappings.
-        loaded = tomllib.loads(text) if path.suffix == ".toml" else yaml.load(text, _Loader)
+        # _Loader runs no code: it makes plain values, dates and bytes.
+        loaded = tomllib.loads(text) if path.suffix.lower() == ".toml" else yaml.load(text, _Loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read {path}: {one_line(error)}") from error
     if not isinstance(loaded, dict):
@@ -79,14 +110,6 @@ def _check_depth(loaded: object, path: Path) -> None:
         if not level:
             return
     raise ConfigError(f"cannot read {path}: settings are nested more than {_MAX_DEPTH} levels deep")
-
-
-def _setting_names(config_class: type) -> set[str]:
-    names: set[str] = set()
-    for item in dataclasses.fields(config_class):
-        factory = item.default_factory
-        names |= _setting_names(factory) if dataclasses.is_dataclass(factory) else {item.name}
-    return names
 
 
 class _Loader(yaml.SafeLoader):

@@ -114,7 +114,7 @@ def flag(name):
     return "--" + name.replace("_", "-")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["paint", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--debug", "--help"], ["--config", "none.toml", "-h"]])
 def test_help_lists_the_commands_and_the_exit_codes(cli, arguments):
     code, out, _ = cli(*arguments)
     assert code == 0
@@ -138,6 +138,31 @@ def test_the_help_of_a_command_explains_each_of_its_flags(cli, command, flags):
     code, out, _ = cli(command, "--help")
     assert code == 0
     assert [name for name in flags if not re.search(rf"{name}\b", out, re.IGNORECASE)] == []
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        ["--model-type", "bogus"],
+        ["--config", "none.toml"],
+        ["--colour", "red", "x"],
+        ["--output", "a", "--output", "b"],
+        ["--input", "a", "b"],
+    ],
+    ids=str,
+)
+def test_help_is_shown_whatever_is_given_with_it(cli, others):
+    plain = cli("annotate", "--help")
+    assert plain[0] == 0
+    assert cli("annotate", *others, "--help") == cli("annotate", "-h", *others) == plain
+
+
+def test_help_of_a_command_comes_also_when_asked_for_before_it(cli):
+    assert cli("--help", "plan") == cli("--output", "x", "plan", "-h") == cli("plan", "--help")
+
+
+def test_help_of_what_is_no_command_is_refused(cli):
+    assert "paint" in usage_refused(cli, "paint", "--help")
 
 
 COMMANDS = ["annotate", "plan", "status", "verify", "retry", "vacuum", "weights"]
@@ -282,8 +307,8 @@ def test_the_same_file_serves_planning(cli, folder, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("colour = 1\nshape = 2\npoints_per_side = 4", "unknown settings in {path}: colour, shape"),
-        ("[masks]\npoints_per_side = 4", "unknown settings in {path}: masks"),
+        ("colour = 1\nshape = 2\npoints_per_side = 4", "cannot use {path}: there is no setting colour, shape"),
+        ("[masks]\npoints_per_side = 4", "cannot use {path}: there is no setting masks"),
         ("points_per_side = = 4", "cannot read {path}: "),
         ("\xff\x00", "cannot read {path}: "),
     ],
@@ -366,6 +391,29 @@ def test_a_run_setting_out_of_range_is_refused_in_one_line(cli):
 
 def test_an_unknown_model_to_fetch_is_refused_in_one_line(cli):
     assert "got 'vit_x'" in refused(cli, "weights", "fetch", "vit_x")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--output", "x", "annotate"], ["--output=x", "plan"], ["--output", "x"]], ids=str
+)
+def test_flags_before_the_command_are_refused(cli, arguments):
+    commands = "annotate,plan,status,verify,retry,vacuum,weights"
+    expected = f"the command comes before its flags: sam-pipeline {{{commands}}} --output …"
+    assert refused(cli, *arguments) == expected
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "retry", "vacuum", "weights"])
+def test_a_settings_file_is_for_annotate_and_plan_alone(cli, tmp_path, command):
+    (tmp_path / "run.toml").write_text("points_per_side = 4")
+    message = refused(cli, command, "x", "--config", tmp_path / "run.toml")
+    assert message == f"--config is for annotate and plan; {command} takes no settings from a file"
+
+
+@pytest.mark.parametrize("arguments", [["annotate", "--config"], ["annotate", "--debug=1"]], ids=str)
+def test_bad_usage_of_what_every_command_takes_names_the_program(cli, arguments):
+    code, out, err = cli(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("usage: sam-pipeline [--debug]")
 
 
 @pytest.mark.parametrize(("error", "code"), [(FencedError("another run took over"), 3), (RunFailedError("2 left"), 1)])

@@ -13,6 +13,7 @@ from sam_pipeline.config import (
 )
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.fingerprint import fingerprint
+from sam_pipeline.settings import settings_by_name
 
 
 def changed(settings):
@@ -94,6 +95,28 @@ def test_a_run_setting_that_is_not_above_zero_is_named(name):
     for value in (0, -1):
         with pytest.raises(ConfigError, match=f"^{name} must be above 0, got {value}$"):
             AnnotateConfig(output="out", **{name: value})
+
+
+SECONDS_AND_SHARES = ["commit_interval_s", "stall_timeout_s", "image_timeout_s", "worker_memory_gb", "encode_cpus"]
+COUNTS = ["num_cpus", "threads", "shard_rows", "encode_actors"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in SECONDS_AND_SHARES for value in (float("inf"), 1e300, 10**400)),
+        *((name, 10**400) for name in COUNTS),
+    ],
+    ids=lambda value: f"{value:.0e}" if isinstance(value, float) else str(value)[:30],
+)
+def test_an_amount_that_no_clock_or_counter_holds_is_named(name, value):
+    with pytest.raises(ConfigError, match=f"^{name} must be at most 1000000000, got "):
+        settings_by_name(AnnotateConfig, {"output": "out", name: value})
+
+
+def test_a_shift_of_the_threshold_is_finite():
+    with pytest.raises(ConfigError, match=r"^stability_score_offset must be finite, got inf$"):
+        MaskConfig(stability_score_offset=float("inf"))
 
 
 def test_a_credential_among_the_storage_options_is_refused_without_showing_it():

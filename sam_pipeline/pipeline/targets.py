@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from sam_pipeline.errors import ConfigError, InputError
 from sam_pipeline.masks.prompts import Role
 from sam_pipeline.pipeline.limits import reading_limit
 from sam_pipeline.settings import settings_by_name
-from sam_pipeline.storage.filesystem import absolute_uri
+from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri
 from sam_pipeline.storage.mask_table import read_header
 from sam_pipeline.storage.plan_table import Plan, iterate_planned
 from sam_pipeline.storage.point_grid_files import PointGrids, read_point_grids
@@ -30,11 +31,12 @@ from sam_pipeline.storage.prompt_table import (
     read_prompts_header,
     write_prompts,
 )
-from sam_pipeline.storage.prompts.image_names import read_image_names, with_image_names
+from sam_pipeline.storage.prompts.image_names import list_image_names, read_image_names, with_image_names
 from sam_pipeline.storage.prompts.matching import match_images, why_none_match
 from sam_pipeline.storage.prompts.prompt_files import list_prompt_files, read_prompts, read_regions
 from sam_pipeline.storage.prompts.prompt_rows import PromptOptions
 from sam_pipeline.storage.schema import PROMPTS_SCHEMA
+from sam_pipeline.storage.sources.source_image import SourceImage
 
 logger = logging.getLogger(__name__)
 
@@ -189,21 +191,23 @@ def _source(config: PlanConfig) -> dict[str, Any]:
     """What tells, without reading them, whether the files and the way they are read are the same."""
     return {
         "prompts": None if config.prompts is None else absolute_uri(config.prompts),
-        "prompts_version": _version(config.prompts, config),
+        "prompts_version": _version(config.prompts, config, list_prompt_files),
         "regions": None if config.regions is None else absolute_uri(config.regions),
-        "regions_version": _version(config.regions, config),
+        "regions_version": _version(config.regions, config, list_prompt_files),
         "prompt_images": None if config.prompt_images is None else absolute_uri(config.prompt_images),
-        "prompt_images_version": _version(config.prompt_images, config),
+        "prompt_images_version": _version(config.prompt_images, config, list_image_names),
         "bbox_format": config.bbox_format,
         "min_score": config.min_score,
     }
 
 
-def _version(uri: str | None, config: PlanConfig) -> str | None:
+def _version(
+    uri: str | None, config: PlanConfig, list_them: Callable[[str, StorageOptions], Sequence[SourceImage]]
+) -> str | None:
     if uri is None:
         return None
     digest = hashlib.sha256()
-    for file in list_prompt_files(absolute_uri(uri), config.storage_options):
+    for file in list_them(absolute_uri(uri), config.storage_options):
         digest.update(f"{file.uri}\0{file.size_bytes}\0{file.etag}\0".encode())
     return digest.hexdigest()
 

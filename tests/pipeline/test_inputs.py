@@ -244,6 +244,14 @@ def test_columns_of_what_has_none_are_refused(tmp_path, settings):
             ensure_plan(PlanConfig(output=str(tmp_path / "run"), input=str(make(tmp_path)), **settings))
 
 
+@pytest.mark.parametrize("settings", [{"keep": ("label",)}, {"input_column": "image"}])
+def test_columns_of_a_folder_with_a_list_are_asked_for_and_its_images_are_not_denied(tmp_path, settings):
+    folder = manifest(tmp_path).parent
+    message = rf"^keep and input_column need a list, .*; {folder} has 1 manifest: if .*list\.csv lists images, give it"
+    with pytest.raises(InputError, match=message):
+        ensure_plan(PlanConfig(output=str(tmp_path / "run"), input=str(folder), **settings))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

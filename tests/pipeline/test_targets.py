@@ -176,6 +176,21 @@ def test_ids_of_a_detector_work_with_the_file_that_has_the_names(folder, kind):
         targets_of(folder, prompts=str(path), prompt_images=coco_of(folder / "other", "0.png"))
 
 
+def test_the_file_that_has_the_names_may_be_called_anything(folder):
+    prompts = file_of(folder, {"image_id": 100, "bbox": [1, 2, 3, 4]})
+    (folder / "empty").mkdir()
+    for names, why in (
+        (folder / "run.txt", r"cannot read .*run\.txt: not JSON"),
+        (folder / "none", "input not found: .*none"),
+        (folder / "empty", "no names of images in .*empty"),
+    ):
+        (folder / "run.txt").write_text("no JSON")
+        with pytest.raises(InputError, match=why):
+            targets_of(folder, prompts=prompts, prompt_images=str(names))
+    names = coco_of(folder, "0.png", name="instances")
+    assert targets_of(folder, prompts=prompts, prompt_images=names).prompts.num_prompts == 1
+
+
 def test_names_of_images_without_prompts_are_refused(folder):
     with pytest.raises(ConfigError, match="prompt_images names the images of prompts: say which with --prompts"):
         config_of(folder, prompt_images=coco_of(folder, "0.png"))

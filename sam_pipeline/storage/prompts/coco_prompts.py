@@ -11,6 +11,7 @@ import pyarrow as pa
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.file_numbers import as_number, file_id, whole_number
 from sam_pipeline.storage.filesystem import StorageOptions
+from sam_pipeline.storage.prompts.image_names import names_by_id
 from sam_pipeline.storage.prompts.prompt_rows import PromptOptions
 from sam_pipeline.storage.prompts.prompt_values import MakeRow, Row
 from sam_pipeline.storage.prompts.row_tables import row_tables
@@ -63,13 +64,7 @@ def _content(uri: str, options: StorageOptions) -> tuple[list[Any], dict[str, st
     entries = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise InputError(f"{uri} holds neither COCO results, a list, nor an object with a list of annotations")
-    images = content.get("images")
-    names = {
-        str(file_id(image["id"])): image["file_name"]
-        for image in (images if isinstance(images, list) else [])
-        if isinstance(image, dict) and file_id(image.get("id")) is not None and isinstance(image.get("file_name"), str)
-    }
-    return entries, names
+    return entries, names_by_id(content.get("images"))
 
 
 def _polygons(fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:

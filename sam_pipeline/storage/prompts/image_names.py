@@ -7,11 +7,25 @@ import logging
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sam_pipeline.clean_text import is_encodable
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.filesystem import StorageOptions
+from sam_pipeline.storage.prompts.prompt_values import text_key
+from sam_pipeline.storage.sources.files import list_files
 from sam_pipeline.storage.sources.object_reading import read_json
+from sam_pipeline.storage.sources.source_image import SourceImage
 
 logger = logging.getLogger(__name__)
+
+
+def list_image_names(uri: str, options: StorageOptions) -> list[SourceImage]:
+    """The file that names are read from, whatever its suffix, with what changes when it does.
+
+    Raises:
+        InputError: nothing there.
+        StorageUnavailableError: the storage did not answer for two minutes.
+    """
+    return list_files(uri, options, (".json", ".json.gz"), what="names of images")
 
 
 def read_image_names(uri: str, options: StorageOptions) -> pa.Table:
@@ -29,18 +43,24 @@ def read_image_names(uri: str, options: StorageOptions) -> pa.Table:
         StorageUnavailableError: the storage did not answer for two minutes.
     """
     content = read_json(uri, options)
-    images = content.get("images") if isinstance(content, dict) else None
-    names: dict[str, str] = {}
-    for image in images if isinstance(images, list) else []:
-        if isinstance(image, dict) and isinstance(image.get("file_name"), str):
-            image_id = image.get("id")
-            if isinstance(image_id, float) and image_id.is_integer():
-                image_id = int(image_id)
-            if isinstance(image_id, (int, str)) and not isinstance(image_id, bool):
-                names.setdefault(str(image_id), image["file_name"])
+    names = names_by_id(content.get("images") if isinstance(content, dict) else None)
     if not names:
         raise InputError(f"no image in {uri} has an id and a file_name: prompt_images is a COCO file that has both")
     return pa.table({"id": pa.array(names.keys(), pa.string()), "file_name": pa.array(names.values(), pa.string())})
+
+
+def names_by_id(images: object) -> dict[str, str]:
+    """The file_name of each id in the `images` of a COCO file, as text; of an id that comes twice, the first.
+
+    Images without an id or a name are passed over, and so are those whose name or id holds half a surrogate pair.
+    """
+    names: dict[str, str] = {}
+    for image in images if isinstance(images, list) else []:
+        if isinstance(image, dict) and isinstance(name := image.get("file_name"), str) and is_encodable(name):
+            image_id = text_key(image.get("id"))
+            if image_id is not None:
+                names.setdefault(image_id, name)
+    return names
 
 
 def with_image_names(keyed: pa.Table, names: pa.Table) -> pa.Table:

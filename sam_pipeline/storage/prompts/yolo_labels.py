@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Iterator, Sequence
 
@@ -85,7 +86,8 @@ def _key(path: str, root: str) -> str:
 
 
 def _label_rows(key: str, content: bytes) -> Iterator[Row]:
-    lines = [line.split() for line in content.decode("utf-8-sig", errors="replace").splitlines()]
+    # Divided as bytes: in text there are other line ends, such as U+2028.
+    lines = [line.decode(errors="replace").split() for line in content.removeprefix(codecs.BOM_UTF8).splitlines()]
     has_polygons = any(len(words) > _MOST_WORDS for words in lines)
     has_confidences = any(len(words) == _MOST_WORDS - 1 and _is_confidence(words[5]) for words in lines)
     for number, words in enumerate(lines):
@@ -105,8 +107,8 @@ def _label_row(key: str, number: int, words: Sequence[str], *, has_polygons: boo
             raise ValueError(f"the line must be {_LAYOUT}; it may be a polygon, a turned box or a pose")
         cx, cy, w, h = numbers[:4]
         # A track's id, without a confidence before it: the programs that write ids write no fraction.
-        is_track = len(numbers) == 5 and numbers[4].is_integer() and not has_confidences
-        if len(numbers) == 6 and not (numbers[5].is_integer() and numbers[5] >= 0):
+        is_track = len(numbers) == 5 and _is_track(numbers[4]) and not has_confidences
+        if len(numbers) == 6 and not _is_track(numbers[5]):
             raise ValueError(f"the line must be {_LAYOUT}; its track is {words[6]!r:.40}")
         if len(numbers) > 4 and not is_track:
             row["score"] = _confidence(numbers[4])
@@ -119,6 +121,10 @@ def _is_confidence(word: str) -> bool:
     """Whether a fifth number can be nothing else: 0.9 or 1.0, but not 1."""
     number = as_number(word)
     return is_real(number) and 0 <= number <= 1 and not word.isdecimal()
+
+
+def _is_track(number: float) -> bool:
+    return number.is_integer() and number >= 0
 
 
 def _class(word: str) -> int:

@@ -199,6 +199,8 @@ def _format_below(uri: str, options: SourceOptions, no_images: NoFilesError | No
         remedy = "name them by a pattern, or say with --input-format which to read"
         if not containers:
             remedy = f"if {files[0].uri} lists images, give it with --input"
+        if no_images is None:
+            raise InputError(f"keep and input_column need a list, or files with columns; {uri} has {there}: {remedy}")
         raise InputError(f"no images in {uri}, but files of other kinds ({there}): {remedy}") from no_images
     (input_format,) = containers
     logger.info("%s holds %d files to be read as %s", uri, counts[input_format], input_format)

@@ -92,7 +92,7 @@ def csv_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:
     Values are divided by commas, semicolons, tabs or bars, whichever the header has most of.
     """
     head = file.read(_BLOCK_BYTES)
-    header = head.removeprefix(_BYTE_ORDER_MARK).partition(b"\n")[0].decode(errors="replace")
+    header = re.split(rb"[\r\n]", head.removeprefix(_BYTE_ORDER_MARK), maxsplit=1)[0].decode(errors="replace")
     unquoted = re.sub(r'"[^"]*"', "", header)
     return _delimited_rows(file, head, choose, max(_DELIMITERS, key=unquoted.count))
 
@@ -127,8 +127,9 @@ def line_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:
     """Read a name a line, as one column called path; blank lines are no rows. See RowReader."""
     columns: WantedColumns | None = None
     for block in line_blocks(file):
-        lines = [line.strip() for line in block.decode().splitlines()]
-        names = [line for line in lines if line]
+        # Divided as bytes: in text there are other line ends, such as U+2028, which names may have.
+        lines = [line.strip() for line in block.splitlines()]
+        names = [line.decode() for line in lines if line]
         if columns is None:
             _check_lines(names[:_SAMPLED_ROWS])
             columns = choose({_LINES: True}, {_LINES: names[:_SAMPLED_ROWS]}.__getitem__)

@@ -86,15 +86,13 @@ def read_json(uri: str, options: StorageOptions) -> Any:
                 raise InputError(f"cannot read {uri}: more than {_MAX_JSON_BYTES} bytes of JSON; use Parquet")
             try:
                 return json.loads(content)
-            except ValueError:
+            except (ValueError, RecursionError) as error:
                 if _are_json_lines(content):
                     raise InputError(f"cannot read {uri}: it holds JSON Lines: call it .jsonl") from None
-                raise
+                raise InputError(f"cannot read {uri}: not JSON ({one_line(error)})") from error
         except SamPipelineError:
             raise
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"cannot read {uri}: not JSON ({one_line(error)})") from error
-        except Exception as error:
+        except Exception as error:  # it is not gzip, or unpacks to too much
             raise InputError(f"cannot read {uri}: {one_line(error)}") from error
 
 

@@ -56,6 +56,11 @@ def test_images_that_are_none_leave_the_id(file, images):
     assert read_rows(file({"images": images, "annotations": [{"image_id": 1, "bbox": BOX}]}))[0]["key"] == "1"
 
 
+def test_of_an_id_that_comes_twice_the_first_name_counts(file):
+    images = [{"id": 1, "file_name": "\ud800"}, {"id": 1, "file_name": "a"}, {"id": "1", "file_name": "b"}]
+    assert read_rows(file({"images": images, "annotations": [{"image_id": 1, "bbox": BOX}]}))[0]["key"] == "a"
+
+
 def test_points_and_masks_of_results(file):
     rows = read_rows(
         file([{"image_id": 1, "point_coords": [[1, 2]]}, {"image_id": 1, "mask_input": [[0.5] * 256] * 256}])

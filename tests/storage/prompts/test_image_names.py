@@ -52,3 +52,9 @@ def test_a_file_without_names_is_refused(tmp_path, content):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(InputError, match=r"no image in .*a\.json has an id and a file_name"):
         read_image_names(str(tmp_path / "a.json"), {})
+
+
+def test_half_a_surrogate_pair_in_a_name_or_an_id_is_passed_over(tmp_path):
+    images = [{"id": 1, "file_name": "\ud800.png"}, {"id": "\ud800", "file_name": "a.png"}]
+    names = names_of(tmp_path, [*images, {"id": 2, "file_name": "b.png"}])
+    assert names.to_pylist() == [{"id": "2", "file_name": "b.png"}]

@@ -55,6 +55,7 @@ def test_ways_to_write_a_box(tmp_path, line, category_id, score):
         ("3 0.5 0.5 0.5 0.5 1.5", 3, None),
         ("3 0.5 0.5 0.5 0.5 97.5", 3, None),
         ("3 0.5 0.5 0.5 0.5 -0.1", 3, None),
+        ("3 0.5 0.5 0.5 0.5 -3", 3, None),
         ("3 0.5 0.5 0.5 0.5 7 0.9", 3, None),
         ("3 0.5 0.5 0.5 0.5 0.9 -1", 3, None),
         ("3 0.5 0.5 0.5 0.5 0.9 7 8", 3, None),
@@ -86,6 +87,14 @@ def test_what_a_fifth_number_is_shows_in_the_whole_file(tmp_path):
     found = [(row["score"], row["error"]) for row in rows if row["key"] == "confidences"]
     assert found[:3] == [(1, None), (0.25, None), (0, None)]
     assert found[3][1].endswith("its confidence is 7, not in [0, 1]")
+
+
+def test_lines_end_as_in_any_text_file(tmp_path):
+    put(tmp_path, a="1 0.5 0.5 0.5 0.5\r\n\r2 0.5 0.5\u20280.5 0.5\n")
+    assert [(row["category_id"], row["prompt_id"], row["error"]) for row in read_rows(tmp_path)] == [
+        (1, 0, None),
+        (2, 2, None),
+    ]
 
 
 def test_six_numbers_among_polygons_are_a_triangle(tmp_path):

@@ -17,6 +17,7 @@ from sam_pipeline.storage.prompts.prompt_rows import PromptOptions
 from sam_pipeline.storage.sources import decompression
 from sam_pipeline.storage.sources.decompression import Decompressed, gunzipped
 from sam_pipeline.storage.sources.manifest import manifest_images
+from sam_pipeline.storage.sources.object_reading import read_json
 from sam_pipeline.storage.sources.source_image import SourceImage
 from sam_pipeline.storage.sources.source_options import SourceOptions
 from sam_pipeline.storage.sources.tars import read_tar_members, tar_images
@@ -74,6 +75,12 @@ def test_prompts_that_unpack_to_far_more_are_refused(tmp_path):
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(LISTS["a.jsonl.gz"]))
     with pytest.raises(InputError, match=REASON):
         list(read_prompts(str(tmp_path / "a.jsonl.gz"), PromptOptions({}, "xywh", None, "")))
+
+
+def test_json_that_unpacks_to_far_more_is_not_said_to_be_no_json(tmp_path):
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(b" " * (64 * 2**20)))
+    with pytest.raises(InputError, match=rf"cannot read .*a\.json\.gz: {REASON}"):
+        read_json(str(tmp_path / "a.json.gz"), {})
 
 
 def test_what_stays_in_proportion_is_read_as_it_is():

@@ -351,10 +351,12 @@ def test_csv_without_a_header_does_not_lose_its_first_image(tmp_path, first_line
         ("m.csv", '"a;b;c",uri\nx,a.jpg\ny,b.jpg\n'),
         ("m.csv", "caption\turi\na, b; c\ta.jpg\nd\tb.jpg\n"),
         ("m.csv", "caption|uri\na|a.jpg\nd|b.jpg\n"),
+        ("m.csv", "caption;uri\ra, b, c;a.jpg\rd, e, f;b.jpg\r"),
         ("m.tsv", "caption\turi,or not\na\ta.jpg\nd\tb.jpg\n"),
         ("m.tsv.gz", "uri\tcaption\na.jpg\ta,b\nb.jpg\tc;d\n"),
         ("m.TSV", "uri\na.jpg\nb.jpg\n"),
         ("m.txt", "a.jpg\r\n\r\n  b.jpg  \r\n"),
+        ("m.txt", "a.jpg\rb.jpg\r"),
         ("m.lst", "\ufeffa.jpg\nb.jpg"),
         ("m.txt.gz", "a.jpg\nb.jpg\n\n"),
     ],
@@ -366,8 +368,9 @@ def test_lists_divided_by_other_characters_and_lists_of_lines(tmp_path, name, co
 
 
 def test_names_of_a_text_file_may_look_like_anything(tmp_path):
-    (tmp_path / "m.txt").write_text("images/a b,c;d.jpg\n# 1\n0001\n")
-    assert uris(tmp_path / "m.txt") == [f"file://{tmp_path}/{name}" for name in ("images/a b,c;d.jpg", "# 1", "0001")]
+    names = ["images/a b,c;d.jpg", "# 1", "0001", "a\u2028b.jpg", "a\x85b.jpg", "a\x0bb.jpg", "a\x1cb.jpg"]
+    (tmp_path / "m.txt").write_text("\n".join([*names, ""]))
+    assert uris(tmp_path / "m.txt") == [f"file://{tmp_path}/{name}" for name in names]
     assert kept(tmp_path / "m.txt", "path")[0] == {"path": "images/a b,c;d.jpg"}
     with pytest.raises(InputError, match=r"no column 'label' in .*; its columns: 'path'$"):
         read(tmp_path / "m.txt", keep=("label",))
