@@ -160,9 +160,7 @@ def _planned(
 def _plan_or_say(container: SourceImage, options: SourceOptions) -> _Planned | Exception:
     try:
         return retried(partial(_plan, container.uri, options), what=f"read {container.uri}")
-    except SamPipelineError:
-        raise
-    except MemoryError:
+    except (SamPipelineError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001  of this file: others go on
         return error

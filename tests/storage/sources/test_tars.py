@@ -697,3 +697,23 @@ def test_a_member_is_not_read_for_more_than_it_may_take(memory, monkeypatch):
     ((_, answer),) = read_tar_members(uri, [0], {})
     assert "1001 bytes to be read at once, the limit is 1000" in str(answer)
     assert tars.MAX_KEPT_BYTES <= 2**20
+
+
+@pytest.mark.parametrize("place", [(tars, "_check_data"), (range_file, "read_range")])
+def test_a_lack_of_memory_is_no_fault_of_the_archive_when_it_is_indexed(memory, monkeypatch, place):
+    def exhausted(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(*place, exhausted)
+    with pytest.raises(MemoryError):
+        memory.index(packed(*pictures(3)))
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_archive_when_members_are_read(memory, monkeypatch):
+    def exhausted(stream, member):
+        raise MemoryError
+
+    container = memory.put(gzip.compress(packed(*pictures(3))))
+    monkeypatch.setattr(tars, "_read", exhausted)
+    with pytest.raises(MemoryError):
+        list(read_tar_members(container.uri, [1], {}))
