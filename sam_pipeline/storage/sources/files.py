@@ -116,7 +116,7 @@ def file_images(
         raise InputError(f"input not found: {input_uri}{hint}") from None
     except InputError as error:
         raise InputError(f"cannot list {input_uri}: {error}") from error
-    except SamPipelineError:
+    except (SamPipelineError, MemoryError):
         raise
     except Exception as error:
         raise InputError(f"cannot list {input_uri}: {one_line(error)}") from error

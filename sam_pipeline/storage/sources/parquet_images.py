@@ -51,7 +51,7 @@ def is_parquet_of_images(uri: str, options: SourceOptions) -> bool:
     """
     try:
         schema = retried(partial(_schema, uri, options), what=f"read {uri}")
-    except SamPipelineError:
+    except (SamPipelineError, MemoryError):
         raise
     except FileNotFoundError:
         raise InputError(f"input not found: {uri}") from None

@@ -369,3 +369,13 @@ def test_a_pattern_with_braces_is_told_that_there_are_none(tmp_path):
         InputError, match=r"input not found: .*\.jpg; in a pattern there are \*, \? and \[0-9\], but no"
     ):
         list_images(f"{tmp_path}/{{0..3}}.jpg", {})
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_folder(tmp_path, monkeypatch):
+    def exhausted(*_):
+        raise MemoryError("malloc of size 256 failed")
+
+    put(tmp_path, "a.jpg")
+    monkeypatch.setattr(files, "_table", exhausted)
+    with pytest.raises(MemoryError):
+        list_images(str(tmp_path), {})
