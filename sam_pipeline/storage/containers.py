@@ -16,9 +16,9 @@ from sam_pipeline.storage.fetching import (
     blamed,
     check_container,
     fetch,
+    other_names,
 )
-from sam_pipeline.storage.filesystem import StorageOptions, protocol_of
-from sam_pipeline.storage.name_forms import other_forms
+from sam_pipeline.storage.filesystem import StorageOptions
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.sources.parquet_reading import read_parquet_rows
 from sam_pipeline.storage.sources.source_image import Location, SourceImage
@@ -117,15 +117,11 @@ def _groups(images: Sequence[SourceImage]) -> Iterator[list[SourceImage]]:
 def _fetch_other_form(
     image: SourceImage, answer: Fetched, options: StorageOptions, probe_uri: str | None, limit_s: float
 ) -> Fetched:
-    """An image from another form of its name, which a list got wrong; or the answer, if there is none.
-
-    What a listing saw has its size, and is gone where it is not there.
-    """
-    if image.size_bytes is None and protocol_of(image.uri) not in HTTP_SCHEMES:
-        for uri in other_forms(image.uri):
-            (other,) = fetch([replace(image, uri=uri)], options, probe_uri, limit_s=limit_s)
-            if not isinstance(other, (FileNotFoundError, IsADirectoryError)):
-                return other
+    """An image from another form of its name, which a list got wrong; or the answer, if there is none."""
+    for uri in other_names(image):
+        (other,) = fetch([replace(image, uri=uri)], options, probe_uri, limit_s=limit_s)
+        if not isinstance(other, (FileNotFoundError, IsADirectoryError)):
+            return other
     return answer
 
 
