@@ -73,7 +73,7 @@ def file_images(
 
     A folder or prefix is walked recursively and files without one of the suffixes are skipped and counted; a file named
     outright is taken whatever its suffix; hidden files (.DS_Store, ._x.jpg) are skipped. Hidden folders and those of
-    systems (.git, @eaDir, __MACOSX) are passed over, unless the input names them. Links to files are followed, links to
+    systems (.git, @eaDir, __MACOSX) are passed over, and those of Delta tables, unless the input names them. Links to files are followed, links to
     folders below the input are not, since they may form a loop. Folders that are passed over are counted in the log. A
     name that exists is never taken for a glob.
 
