@@ -48,9 +48,13 @@ def check_first_images(found: ListedInput, input_uri: str, options: StorageOptio
 
 def spread_images(images: pa.Table) -> list[SourceImage]:
     """Up to twenty images, at equal distances; images: of SOURCE_SCHEMA."""
-    step = max(1, images.num_rows // NUM_LOOKED_AT)
-    rows = range(0, images.num_rows, step)[:NUM_LOOKED_AT]
-    return [image_of_row(images.slice(row, 1).to_pylist()[0]) for row in rows]
+    return [image_of_row(images.slice(row, 1).to_pylist()[0]) for row in spread_rows(images.num_rows)]
+
+
+def spread_rows(num_rows: int) -> list[int]:
+    """Numbers of up to twenty of so many rows, at equal distances from the first to the last."""
+    num_sampled = min(num_rows, NUM_LOOKED_AT)
+    return [number * (num_rows - 1) // max(1, num_sampled - 1) for number in range(num_sampled)]
 
 
 def _fetched(images: Sequence[SourceImage], options: StorageOptions) -> Iterator[Fetched]:

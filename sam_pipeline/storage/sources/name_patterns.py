@@ -14,7 +14,7 @@ from sam_pipeline.storage.sources.passed_over import LOG_FOLDER, hidden_folder
 
 @dataclass(frozen=True)
 class Below:
-    """What a listing is to find: everything below a path, or what a glob matches, but nothing in hidden folders or tables.
+    """What a listing is to find: everything below a path, or what a glob matches; but not in hidden folders or tables.
 
     Paths are those of fsspec: without a scheme, with slashes, with none at the end.
     """
