@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
+from operator import itemgetter
 
 from sam_pipeline.errors import SamPipelineError
 from sam_pipeline.storage.fetching import (
@@ -20,7 +21,7 @@ from sam_pipeline.storage.fetching import (
 )
 from sam_pipeline.storage.filesystem import StorageOptions
 from sam_pipeline.storage.retrying import retried
-from sam_pipeline.storage.sources.parquet_reading import read_parquet_rows
+from sam_pipeline.storage.sources.parquet_reading import passes, read_parquet_rows
 from sam_pipeline.storage.sources.source_image import Location, SourceImage
 from sam_pipeline.storage.sources.tars import read_tar_members
 from sam_pipeline.storage.sources.zips import unzip_member
@@ -40,7 +41,8 @@ def fetch_images(
     """Fetch images in order, holding the bytes of a few at a time.
 
     A container is read once for all its neighbours in the plan; whether it is still the planned one is looked at
-    first. Where no object has the name that a list gives, one that is called by another form of it is read.
+    first. Compressed tar archives and Parquet files are read again where images do not come in reading_order. Where no
+    object has the name that a list gives, one that is called by another form of it is read.
 
     Args:
         images: planned ones, as neighbours in the plan.
@@ -74,6 +76,11 @@ def fetch_images(
             yield from (_unzipped(image, data) for image, data in zip(group, stored, strict=True))
         else:
             yield from _fetch_some(group, options, probe_uri, limit_s)
+
+
+def reading_order(image: SourceImage) -> tuple[str, int]:
+    """A key to sort images by, so that a container is read once, from its beginning, whatever is called how in it."""
+    return (image.uri, 0) if image.location is None else (image.location.container, image.location.offset)
 
 
 def _place(image: SourceImage) -> tuple[str, str]:
@@ -152,7 +159,8 @@ def _read_through(
 
 
 def _tar(locations: Sequence[Location], options: StorageOptions) -> Iterator[tuple[int, Fetched]]:
-    return read_tar_members(locations[0].container, [location.offset for location in locations], options)
+    for _, some in groupby(passes([location.offset for location in locations]), itemgetter(0)):
+        yield from read_tar_members(locations[0].container, [number for _, number in some], options)
 
 
 def _parquet(locations: Sequence[Location], options: StorageOptions) -> Iterator[tuple[int, Fetched]]:

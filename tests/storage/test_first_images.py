@@ -11,7 +11,7 @@ import pytest
 
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.errors import InputError
-from sam_pipeline.storage import first_images
+from sam_pipeline.storage import containers, first_images
 from sam_pipeline.storage.first_images import check_first_images, spread_images
 from sam_pipeline.storage.sources.inputs import list_input
 from sam_pipeline.storage.sources.source_image import SourceImage, source_table
@@ -135,3 +135,18 @@ def test_remote_images_are_looked_at_where_they_are(tmp_path):
 def test_at_most_twenty_images_from_the_first_to_the_last_are_looked_at(num_images, sampled):
     images = source_table(SourceImage(f"s3://b/{index}", 1, None) for index in range(num_images))
     assert [image.uri for image in spread_images(images)] == [f"s3://b/{index}" for index in sampled]
+
+
+def test_a_compressed_archive_is_read_once_for_the_first_image_and_once_for_the_others(tmp_path, monkeypatch):
+    with tarfile.open(tmp_path / "0.tar.gz", "w:gz") as archive:
+        for number in reversed(range(10)):
+            archive.addfile(tarfile.TarInfo(f"{number}.png"))
+    passes = []
+    read = containers.read_tar_members
+    monkeypatch.setattr(
+        containers,
+        "read_tar_members",
+        lambda uri, numbers, options: passes.append(numbers) or read(uri, numbers, options),
+    )
+    assert "0.png: it is empty" in refused(tmp_path / "0.tar.gz")
+    assert passes == [[9], list(range(9))]
