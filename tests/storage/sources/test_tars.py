@@ -149,7 +149,7 @@ def test_gzip_in_several_pieces_is_read_to_its_end(memory):
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="from 3.14 on Python reads zstd")
 def test_zstd_is_refused_with_its_name(memory):
     container = memory.put(ZSTD + bytes(100))
-    with pytest.raises(InputError, match=r"00\.tar is compressed with zstd, which needs Python 3\.14"):
+    with pytest.raises(InputError, match=r"00\.tar is compressed with zstd, which this Python does not support"):
         memory.index(memory.put(ZSTD + bytes(100), "00.tar"))
     with pytest.raises(InputError, match="zstd"):
         list(read_tar_members(container.uri, [0], {}))
