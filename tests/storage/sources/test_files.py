@@ -154,6 +154,8 @@ def test_stars_match_no_hidden_folders(place):
     put_files("a/.git/1.jpg", ".git/1.jpg", "a/b/1.jpg")
     for pattern in ("*/*/*.jpg", "**/*.jpg", "a/*/1.jpg"):
         assert len(uris(list_images(f"{uri}/{pattern}", {}))) == 1
+    with pytest.raises(InputError, match="no images in"):
+        list_images(f"{uri}/.g*/*.jpg", {})
 
 
 @pytest.mark.parametrize("max_split", [0, 2000])
