@@ -7,7 +7,7 @@ import re
 from decimal import Decimal
 from typing import TypeGuard
 
-LARGEST_ID = 2**63
+ID_LIMIT = 2**63
 """The first whole number that is too large for int64."""
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,20}")
@@ -41,7 +41,7 @@ def whole_number(value: object) -> int | None:
     """A number without fraction that fits int64, also if it is written as a float; None for anything else."""
     if not is_real(value) or not math.isfinite(value) or value != int(value):
         return None
-    return int(value) if -LARGEST_ID <= value < LARGEST_ID else None
+    return int(value) if -ID_LIMIT <= value < ID_LIMIT else None
 
 
 def file_id(value: object) -> int | str | None:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from sam_pipeline.config import BboxFormat
-from sam_pipeline.storage.file_numbers import LARGEST_ID
+from sam_pipeline.storage.file_numbers import ID_LIMIT
 from sam_pipeline.storage.prompts.prompt_rows import KEYED_PROMPTS
 
 _Numbers = np.ndarray[Any, np.dtype[np.int64]]
@@ -115,7 +115,7 @@ def _ids(values: pa.Array) -> tuple[pa.Array, _Flags]:
     """Whole numbers, and which rows hold one or nothing."""
     is_missing = values.is_null().to_numpy(zero_copy_only=False)
     if pt.is_uint64(values.type):
-        is_id = pc.fill_null(pc.less(values, pa.scalar(LARGEST_ID, pa.uint64())), False)
+        is_id = pc.fill_null(pc.less(values, pa.scalar(ID_LIMIT, pa.uint64())), False)
         numbers = pc.if_else(is_id, values, pa.scalar(None, pa.uint64())).cast(pa.int64())
         return numbers, is_missing | is_id.to_numpy(zero_copy_only=False)
     if pt.is_integer(values.type):
@@ -123,7 +123,7 @@ def _ids(values: pa.Array) -> tuple[pa.Array, _Flags]:
     if pt.is_floating(values.type):
         # As pandas writes whole numbers with gaps.
         numbers = _floats(values)
-        is_id = (np.trunc(numbers) == numbers) & (numbers >= -LARGEST_ID) & (numbers < LARGEST_ID)
+        is_id = (np.trunc(numbers) == numbers) & (numbers >= -ID_LIMIT) & (numbers < ID_LIMIT)
         return pa.array(np.where(is_id, numbers, 0).astype(np.int64), mask=~is_id), is_id | np.isnan(numbers)
     return pa.nulls(len(values), pa.int64()), is_missing
 
