@@ -12,7 +12,7 @@ from sam_pipeline.config import PlanConfig
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.pipeline.limits import reading_limit
 from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri
-from sam_pipeline.storage.first_images import check_first_images
+from sam_pipeline.storage.first_images import check_first_images, spread_rows
 from sam_pipeline.storage.mask_table import MaskTable, read_header
 from sam_pipeline.storage.output_folder import check_apart, check_output
 from sam_pipeline.storage.plan_table import Plan, extend_plan, iterate_planned, read_plan, read_planned, write_plan
@@ -21,8 +21,6 @@ from sam_pipeline.storage.schema import IMAGES_SCHEMA
 from sam_pipeline.storage.sources.inputs import list_input
 from sam_pipeline.storage.sources.source_image import SourceImage, image_of_row
 from sam_pipeline.supervised import num_restarts
-
-_SAMPLED_IMAGES = 20
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +132,6 @@ def _extended(plan: Plan, config: PlanConfig) -> Plan:
 
 def sample_images(plan: Plan, options: StorageOptions) -> Iterator[SourceImage]:
     """Some images spread over a plan, each read from it only when it is asked for."""
-    step = max(1, plan.num_images // _SAMPLED_IMAGES)
-    for image_id in range(0, plan.num_images, step)[:_SAMPLED_IMAGES]:
+    for image_id in spread_rows(plan.num_images):
         (row,) = read_planned(plan.output, [image_id], options).to_pylist()
         yield image_of_row(row)

@@ -29,7 +29,7 @@ from sam_pipeline.pipeline.columns import (
 from sam_pipeline.pipeline.job import EncodedImage, Engine, Job
 from sam_pipeline.pipeline.limits import limit_memory, time_limit
 from sam_pipeline.pipeline.monitor import errors_told
-from sam_pipeline.storage.containers import fetch_images
+from sam_pipeline.storage.containers import fetch_images, reading_order
 from sam_pipeline.storage.fetching import FETCH_LIMIT_S, ChangedError, Fetched, RefusedError, TooLargeToFetchError
 from sam_pipeline.storage.image_reading import DecodeError, TooLargeError, decode_image
 from sam_pipeline.storage.mask_table import put_shard
@@ -50,7 +50,7 @@ def read_images(chunks: pa.Table, job: Job, monitor: Any) -> Iterator[pa.Table]:
     with errors_told(monitor):
         for chunk in chunks.to_pylist():
             rows = planned_rows(np.frombuffer(chunk["image_ids"], np.int64), job)
-            rows.sort(key=_reading_order)
+            rows.sort(key=lambda row: reading_order(image_of_row(row)))
             for row, data in zip(rows, fetch_planned(rows, job), strict=True):
                 yield prepare_image(row, data, job)
 
@@ -60,12 +60,6 @@ def planned_rows(image_ids: npt.NDArray[np.int64], job: Job) -> list[dict[str, A
     rows: list[dict[str, Any]] = read_planned(job.output, image_ids, job.storage_options).to_pylist()
     prompts = read_image_prompts(job.output, image_ids, job.storage_options) if job.has_prompts else {}
     return [row | {"prompts": prompts.get(row["image_id"], [])} for row in rows]
-
-
-def _reading_order(row: dict[str, Any]) -> tuple[str, int]:
-    """An archive is read from its beginning to its end, whatever its members are called."""
-    location = row["location"]
-    return (row["uri"], 0) if location is None else (location["container"], location["offset"])
 
 
 def fetch_planned(rows: Sequence[dict[str, Any]], job: Job) -> Iterator[Fetched]:

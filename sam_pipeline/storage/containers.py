@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
+from operator import itemgetter
 
 from sam_pipeline.errors import SamPipelineError
 from sam_pipeline.storage.fetching import (
@@ -16,11 +17,11 @@ from sam_pipeline.storage.fetching import (
     blamed,
     check_container,
     fetch,
+    other_names,
 )
-from sam_pipeline.storage.filesystem import StorageOptions, protocol_of
-from sam_pipeline.storage.name_forms import other_forms
+from sam_pipeline.storage.filesystem import StorageOptions
 from sam_pipeline.storage.retrying import retried
-from sam_pipeline.storage.sources.parquet_reading import read_parquet_rows
+from sam_pipeline.storage.sources.parquet_reading import passes, read_parquet_rows
 from sam_pipeline.storage.sources.source_image import Location, SourceImage
 from sam_pipeline.storage.sources.tars import read_tar_members
 from sam_pipeline.storage.sources.zips import unzip_member
@@ -40,7 +41,8 @@ def fetch_images(
     """Fetch images in order, holding the bytes of a few at a time.
 
     A container is read once for all its neighbours in the plan; whether it is still the planned one is looked at
-    first. Where no object has the name that a list gives, one that is called by another form of it is read.
+    first. Compressed tar archives and Parquet files are read again where images do not come in reading_order. Where no
+    object has the name that a list gives, one that is called by another form of it is read.
 
     Args:
         images: planned ones, as neighbours in the plan.
@@ -74,6 +76,11 @@ def fetch_images(
             yield from (_unzipped(image, data) for image, data in zip(group, stored, strict=True))
         else:
             yield from _fetch_some(group, options, probe_uri, limit_s)
+
+
+def reading_order(image: SourceImage) -> tuple[str, int]:
+    """A key to sort images by, so that a container is read once, from its beginning, whatever is called how in it."""
+    return (image.uri, 0) if image.location is None else (image.location.container, image.location.offset)
 
 
 def _place(image: SourceImage) -> tuple[str, str]:
@@ -117,15 +124,11 @@ def _groups(images: Sequence[SourceImage]) -> Iterator[list[SourceImage]]:
 def _fetch_other_form(
     image: SourceImage, answer: Fetched, options: StorageOptions, probe_uri: str | None, limit_s: float
 ) -> Fetched:
-    """An image from another form of its name, which a list got wrong; or the answer, if there is none.
-
-    What a listing saw has its size, and is gone where it is not there.
-    """
-    if image.size_bytes is None and protocol_of(image.uri) not in HTTP_SCHEMES:
-        for uri in other_forms(image.uri):
-            (other,) = fetch([replace(image, uri=uri)], options, probe_uri, limit_s=limit_s)
-            if not isinstance(other, (FileNotFoundError, IsADirectoryError)):
-                return other
+    """An image from another form of its name, which a list got wrong; or the answer, if there is none."""
+    for uri in other_names(image):
+        (other,) = fetch([replace(image, uri=uri)], options, probe_uri, limit_s=limit_s)
+        if not isinstance(other, (FileNotFoundError, IsADirectoryError)):
+            return other
     return answer
 
 
@@ -156,7 +159,8 @@ def _read_through(
 
 
 def _tar(locations: Sequence[Location], options: StorageOptions) -> Iterator[tuple[int, Fetched]]:
-    return read_tar_members(locations[0].container, [location.offset for location in locations], options)
+    for _, some in groupby(passes([location.offset for location in locations]), itemgetter(0)):
+        yield from read_tar_members(locations[0].container, [number for _, number in some], options)
 
 
 def _parquet(locations: Sequence[Location], options: StorageOptions) -> Iterator[tuple[int, Fetched]]:

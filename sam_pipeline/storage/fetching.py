@@ -13,6 +13,7 @@ from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import ConfigError, InputError, InternalAddressError, SamPipelineError, StorageUnavailableError
 from sam_pipeline.regular_files import NotRegularFileError
 from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem, protocol_of
+from sam_pipeline.storage.name_forms import other_forms
 from sam_pipeline.storage.ranges import read_ranges
 from sam_pipeline.storage.retrying import (
     RANGE_NOT_SATISFIABLE,
@@ -114,7 +115,8 @@ def fetch(
 def find_probe(images: Iterable[SourceImage], options: StorageOptions) -> str | None:
     """The first of some images whose object can be read; for the driver, once, at the start.
 
-    Images on the web are no probe: each host may be down by itself.
+    As when images are fetched, an object may be called by another form of the name that a list gives. Images on the web
+    are no probe: each host may be down by itself.
 
     Returns:
         The object's URI; None if all that were tried are gone.
@@ -124,10 +126,7 @@ def find_probe(images: Iterable[SourceImage], options: StorageOptions) -> str | 
         StorageUnavailableError: the storage did not answer for two minutes.
     """
     failure: Exception | None = None
-    for image in images:
-        uri = _object_uri(image)
-        if image.error is not None or protocol_of(uri) in HTTP_SCHEMES:
-            continue
+    for uri in _objects(images):
         try:
             retried(partial(_probe, uri, options), what=f"read {uri}")
             return uri
@@ -144,6 +143,21 @@ def find_probe(images: Iterable[SourceImage], options: StorageOptions) -> str | 
     if failure is not None:
         raise InputError(f"cannot read the images ({uri}): {one_line(failure)}") from failure
     return None
+
+
+def other_names(image: SourceImage) -> Iterator[str]:
+    """Other forms of an image's name, where a list may have got it wrong: a listing knows the name, and the size."""
+    if image.location is None and image.size_bytes is None and protocol_of(image.uri) not in HTTP_SCHEMES:
+        yield from other_forms(image.uri)
+
+
+def _objects(images: Iterable[SourceImage]) -> Iterator[str]:
+    """URIs of the objects that may be a probe, each followed by the other forms of its name."""
+    for image in images:
+        uri = _object_uri(image)
+        if image.error is None and protocol_of(uri) not in HTTP_SCHEMES:
+            yield uri
+            yield from other_names(image)
 
 
 def check_container(image: SourceImage, options: StorageOptions, probe_uri: str | None) -> Exception | None:

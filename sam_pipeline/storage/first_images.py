@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError
-from sam_pipeline.storage.containers import fetch_images
+from sam_pipeline.storage.containers import fetch_images, reading_order
 from sam_pipeline.storage.fetching import Fetched
 from sam_pipeline.storage.filesystem import StorageOptions
 from sam_pipeline.storage.sources.file_kinds import HEAD_BYTES, is_image_data
@@ -33,7 +33,8 @@ def check_first_images(found: ListedInput, input_uri: str, options: StorageOptio
         InputError: saying what is wrong with the first of them, and which setting may be.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
-    images = spread_images(found.images)
+    first, *others = spread_images(found.images)
+    images = [first, *sorted(others, key=reading_order)]
     first_problem = ""
     for image, data in zip(images, _fetched(images, options), strict=True):
         problem = _problem(data)
@@ -48,13 +49,17 @@ def check_first_images(found: ListedInput, input_uri: str, options: StorageOptio
 
 def spread_images(images: pa.Table) -> list[SourceImage]:
     """Up to twenty images, at equal distances; images: of SOURCE_SCHEMA."""
-    step = max(1, images.num_rows // NUM_LOOKED_AT)
-    rows = range(0, images.num_rows, step)[:NUM_LOOKED_AT]
-    return [image_of_row(images.slice(row, 1).to_pylist()[0]) for row in rows]
+    return [image_of_row(images.slice(row, 1).to_pylist()[0]) for row in spread_rows(images.num_rows)]
+
+
+def spread_rows(num_rows: int) -> list[int]:
+    """Numbers of up to twenty of so many rows, at equal distances from the first to the last."""
+    num_sampled = min(num_rows, NUM_LOOKED_AT)
+    return [number * (num_rows - 1) // max(1, num_sampled - 1) for number in range(num_sampled)]
 
 
 def _fetched(images: Sequence[SourceImage], options: StorageOptions) -> Iterator[Fetched]:
-    """The first by itself, since that is most often enough; the others as a run fetches them, some at once."""
+    """The first by itself, since that is most often enough; the others some at once."""
     for some in (images[:1], images[1:]):
         yield from fetch_images(some, options, probe_uri=None)
 

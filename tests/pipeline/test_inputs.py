@@ -307,6 +307,19 @@ def test_a_folder_of_containers_needs_no_flag(tmp_path, make, pattern):
     assert ensure_plan(PlanConfig(output=output, input=f"{tmp_path}/in{pattern}")).num_images == len(IMAGES)
 
 
+@pytest.mark.parametrize("make", [tar, huggingface], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("pattern", ["", "/**"])
+def test_the_output_of_another_run_below_the_input_is_no_part_of_it(tmp_path, make, pattern, caplog):
+    caplog.set_level(logging.INFO)
+    (tmp_path / "in").mkdir()
+    make(tmp_path / "in")
+    for run in ("run1", "run2"):
+        output = f"{tmp_path}/in/{run}"
+        assert ensure_plan(PlanConfig(output=output, input=f"{tmp_path}/in{pattern}")).num_images == len(IMAGES)
+        take_over(output).commit([shard(output, [row(0)])])
+    assert any("passed over 2 folders of Delta tables" in said for said in caplog.messages)
+
+
 def test_a_folder_of_parquet_files_may_be_read_with_what_is_kept(tmp_path):
     (tmp_path / "in").mkdir()
     rows = [{"image": data, "label": name} for name, data in IMAGES.items()]

@@ -184,7 +184,10 @@ def test_files_that_were_passed_over_are_mentioned(folder, output, caplog):
     assert caplog.messages == ["skipped 1 files that are not images"]
 
 
-@pytest.mark.parametrize(("num_images", "sampled"), [(1, [0]), (7, list(range(7))), (90, list(range(0, 80, 4)))])
+@pytest.mark.parametrize(
+    ("num_images", "sampled"),
+    [(1, [0]), (7, list(range(7))), (21, [*range(19), 20]), (39, list(range(0, 39, 2))), (96, list(range(0, 96, 5)))],
+)
 def test_at_most_twenty_images_spread_over_the_plan_are_sampled(tmp_path, num_images, sampled):
     made = runs.plan(str(tmp_path), num_images)
     assert [image.uri for image in sample_images(made, {})] == [f"file:///in/{index:04}.jpg" for index in sampled]

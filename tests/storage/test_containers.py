@@ -1,6 +1,11 @@
+import io
+import tarfile
+
+import pytest
+
 from sam_pipeline.storage import containers
-from sam_pipeline.storage.containers import fetch_images
-from sam_pipeline.storage.sources.source_image import SourceImage
+from sam_pipeline.storage.containers import fetch_images, reading_order
+from sam_pipeline.storage.sources.source_image import Location, SourceImage
 
 
 def test_images_of_many_web_hosts_are_fetched_some_at_once_and_those_of_buckets_apart(monkeypatch):
@@ -14,3 +19,39 @@ def test_images_of_many_web_hosts_are_fetched_some_at_once_and_those_of_buckets_
     found = list(fetch_images([SourceImage(uri, None, None) for uri in uris], {}, None))
     assert found == [uri.encode() for uri in uris]
     assert asked == [8, 2, 1, 2]
+
+
+@pytest.fixture
+def members(tmp_path, monkeypatch):
+    """Members of a compressed archive, the last name first, and a list that notes each pass over it."""
+    names = [f"{number}.png" for number in reversed(range(5))]
+    with tarfile.open(tmp_path / "0.tar.gz", "w:gz") as archive:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = len(name)
+            archive.addfile(info, io.BytesIO(name.encode()))
+    uri = f"file://{tmp_path}/0.tar.gz"
+    read, passes = containers.read_tar_members, []
+
+    def noted(container, numbers, options):
+        passes.append(list(numbers))
+        return read(container, numbers, options)
+
+    monkeypatch.setattr(containers, "read_tar_members", noted)
+    images = [
+        SourceImage(f"{uri}#{name}", 5, None, Location(uri, "tar", number, 5)) for number, name in enumerate(names)
+    ]
+    return images, passes
+
+
+@pytest.mark.parametrize("order", [[4, 3, 2, 1, 0], [0, 2, 1, 3, 4], [1, 1, 3, 0]])
+def test_members_of_a_compressed_archive_come_with_their_own_bytes_in_any_order(members, order):
+    images = [members[0][number] for number in order]
+    assert list(fetch_images(images, {}, None)) == [image.uri.partition("#")[2].encode() for image in images]
+
+
+def test_in_reading_order_a_compressed_archive_is_read_once(members):
+    images, passes = members
+    ordered = sorted(sorted(images, key=lambda image: image.uri), key=reading_order)
+    assert list(fetch_images(ordered, {}, None)) == [b"4.png", b"3.png", b"2.png", b"1.png", b"0.png"]
+    assert passes == [[0, 1, 2, 3, 4]]

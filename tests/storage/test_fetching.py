@@ -352,6 +352,15 @@ def test_where_all_are_gone_there_is_no_probe(flaky):
     assert find_probe([], {}) is None
 
 
+@pytest.mark.parametrize(("listed", "stored"), [("a%20b", "/a b"), ("in\\a", "/in/a"), ("e\u0301", "/\u00e9")])
+def test_an_object_that_is_called_by_another_form_of_its_name_is_a_probe(flaky, listed, stored):
+    images = [SourceImage(f"flaky://bucket{name}", None, None) for name in ("/none", f"/{listed}")]
+    flaky().pipe_file(f"/bucket{stored}", b"found")
+    assert find_probe(images, {}) == f"flaky://bucket{stored}"
+    with_size = [SourceImage(image.uri, 5, None) for image in images]
+    assert find_probe(with_size, {}) is None
+
+
 def test_a_plan_of_which_nothing_may_be_read_is_refused_at_once_in_one_line(flaky, clock):
     for name in ("/a", "/b"):
         flaky.instead[name] = (FOR_EVER, DENIED)

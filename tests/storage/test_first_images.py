@@ -11,7 +11,7 @@ import pytest
 
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.errors import InputError
-from sam_pipeline.storage import first_images
+from sam_pipeline.storage import containers, first_images
 from sam_pipeline.storage.first_images import check_first_images, spread_images
 from sam_pipeline.storage.sources.inputs import list_input
 from sam_pipeline.storage.sources.source_image import SourceImage, source_table
@@ -49,7 +49,7 @@ def test_a_list_of_files_that_are_not_there_names_what_was_looked_for_and_the_se
     assert "--input-column" in message
     assert "--image-root" in message
     (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "08.png").write_bytes(PNG)
+    (tmp_path / "photos" / "49.png").write_bytes(PNG)
     check(tmp_path / "list.csv", image_root=f"{tmp_path}/photos")
 
 
@@ -128,7 +128,25 @@ def test_remote_images_are_looked_at_where_they_are(tmp_path):
     check(f"memory:/{folder}")
 
 
-@pytest.mark.parametrize(("num_images", "sampled"), [(1, [0]), (7, list(range(7))), (90, list(range(0, 80, 4)))])
-def test_at_most_twenty_images_at_equal_distances_are_looked_at(num_images, sampled):
+@pytest.mark.parametrize(
+    ("num_images", "sampled"),
+    [(1, [0]), (7, list(range(7))), (21, [*range(19), 20]), (39, list(range(0, 39, 2))), (96, list(range(0, 96, 5)))],
+)
+def test_at_most_twenty_images_from_the_first_to_the_last_are_looked_at(num_images, sampled):
     images = source_table(SourceImage(f"s3://b/{index}", 1, None) for index in range(num_images))
     assert [image.uri for image in spread_images(images)] == [f"s3://b/{index}" for index in sampled]
+
+
+def test_a_compressed_archive_is_read_once_for_the_first_image_and_once_for_the_others(tmp_path, monkeypatch):
+    with tarfile.open(tmp_path / "0.tar.gz", "w:gz") as archive:
+        for number in reversed(range(10)):
+            archive.addfile(tarfile.TarInfo(f"{number}.png"))
+    passes = []
+    read = containers.read_tar_members
+    monkeypatch.setattr(
+        containers,
+        "read_tar_members",
+        lambda uri, numbers, options: passes.append(numbers) or read(uri, numbers, options),
+    )
+    assert "0.png: it is empty" in refused(tmp_path / "0.tar.gz")
+    assert passes == [[9], list(range(9))]

@@ -46,7 +46,7 @@ def _records(uri: str, options: StorageOptions) -> Iterator[list[dict[str, Any]]
             for block in line_blocks(content):
                 yield records_of_lines(block, num_lines)
                 num_lines += block.count(b"\n")
-        except StorageUnavailableError:
+        except (StorageUnavailableError, MemoryError):
             raise
         except Exception as error:  # which line is none, or that it is not gzip
             raise InputError(f"cannot read {uri}: {one_line(error)}") from error

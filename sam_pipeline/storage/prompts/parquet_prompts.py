@@ -54,7 +54,7 @@ def _batches(uri: str, options: PromptOptions, *, are_regions: bool) -> Iterator
                 keys, are_ids = key_texts(batch.column(key)), pa.repeat(key == IMAGE_ID, batch.num_rows)
                 arrays = [keys, are_ids, *(batch.column(name) for name in fields)]
                 yield pa.RecordBatch.from_arrays(arrays, names=["key", "is_image_id", *fields])
-        except SamPipelineError:
+        except (SamPipelineError, MemoryError):
             raise
         except Exception as error:
             raise InputError(f"cannot read {uri}: {one_line(error)}") from error

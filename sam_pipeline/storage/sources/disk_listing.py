@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from sam_pipeline.storage.sources.name_patterns import Below
-from sam_pipeline.storage.sources.passed_over import PassedOver
+from sam_pipeline.storage.sources.passed_over import LOG_FOLDER, PassedOver
 
 _ENTRIES_AT_ONCE = 20_000
 
@@ -35,14 +35,21 @@ class Found:
 def walk_disk(below: Below, is_wanted: Callable[[str], bool], retry: Retry) -> Iterator[Found]:
     """Walk a folder to the bottom. Links to files are followed; links to folders are not, since they may form a loop.
 
-    They are noted, and so are hidden folders.
+    They are noted, and so are hidden folders and those of Delta tables.
 
     Raises:
         OSError: a folder cannot be read: fsspec's find would pass over it in silence.
     """
     folders = [below.root or "/"]
     while folders:
-        entries = retry(partial(_entries, folders.pop()))
+        folder = folders.pop()
+        entries = retry(partial(_entries, folder))
+        table = below.table_folder(f"{folder}/{LOG_FOLDER}/")
+        if table is not None and any(entry.name == LOG_FOLDER and entry.is_dir() for entry in entries):
+            found = Found()
+            found.passed_over.add("table folder", table)
+            yield found
+            continue
         while entries:
             some = entries[-_ENTRIES_AT_ONCE:]
             del entries[-_ENTRIES_AT_ONCE:]  # each holds on to what it was asked for

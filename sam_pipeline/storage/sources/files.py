@@ -72,10 +72,10 @@ def file_images(
     """List an input once, in parts of some ten thousand files.
 
     A folder or prefix is walked recursively and files without one of the suffixes are skipped and counted; a file named
-    outright is taken whatever its suffix; hidden files (.DS_Store, ._x.jpg) are skipped. Hidden folders and those of
-    systems (.git, @eaDir, __MACOSX) are passed over, unless the input names them. Links to files are followed, links to
-    folders below the input are not, since they may form a loop. Folders that are passed over are counted in the log. A
-    name that exists is never taken for a glob.
+    outright is taken whatever its suffix; hidden files (.DS_Store, ._x.jpg) are skipped. Hidden folders, those of
+    systems (.git, @eaDir, __MACOSX) and those of Delta tables are passed over, unless the input names them. Links to
+    files are followed, links to folders below the input are not, since they may form a loop. Folders that are passed
+    over are counted in the log. A name that exists is never taken for a glob.
 
     Args:
         input_uri: a folder or prefix, a glob, or a file, as absolute_uri makes it or as a listing names it.
@@ -116,7 +116,7 @@ def file_images(
         raise InputError(f"input not found: {input_uri}{hint}") from None
     except InputError as error:
         raise InputError(f"cannot list {input_uri}: {error}") from error
-    except SamPipelineError:
+    except (SamPipelineError, MemoryError):
         raise
     except Exception as error:
         raise InputError(f"cannot list {input_uri}: {one_line(error)}") from error

@@ -87,7 +87,7 @@ def manifest_images(uri: str, options: SourceOptions) -> Iterator[pa.Table]:
                     some = names.slice(first, _TABLE_ROWS)
                     yield naming.table(some, num_rows, None if extra is None else extra.slice(first, _TABLE_ROWS))
                     num_rows += len(some)
-        except SamPipelineError:
+        except (SamPipelineError, MemoryError):
             raise
         except Exception as error:
             raise InputError(f"cannot read {uri}: {one_line(error)}") from error

@@ -9,12 +9,12 @@ from glob import has_magic
 
 from fsspec.utils import glob_translate
 
-from sam_pipeline.storage.sources.passed_over import hidden_folder
+from sam_pipeline.storage.sources.passed_over import LOG_FOLDER, hidden_folder
 
 
 @dataclass(frozen=True)
 class Below:
-    """What a listing is to find: everything below a path, or what a glob matches, but nothing in hidden folders.
+    """What a listing is to find: everything below a path, or what a glob matches; but not in hidden folders or tables.
 
     Paths are those of fsspec: without a scheme, with slashes, with none at the end.
     """
@@ -42,7 +42,7 @@ class Below:
 
     def matches(self, name: str) -> bool:
         """Whether a file is one of those meant."""
-        if (self.left_out and name.startswith(self._left_out_prefixes)) or self.hidden_folder(name) is not None:
+        if name.startswith(self._left_out_prefixes) or self.hidden_folder(name) is not None:
             return False
         return not self.is_glob or self._regex.match(name) is not None
 
@@ -57,7 +57,20 @@ class Below:
 
     def hidden_folder(self, name: str) -> str | None:
         """The hidden or system folder that a file is in; None where there is none that the user has not named."""
+        if name.startswith(self._left_out_prefixes):
+            return None
         return hidden_folder(name, len(self.root.rstrip("/")), self._named)
+
+    def table_folder(self, name: str) -> str | None:
+        """The folder of the Delta table whose log a file is in; None where there is none, or the user has named it.
+
+        Args:
+            name: of the file, or of a folder with a slash at its end.
+        """
+        root = self.root.rstrip("/")
+        folder, log, _ = name[len(root) :].partition(f"/{LOG_FOLDER}/")
+        is_named = not folder or folder.rpartition("/")[2] in self._named or root + folder in self.left_out
+        return None if not log or is_named else root + folder
 
     @cached_property
     def _named(self) -> frozenset[str]:

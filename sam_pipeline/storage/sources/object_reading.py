@@ -39,7 +39,7 @@ def open_object(uri: str, options: StorageOptions) -> io.BufferedReader:
         raise InputError(f"cannot read {uri}: it is a folder") from None
     except NotRegularFileError as error:
         raise InputError(f"cannot read {uri}: {error.strerror}") from None
-    except SamPipelineError:
+    except (SamPipelineError, MemoryError):
         raise
     except Exception as error:
         raise InputError(f"cannot read {uri}: {one_line(error)}") from error
@@ -59,7 +59,7 @@ def read_head(uri: str, options: StorageOptions, num_bytes: int) -> bytes | None
             return None
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except SamPipelineError:
+    except (SamPipelineError, MemoryError):
         raise
     except Exception as error:
         raise InputError(f"cannot read {uri}: {one_line(error)}") from error
@@ -90,7 +90,7 @@ def read_json(uri: str, options: StorageOptions) -> Any:
                 if _are_json_lines(content):
                     raise InputError(f"cannot read {uri}: it holds JSON Lines: call it .jsonl") from None
                 raise InputError(f"cannot read {uri}: not JSON ({one_line(error)})") from error
-        except SamPipelineError:
+        except (SamPipelineError, MemoryError):
             raise
         except Exception as error:  # it is not gzip, or unpacks to too much
             raise InputError(f"cannot read {uri}: {one_line(error)}") from error

@@ -51,7 +51,7 @@ def is_parquet_of_images(uri: str, options: SourceOptions) -> bool:
     """
     try:
         schema = retried(partial(_schema, uri, options), what=f"read {uri}")
-    except SamPipelineError:
+    except (SamPipelineError, MemoryError):
         raise
     except FileNotFoundError:
         raise InputError(f"input not found: {uri}") from None
@@ -160,9 +160,7 @@ def _planned(
 def _plan_or_say(container: SourceImage, options: SourceOptions) -> _Planned | Exception:
     try:
         return retried(partial(_plan, container.uri, options), what=f"read {container.uri}")
-    except SamPipelineError:
-        raise
-    except MemoryError:
+    except (SamPipelineError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001  of this file: others go on
         return error

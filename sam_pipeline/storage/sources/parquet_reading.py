@@ -99,7 +99,7 @@ def read_parquet_rows(
     with open_parquet(container, options) as parquet:
         num_rows = (parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups))
         starts = list(accumulate(num_rows, initial=0))
-        for (_, group), some in groupby(_passes(rows), lambda row: (row[0], bisect_right(starts, row[1]) - 1)):
+        for (_, group), some in groupby(passes(rows), lambda row: (row[0], bisect_right(starts, row[1]) - 1)):
             wanted = [row for _, row in some]
             if not 0 <= group < parquet.num_row_groups:
                 yield from ((row, UnreadableRowError(f"no row {row}: there are {starts[-1]}")) for row in wanted)
@@ -107,8 +107,8 @@ def read_parquet_rows(
             yield from _read_group(parquet, group, column, starts[group], wanted)
 
 
-def _passes(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Each row with the number of the pass that reads it: a new one begins where they do not ascend."""
+def passes(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Rows, or members, each with the number of the pass that reads it: a new one begins where they do not ascend."""
     number, last = 0, -1
     for row in rows:
         number += row <= last

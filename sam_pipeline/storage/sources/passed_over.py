@@ -1,4 +1,4 @@
-"""What planning passes over and says so: hidden folders, links to folders, files that cannot be kept."""
+"""What planning passes over and says so: hidden folders, Delta tables, links to folders, files that cannot be kept."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from typing import Literal
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["hidden folder", "linked folder", "not kept"]
+Kind = Literal["hidden folder", "table folder", "linked folder", "not kept"]
+
+LOG_FOLDER = "_delta_log"
+"""What a folder with a Delta table has in it, such as those of this program's outputs."""
 
 # Of Synology, QNAP, NetApp, macOS, Windows and Linux: thumbnails, old versions, what was deleted.
 _SYSTEM_FOLDERS = (
     r"@eadir|#recycle|#snapshot|@recycle|@recently-snapshot|~snapshot|__macosx|\$recycle\.bin|"
-    r"system volume information|lost\+found"
+    rf"system volume information|lost\+found|{LOG_FOLDER}"
 )
 _HIDDEN_FOLDER = re.compile(rf"(?i)/((?:\.(?!\.?/)[^/]+|{_SYSTEM_FOLDERS}))(?=/)")
 
 _WORDS: dict[Kind, tuple[int, str]] = {
     "hidden folder": (logging.INFO, "passed over %d hidden or system folders, such as %s"),
+    "table folder": (logging.INFO, "passed over %d folders of Delta tables, such as %s"),
     "linked folder": (
         logging.WARNING,
         "did not follow %d links to folders, such as %s: what is behind them is no part of the input",

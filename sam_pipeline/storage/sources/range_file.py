@@ -99,6 +99,8 @@ class RangeFile:
     def _from_storage(self, call: Callable[[], Any]) -> Any:
         try:
             return self._retried(call)
+        except MemoryError:
+            raise
         except Exception as error:
             raise StorageFaultError(error) from error
 

@@ -49,10 +49,14 @@ class _Page:
     prefixes: list[str] = field(default_factory=list)
     """Below, each with a slash at its end."""
     token: str | None = None
+    tables: set[str] = field(default_factory=set)
+    """Folders of Delta tables that it tells of, and nothing of what is in them."""
 
 
 def walk_store(filesystem: Any, below: Below, is_wanted: Callable[[str], bool], retry: Retry) -> Iterator[Found]:
-    """List what is below a prefix, or matches a glob.
+    """List what is below a prefix, or matches a glob, but nothing in folders of Delta tables.
+
+    Only of a table that has a thousand objects whose names sort before `_delta_log` some are listed: they come first.
 
     Raises:
         FileNotFoundError: nothing there; PermissionError, where an empty listing would not say so.
@@ -66,6 +70,8 @@ def walk_store(filesystem: Any, below: Below, is_wanted: Callable[[str], bool], 
     is_empty = True
     for request, page in _pages(list_page, _Request(start, one_level=is_split), below, retry):
         found = Found()
+        for table in page.tables:
+            found.passed_over.add("table folder", table)
         for prefix in page.prefixes:
             if (hidden := below.hidden_folder(prefix)) is not None:
                 found.passed_over.add("hidden folder", hidden)
@@ -128,6 +134,7 @@ def _pages(
     waiting = deque([first])
     prefixes: dict[str, list[str]] = {}
     running: dict[Future[_Page], _Request] = {}
+    tables: set[str] = set()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         while waiting or running:
             while waiting and len(running) < _AT_ONCE:
@@ -136,7 +143,7 @@ def _pages(
                 running[pool.submit(call)] = request
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                request, page = running.pop(future), future.result()
+                request, page = running.pop(future), _without_tables(future.result(), below, tables)
                 yield request, page
                 wanted = [prefix for prefix in page.prefixes if below.may_hold(prefix[:-1])]
                 if below.is_level_by_level:
@@ -146,7 +153,24 @@ def _pages(
                 if page.token is not None:
                     waiting.appendleft(replace(request, token=page.token))
                 elif not below.is_level_by_level:
-                    waiting += _split(request, prefixes.pop(request.prefix))
+                    below_it = prefixes.pop(request.prefix)
+                    waiting += _split(request, [each for each in below_it if not each.startswith(tuple(tables))])
+
+
+def _without_tables(page: _Page, below: Below, tables: set[str]) -> _Page:
+    """A page without what is in folders of Delta tables.
+
+    Args:
+        page: as the store gives it.
+        below: what is listed.
+        tables: such folders that earlier pages told of, with a slash at the end; those of this page are added.
+    """
+    names = [*page.prefixes, *(info["name"] for info in page.infos)]
+    found = {table for name in names if (table := below.table_folder(name)) is not None}
+    tables |= {f"{table}/" for table in found}
+    starts = tuple(tables)
+    infos = [info for info in page.infos if not info["name"].startswith(starts)]
+    return _Page(infos, [prefix for prefix in page.prefixes if not prefix.startswith(starts)], page.token, found)
 
 
 def _split(request: _Request, prefixes: list[str]) -> Iterator[_Request]:

@@ -75,6 +75,7 @@ def tar_images(
     Raises:
         InputError: an archive cannot be read, or its compression (zstd) is not in this Python.
         StorageUnavailableError: the storage did not answer for two minutes.
+        MemoryError: there is not enough memory, which says nothing of an archive.
     """
     extensions: set[str] = set()
     yield from tables_in_order(containers, partial(_index, options=options, extensions=extensions), on_skipped)
@@ -102,6 +103,7 @@ def read_tar_members(
         Exception: the storage's own error: access is denied (retrying.is_denied), or, after half a minute of attempts,
             what may pass (is_transient).
         InputError: the compression (zstd) is not in this Python.
+        MemoryError: there is not enough memory, which says nothing of the archive.
     """
     wanted = deque(sorted(set(numbers)))
     if not wanted:
@@ -120,7 +122,7 @@ def read_tar_members(
         failure: Exception = ValueError(f"archive has only {num_members} members")
     except StorageFaultError as fault:
         failure = fault.error
-    except SamPipelineError:
+    except (SamPipelineError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001  tarfile and decompressors raise a dozen types at damaged data
         failure = ValueError(_early_end(num_members, error))
@@ -196,7 +198,7 @@ def _entries(container: SourceImage, options: SourceOptions) -> Iterator[_Entry]
             num_members += 1
             if not member.isdir():
                 yield _Entry(sample, image, kept, passed_over)
-    except (StorageFaultError, SamPipelineError):
+    except (StorageFaultError, SamPipelineError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001  tarfile and decompressors raise a dozen types at damaged data
         why = _early_end(num_members, error) if is_tar else f"not a tar archive ({one_line(error)})"
@@ -317,7 +319,9 @@ def _opened(file: RangeFile) -> tuple[Any, str]:
         try:
             stream = importlib.import_module("compression.zstd").ZstdFile(source)
         except ImportError:
-            raise InputError(f"{file.uri} is compressed with zstd, which needs Python 3.14; use gzip or none") from None
+            raise InputError(
+                f"{file.uri} is compressed with zstd, which this Python does not support; use gzip, bzip2, xz or none"
+            ) from None
     else:
         return source, "range"
     return Decompressed(stream, source), "tar"

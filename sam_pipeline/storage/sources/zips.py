@@ -70,6 +70,7 @@ def zip_images(
     Raises:
         InputError: an archive cannot be read.
         StorageUnavailableError: the storage did not answer for two minutes.
+        MemoryError: there is not enough memory, which says nothing of an archive.
     """
     return tables_in_order(containers, partial(_index, options=options), on_skipped)
 
@@ -96,7 +97,7 @@ def _directory_bytes(tail: bytes) -> float:
 def _members(container: SourceImage, file: Any) -> Iterator[Member]:
     try:
         archive = zipfile.ZipFile(file)
-    except StorageFaultError:
+    except (StorageFaultError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001  zipfile raises half a dozen types at damaged data
         yield broken(container, f"not a zip archive, or a damaged one ({one_line(error)})")

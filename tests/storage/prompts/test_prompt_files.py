@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sam_pipeline.errors import InputError
+from sam_pipeline.storage.prompts import json_line_prompts, parquet_prompts
 from sam_pipeline.storage.prompts.prompt_files import list_prompt_files, read_prompts, read_regions
 from sam_pipeline.storage.prompts.prompt_rows import KEYED_PROMPTS, PromptOptions
 
@@ -351,3 +352,25 @@ def test_boxes_in_parquet_are_read_without_python_objects(tmp_path, monkeypatch)
     assert max(part.num_rows for part in parts) <= 65_536
     last = parts[-1].slice(parts[-1].num_rows - 1).to_pylist()[0]
     assert (last["prompt_id"], last["key"]) == (count - 1, str(count - 1))
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "suffix"),
+    [
+        (parquet_prompts, "column_batches", "parquet"),
+        (json_line_prompts, "records_of_lines", "jsonl"),
+        (json, "loads", "json"),
+    ],
+)
+def test_a_lack_of_memory_is_no_fault_of_the_file(tmp_path, monkeypatch, module, function, suffix):
+    def exhausted(*_, **__):
+        raise MemoryError("malloc of size 256 failed")
+
+    path = tmp_path / f"prompts.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.table({"image": ["a"], "bbox": [[1.0, 2.0, 3.0, 4.0]]}), path)
+    else:
+        path.write_text('{"image": "a", "bbox": [1, 2, 3, 4]}')
+    monkeypatch.setattr(module, function, exhausted)
+    with pytest.raises(MemoryError):
+        rows_of(path)

@@ -154,6 +154,31 @@ def test_stars_match_no_hidden_folders(place):
     put_files("a/.git/1.jpg", ".git/1.jpg", "a/b/1.jpg")
     for pattern in ("*/*/*.jpg", "**/*.jpg", "a/*/1.jpg"):
         assert len(uris(list_images(f"{uri}/{pattern}", {}))) == 1
+    with pytest.raises(InputError, match="no images in"):
+        list_images(f"{uri}/.g*/*.jpg", {})
+
+
+@pytest.mark.parametrize("max_split", [0, 2000])
+def test_folders_of_delta_tables_are_passed_over_and_counted(place, caplog, monkeypatch, max_split):
+    monkeypatch.setattr(store_listing, "_MAX_SPLIT", max_split)
+    caplog.set_level(logging.INFO)
+    uri, put_files = place
+    for folder in ("run1/masks", "a/b/run2/images"):
+        put_files(f"{folder}/_delta_log/0.json", f"{folder}/part-0.jpg", f"{folder}/0.jpg", f"{folder}/day=1/1.jpg")
+    put_files("run1/photos/2.jpg", "a/b/3.jpg", "a/_delta_log.jpg", "b/_delta_logs/4.jpg")
+    for pattern in (uri, f"{uri}/**/*.jpg"):
+        found = sorted(name.rpartition("/")[2] for name in uris(list_images(pattern, {})))
+        assert found == ["2.jpg", "3.jpg", "4.jpg", "_delta_log.jpg"]
+        assert any("passed over 2 folders of Delta tables" in said for said in caplog.messages)
+        assert not any("hidden" in said for said in caplog.messages)
+        caplog.clear()
+
+
+@pytest.mark.parametrize("pattern", ["run/masks", "run/masks/*.jpg", "run/masks/**/*.jpg", "*/masks/*.jpg"])
+def test_the_folder_of_a_delta_table_that_the_input_names_is_walked_but_not_its_log(place, pattern):
+    uri, put_files = place
+    put_files("run/masks/_delta_log/0.jpg", "run/masks/1.jpg")
+    assert [name.rpartition("/")[2] for name in uris(list_images(f"{uri}/{pattern}", {}))] == ["1.jpg"]
 
 
 def test_links_to_folders_are_counted_and_said(tmp_path, caplog):
@@ -369,3 +394,13 @@ def test_a_pattern_with_braces_is_told_that_there_are_none(tmp_path):
         InputError, match=r"input not found: .*\.jpg; in a pattern there are \*, \? and \[0-9\], but no"
     ):
         list_images(f"{tmp_path}/{{0..3}}.jpg", {})
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_folder(tmp_path, monkeypatch):
+    def exhausted(*_):
+        raise MemoryError("malloc of size 256 failed")
+
+    put(tmp_path, "a.jpg")
+    monkeypatch.setattr(files, "_table", exhausted)
+    with pytest.raises(MemoryError):
+        list_images(str(tmp_path), {})

@@ -16,6 +16,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from sam_pipeline.errors import ConfigError, InputError, StorageUnavailableError
 from sam_pipeline.storage.sources import manifest_rows
 from sam_pipeline.storage.sources.manifest import manifest_images
+from sam_pipeline.storage.sources.named_uris import NamedUris
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
 from sam_pipeline.storage.sources.source_options import SourceOptions
 
@@ -483,3 +484,14 @@ def test_local_names_are_those_of_a_listing(tmp_path):
     path = write(tmp_path / "m.parquet", {"uri": ["x/../a b.jpg", f"{tmp_path}//c.jpg"]})
     unstrip = LocalFileSystem().unstrip_protocol
     assert uris(path) == [unstrip(tmp_path / "a b.jpg"), unstrip(tmp_path / "c.jpg")]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl.gz"])
+def test_a_lack_of_memory_is_no_fault_of_the_list(tmp_path, monkeypatch, suffix):
+    def exhausted(*_):
+        raise MemoryError("malloc of size 256 failed")
+
+    path = write(tmp_path / f"list.{suffix}", {"uri": ["a.jpg"]})
+    monkeypatch.setattr(NamedUris, "table", exhausted)
+    with pytest.raises(MemoryError):
+        read(path)

@@ -114,6 +114,18 @@ def test_hidden_prefixes_are_not_asked_for(store, caplog):
     assert caplog.messages == ["passed over 3 hidden or system folders, such as bucket/in/.cache"]
 
 
+@pytest.mark.parametrize("page_size", [1, 3, 1000])
+@pytest.mark.parametrize("few", [0, 16])
+def test_prefixes_of_delta_tables_are_passed_over(store, caplog, monkeypatch, page_size, few):
+    monkeypatch.setattr(store_listing, "_FEW", few)
+    caplog.set_level(logging.INFO)
+    names = ["_delta_log/0.json", "_delta_log/1.json", "part-0.jpg", "part-1.jpg", "sub/2.jpg"]
+    keys = [f"in/{run}/{table}/{name}" for run in ("run1", "x/run2") for table in ("images", "masks") for name in names]
+    store([*keys, "in/run1/3.jpg", "in/x/4.jpg"], page_size=page_size)
+    assert keys_in("s3://bucket/in") == ["in/run1/3.jpg", "in/x/4.jpg"]
+    assert caplog.messages == ["passed over 4 folders of Delta tables, such as bucket/in/run1/images"]
+
+
 def test_a_prefix_with_hidden_folders_alone_has_no_images_and_is_no_missing_input(store):
     store(["in/.snapshot/1.jpg"])
     with pytest.raises(InputError, match="no images in s3://bucket/in: 0 files"):

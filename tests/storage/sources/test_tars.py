@@ -149,7 +149,7 @@ def test_gzip_in_several_pieces_is_read_to_its_end(memory):
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="from 3.14 on Python reads zstd")
 def test_zstd_is_refused_with_its_name(memory):
     container = memory.put(ZSTD + bytes(100))
-    with pytest.raises(InputError, match=r"00\.tar is compressed with zstd, which needs Python 3\.14"):
+    with pytest.raises(InputError, match=r"00\.tar is compressed with zstd, which this Python does not support"):
         memory.index(memory.put(ZSTD + bytes(100), "00.tar"))
     with pytest.raises(InputError, match="zstd"):
         list(read_tar_members(container.uri, [0], {}))
@@ -697,3 +697,23 @@ def test_a_member_is_not_read_for_more_than_it_may_take(memory, monkeypatch):
     ((_, answer),) = read_tar_members(uri, [0], {})
     assert "1001 bytes to be read at once, the limit is 1000" in str(answer)
     assert tars.MAX_KEPT_BYTES <= 2**20
+
+
+@pytest.mark.parametrize("place", [(tars, "_check_data"), (range_file, "read_range")])
+def test_a_lack_of_memory_is_no_fault_of_the_archive_when_it_is_indexed(memory, monkeypatch, place):
+    def exhausted(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(*place, exhausted)
+    with pytest.raises(MemoryError):
+        memory.index(packed(*pictures(3)))
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_archive_when_members_are_read(memory, monkeypatch):
+    def exhausted(stream, member):
+        raise MemoryError
+
+    container = memory.put(gzip.compress(packed(*pictures(3))))
+    monkeypatch.setattr(tars, "_read", exhausted)
+    with pytest.raises(MemoryError):
+        list(read_tar_members(container.uri, [1], {}))

@@ -503,3 +503,17 @@ def test_damage_of_a_member_is_a_value_error_or_harmless(data):
     whole[position : position + len(new)] = new
     with suppress(ValueError):
         assert unzip_member(bytes(whole), 400) == content
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_archive(memory, monkeypatch):
+    def exhausted(file):
+        raise MemoryError
+
+    container = memory.put(packed(PICTURES))
+    with monkeypatch.context() as patched:
+        patched.setattr(zipfile, "ZipFile", exhausted)
+        with pytest.raises(MemoryError):
+            list(zip_images([container], SourceOptions({})))
+    memory.fail = MemoryError()
+    with pytest.raises(MemoryError):
+        list(zip_images([container], SourceOptions({})))
