@@ -27,6 +27,7 @@ from sam_pipeline import cli
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.pipeline import plan as planning
 from sam_pipeline.storage.mask_table import MaskTable, put_shard
+from sam_pipeline.storage.sources.inputs import ListedInput
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
 from sam_pipeline.storage.verify import Verification, verify
 from tests.faults.resume_at_scale import FINGERPRINT, ROWS_PER_SHARD, SHARDS_PER_COMMIT, make, result_rows, uris
@@ -66,7 +67,7 @@ def main() -> None:
 
 def measure(output: str, num_images: int) -> None:
     """Do everything one after another; the peaks of memory are those of all that came before as well."""
-    planning.list_input = lambda config: listing(num_images)
+    planning.list_input = lambda config: ListedInput(listing(num_images), "files")
     with step("extend, redo changed"):
         planning.ensure_plan(PlanConfig(output=output, input=INPUT, extend=True, redo_changed=True))
     with step("do them again"):
