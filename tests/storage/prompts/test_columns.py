@@ -2,7 +2,8 @@ import pytest
 
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.prompts.columns import KEY_COLUMNS, key_column
-from sam_pipeline.storage.sources.manifest import URI_COLUMNS
+from sam_pipeline.storage.sources.manifest import URI_COLUMNS, manifest_images
+from sam_pipeline.storage.sources.source_options import SourceOptions
 
 
 def test_the_first_name_there_is_counts_whatever_the_order_in_the_file():
@@ -14,6 +15,13 @@ def test_the_first_name_there_is_counts_whatever_the_order_in_the_file():
 
 def test_prompts_and_lists_look_for_names_in_the_same_order():
     assert (*URI_COLUMNS, "image_id") == KEY_COLUMNS
+
+
+def test_lists_look_at_values_and_prompts_do_not(tmp_path):
+    (tmp_path / "m.csv").write_text("image,key\n17,im/a.png\n")
+    (table,) = manifest_images(str(tmp_path / "m.csv"), SourceOptions({}))
+    assert table["uri"].to_pylist() == [f"file://{tmp_path}/im/a.png"]
+    assert key_column("f", {"image": True, "key": True, "bbox": False}, are_regions=False) == "image"
 
 
 def test_a_column_that_cannot_name_images_is_passed_over():
