@@ -319,7 +319,9 @@ def _opened(file: RangeFile) -> tuple[Any, str]:
         try:
             stream = importlib.import_module("compression.zstd").ZstdFile(source)
         except ImportError:
-            raise InputError(f"{file.uri} is compressed with zstd, which this Python does not support; use gzip, bzip2, xz or none") from None
+            raise InputError(
+                f"{file.uri} is compressed with zstd, which this Python does not support; use gzip, bzip2, xz or none"
+            ) from None
     else:
         return source, "range"
     return Decompressed(stream, source), "tar"
