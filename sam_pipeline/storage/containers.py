@@ -48,7 +48,8 @@ def fetch_images(
         images: planned ones, as neighbours in the plan.
         options: of the storage.
         probe_uri: see fetching.fetch.
-        limit_s: seconds in which an object, or a range of a container, must come.
+        limit_s: seconds in which an object, or a range of a container, must come. Each part of a compressed tar archive
+            or a Parquet file has ranges.RANGE_LIMIT_S instead.
 
     Yields:
         For each image its bytes, or what is wrong with it.
