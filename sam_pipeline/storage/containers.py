@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 
 from sam_pipeline.errors import SamPipelineError
@@ -31,6 +31,8 @@ from sam_pipeline.uri_rules import HTTP_SCHEMES
 _AT_ONCE = 8
 _BYTES_AT_ONCE = 2**28
 
+_GONE = (FileNotFoundError, IsADirectoryError)
+
 _Read = Callable[[Sequence[Location]], Iterator[tuple[int, Fetched]]]
 """Locations in one container, in its order → their offsets and bytes, in one pass over it."""
 
@@ -48,7 +50,8 @@ def fetch_images(
         images: planned ones, as neighbours in the plan.
         options: of the storage.
         probe_uri: see fetching.fetch.
-        limit_s: seconds in which an object, or a range of a container, must come.
+        limit_s: seconds in which an object, or a range of a container, must come. Each part of a compressed tar archive
+            or a Parquet file has ranges.RANGE_LIMIT_S instead.
 
     Yields:
         For each image its bytes, or what is wrong with it.
@@ -61,10 +64,7 @@ def fetch_images(
         if kind == "refused":
             yield from (RefusedError(image.error) for image in group)
         elif kind == "object":
-            fetched = _fetch_some(group, options, probe_uri, limit_s)
-            for image, data in zip(group, fetched, strict=True):
-                is_gone = isinstance(data, FileNotFoundError)
-                yield _fetch_other_form(image, data, options, probe_uri, limit_s) if is_gone else data
+            yield from _fetch_some(group, options, probe_uri, limit_s)
         elif (error := check_container(group[0], options, probe_uri)) is not None:
             yield from (error for _ in group)
         elif kind == "tar":
@@ -99,8 +99,7 @@ def _fetch_some(
 ) -> Iterator[Fetched]:
     """Fetch a few at a time; one that is larger than its share of their bytes comes alone."""
     for some in _groups(images):
-        answers = fetch(some, options, probe_uri, max_bytes=_BYTES_AT_ONCE // _AT_ONCE, limit_s=limit_s)
-        for image, answer in zip(some, answers, strict=True):
+        for image, answer in _fetch_by_any_name(some, options, probe_uri, limit_s):
             if isinstance(answer, TooLargeToFetchError) and image.size_bytes is None:
                 yield from fetch([image], options, probe_uri, limit_s=limit_s)
             else:
@@ -121,15 +120,26 @@ def _groups(images: Sequence[SourceImage]) -> Iterator[list[SourceImage]]:
         yield group
 
 
-def _fetch_other_form(
-    image: SourceImage, answer: Fetched, options: StorageOptions, probe_uri: str | None, limit_s: float
-) -> Fetched:
-    """An image from another form of its name, which a list got wrong; or the answer, if there is none."""
-    for uri in other_names(image):
-        (other,) = fetch([replace(image, uri=uri)], options, probe_uri, limit_s=limit_s)
-        if not isinstance(other, (FileNotFoundError, IsADirectoryError)):
-            return other
-    return answer
+def _fetch_by_any_name(
+    images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None, limit_s: float
+) -> list[tuple[SourceImage, Fetched]]:
+    """Fetch images at once, and those that are not there by other forms of their names; each with the name it has."""
+    fetch_at_once = partial(
+        fetch, options=options, probe_uri=probe_uri, max_bytes=_BYTES_AT_ONCE // _AT_ONCE, limit_s=limit_s
+    )
+    found = list(zip(images, fetch_at_once(images), strict=True))
+    left = {
+        index: other_names(image) for index, (image, data) in enumerate(found) if isinstance(data, FileNotFoundError)
+    }
+    while left:
+        named = {index: replace(images[index], uri=uri) for index, names in left.items() for uri in islice(names, 1)}
+        answers = dict(zip(named, fetch_at_once(list(named.values())), strict=True))
+        left = {index: left[index] for index, data in answers.items() if isinstance(data, _GONE)}
+        found = [
+            (named[index], answers[index]) if index in answers and index not in left else before
+            for index, before in enumerate(found)
+        ]
+    return found
 
 
 def _read_through(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fsspec.asyn import AsyncFileSystem, sync
 
 RANGE_LIMIT_S = 120.0
-"""For a range of some megabytes that the driver reads."""
+"""For a range of some megabytes of what is read from its beginning to its end, or in steps."""
+
+PART_BYTES = 8 << 20
 
 Range = tuple[int | None, int | None]
 """First byte, and the one after the last."""
@@ -19,8 +22,63 @@ class TooSlowError(Exception):
     """The bytes did not come in time, although some may have."""
 
 
-def read_range(filesystem: Any, path: str, start: int, end: int) -> bytes:
+class ObjectFile(io.RawIOBase):
+    """An object as a file, read in parts of 8 MiB, each with a limit of time.
+
+    Args:
+        filesystem: remote, of fsspec.
+        path: of the object.
+        info: what the filesystem says of it.
+
+    Raises:
+        ConnectionError: when it is read: fewer bytes came than there are.
+        Exception: when it is read: see read_range.
+    """
+
+    def __init__(self, filesystem: Any, path: str, info: Mapping[str, Any]) -> None:
+        self._filesystem, self._path = filesystem, path
+        self._size_bytes, self._etag = info["size"], info.get("ETag")
+        self._position = 0
+
+    def readable(self) -> bool:
+        """True, always."""
+        return True
+
+    def seekable(self) -> bool:
+        """True, always."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to an offset from the beginning, here, or the end."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer, unless the object ends before."""
+        start, end = self._position, min(self._position + len(buffer), self._size_bytes)
+        for first in range(start, end, PART_BYTES):
+            part = self._part(first, min(first + PART_BYTES, end))
+            buffer[first - start : first - start + len(part)] = part
+        self._position = max(start, end)
+        return self._position - start
+
+    def _part(self, start: int, end: int) -> bytes:
+        data = read_range(self._filesystem, self._path, start, end, self._etag)
+        if len(data) != end - start:
+            raise ConnectionError(f"{len(data)} of {end - start} bytes came")
+        return data
+
+
+def read_range(filesystem: Any, path: str, start: int, end: int, etag: str | None = None) -> bytes:
     """Read a range of an object; shorter only where the object ends.
+
+    Args:
+        filesystem: of fsspec.
+        path: of the object.
+        start: first byte.
+        end: the byte after the last.
+        etag: that the object must still have, where the store is S3.
 
     Raises:
         TimeoutError: it took longer than RANGE_LIMIT_S.
@@ -29,11 +87,10 @@ def read_range(filesystem: Any, path: str, start: int, end: int) -> bytes:
     if not isinstance(filesystem, AsyncFileSystem):
         data: bytes = filesystem.cat_file(path, start=start, end=end)
         return data
-    (answer,) = read_ranges(filesystem, [path], [(start, end)], RANGE_LIMIT_S)
-    if isinstance(answer, TooSlowError):
-        raise TimeoutError(str(answer)) from answer  # which may pass
-    if isinstance(answer, Exception):
-        raise answer
+    try:
+        answer: bytes = sync(filesystem.loop, _read, filesystem, path, start, end, RANGE_LIMIT_S, etag)
+    except TooSlowError as error:
+        raise TimeoutError(str(error)) from error  # which may pass
     return answer
 
 
@@ -63,9 +120,13 @@ async def _read_all(
     return await asyncio.gather(*reads, return_exceptions=True)
 
 
-async def _read(filesystem: Any, path: str, start: int | None, end: int | None, limit_s: float) -> bytes:
+async def _read(
+    filesystem: Any, path: str, start: int | None, end: int | None, limit_s: float, etag: str | None = None
+) -> bytes:
     try:
         async with asyncio.timeout(limit_s) as limit:
+            if etag is not None and "s3" in filesystem.protocol:
+                return await _read_unchanged(filesystem, path, start, end, etag)
             data: bytes = await filesystem._cat_file(path, start=start, end=end)
             return data
     except TimeoutError:
@@ -73,3 +134,15 @@ async def _read(filesystem: Any, path: str, start: int | None, end: int | None, 
             raise  # the client's own, of one wait
         # Without its cause, which would count as passing.
         raise TooSlowError(f"it did not come within {limit_s:g} s") from None
+
+
+async def _read_unchanged(filesystem: Any, path: str, start: int | None, end: int | None, etag: str) -> bytes:
+    """As s3fs's files read; its _cat_file takes no ETag."""
+    assert start is not None, "read_range has both"
+    assert end is not None, "read_range has both"
+    bucket, key, _ = filesystem.split_path(path)
+    where = {"Bucket": bucket, "Key": key, "Range": f"bytes={start}-{end - 1}", "IfMatch": etag}
+    answer = await filesystem._call_s3("get_object", **where, **filesystem.req_kw)
+    async with answer["Body"] as body:
+        data: bytes = await body.read()
+        return data

@@ -55,3 +55,29 @@ def test_in_reading_order_a_compressed_archive_is_read_once(members):
     ordered = sorted(sorted(images, key=lambda image: image.uri), key=reading_order)
     assert list(fetch_images(ordered, {}, None)) == [b"4.png", b"3.png", b"2.png", b"1.png", b"0.png"]
     assert passes == [[0, 1, 2, 3, 4]]
+
+
+def test_images_that_a_list_names_otherwise_are_fetched_some_at_once_too(tmp_path, monkeypatch):
+    asked = []
+    fetch = containers.fetch
+
+    def noted(images, *arguments, **options):
+        asked.append(len(images))
+        return fetch(images, *arguments, **options)
+
+    monkeypatch.setattr(containers, "fetch", noted)
+    for number in range(8):
+        (tmp_path / f"a {number}.png").write_bytes(b"%d" % number)
+    uris = [f"file://{tmp_path}/a%20{number}.png" for number in range(7)]
+    uris += [f"file://{tmp_path}/a 7.png", f"file://{tmp_path}/no%20such\\file.png"]
+    *found, gone = fetch_images([SourceImage(uri, None, None) for uri in uris], {}, None)
+    assert found == [b"%d" % number for number in range(8)]
+    assert isinstance(gone, FileNotFoundError)
+    assert asked[:3] == [8, 7, 1]
+
+
+def test_a_large_image_that_a_list_names_otherwise_comes_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(containers, "_BYTES_AT_ONCE", 16)
+    (tmp_path / "a b.png").write_bytes(b"large")
+    (data,) = fetch_images([SourceImage(f"file://{tmp_path}/a%20b.png", None, None)], {}, None)
+    assert data == b"large"

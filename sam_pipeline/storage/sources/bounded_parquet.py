@@ -74,8 +74,8 @@ def column_batches(
         buffer_bytes: asked for at once.
 
     Yields:
-        Batches of about 512 MiB at most, as much as a row group may take that is not read row by row, 64 MiB of it in
-        columns of text; or one row.
+        Batches that take about 512 MiB at most (larger row groups are read row by row), of which 64 MiB in columns of
+        text; or one row.
 
     Raises:
         ValueError, OSError, pa.ArrowException: see bounded_parquet.

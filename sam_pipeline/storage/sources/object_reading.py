@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,11 +12,10 @@ from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError, SamPipelineError
 from sam_pipeline.regular_files import NotRegularFileError, open_regular
 from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem
-from sam_pipeline.storage.ranges import read_range
+from sam_pipeline.storage.ranges import PART_BYTES, ObjectFile
 from sam_pipeline.storage.retrying import retried
 from sam_pipeline.storage.sources.decompression import gunzipped
 
-_PART_BYTES = 8 << 20
 _MAX_JSON_BYTES = 2**30
 
 
@@ -43,7 +43,7 @@ def open_object(uri: str, options: StorageOptions) -> io.BufferedReader:
         raise
     except Exception as error:
         raise InputError(f"cannot read {uri}: {one_line(error)}") from error
-    return io.BufferedReader(_RemoteObject(filesystem, path, info["size"], uri), _PART_BYTES)
+    return io.BufferedReader(_RetriedFile(filesystem, path, info, uri), PART_BYTES)
 
 
 def read_head(uri: str, options: StorageOptions, num_bytes: int) -> bytes | None:
@@ -104,38 +104,12 @@ def _are_json_lines(content: bytes) -> bool:
         return False
 
 
-class _RemoteObject(io.RawIOBase):
-    """An object on a remote filesystem, read by ranges."""
+class _RetriedFile(ObjectFile):
+    """An object of which each part is asked for again where that may help."""
 
-    def __init__(self, filesystem: Any, path: str, size_bytes: int, uri: str) -> None:
-        self._filesystem = filesystem
-        self._path = path
-        self._size_bytes = size_bytes
+    def __init__(self, filesystem: Any, path: str, info: Mapping[str, Any], uri: str) -> None:
+        super().__init__(filesystem, path, info)
         self._uri = uri
-        self._position = 0
 
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
-        self._position = start + offset
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        start, end = self._position, min(self._position + len(buffer), self._size_bytes)
-        if start >= end:
-            return 0
-        data = retried(partial(self._range, start, end), what=f"read {self._uri}", denied_is_final=False)
-        buffer[: len(data)] = data
-        self._position = end
-        return len(data)
-
-    def _range(self, start: int, end: int) -> bytes:
-        data = read_range(self._filesystem, self._path, start, end)
-        if len(data) != end - start:
-            raise ConnectionError(f"{len(data)} of {end - start} bytes came")
-        return data
+    def _part(self, start: int, end: int) -> bytes:
+        return retried(partial(super()._part, start, end), what=f"read {self._uri}", denied_is_final=False)

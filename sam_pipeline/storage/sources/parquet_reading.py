@@ -11,9 +11,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.asyn import AsyncFileSystem
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem
+from sam_pipeline.storage.ranges import ObjectFile
 from sam_pipeline.storage.retrying import is_denied, is_transient
 from sam_pipeline.storage.sources.bounded_parquet import bounded_parquet, column_batches
 from sam_pipeline.storage.sources.source_image import MAX_IMAGE_BYTES
@@ -64,6 +66,11 @@ def read_columns(
 
 def _opened(uri: str, options: StorageOptions) -> Any:
     filesystem, path = open_filesystem(uri, options)
+    if isinstance(filesystem, AsyncFileSystem):
+        info = filesystem.info(path)
+        if info["type"] != "file":
+            raise IsADirectoryError(path)
+        return ObjectFile(filesystem, path, info)
     # No cache: pyarrow asks for what it needs, and a cache would read on.
     return filesystem.open(path, "rb", cache_type="none")
 
