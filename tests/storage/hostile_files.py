@@ -50,8 +50,8 @@ def parquet_of_one_group(folder: Path, column: str, kind: pa.DataType, num_rows:
     return path
 
 
-def parquet_of_long_lists(folder: Path, num_rows: int = 1000) -> Path:
-    """Boxes of a million times the same number."""
+def parquet_of_long_lists(folder: Path, num_rows: int = 300) -> Path:
+    """Boxes of a million times the same number: 2.4 GB of them."""
     path = folder / "lists.parquet"
     kind = pa.list_(pa.float64())
     row = pa.table({"file_name": ["a.png"], "bbox": pa.array([[1.0] * MIB], kind)})

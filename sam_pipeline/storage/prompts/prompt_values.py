@@ -104,10 +104,10 @@ def _is_missing(value: object) -> bool:
 def _box(bbox: object, bbox_format: BboxFormat) -> list[float] | None:
     if bbox is None:
         return None
+    if _is_list(bbox) and len(bbox) != 4:  # before its values: there may be millions
+        raise ValueError(f"bbox must be 4 numbers, has {len(bbox)}")
     if not _is_list(bbox) or not all(map(is_real, bbox)):
         raise ValueError("bbox must be 4 numbers")
-    if len(bbox) != 4:
-        raise ValueError(f"bbox must be 4 numbers, has {len(bbox)}")
     x, y, third, fourth = map(float, bbox)
     box = [x, y, third, fourth] if bbox_format == "xyxy" else [x, y, x + third, y + fourth]
     if not all(map(math.isfinite, box)):
