@@ -28,7 +28,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage import delta, mask_table, rewriting, table_reading, unused_files
-from sam_pipeline.storage import vacuum as vacuum_module
 from sam_pipeline.storage.delta_place import Table
 from sam_pipeline.storage.mask_table import delete_rows
 from sam_pipeline.storage.schema import MASKS_SCHEMA
@@ -224,7 +223,7 @@ def _stepped_storage(monkeypatch):
         monkeypatch.setattr(module, "ThreadPoolExecutor", InlinePool)
     # Masks are of no consequence here, and half the time.
     columns = [MASKS_SCHEMA.field(name) for name in ("image_id", "status", "num_masks")]
-    for module in (mask_table, rewriting, vacuum_module):
+    for module in (mask_table, rewriting):
         monkeypatch.setattr(module, "MASKS_SCHEMA", pa.schema(columns))
     monkeypatch.setattr(delta, "time", SimpleNamespace(time=lambda: time.time() - TWO_HOURS_S))
     monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None))
