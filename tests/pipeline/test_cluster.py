@@ -62,7 +62,7 @@ def test_a_folder_with_too_long_a_name_for_sockets_is_named_with_the_remedy(init
 
 @pytest.mark.parametrize(
     "error",
-    [PermissionError(13, "Permission denied", "/root/ray"), OSError(28, "No space left on device"), ValueError("no")],
+    [PermissionError(13, "Permission denied", "/var/ray"), OSError(28, "No space left on device"), ValueError("no")],
 )
 def test_what_will_not_pass_is_not_tried_again(init, error):
     init += [error, AssertionError("tried again")]
