@@ -43,6 +43,8 @@ class _State:
     num_shields = 0
     is_deferred = False
     has_spoken = False
+    # Two processes may come to their ends, and one of them says it.
+    may_speak: Callable[[int], bool] = supervised.tell_exit_code
     # Taken by the first thread that ends the process, and never given back.
     ending = threading.Lock()
 
@@ -107,6 +109,11 @@ def shielded() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+def ask_before_speaking(may_speak: Callable[[int], bool]) -> None:
+    """Have a function asked before the last line of this process: with the exit code, when no child is left."""
+    _State.may_speak = may_speak
+
+
 def end_if_command_line(code: int, line: str) -> None:
     """End the process from any thread, whatever its main thread waits for. Do nothing in a program of somebody else."""
     if _State.is_installed:
@@ -117,11 +124,10 @@ def end(code: int, line: str) -> NoReturn:
     """End the process at once, and all that came of it."""
     if not _State.ending.acquire(timeout=0.5):
         os._exit(code)  # another thread is ending the process, and hangs
-    supervised.tell_exit_code(code)
-    # Then the processes: printing may wait for whoever reads.
-    kill_descendants()
+    kill_descendants()  # before printing, which may wait for whoever reads
+    may_speak = _State.may_speak(code)
     with suppress(OSError, ValueError):
-        if line:
+        if line and may_speak:
             line = _SHOW_CURSOR + line if sys.stderr.isatty() else line
             os.write(sys.stderr.fileno(), f"{line}\n".encode())
         sys.stdout.flush()

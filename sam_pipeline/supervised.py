@@ -49,11 +49,18 @@ def accept_supervision(signals: Iterable[signal.Signals]) -> None:
     threading.Thread(target=_end_with_parent, args=(_Child.parent,), name="supervisor", daemon=True).start()
 
 
-def tell_exit_code(code: int) -> None:
-    """Let the parent know that this process ends by itself, whatever Ray makes of its exit code."""
-    if _Child.parent is not None:
-        with suppress(OSError):
-            _Child.parent.send(bytes([code]))
+def tell_exit_code(code: int) -> bool:
+    """Let the parent know that this process ends by itself and says so, whatever Ray makes of its exit code.
+
+    Returns:
+        Whether this process may say so: it is no child, or its parent was told.
+    """
+    if _Child.parent is None:
+        return True
+    try:
+        return _Child.parent.send(bytes([code])) == 1
+    except OSError:
+        return False
 
 
 def silence_libraries() -> None:
@@ -67,4 +74,5 @@ def silence_libraries() -> None:
 def _end_with_parent(parent: socket.socket) -> None:
     with suppress(OSError):
         parent.recv(1)
+    _Child.parent = None
     os.kill(os.getpid(), signal.SIGTERM)

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 
 from sam_pipeline import stopping
 from sam_pipeline.errors import RunFailedError
@@ -60,6 +61,7 @@ def supervise(max_restarts: int) -> int:
     for num_restarts in itertools.count():
         child, connection = _start_child(num_restarts)
         with connection:
+            stopping.ask_before_speaking(partial(_may_speak, connection))
             try:
                 child.wait()
             except KeyboardInterrupt:
@@ -95,11 +97,16 @@ def _start_child(num_restarts: int) -> tuple[subprocess.Popen[bytes], socket.soc
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
 
 
+def _may_speak(connection: socket.socket, _: int) -> bool:
+    # Asked when the child is dead: what it has not told by then, it does not say.
+    return _exit_code_told(connection) is None
+
+
 def _exit_code_told(connection: socket.socket) -> int | None:
     connection.setblocking(False)
     with suppress(OSError):
-        if told := connection.recv(1):
-            return told[0]
+        if told := connection.recv(16, socket.MSG_PEEK):
+            return told[-1]
     return None
 
 
