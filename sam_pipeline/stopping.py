@@ -1,7 +1,7 @@
 """How the command line ends when a signal asks it to, or when it hangs: fast, with one line, and no process left.
 
-A signal is raised as KeyboardInterrupt, as Python does on Ctrl-C, so that what is ready can be committed. Two seconds
-later the process ends in any case, whatever its main thread waits for.
+A signal is raised as KeyboardInterrupt, as Python does on Ctrl-C, so that what is ready can be committed. A second
+or two later the process ends in any case, whatever its main thread waits for.
 
 Only the command line uses `ends_on_signals`. A program that calls this package keeps its own handlers.
 """
@@ -30,8 +30,8 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 """Those that end the program."""
 
 # `ray job stop` sends SIGKILL after three seconds. A child ends before its supervisor does, and says so.
-_DEADLINE_S = 2.5
-_SUPERVISED_DEADLINE_S = 1.8
+_DEADLINE_S = 2.2
+_SUPERVISED_DEADLINE_S = 1.5
 _SHOW_CURSOR = "\x1b[?25h"
 
 

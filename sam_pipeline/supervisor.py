@@ -25,7 +25,7 @@ from sam_pipeline import stopping
 from sam_pipeline.errors import RunFailedError
 from sam_pipeline.supervised import NUM_RESTARTS, SOCKET
 
-_CHILD_DEADLINE_S = 2.3
+_CHILD_DEADLINE_S = 1.9
 _MAX_PAUSE_S = 60
 _PR_SET_CHILD_SUBREAPER = 36
 
