@@ -5,6 +5,7 @@ Reading and writing tasks stay free of this module, and so of torch.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -75,21 +76,24 @@ class SamEngine:
                 # NumPy has no bfloat16: its bytes cross as they are.
                 yield embedding.contiguous().view(torch.uint8).numpy().tobytes()
 
-    def decode(self, images: Iterable[EncodedImage]) -> list[list[MaskRecord | UnusablePrompt]]:
-        """Find the masks of images: those of prompts first, in their order, then those of the grid. See Engine.
+    def decode(self, images: Iterable[EncodedImage]) -> Iterator[list[MaskRecord | UnusablePrompt]]:
+        """Find the masks of each image: those of prompts first, in their order, then those of the grid. See Engine.
 
         While threads finish the masks of one image, the device is busy with the next.
         """
-        submitted: list[Future[Sequence[MaskRecord | UnusablePrompt]]] = []
-        parts_by_image = []
+        finishing: deque[Future[Sequence[MaskRecord | UnusablePrompt]]] = deque()
+        waiting: deque[list[Future[Sequence[MaskRecord | UnusablePrompt]]]] = deque()
         for image in images:
-            first = len(submitted)
+            parts = []
             for finish in self._detect(image):
-                submitted.append(self._finishers.submit(finish))
-                if len(submitted) > _FINISHING_AT_ONCE:  # lest a fast device leave the logits of thousands waiting
-                    submitted[-1 - _FINISHING_AT_ONCE].result()
-            parts_by_image.append(slice(first, len(submitted)))
-        return [[mask for part in submitted[parts] for mask in part.result()] for parts in parts_by_image]
+                parts.append(self._finishers.submit(finish))
+                finishing.append(parts[-1])
+                if len(finishing) > _FINISHING_AT_ONCE:  # lest a fast device leave the logits of thousands waiting
+                    finishing.popleft().result()
+            waiting.append(parts)
+            if len(waiting) > _FINISHING_AT_ONCE:
+                yield _masks_of(waiting.popleft())
+        yield from map(_masks_of, waiting)
 
     def _detect(self, image: EncodedImage) -> Iterator[Callable[[], Sequence[MaskRecord | UnusablePrompt]]]:
         """What is left to finish, part by part: an image may have any number of prompts."""
@@ -106,3 +110,7 @@ class SamEngine:
         if self._mode != "prompted":
             found = self._generator.detect(crops, image.original_size, image.prompts.regions)
             yield partial(self._generator.finish, found)
+
+
+def _masks_of(parts: Sequence[Future[Sequence[MaskRecord | UnusablePrompt]]]) -> list[MaskRecord | UnusablePrompt]:
+    return [mask for part in parts for mask in part.result()]

@@ -34,8 +34,8 @@ class Engine(Protocol):
     def encode(self, crops: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Iterator[bytes]:
         """Embed crops, (h, w, 3) uint8 each; yields the bytes of each embedding."""
 
-    def decode(self, images: Iterable[EncodedImage]) -> list[list[MaskRecord | UnusablePrompt]]:
-        """Masks of images: those of prompts first, in their order; a prompt without a mask has an error instead."""
+    def decode(self, images: Iterable[EncodedImage]) -> Iterator[list[MaskRecord | UnusablePrompt]]:
+        """Masks of each image: those of prompts first, in their order; a prompt without a mask has an error instead."""
 
 
 @dataclass(frozen=True)
@@ -96,3 +96,8 @@ class Job:
         """Which crops are encoded: prompts are for the whole image."""
         masks = self.config.masks
         return replace(masks, crop_n_layers=0) if self.mode == "prompted" else masks
+
+    @property
+    def crops_per_image(self) -> int:
+        """1, 5, 21 …, as generate_crop_boxes makes them."""
+        return sum(4**layer for layer in range(self.crop_settings.crop_n_layers + 1))

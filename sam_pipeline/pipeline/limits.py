@@ -11,10 +11,13 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
 from sam_pipeline.errors import InputError
+
+T = TypeVar("T")
 
 READING_MEMORY_SHARE = 0.6
 
@@ -33,6 +36,17 @@ def time_limit(seconds: float) -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+def each_in_time(items: Iterator[T], seconds: float) -> Iterator[T]:
+    """Pass items on, and end this process if one of them takes longer."""
+    while True:
+        with time_limit(seconds):
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item
 
 
 def limit_memory(num_bytes: int) -> None:

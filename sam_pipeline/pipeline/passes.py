@@ -24,7 +24,13 @@ from sam_pipeline.pipeline.job import Job
 from sam_pipeline.pipeline.monitor import Counts, read_monitor, start_monitor
 from sam_pipeline.pipeline.progress import Display
 from sam_pipeline.pipeline.resources import Resources
-from sam_pipeline.pipeline.run import configured_context, iterate_shards, shard_dataset
+from sam_pipeline.pipeline.run import (
+    configured_context,
+    images_per_block,
+    iterate_shards,
+    shard_dataset,
+    whole_blocks,
+)
 from sam_pipeline.stopping import is_stopping, shielded
 from sam_pipeline.storage.mask_table import MaskTable, Shard
 
@@ -75,7 +81,7 @@ def annotate_pending(
     done[pending_ids] = False
     with make_display(num_images, int(done.sum())) as display:
         committer = _Committer(table, job.config.commit_interval_s, done)
-        chunk_rows = _chunk_rows(len(pending_ids), job.max_masks)
+        chunk_rows = _chunk_rows(len(pending_ids), job, resources)
         while len(pending_ids):
             with ray.data.DataContext.current(configured_context(job.stall_timeout_s)):
                 dataset = shard_dataset(pending_ids, chunk_rows, job, resources, monitor)
@@ -91,8 +97,12 @@ def annotate_pending(
             pending_ids, chunk_rows = left, 1
 
 
-def _chunk_rows(num_pending: int, max_masks: int) -> int:
-    return max(1, min(_MAX_CHUNK_ROWS, math.ceil(num_pending / _MIN_CHUNKS), _MAX_CHUNK_MASKS // max(1, max_masks)))
+def _chunk_rows(num_pending: int, job: Job, resources: Resources) -> int:
+    block_images = images_per_block(job, resources)
+    # Whole blocks, if that leaves each encoder two of them.
+    rows = max(math.ceil(num_pending / _MIN_CHUNKS), min(block_images, num_pending // (2 * resources.encode_actors)))
+    rows = min(rows, _MAX_CHUNK_ROWS, _MAX_CHUNK_MASKS // max(1, job.max_masks))
+    return max(1, whole_blocks(rows, block_images))
 
 
 def _last_error(monitor: Any) -> str:

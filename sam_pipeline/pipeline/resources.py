@@ -25,8 +25,6 @@ _TASK_SHARE = 1 / 8
 # What encoding and decoding get.
 _GPU_ACTOR_SHARE = 1 / 4
 _CPU_ENCODE_SHARE, _CPU_DECODE_SHARE = 1 / 8, 3 / 8
-# Within a call, NMS and RLE of one image overlap with the GPU's work on the next; only the last one's do not.
-_GPU_DECODE_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,6 @@ class Resources:
     encode_actors: int
     decode_actors: int
     encode_batch_size: int
-    decode_batch_size: int
     encode_cpus: float
     decode_cpus: float
     encode_gpus: float
@@ -100,7 +97,6 @@ def _on_gpus(pools: PoolConfig, num_cpus: float, num_gpus: float) -> Resources:
         encode_actors=pools.encode_actors or per_gpu,
         decode_actors=pools.decode_actors or per_gpu,
         encode_batch_size=pools.encode_batch_size or 8,
-        decode_batch_size=_GPU_DECODE_BATCH,
         encode_cpus=pools.encode_cpus or actor_cpus,
         decode_cpus=pools.decode_cpus or actor_cpus,
         encode_gpus=pools.encode_gpus or 0.5,
@@ -122,7 +118,6 @@ def _on_cpus(pools: PoolConfig, num_cpus: float) -> Resources:
         encode_actors=encode_actors,
         decode_actors=decode_actors,
         encode_batch_size=pools.encode_batch_size or 1,
-        decode_batch_size=1,
         # No more than a decoder: an actor has to fit on one machine, which may hold few of the cluster's CPUs.
         encode_cpus=pools.encode_cpus or min(decode_cpus, _round(_CPU_ENCODE_SHARE * num_cpus / encode_actors)),
         decode_cpus=decode_cpus,

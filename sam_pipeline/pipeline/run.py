@@ -30,8 +30,8 @@ from sam_pipeline.storage.mask_table import Shard
 
 logger = logging.getLogger(__name__)
 
-# Smaller than a prepared image or embedding, so that Ray makes one block of each: see stages.read_images. Only rows of
-# images that could not be read share blocks.
+# Smaller than a prepared image or an embedding, so that Ray waits for no further ones: see blocks.py. Only images that
+# could not be read share blocks.
 _BLOCK_BYTES = 2**20
 # One more attempt for what was beside a crash or on a lost machine; what fails again is for the next pass.
 _RETRIES = 1
@@ -51,6 +51,9 @@ def shard_dataset(
     """
     # Not from_arrow: it asks for the tables' sizes in tasks of a whole CPU each, for which it waits without a message.
     chunks = [row for chunk in chunks_of(pending_ids, chunk_rows) for row in chunk.to_pylist()]
+    block_images = images_per_block(job, resources)
+    # Else a shard of a few rows, the rest of a block, would follow each.
+    shard_rows = whole_blocks(resources.shard_rows, block_images)
     # No more tasks than inputs: Ray Data warns of it.
     read_pool = ray.data.TaskPoolStrategy(size=min(resources.read_tasks, len(chunks)))
     write_pool = ray.data.TaskPoolStrategy(size=min(resources.write_tasks, len(pending_ids)))
@@ -62,7 +65,7 @@ def shard_dataset(
         return (
             ray.data.from_items(chunks, override_num_blocks=len(chunks))
             .map_batches(
-                partial(read_images, job=job, monitor=monitor),
+                partial(read_images, job=job, block_images=block_images, monitor=monitor),
                 batch_size=None,
                 num_cpus=resources.read_cpus,
                 compute=read_pool,
@@ -72,26 +75,26 @@ def shard_dataset(
             .map_batches(
                 Encoder,
                 fn_constructor_kwargs={"job": job, "batch_size": resources.encode_batch_size, "monitor": monitor},
-                batch_size=resources.encode_batch_size,
+                batch_size=1,  # of blocks
                 num_cpus=resources.encode_cpus,
                 num_gpus=resources.encode_gpus,
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=resources.encode_actors),
+                compute=ray.data.ActorPoolStrategy(size=resources.encode_actors),
                 batch_format="pyarrow",
                 **actor_tries,
             )
             .map_batches(
                 Decoder,
                 fn_constructor_kwargs={"job": job, "monitor": monitor},
-                batch_size=resources.decode_batch_size,
+                batch_size=1,  # likewise
                 num_cpus=resources.decode_cpus,
                 num_gpus=resources.decode_gpus,
-                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=resources.decode_actors),
+                compute=ray.data.ActorPoolStrategy(size=resources.decode_actors),
                 batch_format="pyarrow",
                 **actor_tries,
             )
             .map_batches(
                 partial(write_shard, job=job, monitor=monitor),
-                batch_size=resources.shard_rows,
+                batch_size=shard_rows,
                 num_cpus=resources.write_cpus,
                 compute=write_pool,
                 batch_format="pyarrow",
@@ -100,8 +103,18 @@ def shard_dataset(
         )
 
 
+def whole_blocks(num_rows: int, block_images: int) -> int:
+    """The largest multiple of block_images that is no more than num_rows; num_rows itself where there is none."""
+    return num_rows - num_rows % block_images if num_rows > block_images else num_rows
+
+
+def images_per_block(job: Job, resources: Resources) -> int:
+    """As many as have the crops that the encoder takes at once."""
+    return max(1, resources.encode_batch_size // job.crops_per_image)
+
+
 def configured_context(stall_timeout_s: float) -> ray.data.DataContext:
-    """Ray Data's settings for a run: small blocks, our own progress display, and a loud end of a stall."""
+    """Ray Data's settings for a run: blocks as they are yielded, our own progress display, a loud end of a stall."""
     context = ray.data.DataContext.get_current().copy()
     context.target_max_block_size = _BLOCK_BYTES
     context.execution_no_progress_timeout_s = stall_timeout_s

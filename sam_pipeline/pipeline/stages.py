@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import pyarrow as pa
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.masks.prompts import ImagePrompts, UnusablePrompt, resolve_prompts
 from sam_pipeline.masks.records import MaskRecord
+from sam_pipeline.pipeline.blocks import as_block, images_of
 from sam_pipeline.pipeline.columns import (
     EMBEDDINGS,
     IMAGES,
@@ -27,7 +29,7 @@ from sam_pipeline.pipeline.columns import (
     unpack_prompts,
 )
 from sam_pipeline.pipeline.job import EncodedImage, Engine, Job
-from sam_pipeline.pipeline.limits import limit_memory, time_limit
+from sam_pipeline.pipeline.limits import each_in_time, limit_memory, time_limit
 from sam_pipeline.pipeline.monitor import errors_told
 from sam_pipeline.storage.containers import fetch_images, reading_order
 from sam_pipeline.storage.fetching import FETCH_LIMIT_S, ChangedError, Fetched, RefusedError, TooLargeToFetchError
@@ -40,19 +42,17 @@ from sam_pipeline.storage.sources.source_image import image_of_row
 _LEAST_FETCH_LIMIT_S = 30.0
 
 
-def read_images(chunks: pa.Table, job: Job, monitor: Any) -> Iterator[pa.Table]:
-    """Fetch, decode, orient and resize the pending images of each chunk; yields one row at a time.
-
-    One row a table, because Ray cuts blocks between tables: the encoder can then form batches of exactly the size it
-    wants, and no image waits for others.
-    """
+def read_images(chunks: pa.Table, job: Job, block_images: int, monitor: Any) -> Iterator[pa.Table]:
+    """Fetch, decode, orient and resize the pending images of each chunk; yields blocks of block_images of them."""
     limit_memory(job.worker_memory_bytes)
     with errors_told(monitor):
         for chunk in chunks.to_pylist():
             rows = planned_rows(np.frombuffer(chunk["image_ids"], np.int64), job)
             rows.sort(key=lambda row: reading_order(image_of_row(row)))
-            for row, data in zip(rows, fetch_planned(rows, job), strict=True):
-                yield prepare_image(row, data, job)
+            fetched = zip(rows, fetch_planned(rows, job), strict=True)
+            prepared = (prepare_image(row, data, job) for row, data in fetched)
+            while images := list(islice(prepared, block_images)):
+                yield as_block(pa.concat_tables(images))
 
 
 def planned_rows(image_ids: npt.NDArray[np.int64], job: Job) -> list[dict[str, Any]]:
@@ -138,9 +138,8 @@ def decode_masks(embeddings: pa.Table, engine: Engine, job: Job) -> pa.Table:
             strict=True,
         )
     ]
-    with time_limit(job.image_timeout_s):
-        found_by_image = engine.decode(images)
     masks, errors = [], []
+    found_by_image = each_in_time(engine.decode(images), job.image_timeout_s)
     for image, found in zip(images, found_by_image, strict=True):
         masks.append([mask.to_dict() for mask in found if isinstance(mask, MaskRecord)])
         without_mask = (error for error in found if isinstance(error, UnusablePrompt))
@@ -157,10 +156,10 @@ class Encoder:
         with errors_told(monitor):
             self._engine = job.backend.load(job)
 
-    def __call__(self, images: pa.Table) -> pa.Table:
-        """See encode_images."""
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """See encode_images; blocks in, blocks out."""
         with errors_told(self._monitor):
-            return encode_images(images, self._engine, self._batch_size, self._job)
+            return as_block(encode_images(images_of(block), self._engine, self._batch_size, self._job))
 
 
 class Decoder:
@@ -172,10 +171,10 @@ class Decoder:
         with errors_told(monitor):
             self._engine = job.backend.load(job)
 
-    def __call__(self, embeddings: pa.Table) -> pa.Table:
-        """See decode_masks."""
+    def __call__(self, block: pa.Table) -> pa.Table:
+        """See decode_masks; a block in, a row an image out."""
         with errors_told(self._monitor):
-            results = decode_masks(embeddings, self._engine, self._job)
+            results = decode_masks(images_of(block), self._engine, self._job)
         tell_images(self._monitor, results)
         return results
 

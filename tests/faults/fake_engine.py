@@ -43,8 +43,6 @@ class Instructions:
     """Height and width of crops. SAM's are 1024; with less, Ray schedules another run than in earnest."""
     embedding_bytes: int = 4 * 2**20
     """Beside the number; SAM's are 4 MiB."""
-    decode_batch_size: int = 1
-    """Images a call; more, as on GPUs, make a long run short."""
     crash_in_constructor: str = ""
     """A file; the constructor takes it away and crashes, or does not find it and goes on."""
     log: str = ""
@@ -145,7 +143,7 @@ class FakeEngine:
             yield crop[0, 0].tobytes() + bytes(self._instructions.embedding_bytes)
 
     def decode(self, images):
-        return [self._masks(image.embeddings) for image in images]
+        return (self._masks(image.embeddings) for image in images)
 
     def _masks(self, embeddings):
         if not embeddings:

@@ -5,21 +5,13 @@ The engine's instructions are JSON in the environment variable FAKE_ENGINE.
 
 import json
 import os
-from dataclasses import replace
 from functools import partial
 
 from sam_pipeline import cli
 from sam_pipeline.pipeline import annotate
-from sam_pipeline.pipeline.resources import Resources, divide
 from tests.faults.fake_engine import Instructions, fake_backend
-
-
-def _divide(*cluster: object) -> Resources:
-    return replace(divide(*cluster), decode_batch_size=instructions.decode_batch_size)
-
 
 if __name__ == "__main__":
     instructions = Instructions(**json.loads(os.environ.get("FAKE_ENGINE", "{}")))
-    annotate.divide = _divide
     annotate.annotate = partial(annotate.annotate, backend=fake_backend(instructions))
     cli.main()

@@ -45,7 +45,7 @@ SHARD_ROWS = 100
 COMMIT_INTERVAL_S = 1
 
 BATCH = 64
-"""Images a call of the engine."""
+"""Images a block."""
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Of a node: what keeps reading from running ahead of the rest, as large crops do in earnest."""
@@ -80,7 +80,7 @@ class Soak:
         self._log.mkdir()
         env = stack.enter_context(clean_env(fetch_checkpoint("vit_t", progress=False)))
         env |= self._s3.env | {"PYTHONPATH": str(ROOT)}
-        instructions = Instructions(log=str(self._log), decode_batch_size=BATCH, crop_size=96, embedding_bytes=0)
+        instructions = Instructions(log=str(self._log), crop_size=96, embedding_bytes=0)
         env["FAKE_ENGINE"] = json.dumps(asdict(instructions))
         self._start = stack.enter_context(starting(env, lambda: Path(tempfile.mkdtemp(dir=folder))))
         self._env = env

@@ -47,7 +47,7 @@ def engine(monkeypatch):
 def test_images_keep_their_order_while_some_are_finished_beside_the_device(engine):
     counts_and_sizes = [(1, (1, 1)), (2, (2, 2)), (0, (None, None)), (1, (3, 3))]
     images = (EncodedImage([EMBEDDING] * count, size, ImagePrompts()) for count, size in counts_and_sizes)
-    assert engine.decode(images) == [[(1, 1)], [(2, 2)] * 2, [], [(3, 3)]]
+    assert list(engine.decode(images)) == [[(1, 1)], [(2, 2)] * 2, [], [(3, 3)]]
 
 
 class Parts:
@@ -79,7 +79,7 @@ def test_the_prompts_of_an_image_are_answered_in_parts_and_before_the_grid(monke
     engine = SamEngine(job_of(threads=torch.get_num_threads(), mode=mode))
     images = [EncodedImage([EMBEDDING] * 3, (1, 1), ImagePrompts("abcde")), EncodedImage([], (1, 1), ImagePrompts())]
     answered = [("a", 2), ("b", 2), ("c", 2), ("d", 2), ("e", 1)]
-    assert engine.decode(images) == [[*answered, *of_grid], []]
+    assert list(engine.decode(images)) == [[*answered, *of_grid], []]
 
 
 @pytest.mark.usefixtures("engine")
