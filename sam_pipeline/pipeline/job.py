@@ -34,7 +34,7 @@ class Engine(Protocol):
     def encode(self, crops: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Iterator[bytes]:
         """Embed crops, (h, w, 3) uint8 each; yields the bytes of each embedding."""
 
-    def decode(self, images: Iterable[EncodedImage]) -> Iterator[list[MaskRecord | UnusablePrompt]]:
+    def decode(self, images: Iterable[EncodedImage]) -> Iterable[list[MaskRecord | UnusablePrompt]]:
         """Masks of each image: those of prompts first, in their order; a prompt without a mask has an error instead."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -38,12 +38,13 @@ def time_limit(seconds: float) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def each_in_time(items: Iterator[T], seconds: float) -> Iterator[T]:
+def each_in_time(items: Iterable[T], seconds: float) -> Iterator[T]:
     """Pass items on, and end this process if one of them takes longer."""
+    iterator = iter(items)
     while True:
         with time_limit(seconds):
             try:
-                item = next(items)
+                item = next(iterator)
             except StopIteration:
                 return
         yield item

@@ -6,7 +6,7 @@ first, in the way in which Ray Data will reserve.
 
 How Ray Data 2.60 reserves CPUs. Its autoscaling coordinator grants a run what its stages ask for, and of what is left
 on each machine whole CPUs only: so less than there are. Each of our four stages then reserves an eighth of what was
-granted; at least one task or its smallest pool, at most its largest number of tasks or actors. Stages reserve in their
+granted; at least one task or its whole pool of actors, at most as many as it may have at once. Stages reserve in their
 order, writing last, and one for which too little is left reserves nothing. So a reading and a writing task take an
 eighth of a small cluster each, all actors half of it, and a quarter is spare.
 """
@@ -148,7 +148,7 @@ def _round(cpus: float) -> float:
 
 
 def _check_fits(r: Resources, num_cpus: float, num_gpus: float) -> None:
-    # Pools start with one actor and grow to their limit, but Ray may grow them at once: all must fit beside the tasks.
+    # Ray starts all actors at once, and they must fit beside the tasks.
     needed_cpus = _actor_cpus(r) + r.read_cpus + r.write_cpus
     if needed_cpus > num_cpus + 1e-9:
         raise ClusterError(

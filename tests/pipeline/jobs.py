@@ -2,8 +2,13 @@
 
 from types import SimpleNamespace
 
+import numpy as np
+
 from sam_pipeline.config import AnnotateConfig
+from sam_pipeline.pipeline.blocks import images_of
+from sam_pipeline.pipeline.columns import chunks_of
 from sam_pipeline.pipeline.job import Job
+from sam_pipeline.pipeline.stages import read_images
 
 
 def job_of(config=None, **changes):
@@ -12,6 +17,12 @@ def job_of(config=None, **changes):
     fields = {"output": config.output, "device": "cpu", "precision": "fp32", "weights_sha256": "0", "threads": 1}
     limits = {"stall_timeout_s": 600, "image_timeout_s": 150, "worker_memory_bytes": 2**40}
     return Job(config, **(fields | limits | changes))
+
+
+def read_tables(image_ids, job, chunk_rows=100, block_images=1):
+    """What read_images makes of images, a table for each block."""
+    chunks = chunks_of(np.array(image_ids), chunk_rows)
+    return [images_of(block) for chunk in chunks for block in read_images(chunk, job, block_images, Monitor())]
 
 
 class Monitor:

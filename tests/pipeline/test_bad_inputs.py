@@ -4,16 +4,13 @@ import io
 import tarfile
 import zipfile
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from sam_pipeline.config import AnnotateConfig, PlanConfig
-from sam_pipeline.pipeline.columns import chunks_of
 from sam_pipeline.pipeline.plan import ensure_plan
-from sam_pipeline.pipeline.stages import read_images
-from tests.pipeline.jobs import Monitor, job_of
+from tests.pipeline.jobs import job_of, read_tables
 from tests.storage.image_files import noise, saved
 
 IMAGES = {f"{index:04}.png": saved(noise(30, 30, seed=index), "PNG") for index in range(12)}
@@ -34,7 +31,7 @@ def read(folder, source, **settings):
     output = str(folder / "run")
     num_images = ensure_plan(PlanConfig(output=output, input=str(source), **settings)).num_images
     job = job_of(AnnotateConfig(output=output))
-    tables = [table for chunk in chunks_of(np.arange(num_images), 5) for table in read_images(chunk, job, Monitor())]
+    tables = read_tables(range(num_images), job, 5)
     rows = sorted((row for table in tables for row in table.to_pylist()), key=lambda row: row["image_id"])
     return [(row["uri"].removeprefix(f"file://{folder}/"), row["status"], row["error"]) for row in rows]
 

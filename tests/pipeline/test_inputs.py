@@ -15,11 +15,10 @@ import pytest
 
 from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.errors import ConfigError, InputError
-from sam_pipeline.pipeline.columns import chunks_of, crops_by_image
+from sam_pipeline.pipeline.columns import crops_by_image
 from sam_pipeline.pipeline.plan import ensure_plan
-from sam_pipeline.pipeline.stages import read_images
 from sam_pipeline.storage.plan_table import read_planned
-from tests.pipeline.jobs import Monitor, job_of
+from tests.pipeline.jobs import job_of, read_tables
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import row, shard, take_over
 
@@ -78,7 +77,7 @@ KINDS = (files, manifest, coco, tar, compressed_tar, archive, huggingface)
 
 def read(output):
     job = job_of(AnnotateConfig(output=output))
-    return [table for chunk in chunks_of(np.arange(len(IMAGES)), 5) for table in read_images(chunk, job, Monitor())]
+    return read_tables(range(len(IMAGES)), job, 5)
 
 
 def pixels(tables):
@@ -121,11 +120,7 @@ def test_an_image_that_planning_refused_is_a_row_with_its_reason(tmp_path):
     (tmp_path / "list.csv").write_text("uri\nhttp://example.com/a.png\na.png\n")
     output = str(tmp_path / "run")
     ensure_plan(PlanConfig(output=output, input=str(tmp_path / "list.csv")))
-    _, table = [
-        table
-        for chunk in chunks_of(np.arange(2), 1)
-        for table in read_images(chunk, job_of(AnnotateConfig(output=output)), Monitor())
-    ]
+    _, table = read_tables(range(2), job_of(AnnotateConfig(output=output)), 1)
     assert table["status"][0].as_py() == "fetch_error"
     assert "--allow-http" in table["error"][0].as_py()
 

@@ -31,6 +31,18 @@ def test_a_block_that_ends_in_time_or_with_an_error_is_left_alone():
     assert done.stdout == "still here\n", done.stderr
 
 
+def test_each_item_has_the_time_for_itself_and_whoever_takes_it_has_any():
+    done = run(
+        "import time\n"
+        "slow = map(time.sleep, [0.4] * 4)\n"
+        "for _ in each_in_time(slow, 1): time.sleep(1.2)\n"
+        "print('all')\n"
+        "list(each_in_time(map(time.sleep, [0.1, 30]), 1))"
+    )
+    assert (done.returncode, done.stdout) == (1, "all\n"), done.stderr
+    assert "Timeout (0:00:01)!" in done.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces RLIMIT_DATA")
 def test_allocations_beyond_the_limit_fail_and_those_within_do_not():
     done = run(

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from sam_pipeline.config import AnnotateConfig, MaskConfig
 from sam_pipeline.errors import FencedError, InputError, OutputError, StorageUnavailableError
 from sam_pipeline.pipeline import passes
 from sam_pipeline.pipeline.monitor import Counts, Word
@@ -73,9 +74,12 @@ def graph(monkeypatch):
     return made
 
 
-def annotate(table, config=None, **job):
+ONE_AT_ONCE = SimpleNamespace(encode_actors=1, encode_batch_size=1)
+
+
+def annotate(table, config=None, resources=ONE_AT_ONCE, **job):
     pending = np.flatnonzero(~table.done)
-    annotate_pending(table, pending, job_of(config, **job), None, len(table.done), lambda *_: Display())
+    annotate_pending(table, pending, job_of(config, **job), resources, len(table.done), lambda *_: Display())
 
 
 def test_one_pass_that_does_everything_is_all(graph):
@@ -85,6 +89,29 @@ def test_one_pass_that_does_everything_is_all(graph):
     assert table.done.all()
     assert [(len(ids), chunk_rows) for ids, chunk_rows in graph.passes] == [(1000, 16)]
     assert graph.isolated == []
+
+
+@pytest.mark.parametrize(
+    ("num_images", "encode_actors", "batch_size", "crop_n_layers", "chunk_rows"),
+    [
+        (100_000, 1, 16, 0, 256),
+        (100_000, 1, 24, 0, 240),
+        (2000, 1, 16, 0, 32),
+        (100, 1, 16, 0, 16),
+        (100, 8, 16, 0, 6),
+        (3, 8, 16, 0, 1),
+        (100, 1, 16, 1, 3),
+        (100_000, 1, 16, 2, 256),
+    ],
+)
+def test_a_reading_task_makes_whole_blocks_unless_encoders_would_wait_for_it(
+    graph, num_images, encode_actors, batch_size, crop_n_layers, chunk_rows
+):
+    graph.steps = lambda ids: ([shard(image_id)] for image_id in ids)
+    config = AnnotateConfig(output="run", masks=MaskConfig(crop_n_layers=crop_n_layers))
+    resources = SimpleNamespace(encode_actors=encode_actors, encode_batch_size=batch_size)
+    annotate(Table(num_images), config, resources)
+    assert [chunk_rows for _, chunk_rows in graph.passes] == [chunk_rows]
 
 
 @pytest.mark.parametrize(("max_masks", "chunk_rows"), [(0, 16), (10, 16), (100, 10), (5000, 1)])
@@ -203,7 +230,7 @@ def test_a_signal_commits_what_is_ready_and_waits_for_nothing_else(graph, monkey
     graph.steps = steps
     table = Table(10)
     with pytest.raises(KeyboardInterrupt):
-        annotate_pending(table, np.arange(10), job_of(), None, 10, lambda *_: Interrupted())
+        annotate_pending(table, np.arange(10), job_of(), ONE_AT_ONCE, 10, lambda *_: Interrupted())
     assert table.commits == [["part-0"], ["part-1", "part-2"]]
 
 

@@ -1,6 +1,5 @@
 from dataclasses import asdict, replace
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -8,16 +7,16 @@ from sam_pipeline.config import AnnotateConfig, MaskConfig, PlanConfig
 from sam_pipeline.masks.prompts import UnusablePrompt
 from sam_pipeline.masks.records import PromptedMaskRecord
 from sam_pipeline.pipeline import stages
-from sam_pipeline.pipeline.columns import EMBEDDINGS, IMAGES, chunks_of, crops_by_image, shards_of, unpack_prompts
+from sam_pipeline.pipeline.columns import EMBEDDINGS, IMAGES, crops_by_image, shards_of, unpack_prompts
 from sam_pipeline.pipeline.plan import ensure_plan
-from sam_pipeline.pipeline.stages import decode_masks, read_images, write_shard
+from sam_pipeline.pipeline.stages import decode_masks, write_shard
 from sam_pipeline.storage import fetching
 from sam_pipeline.storage.image_reading import TooLargeError
 from sam_pipeline.storage.mask_table import open_results
 from sam_pipeline.storage.prompt_table import write_prompts
 from sam_pipeline.storage.result_reading import read_results
 from sam_pipeline.storage.schema import PROMPTS_SCHEMA
-from tests.pipeline.jobs import Monitor, job_of
+from tests.pipeline.jobs import Monitor, job_of, read_tables
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import mask, results_table, row, take_over
 from tests.stored_masks import NO_PROMPT
@@ -47,15 +46,11 @@ def job_for(folder, **masks):
     return job_of(config)
 
 
-def read(job, ids):
-    return [table for chunk in chunks_of(np.array(ids), 100) for table in read_images(chunk, job, Monitor())]
-
-
 def test_every_image_is_one_row_whatever_its_fate(folder):
     job = job_for(folder)
     (folder / "3-changed.png").write_bytes(b"shorter")
     (folder / "4-gone.png").unlink()
-    tables = read(job, range(6))
+    tables = read_tables(range(6), job)
     assert all(table.num_rows == 1 and table.schema == IMAGES for table in tables)
     rows = [table.drop_columns("crops").to_pylist()[0] for table in tables]
     assert [row["image_id"] for row in rows] == list(range(6))
@@ -72,7 +67,7 @@ def test_every_image_is_one_row_whatever_its_fate(folder):
 def test_an_object_too_large_to_fetch_is_a_row(folder, monkeypatch):
     job = job_for(folder)
     monkeypatch.setattr(fetching, "MAX_IMAGE_BYTES", 10)
-    (table,) = read(job, [0])
+    (table,) = read_tables([0], job)
     assert (table["status"][0].as_py(), table["height"][0].as_py()) == ("too_large", None)
     assert table["error"][0].as_py().endswith("the limit is 10")
 
@@ -87,16 +82,21 @@ def test_a_worker_without_memory_is_not_the_images_fault(folder, monkeypatch, wh
     else:
         monkeypatch.setattr(stages, "decode_image", without_memory)
     with pytest.raises(MemoryError):
-        read(job_for(folder), [0])
+        read_tables([0], job_for(folder))
+
+
+def test_images_come_in_blocks_of_a_batch_and_what_is_left(folder):
+    tables = read_tables(range(6), job_for(folder), block_images=4)
+    assert [table["image_id"].to_pylist() for table in tables] == [[0, 1, 2, 3], [4, 5]]
 
 
 def test_only_pending_images_are_read(folder):
-    tables = read(job_for(folder), [0, 5])
+    tables = read_tables([0, 5], job_for(folder))
     assert [table["image_id"][0].as_py() for table in tables] == [0, 5]
 
 
 def test_images_are_cut_into_crops_and_resized_for_the_encoder(folder):
-    (table,) = read(job_for(folder, crop_n_layers=1), [0])
+    (table,) = read_tables([0], job_for(folder, crop_n_layers=1))
     crops = crops_by_image(table)[0]
     assert len(crops) == 5
     assert {max(crop.shape[:2]) for crop in crops} == {1024}
@@ -105,7 +105,7 @@ def test_images_are_cut_into_crops_and_resized_for_the_encoder(folder):
 def test_more_images_than_are_fetched_at_once_keep_their_order(folder):
     for index in range(20):
         (folder / f"a-{index:02}.png").write_bytes(saved(noise(4, 4 + index), "PNG"))
-    tables = read(job_for(folder), range(6, 26))
+    tables = read_tables(range(6, 26), job_for(folder))
     assert [table["width"][0].as_py() for table in tables] == list(range(4, 24))
 
 
@@ -132,13 +132,13 @@ def with_prompts(folder, rows, mode):
 
 def test_prompts_travel_with_their_image_which_needs_no_crops(folder):
     job = with_prompts(folder, [{"image_id": 5, **BOX}], "prompted")
-    without, with_one = read(job, [0, 5])
+    without, with_one = read_tables([0, 5], job)
     assert without["prompts"].to_pylist() == [None]
     assert [len(crops) for crops in crops_by_image(without)] == [0], "nothing is asked for"
     (prompt,) = unpack_prompts(with_one["prompts"][0].as_py())
     assert {name: prompt[name] for name in BOX} == BOX
     assert [len(crops) for crops in crops_by_image(with_one)] == [1]
-    both = read(replace(job, mode="both"), [0, 5])
+    both = read_tables([0, 5], replace(job, mode="both"))
     assert [[len(crops) for crops in crops_by_image(table)] for table in both] == [[5], [5]]
 
 
@@ -165,7 +165,7 @@ def mask_of(prompt):
 def test_a_prompt_whose_mask_is_empty_is_answered_by_an_error(folder):
     rows = [{"image_id": 0, **BOX}, {"image_id": 0, **BOX, "prompt_id": 5}]
     job = with_prompts(folder, rows, "prompted")
-    images = pa.concat_tables(read(job, [0]))
+    images = pa.concat_tables(read_tables([0], job))
     embeddings = images.drop_columns(["crops"]).append_column("image_embeddings", pa.array([[b"x"]], EMBEDDINGS))
     engine = Answering()
     engine.decode = lambda images: [[mask_of(image.prompts.prompts[0]), EMPTY] for image in images]
@@ -177,7 +177,7 @@ def test_a_prompt_whose_mask_is_empty_is_answered_by_an_error(folder):
 def test_prompts_are_brought_to_the_image_and_those_that_cannot_be_used_are_said(folder):
     outside = {**BOX, "prompt_id": 7, "box_xyxy": [90.0, 90.0, 99.0, 99.0]}
     job = with_prompts(folder, [{"image_id": 0, **BOX}, {"image_id": 0, **outside}, {"image_id": 1, **BOX}], "prompted")
-    images = pa.concat_tables(read(job, [0, 1]))
+    images = pa.concat_tables(read_tables([0, 1], job))
     embeddings = images.drop_columns(["crops"]).append_column("image_embeddings", pa.array([[b"x"], []], EMBEDDINGS))
     engine = Answering()
     rows = decode_masks(embeddings, engine, job).to_pylist()
