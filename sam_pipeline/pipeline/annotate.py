@@ -25,7 +25,7 @@ from sam_pipeline.pipeline.cluster import connected
 from sam_pipeline.pipeline.job import SAM, Backend, Job
 from sam_pipeline.pipeline.passes import MakeDisplay, annotate_pending
 from sam_pipeline.pipeline.plan import ensure_plan, sample_images
-from sam_pipeline.pipeline.resources import Cluster, Resources, divide
+from sam_pipeline.pipeline.resources import Cluster, Resources, divide, expectation
 from sam_pipeline.pipeline.targets import Targets, resolve_targets
 from sam_pipeline.storage.fetching import find_probe
 from sam_pipeline.storage.mask_table import MaskTable, RunHeader, check_fingerprint, read_header
@@ -95,7 +95,9 @@ def _start(
         # Before the cluster: a typing error should cost a second, not a minute.
         _prepare_weights(config.model, weights_sha256)
         with _ray_errors(), connected(config.num_cpus) as cluster:
-            resources = divide(config.pools, config.model.device, cluster)
+            resources = divide(config.pools, config.model.device, config.model.model_type, cluster)
+            if resources.device == "cuda":
+                logger.info("%s", expectation(resources, config.model.model_type, cluster.num_cpus))
             job = _resolve(config, plan, targets, resources, cluster, weights_sha256, backend)
             table = MaskTable.take_over(
                 job.output,
@@ -243,6 +245,7 @@ def _resolve(
         precision=precision,
         weights_sha256=weights_sha256,
         threads=resources.threads,
+        finishers=resources.finishers,
         stall_timeout_s=stall_timeout_s,
         image_timeout_s=config.image_timeout_s or stall_timeout_s / _TIMEOUTS_BEFORE_A_STALL,
         worker_memory_bytes=int(memory_bytes),

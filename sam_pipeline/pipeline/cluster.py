@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -238,13 +238,18 @@ def _cluster() -> Cluster:
     total = ray.cluster_resources()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     # A head without CPUs runs no worker.
-    memory = [node["memory"] for node in nodes if node.get("CPU") and "memory" in node]
+    workers = [node for node in nodes if node.get("CPU")]
     return Cluster(
         num_cpus=total.get("CPU", 0.0),
         num_gpus=total.get("GPU", 0.0),
         largest_node_cpus=max((node.get("CPU", 0.0) for node in nodes), default=0.0),
-        smallest_node_memory_bytes=int(min(memory, default=0)),
+        smallest_node_memory_bytes=_smallest(workers, "memory"),
+        smallest_object_store_bytes=_smallest(workers, "object_store_memory"),
     )
+
+
+def _smallest(nodes: Sequence[Mapping[str, float]], resource: str) -> int:
+    return int(min((node[resource] for node in nodes if resource in node), default=0))
 
 
 def _has_gpu() -> bool:

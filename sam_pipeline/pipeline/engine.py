@@ -27,8 +27,6 @@ from sam_pipeline.pipeline.job import EncodedImage, Job
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _EMBEDDING_SHAPE = (256, 64, 64)
-# Images, or parts of them, whose NMS and RLE are done at once, beside the device's work.
-_FINISHING_AT_ONCE = 2
 # Their logits, 64 MB, wait for that.
 _PROMPTS_AT_ONCE = 256
 
@@ -66,7 +64,8 @@ class SamEngine:
         self._generator = MaskGenerator(sam, job.crop_settings, job.precision, decoder, job.point_grids)
         self._prompted = PromptedMaskGenerator(sam, decoder, job.config.multimask_output, masks.stability_score_offset)
         self._dtype = _DTYPES[job.precision]
-        self._finishers = ThreadPoolExecutor(_FINISHING_AT_ONCE, "finish-masks")
+        self._num_finishers = job.finishers
+        self._finishers = ThreadPoolExecutor(job.finishers, "finish-masks")
 
     def encode(self, crops: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Iterator[bytes]:
         """Embed crops, (h, w, 3) uint8 each, batch_size at once; yields the bytes of (256, 64, 64) for each."""
@@ -88,10 +87,10 @@ class SamEngine:
             for finish in self._detect(image):
                 parts.append(self._finishers.submit(finish))
                 finishing.append(parts[-1])
-                if len(finishing) > _FINISHING_AT_ONCE:  # lest a fast device leave the logits of thousands waiting
+                if len(finishing) > self._num_finishers:  # lest a fast device leave the logits of thousands waiting
                     finishing.popleft().result()
             waiting.append(parts)
-            if len(waiting) > _FINISHING_AT_ONCE:
+            if len(waiting) > self._num_finishers:
                 yield _masks_of(waiting.popleft())
         yield from map(_masks_of, waiting)
 

@@ -67,6 +67,8 @@ class Job:
     precision: ResolvedPrecision
     weights_sha256: str
     threads: int
+    finishers: int
+    """Threads of a decoder that make masks of what the device has found."""
     stall_timeout_s: float
     """After so long without any progress the run fails."""
     image_timeout_s: float

@@ -22,6 +22,7 @@ from sam_pipeline.errors import SamPipelineError
 from sam_pipeline.pipeline.isolation import annotate_isolated
 from sam_pipeline.pipeline.job import Job
 from sam_pipeline.pipeline.monitor import Counts, read_monitor, start_monitor
+from sam_pipeline.pipeline.placement import shared_gpus
 from sam_pipeline.pipeline.progress import Display
 from sam_pipeline.pipeline.resources import Resources
 from sam_pipeline.pipeline.run import (
@@ -83,9 +84,10 @@ def annotate_pending(
         committer = _Committer(table, job.config.commit_interval_s, done)
         chunk_rows = _chunk_rows(len(pending_ids), job, resources)
         while len(pending_ids):
-            with ray.data.DataContext.current(configured_context(job.stall_timeout_s)):
-                dataset = shard_dataset(pending_ids, chunk_rows, job, resources, monitor)
-            _commit_all(iterate_shards(dataset, _POLL_S), committer, monitor, display)
+            with shared_gpus(resources) as in_turn:
+                with ray.data.DataContext.current(configured_context(job.stall_timeout_s)):
+                    dataset = shard_dataset(pending_ids, chunk_rows, job, resources, monitor, in_turn)
+                _commit_all(iterate_shards(dataset, _POLL_S), committer, monitor, display)
             left = committer.pending_ids()
             if 0 < len(left) <= _FEW or len(left) == len(pending_ids):
                 alone = left[:_FEW].tolist()

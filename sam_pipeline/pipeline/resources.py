@@ -22,9 +22,20 @@ from sam_pipeline.errors import ClusterError
 _MAX_CPU_THREADS = 4
 # What reading and writing get each, at least: the share of a stage in Ray Data's reservation.
 _TASK_SHARE = 1 / 8
-# What encoding and decoding get.
-_GPU_ACTOR_SHARE = 1 / 4
-_CPU_ENCODE_SHARE, _CPU_DECODE_SHARE = 1 / 8, 3 / 8
+# What encoding and decoding get, at most.
+_ENCODE_SHARE, _DECODE_SHARE = 1 / 8, 3 / 8
+
+# Images a second of one GPU: what CPUs are to feed it with.
+_GPU_IMAGES_PER_S = {"vit_t": 100, "vit_b": 100, "vit_l": 60, "vit_h": 40}
+# CPU seconds an image of 1500 x 2250 takes, 32 x 32 points: fetched, decoded and resized; its masks finished.
+_READ_CPU_S, _FINISH_CPU_S = 0.06, 0.025
+_LEAST_FINISHERS = 2
+_LEAST_FINISH_CPUS = 0.25
+
+# What fills an H100 or H200, and is halved where memory is short: see README.
+_GPU_BATCH_SIZE = 16
+# In Ray's object store: pixels, and an embedding in float32.
+_CROP_BYTES, _EMBEDDING_BYTES = 3 * 2**20, 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,8 @@ class Cluster:
     """CPUs of the machine that has the most."""
     smallest_node_memory_bytes: int
     """Memory of the worker machine that has the least, without what the object store takes."""
+    smallest_object_store_bytes: int
+    """Of the worker machine that has the smallest one."""
 
 
 @dataclass(frozen=True)
@@ -54,26 +67,37 @@ class Resources:
     read_cpus: float
     write_cpus: float
     threads: int
+    finishers: int
+    """Threads of a decoder that make masks of what the device has found."""
     shard_rows: int
     read_tasks: int = 1
     """Reading tasks at once, at most: they leave the CPUs that writing needs."""
     write_tasks: int = 1
     """Writing tasks at once, at most."""
 
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether an encoder and its decoders are to be on one GPU: where together they take no more than one."""
+        decoders_a_gpu, rest = divmod(self.decode_actors, self.encode_actors)
+        gpus = self.encode_gpus + decoders_a_gpu * self.decode_gpus
+        return self.device == "cuda" and not rest and min(self.encode_gpus, self.decode_gpus) > 0 and gpus <= 1
+
 
 def divide(
     pools: PoolConfig,
     device: Literal["auto", "cpu", "cuda"],
+    model_type: str,
     cluster: Cluster,
 ) -> Resources:
     """Divide a cluster.
 
-    On GPUs, each GPU hosts one encoder and one decoder actor. On CPUs decoding costs by far the most, so it gets three
-    quarters of what actors get.
+    Each GPU hosts an encoder and a decoder actor; the decoder gets the CPUs that finish its masks at the GPU's rate. On
+    CPUs decoding costs by far the most, so it gets three quarters of what actors get.
 
     Args:
         pools: the user's settings, which win over every default.
         device: "auto", "cpu" or "cuda".
+        model_type: which SAM: see registry.py.
         cluster: what Ray reports of the machines.
 
     Raises:
@@ -82,28 +106,46 @@ def divide(
     num_cpus, num_gpus = cluster.num_cpus, cluster.num_gpus
     if device == "auto":
         device = "cuda" if num_gpus >= 1 else "cpu"
-    resources = _on_gpus(pools, num_cpus, num_gpus) if device == "cuda" else _on_cpus(pools, num_cpus)
+    resources = _on_gpus(pools, num_cpus, num_gpus, model_type) if device == "cuda" else _on_cpus(pools, num_cpus)
     _check_fits(resources, num_cpus, num_gpus)
+    _check_fits_object_store(resources, cluster.smallest_object_store_bytes)
     resources = _with_tasks(resources, num_cpus)
     _check_fits_a_node(resources, cluster.largest_node_cpus)
     return resources
 
 
-def _on_gpus(pools: PoolConfig, num_cpus: float, num_gpus: float) -> Resources:
-    per_gpu = max(1, int(num_gpus))
-    actor_cpus = min(1.0, _round(_GPU_ACTOR_SHARE * num_cpus / per_gpu))
+def expectation(r: Resources, model_type: str, num_cpus: float) -> str:
+    """What each stage of a run on GPUs is expected to do, and which of them holds the others back."""
+    read_cpus = r.read_tasks * r.read_cpus
+    # One CPU of a decoder keeps the device busy.
+    finish_cpus = r.decode_actors * max(_LEAST_FINISH_CPUS, r.decode_cpus - 1)
+    stages = {
+        "reading": (f"{read_cpus:.3g} of {num_cpus:g} CPUs", read_cpus / _READ_CPU_S),
+        "networks": (f"{r.encode_actors} GPUs", r.encode_actors * _GPU_IMAGES_PER_S[model_type]),
+        "finishing masks": (f"{finish_cpus:.3g} of {num_cpus:g} CPUs", finish_cpus / _FINISH_CPU_S),
+    }
+    each = "; ".join(f"{name}: {what}, {rate:.0f} images/s" for name, (what, rate) in stages.items())
+    return f"{each}; expected bottleneck: {min(stages, key=lambda name: stages[name][1])}"
+
+
+def _on_gpus(pools: PoolConfig, num_cpus: float, num_gpus: float, model_type: str) -> Resources:
+    num_pairs = max(1, int(num_gpus))
+    cpus_a_gpu = num_cpus / num_pairs
+    finishing_cpus = _GPU_IMAGES_PER_S[model_type] * _FINISH_CPU_S
+    decode_cpus = pools.decode_cpus or _round(min(1 + finishing_cpus, _DECODE_SHARE * cpus_a_gpu))
     return Resources(
         device="cuda",
-        encode_actors=pools.encode_actors or per_gpu,
-        decode_actors=pools.decode_actors or per_gpu,
-        encode_batch_size=pools.encode_batch_size or 8,
-        encode_cpus=pools.encode_cpus or actor_cpus,
-        decode_cpus=pools.decode_cpus or actor_cpus,
+        encode_actors=pools.encode_actors or num_pairs,
+        decode_actors=pools.decode_actors or num_pairs,
+        encode_batch_size=pools.encode_batch_size or _GPU_BATCH_SIZE,
+        encode_cpus=pools.encode_cpus or _round(min(1.0, _ENCODE_SHARE * cpus_a_gpu)),
+        decode_cpus=decode_cpus,
         encode_gpus=pools.encode_gpus or 0.5,
         decode_gpus=pools.decode_gpus or 0.5,
         read_cpus=pools.read_cpus or min(1.0, _round(_TASK_SHARE * num_cpus)),
         write_cpus=min(0.5, _round(_TASK_SHARE * num_cpus)),
         threads=pools.threads or 1,
+        finishers=max(_LEAST_FINISHERS, round(decode_cpus - 1)),
         shard_rows=pools.shard_rows or 256,
     )
 
@@ -112,20 +154,21 @@ def _on_cpus(pools: PoolConfig, num_cpus: float) -> Resources:
     threads = pools.threads or max(1, min(_MAX_CPU_THREADS, int(num_cpus)))
     decode_actors = pools.decode_actors or max(1, int(num_cpus) // _MAX_CPU_THREADS)
     encode_actors = pools.encode_actors or max(1, decode_actors // 8)
-    decode_cpus = pools.decode_cpus or _round(_CPU_DECODE_SHARE * num_cpus / decode_actors)
+    decode_cpus = pools.decode_cpus or _round(_DECODE_SHARE * num_cpus / decode_actors)
     return Resources(
         device="cpu",
         encode_actors=encode_actors,
         decode_actors=decode_actors,
         encode_batch_size=pools.encode_batch_size or 1,
         # No more than a decoder: an actor has to fit on one machine, which may hold few of the cluster's CPUs.
-        encode_cpus=pools.encode_cpus or min(decode_cpus, _round(_CPU_ENCODE_SHARE * num_cpus / encode_actors)),
+        encode_cpus=pools.encode_cpus or min(decode_cpus, _round(_ENCODE_SHARE * num_cpus / encode_actors)),
         decode_cpus=decode_cpus,
         encode_gpus=0,
         decode_gpus=0,
         read_cpus=pools.read_cpus or min(1.0, _round(_TASK_SHARE * num_cpus)),
         write_cpus=min(0.5, _round(_TASK_SHARE * num_cpus)),
         threads=threads,
+        finishers=_LEAST_FINISHERS,
         shard_rows=pools.shard_rows or 4,
     )
 
@@ -162,6 +205,19 @@ def _check_fits(r: Resources, num_cpus: float, num_gpus: float) -> None:
             f"the run cannot be scheduled: {r.encode_actors} encoder x {r.encode_gpus:g} GPUs + {r.decode_actors} "
             f"decoder x {r.decode_gpus:g} = {needed_gpus:g} GPUs, the cluster has {num_gpus:g}; "
             "lower --encode-actors, --decode-actors or their --*-gpus, or use --device cpu"
+        )
+
+
+def _check_fits_object_store(r: Resources, store_bytes: int) -> None:
+    batch_bytes = r.encode_batch_size * (_CROP_BYTES + _EMBEDDING_BYTES)
+    if batch_bytes > store_bytes:
+        crop, embedding, batch, store = (
+            f"{num_bytes / 2**20:.0f} MiB" for num_bytes in (_CROP_BYTES, _EMBEDDING_BYTES, batch_bytes, store_bytes)
+        )
+        raise ClusterError(
+            f"the run cannot be scheduled: a batch of {r.encode_batch_size} crops x ({crop} of pixels + {embedding} of "
+            f"embedding) = {batch}, Ray's object store on the smallest machine has {store}; lower --encode-batch-size "
+            "or enlarge the store"
         )
 
 

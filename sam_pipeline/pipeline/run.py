@@ -8,7 +8,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import RunFailedError, SamPipelineError
 from sam_pipeline.pipeline.columns import chunks_of, shards_of
 from sam_pipeline.pipeline.job import Job
+from sam_pipeline.pipeline.placement import MakeArguments
 from sam_pipeline.pipeline.resources import Resources
 from sam_pipeline.pipeline.stages import Decoder, Encoder, read_images, write_shard
 from sam_pipeline.stopping import is_stopping
@@ -42,7 +43,12 @@ _RAISED = re.compile(r"^([A-Za-z_][\w.]*): (.+)$", re.MULTILINE)
 
 
 def shard_dataset(
-    pending_ids: npt.NDArray[np.int64], chunk_rows: int, job: Job, resources: Resources, monitor: Any
+    pending_ids: npt.NDArray[np.int64],
+    chunk_rows: int,
+    job: Job,
+    resources: Resources,
+    monitor: Any,
+    in_turn: Callable[[], MakeArguments | None],
 ) -> ray.data.Dataset:
     """Ids of images to do in, descriptors of written shards out. Nothing runs until it is iterated.
 
@@ -60,7 +66,7 @@ def shard_dataset(
     tries: dict[str, Any] = {"max_retries": _RETRIES}
     actor_tries: dict[str, Any] = {"max_restarts": -1, "max_task_retries": _RETRIES}
     with warnings.catch_warnings():
-        # Ray 2.60 has no other way to say how often a task is tried again.
+        # Ray 2.60 has no other way to say how often a task is tried again, and where an actor is placed.
         warnings.simplefilter("ignore", RayDeprecationWarning)
         return (
             ray.data.from_items(chunks, override_num_blocks=len(chunks))
@@ -79,6 +85,7 @@ def shard_dataset(
                 num_cpus=resources.encode_cpus,
                 num_gpus=resources.encode_gpus,
                 compute=ray.data.ActorPoolStrategy(size=resources.encode_actors),
+                ray_remote_args_fn=in_turn(),
                 batch_format="pyarrow",
                 **actor_tries,
             )
@@ -89,6 +96,7 @@ def shard_dataset(
                 num_cpus=resources.decode_cpus,
                 num_gpus=resources.decode_gpus,
                 compute=ray.data.ActorPoolStrategy(size=resources.decode_actors),
+                ray_remote_args_fn=in_turn(),
                 batch_format="pyarrow",
                 **actor_tries,
             )
@@ -122,6 +130,8 @@ def configured_context(stall_timeout_s: float) -> ray.data.DataContext:
     context.max_errored_blocks = -1
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # They warn of nothing that anybody could act on, and ask for the arguments of actors that are never started.
+    context.issue_detectors_config.detectors = []
     if not logger.isEnabledFor(logging.DEBUG):
         # An error comes back from iterate_shards as one line; Ray Data would print its traceback too.
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)

@@ -4,6 +4,7 @@ Reading and writing tasks need a reservation: without one they run only when the
 are committed after all reading, and a kill costs hours.
 """
 
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* is deprecated:DeprecationWarn
 
 NUM_IMAGES = 10_000
 _MEMORY_BYTES = 2**36
+CLUSTER = partial(Cluster, smallest_node_memory_bytes=_MEMORY_BYTES, smallest_object_store_bytes=_MEMORY_BYTES)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def machine(num_cpus, num_gpus):
 
 
 def topology_of(resources, context):
-    dataset = shard_dataset(np.arange(NUM_IMAGES), 64, job_of(), resources, None)
+    dataset = shard_dataset(np.arange(NUM_IMAGES), 64, job_of(), resources, None, lambda: None)
     plan, _ = get_execution_plan(dataset._logical_plan)
     return build_streaming_topology(plan.dag, ExecutionOptions(), BlockRefCounter(lambda *_: True))
 
@@ -71,7 +73,7 @@ AS_THE_USER_SAYS = [(2, 0, {"encode_cpus": 0.4, "decode_cpus": 1.1}), (2, 0, {"r
 
 @pytest.mark.parametrize(("num_cpus", "num_gpus", "pools"), [*ON_CPUS, *ON_GPUS, *AS_THE_USER_SAYS])
 def test_every_stage_can_start_a_task_whatever_ray_grants(small_ray, num_cpus, num_gpus, pools, monkeypatch):
-    resources = divide(PoolConfig(**pools), "auto", Cluster(num_cpus, num_gpus, num_cpus, _MEMORY_BYTES))
+    resources = divide(PoolConfig(**pools), "auto", "vit_h", CLUSTER(num_cpus, num_gpus, num_cpus))
     context = configured_context(600)
     topology = topology_of(resources, context)
     stages = [stage for stage in topology if stage.input_dependencies]

@@ -15,6 +15,7 @@ def job_of(config=None, **changes):
     """A job on the CPU that limits nothing; changes replace fields."""
     config = config or AnnotateConfig(output="run")
     fields = {"output": config.output, "device": "cpu", "precision": "fp32", "weights_sha256": "0", "threads": 1}
+    fields["finishers"] = 2
     limits = {"stall_timeout_s": 600, "image_timeout_s": 150, "worker_memory_bytes": 2**40}
     return Job(config, **(fields | limits | changes))
 

@@ -74,7 +74,7 @@ def graph(monkeypatch):
     return made
 
 
-ONE_AT_ONCE = SimpleNamespace(encode_actors=1, encode_batch_size=1)
+ONE_AT_ONCE = SimpleNamespace(encode_actors=1, encode_batch_size=1, shares_gpus=False)
 
 
 def annotate(table, config=None, resources=ONE_AT_ONCE, **job):
@@ -109,7 +109,7 @@ def test_a_reading_task_makes_whole_blocks_unless_encoders_would_wait_for_it(
 ):
     graph.steps = lambda ids: ([shard(image_id)] for image_id in ids)
     config = AnnotateConfig(output="run", masks=MaskConfig(crop_n_layers=crop_n_layers))
-    resources = SimpleNamespace(encode_actors=encode_actors, encode_batch_size=batch_size)
+    resources = SimpleNamespace(encode_actors=encode_actors, encode_batch_size=batch_size, shares_gpus=False)
     annotate(Table(num_images), config, resources)
     assert [chunk_rows for _, chunk_rows in graph.passes] == [chunk_rows]
 

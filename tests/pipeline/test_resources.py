@@ -4,13 +4,14 @@ from hypothesis import strategies as st
 
 from sam_pipeline.config import PoolConfig
 from sam_pipeline.errors import ClusterError
-from sam_pipeline.pipeline.resources import Cluster, divide
+from sam_pipeline.pipeline.resources import Cluster, divide, expectation
 
 
-def division(pools, device, num_cpus, num_gpus, largest_node_cpus=None):
+def division(pools, device, num_cpus, num_gpus, largest_node_cpus=None, store_bytes=2**30, model_type="vit_h"):
     """The division of a cluster of one machine, unless its largest is said to be smaller."""
     largest_node_cpus = num_cpus if largest_node_cpus is None else largest_node_cpus
-    return divide(pools, device, Cluster(num_cpus, num_gpus, largest_node_cpus, smallest_node_memory_bytes=0))
+    cluster = Cluster(num_cpus, num_gpus, largest_node_cpus, 0, store_bytes)
+    return divide(pools, device, model_type, cluster)
 
 
 def reserved_cpus(r):
@@ -40,7 +41,7 @@ def test_on_cpus_decoders_get_the_most_and_everything_fits(num_cpus, encode_acto
 def test_each_gpu_gets_an_encoder_and_a_decoder(num_cpus, num_gpus):
     r = division(PoolConfig(), "auto", num_cpus, num_gpus)
     assert (r.device, r.encode_actors, r.decode_actors) == ("cuda", num_gpus, num_gpus)
-    assert (r.encode_batch_size, r.shard_rows) == (8, 256)
+    assert (r.encode_batch_size, r.shard_rows, r.shares_gpus) == (16, 256, True)
     assert reserved_gpus(r) == num_gpus
     assert reserved_cpus(r) <= num_cpus
     assert r.encode_cpus <= 1
@@ -63,11 +64,56 @@ def test_no_actor_on_cpus_needs_a_machine_larger_than_four_cpus(num_cpus):
 
 @pytest.mark.parametrize(
     ("num_cpus", "num_gpus", "read_tasks", "write_tasks"),
-    [(1, 0, 3, 1), (2, 0, 3, 1), (8, 0, 3, 2), (16, 1, 12, 4), (64, 8, 40, 16)],
+    [(1, 0, 3, 1), (2, 0, 3, 1), (8, 0, 3, 2), (16, 1, 11, 4), (64, 8, 32, 16)],
 )
 def test_a_quarter_of_the_cpus_or_more_is_left_for_further_reading(num_cpus, num_gpus, read_tasks, write_tasks):
     r = division(PoolConfig(), "auto", num_cpus, num_gpus)
     assert (r.read_tasks, r.write_tasks) == (read_tasks, write_tasks)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "num_cpus", "num_gpus", "decode_cpus", "finishers"),
+    [("vit_h", 16, 1, 2, 2), ("vit_b", 16, 1, 3.5, 2), ("vit_b", 192, 8, 3.5, 2), ("vit_h", 2, 1, 0.75, 2)],
+)
+def test_a_decoder_gets_the_cpus_that_finish_masks_at_the_rate_of_its_gpu(
+    model_type, num_cpus, num_gpus, decode_cpus, finishers
+):
+    r = division(PoolConfig(), "auto", num_cpus, num_gpus, model_type=model_type)
+    assert (r.decode_cpus, r.finishers) == (decode_cpus, finishers)
+    assert division(PoolConfig(decode_cpus=9), "auto", 32, 1).finishers == 8
+
+
+def test_what_is_expected_of_each_stage_is_said_and_which_one_holds_the_others_back():
+    r = division(PoolConfig(), "auto", 16, 1)
+    assert expectation(r, "vit_h", 16) == (
+        "reading: 11 of 16 CPUs, 183 images/s; networks: 1 GPUs, 40 images/s; finishing masks: 1 of 16 CPUs, "
+        "40 images/s; expected bottleneck: networks"
+    )
+    r = division(PoolConfig(), "auto", 32, 8, model_type="vit_b")
+    assert expectation(r, "vit_b", 32).endswith("expected bottleneck: finishing masks")
+
+
+@pytest.mark.parametrize(
+    ("pools", "shares_gpus"),
+    [
+        ({}, True),
+        ({"decode_actors": 4, "decode_gpus": 0.25}, True),
+        ({"encode_actors": 1, "decode_actors": 3, "encode_gpus": 0.5}, False),
+        ({"encode_actors": 1, "decode_actors": 1, "encode_gpus": 1, "decode_gpus": 1}, False),
+    ],
+)
+def test_encoders_and_decoders_share_gpus_unless_they_are_divided_otherwise(pools, shares_gpus):
+    assert division(PoolConfig(**pools), "auto", 32, 2).shares_gpus == shares_gpus
+    assert not division(PoolConfig(), "cpu", 32, 2).shares_gpus
+
+
+def test_a_batch_that_the_object_store_cannot_hold_is_refused_with_the_arithmetic():
+    with pytest.raises(ClusterError) as caught:
+        division(PoolConfig(encode_batch_size=40), "auto", 16, 1, store_bytes=2**28)
+    assert str(caught.value) == (
+        "the run cannot be scheduled: a batch of 40 crops x (3 MiB of pixels + 4 MiB of embedding) = 280 MiB, "
+        "Ray's object store on the smallest machine has 256 MiB; lower --encode-batch-size or enlarge the store"
+    )
 
 
 def test_actors_that_take_all_but_two_tasks_leave_one_of_each():

@@ -1,0 +1,104 @@
+"""Which actors meet on which GPU, on clusters of logical ones."""
+
+from collections import Counter
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster as Machines
+
+from sam_pipeline.config import PoolConfig
+from sam_pipeline.errors import ClusterError
+from sam_pipeline.pipeline import placement
+from sam_pipeline.pipeline.placement import shared_gpus
+from sam_pipeline.pipeline.resources import Cluster, divide
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def start():
+    """Starts machines of logical CPUs and GPUs, and connects to them."""
+    cluster = Machines()
+
+    def start_machines(num_machines, gpus_each):
+        for _ in range(num_machines):
+            cluster.add_node(num_cpus=2 * gpus_each, num_gpus=gpus_each, object_store_memory=100 * 2**20)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+
+    yield start_machines
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def division(num_gpus, **pools):
+    cluster = Cluster(2 * num_gpus, num_gpus, 2 * num_gpus, 2**40, 2**40)
+    return divide(PoolConfig(**pools), "cuda", "vit_h", cluster)
+
+
+def place(**reserved):
+    """An actor that says where it is; of a class that travels with it."""
+
+    class Place:
+        def __call__(self):
+            context = ray.get_runtime_context()
+            (gpu,) = context.get_accelerator_ids()["GPU"]
+            return context.get_node_id(), gpu
+
+    return ray.remote(**reserved)(Place)
+
+
+def started(number, num_cpus, num_gpus, make_arguments):
+    """A pool as Ray Data starts it."""
+    actor = place(num_cpus=num_cpus, num_gpus=num_gpus)
+    return [actor.options(**make_arguments()).remote() for _ in range(number)]
+
+
+def where(pool):
+    """(machine, GPU) → how many actors of the pool are there."""
+    return Counter(ray.get([actor.__call__.remote() for actor in pool], timeout=120))
+
+
+@pytest.mark.parametrize(
+    ("num_machines", "gpus_each", "decoders_a_gpu"),
+    [
+        pytest.param(1, 1, 1, marks=pytest.mark.soak),
+        (2, 2, 1),
+        pytest.param(2, 2, 2, marks=pytest.mark.soak),
+        pytest.param(1, 8, 1, marks=pytest.mark.soak),
+        pytest.param(4, 8, 1, marks=pytest.mark.soak),
+    ],
+)
+def test_each_gpu_has_an_encoder_and_its_decoders_in_whatever_order_they_start(
+    start, num_machines, gpus_each, decoders_a_gpu
+):
+    start(num_machines, gpus_each)
+    num_gpus = num_machines * gpus_each
+    r = division(num_gpus, decode_actors=decoders_a_gpu * num_gpus, decode_gpus=0.5 / decoders_a_gpu)
+    with shared_gpus(r) as in_turn:
+        decoders = started(r.decode_actors, r.decode_cpus, r.decode_gpus, in_turn())
+        encoders = started(r.encode_actors, r.encode_cpus, r.encode_gpus, in_turn())
+        gpus = where(encoders)
+        assert len(gpus) == num_gpus
+        assert set(gpus.values()) == {1}
+        assert where(decoders) == {gpu: decoders_a_gpu for gpu in gpus}
+    # Then the GPUs are free for the isolation pass.
+    alone = place(num_gpus=1)
+    assert len(where([alone.remote() for _ in range(num_gpus)])) == num_gpus
+
+
+def test_gpus_that_are_taken_are_waited_for_or_refused_in_one_line(start, monkeypatch, caplog):
+    monkeypatch.setattr(placement, "_WAIT_S", 2)
+    start(1, 2)
+    taken = [place(num_gpus=1).remote()]
+    where(taken)
+    with shared_gpus(division(2)):
+        assert "1 of 2 GPUs are free" in caplog.text
+    taken.append(place(num_gpus=1).remote())
+    where(taken)
+    with pytest.raises(ClusterError, match="none of 2 GPUs is free"), shared_gpus(division(2)):
+        pass
+
+
+def test_without_gpus_that_are_shared_nothing_is_held():
+    with shared_gpus(division(2, encode_actors=1, decode_actors=3)) as in_turn:
+        assert in_turn() is None
