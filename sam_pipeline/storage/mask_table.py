@@ -57,8 +57,6 @@ class Shard:
     file: DataFile
     image_ids: npt.NDArray[np.int64]
     """(rows,) of the rows, so that the driver commits no image twice."""
-    num_masks: int
-    num_by_status: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -104,12 +102,7 @@ def put_shard(output: str, rows: pa.Table, options: StorageOptions, *, table_id:
     """
     rows = rows.select(MASKS_SCHEMA.names).cast(MASKS_SCHEMA).sort_by("image_id")
     file = put_parquet(join_uri(output, "masks"), rows, options, row_group_size=ROWS_PER_GROUP, table_id=table_id)
-    return Shard(
-        file=file,
-        image_ids=rows["image_id"].to_numpy(),
-        num_masks=pc.sum(rows["num_masks"]).as_py(),
-        num_by_status=Counter(rows["status"].to_pylist()),
-    )
+    return Shard(file, rows["image_id"].to_numpy())
 
 
 class MaskTable:
