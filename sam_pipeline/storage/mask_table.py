@@ -67,7 +67,6 @@ class RunState:
     num_masks: int
     commits: list[tuple[float, int]]
     """(Unix time in seconds, images) of the latest commits of shards, oldest first."""
-    metadata: dict[str, str]
 
     def recent_rate(self) -> float | None:
         """Images a second over the last commits of one working period; None before there are two."""
@@ -299,8 +298,8 @@ def read_state(output: str, options: StorageOptions) -> RunState | None:
     table = open_table(join_uri(output, "masks"), options)
     if table is None:
         return None
-    metadata = table_metadata(table)  # first: a table of another program has other columns
-    return RunState(*count_results(table, options), _recent_commits(table), metadata)
+    table_metadata(table)  # raises for a table of another program, which has other columns
+    return RunState(*count_results(table, options), _recent_commits(table))
 
 
 def count_results(table: Table, options: StorageOptions) -> tuple[Counter[str], int]:
