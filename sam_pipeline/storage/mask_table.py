@@ -308,9 +308,15 @@ def count_results(table: Table, options: StorageOptions) -> tuple[Counter[str], 
     num_masks = 0
     # Whoever counts, a command or a script, may end right after it.
     for rows in read_columns(table, ["status", "num_masks"], options, pre_buffer=False):
-        num_by_status += _count_statuses(rows)
+        num_by_status += count_values(rows["status"])
         num_masks += pc.sum(rows["num_masks"]).as_py() or 0
     return num_by_status, num_masks
+
+
+def count_values(column: pa.ChunkedArray) -> Counter[str]:
+    """How often each value of a column is there."""
+    counts = pc.value_counts(column)
+    return Counter(dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
 
 
 def delete_rows(output: str, statuses: Sequence[str], options: StorageOptions) -> int:
@@ -350,11 +356,6 @@ def open_results(output: str, options: StorageOptions) -> Table:
     if table is None:
         raise OutputError(f"no results in {output}")
     return table
-
-
-def _count_statuses(rows: pa.Table) -> Counter[str]:
-    counts = pc.value_counts(rows["status"])
-    return Counter(dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
 
 
 def _recent_commits(table: Table) -> list[tuple[float, int]]:
