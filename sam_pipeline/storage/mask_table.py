@@ -108,14 +108,12 @@ class MaskTable:
     """The driver's handle on the results: a snapshot, and the epoch under which it may commit.
 
     Args:
-        uri: where the Delta table is.
         table: the Delta table.
         epoch: this start's epoch, already committed.
         options: storage options.
     """
 
-    def __init__(self, uri: str, table: Table, epoch: int, options: StorageOptions) -> None:
-        self._uri = uri
+    def __init__(self, table: Table, epoch: int, options: StorageOptions) -> None:
         self._table = table
         self.epoch = epoch
         self._options = options
@@ -141,9 +139,9 @@ class MaskTable:
         if begun_with != dict(fingerprint) and not committed_files(table):
             epoch = (committed_epoch(table) or 0) + 1
             change_metadata(table, stored, options, epoch=epoch)
-            return cls(uri, table, epoch, options)
+            return cls(table, epoch, options)
         check_fingerprint(begun_with, fingerprint)
-        return cls(uri, table, take_results_epoch(table, options), options)
+        return cls(table, take_results_epoch(table, options), options)
 
     @classmethod
     def stop_runs(cls, output: str, options: StorageOptions) -> MaskTable:
@@ -155,7 +153,7 @@ class MaskTable:
         """
         table = open_results(output, options)
         table_metadata(table)  # raises for a table of another program
-        return cls(join_uri(output, "masks"), table, take_results_epoch(table, options), options)
+        return cls(table, take_results_epoch(table, options), options)
 
     @property
     def id(self) -> str:
@@ -169,7 +167,7 @@ class MaskTable:
 
     @property
     def _rewriter(self) -> Rewriter:
-        return Rewriter(self._uri, self._table, self.epoch, self._options)
+        return Rewriter(self._table, self.epoch, self._options)
 
     def committed_ids(self, num_images: int) -> npt.NDArray[np.bool_]:
         """Which images of a plan have a committed row.

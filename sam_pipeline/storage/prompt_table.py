@@ -127,7 +127,7 @@ def write_prompts(
         raise FencedError(f"another run froze prompts in {uri} meanwhile; the same command uses them")
     # No epoch before the first files are put: a table that has one counts as frozen.
     epoch = 1 if epoch is None else take_prompts_epoch(table, options)
-    return _append(uri, table, _sorted(prompts), source, num_images, options, generation, epoch=epoch, before=None)
+    return _append(table, _sorted(prompts), source, num_images, options, generation, epoch=epoch, before=None)
 
 
 def discard_prompts(output: str, options: StorageOptions, generation: int) -> None:
@@ -164,7 +164,7 @@ def extend_prompts(
     if before.generation != generation or before.num_images >= num_images or is_older:
         raise FencedError(f"another run added prompts to {uri} meanwhile; the same command looks again")
     epoch = take_prompts_epoch(table, options)
-    return _append(uri, table, _sorted(prompts), source, num_images, options, generation, epoch=epoch, before=before)
+    return _append(table, _sorted(prompts), source, num_images, options, generation, epoch=epoch, before=before)
 
 
 def take_prompts_epoch(table: Table, options: StorageOptions) -> int:
@@ -203,7 +203,6 @@ def count_prompts(output: str, num_images: int, options: StorageOptions) -> np.n
 
 
 def _append(
-    uri: str,
     table: Table,
     rows: pa.Table,
     source: Source,
@@ -232,7 +231,7 @@ def _append(
         "max_masks": max(max_masks, before.max_masks if before else 0),
     }
     files = [
-        put_parquet(uri, part, options, row_group_size=per_group, table_id=table_id(table))
+        put_parquet(table.uri, part, options, row_group_size=per_group, table_id=table_id(table))
         for part in _parts(rows, per_file)
     ]
     _commit(table, files, summary, options, epoch, [] if before else committed_files(table))
