@@ -124,10 +124,12 @@ class MaskTable:
     ) -> MaskTable:
         """Open the results for a run; from here on, every earlier start's commits fail.
 
-        A table without rows has no results: it takes on this run's settings, whatever it was begun with.
+        A table without rows has no results: it takes on this run's settings, whatever it was begun with. But its
+        columns stay as they are.
 
         Raises:
-            FingerprintMismatchError: the table holds results of other settings; nothing was changed.
+            FingerprintMismatchError: the table holds results of other settings, or has the columns of another
+                schema_version; nothing was changed.
             FencedError: two starts raced for the same epoch and the other won.
         """
         uri = join_uri(output, "masks")
@@ -137,6 +139,8 @@ class MaskTable:
             table = create_table(uri, MASKS_SCHEMA, stored, options)
         begun_with = json.loads(table_metadata(table)["fingerprint"])
         if begun_with != dict(fingerprint) and not committed_files(table):
+            versions = ({"schema_version": each.get("schema_version")} for each in (begun_with, fingerprint))
+            check_fingerprint(*versions)
             epoch = (committed_epoch(table) or 0) + 1
             change_metadata(table, stored, options, epoch=epoch)
             return cls(table, epoch, options)

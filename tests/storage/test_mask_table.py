@@ -116,6 +116,16 @@ def test_a_table_without_rows_takes_on_other_settings_and_fences_who_began_it(ou
     assert dataset.count_rows(filter=pc.field("status") == ROWS[1]["status"]) == 1
 
 
+def test_a_table_with_other_columns_is_refused_even_without_rows(output):
+    first = take_over(output)
+    version = DeltaTable(f"{output}/masks").version()
+    with pytest.raises(FingerprintMismatchError) as caught:
+        take_over(output, FINGERPRINT | {"schema_version": 2, "points_per_side": 16})
+    assert caught.value.differences == {"schema_version": (1, 2)}
+    assert DeltaTable(f"{output}/masks").version() == version
+    first.commit([shard(output, ROWS)])  # still in charge
+
+
 def test_of_two_that_take_on_a_table_without_rows_one_is_fenced(output, monkeypatch):
     take_over(output)
     real = mask_table.change_metadata
