@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import ray
 import tenacity
 
@@ -31,6 +32,7 @@ from sam_pipeline.storage.fetching import find_probe
 from sam_pipeline.storage.mask_table import MaskTable, RunHeader, check_fingerprint, read_header
 from sam_pipeline.storage.outcome import Outcome, read_outcome
 from sam_pipeline.storage.plan_table import Plan, check_plan, confirm_plan
+from sam_pipeline.storage.prompt_table import check_without_prompts
 from sam_pipeline.storage.schema import SCHEMA_VERSION
 from sam_pipeline.supervised import num_restarts, tell_restart
 
@@ -97,20 +99,29 @@ def _start(
         with _ray_errors(), connected(config.num_cpus) as cluster:
             resources = divide(config.pools, config.model.device, cluster)
             job = _resolve(config, plan, targets, resources, cluster, weights_sha256, backend)
-            table = MaskTable.take_over(
-                job.output,
-                _fingerprint(config, targets, job.precision, weights_sha256),
-                {"config": stored_settings(config)},
-                job.storage_options,
-            )
-            done = table.committed_ids(plan.num_images)
-            # From here on the plan cannot be made anew, and was not since it was read: with results it never can.
-            (check_plan if done.any() else confirm_plan)(plan, job.storage_options)
+            table, done = _begin(config, plan, targets, _fingerprint(config, targets, job.precision, weights_sha256))
             pending_ids = np.flatnonzero(~done)
             if len(pending_ids):
                 job = replace(job, table_id=table.id)
                 annotate_pending(table, pending_ids, job, resources, plan.num_images, make_display)
     table.compact()
+
+
+def _begin(
+    config: AnnotateConfig, plan: Plan, targets: Targets, pinned: Mapping[str, Any]
+) -> tuple[MaskTable, npt.NDArray[np.bool_]]:
+    """Take the results over, and which of their images are done: (num_images,) bool."""
+    options = config.storage_options
+    table = MaskTable.take_over(plan.output, pinned, {"config": stored_settings(config)}, options)
+    done = table.committed_ids(plan.num_images)
+    if done.any():
+        check_plan(plan, options)  # with results it cannot be made anew, and gets no prompts
+    else:
+        # From here on the plan cannot be made anew, and was not since it was read. It gets no prompts either.
+        confirm_plan(plan, options)
+        if targets.prompts is None:
+            check_without_prompts(plan.output, options, plan.generation)
+    return table, done
 
 
 def _weights_sha256(config: AnnotateConfig, given: Mapping[str, Any], before: RunHeader | None) -> str:
