@@ -216,6 +216,15 @@ def test_what_the_end_says_of_the_number_of_members_counts_for_nothing():
     assert len(read(data)[1]) == 3
 
 
+@pytest.mark.parametrize("comment_bytes", [0, 1])
+def test_an_offset_that_looks_like_a_signature_is_read_as_zipfile_reads_it(comment_bytes):
+    end = bytearray(end_record(3, len(DIRECTORY), int.from_bytes(END_SIGNATURE, "little")))
+    end[-2] = comment_bytes
+    data = DIRECTORY + bytes(end)
+    assert read(data) == read_by_zipfile(data)
+    assert (read(data) is None) == bool(comment_bytes)
+
+
 def test_a_directory_above_the_limit_is_not_read(tmp_path):
     path = tmp_path / "a.zip"
     with path.open("wb") as file:

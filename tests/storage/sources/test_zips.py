@@ -445,10 +445,14 @@ def test_a_member_of_more_bytes_than_a_plan_can_say_is_a_row(memory):
 
 def test_members_that_claim_to_begin_before_the_archive_are_refused(memory):
     data = bytearray(packed([("a.jpg", b"1"), ("b.jpg", b"2")]))
-    struct.pack_into("<L", data, data.index(b"PK\x05\x06") + 16, data.index(b"PK\x01\x02") + 10)
-    first, second = memory.index(bytes(data))
-    assert first.error == "damaged zip archive: 33 bytes of a member where there are 0"
-    assert second.error is None
+    start, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
+    refused = "damaged zip archive: 33 bytes of a member where there are 0"
+    struct.pack_into("<L", data, end + 16, start + 10)
+    assert [image.error for image in memory.index(bytes(data))] == [refused, None]
+    # Further before it than 64 bits can say.
+    end64 = struct.pack("<4s36x2Q", b"PK\x06\x06", end - start, 2**64 - 1)
+    data[end:end] = end64 + struct.pack("<4s12xL", b"PK\x06\x07", 1)
+    assert [image.error for image in memory.index(bytes(data))] == [refused] * 2
 
 
 def test_an_outage_or_a_missing_right_ends_planning_instead_of_planning_without_an_archive(memory, clock):
