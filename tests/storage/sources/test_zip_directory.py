@@ -138,7 +138,7 @@ COMMENTS = st.one_of(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     st.lists(RECORDS, max_size=6),
     st.sampled_from([b"", b"#!/bin/sh\n", b"PK\3\4" + bytes(200_000)]),
@@ -155,7 +155,7 @@ def test_any_directory_is_read_as_zipfile_reads_it(records, prefix, comment, is_
     assert read(data) == read_by_zipfile(data)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(SOUND_RECORDS, min_size=1, max_size=6), st.booleans(), st.data())
 def test_a_damaged_directory_is_read_or_refused_as_zipfile_does(records, is_zip64, data):
     whole = bytearray(archive_of(records, prefix=b"before", is_zip64=is_zip64))
@@ -167,7 +167,7 @@ def test_a_damaged_directory_is_read_or_refused_as_zipfile_does(records, is_zip6
     assert read(bytes(whole)) == read_by_zipfile(bytes(whole))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(SOUND_RECORDS, max_size=4), COMMENTS, st.booleans(), st.data())
 def test_damage_at_the_end_never_raises_anything_else(records, comment, is_zip64, data):
     whole = bytearray(archive_of(records, comment=comment, is_zip64=is_zip64))
