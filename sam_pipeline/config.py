@@ -254,7 +254,8 @@ class AnnotateConfig(PlanConfig):
     """Gigabytes of its own that a worker may take; an image for which that is not enough becomes such a row. Default:
     six tenths of the smallest machine."""
     max_restarts: int = 0
-    """Times the run starts again by itself after a stall, lost machines or storage that does not answer."""
+    """Times in all that the run starts again by itself: after a stall, lost machines, storage that does not answer, or
+    when Ray or a machine ends its process."""
     num_cpus: int | None = None
     """CPUs for a Ray started on this machine; not for a cluster that is there already (RAY_ADDRESS)."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -45,9 +45,13 @@ class FingerprintMismatchError(ConfigError):
     """
 
     def __init__(self, differences: Mapping[str, tuple[object, object]]) -> None:
-        lines = "; ".join(f"{name}: {old!r} in the output, {new!r} now" for name, (old, new) in differences.items())
-        super().__init__(f"this output was computed with other settings ({lines}); use them, or another --output")
         self.differences = dict(differences)
+        super().__init__(self.differences)  # what pickle calls the class with
+
+    def __str__(self) -> str:
+        pairs = self.differences.items()
+        lines = "; ".join(f"{name}: {old!r} in the output, {new!r} now" for name, (old, new) in pairs)
+        return f"this output was computed with other settings ({lines}); use them, or another --output"
 
 
 class InputError(SamPipelineError):

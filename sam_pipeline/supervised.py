@@ -13,7 +13,9 @@ from contextlib import suppress
 SOCKET = "SAM_PIPELINE_SUPERVISOR"
 """Environment variable with the descriptor of the child's end of the socket."""
 NUM_RESTARTS = "SAM_PIPELINE_RESTARTS"
-"""Environment variable with the number of children before this one."""
+"""Environment variable with the number of restarts before this child: by its parent, and in the children before."""
+RESTARTS_PIPE = "SAM_PIPELINE_RESTARTS_PIPE"
+"""Environment variable with the descriptor of a pipe that gets a byte for each restart in this child."""
 
 
 class _Child:
@@ -21,6 +23,7 @@ class _Child:
 
     parent: socket.socket | None = None
     num_restarts = 0
+    restarts_pipe: int | None = None
 
 
 def is_supervised() -> bool:
@@ -29,7 +32,7 @@ def is_supervised() -> bool:
 
 
 def num_restarts() -> int:
-    """How many children there were before this one."""
+    """How often the run had been started again when this process began; 0 for the first child."""
     return _Child.num_restarts
 
 
@@ -40,11 +43,14 @@ def accept_supervision(signals: Iterable[signal.Signals]) -> None:
         signals: which the parent has blocked for the time until there are handlers.
     """
     fd, num_restarts = os.environ.pop(SOCKET, None), os.environ.pop(NUM_RESTARTS, "0")
-    if fd is None:
+    pipe = os.environ.pop(RESTARTS_PIPE, None)
+    if fd is None or pipe is None:
         return
     _Child.parent = socket.socket(fileno=int(fd))
     _Child.parent.set_inheritable(False)
     _Child.num_restarts = int(num_restarts)
+    _Child.restarts_pipe = int(pipe)
+    os.set_inheritable(_Child.restarts_pipe, False)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
     threading.Thread(target=_end_with_parent, args=(_Child.parent,), name="supervisor", daemon=True).start()
 
@@ -61,6 +67,12 @@ def tell_exit_code(code: int) -> bool:
         return _Child.parent.send(bytes([code])) == 1
     except OSError:
         return False
+
+
+def tell_restart() -> None:
+    """Let the parent know that the run starts again in this process: all restarts count together."""
+    if _Child.restarts_pipe is not None:
+        os.write(_Child.restarts_pipe, b".")
 
 
 def silence_libraries() -> None:

@@ -10,7 +10,6 @@ ends when its parent is gone.
 from __future__ import annotations
 
 import ctypes
-import itertools
 import logging
 import os
 import signal
@@ -23,10 +22,11 @@ from functools import partial
 
 from sam_pipeline import stopping
 from sam_pipeline.errors import RunFailedError
-from sam_pipeline.supervised import NUM_RESTARTS, SOCKET
+from sam_pipeline.supervised import NUM_RESTARTS, RESTARTS_PIPE, SOCKET
 
 _CHILD_DEADLINE_S = 1.9
 _MAX_PAUSE_S = 60
+_MAX_TOLD = 2**16  # what a pipe holds
 _PR_SET_CHILD_SUBREAPER = 36
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,9 @@ def is_wanted() -> bool:
 def supervise(max_restarts: int) -> int:
     """Run this command in a child, and again when something else than itself ends it.
 
+    Args:
+        max_restarts: how often the run may start again, here and in its children together.
+
     Returns:
         Its exit code, when it has said all there is to say.
 
@@ -58,8 +61,11 @@ def supervise(max_restarts: int) -> int:
         RunFailedError: it was ended once more than it may start again.
     """
     _adopt_orphans()
-    for num_restarts in itertools.count():
-        child, connection = _start_child(num_restarts)
+    restarts, told_restarts = os.pipe()
+    os.set_blocking(restarts, False)
+    num_restarts = 0
+    while True:
+        child, connection = _start_child(num_restarts, told_restarts)
         with connection:
             stopping.ask_before_speaking(partial(_may_speak, connection))
             try:
@@ -77,22 +83,25 @@ def supervise(max_restarts: int) -> int:
         if code is not None:
             return code
         error = f"the run was ended {_by_what(child.returncode)}"
+        with suppress(BlockingIOError):
+            num_restarts += len(os.read(restarts, _MAX_TOLD))
         if num_restarts >= max_restarts:
             break
-        logger.warning("start %d failed: %s; starting again", num_restarts + 1, error)
-        time.sleep(min(_MAX_PAUSE_S, 2**num_restarts))
+        num_restarts += 1
+        logger.warning("start %d failed: %s; starting again", num_restarts, error)
+        time.sleep(min(_MAX_PAUSE_S, 2 ** (num_restarts - 1)))
     raise RunFailedError(f"{error}; the same command resumes")
 
 
-def _start_child(num_restarts: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
+def _start_child(num_restarts: int, restarts_pipe: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
     ours, theirs = socket.socketpair()
     with theirs:
         fd = theirs.fileno()
-        env = os.environ | {SOCKET: str(fd), NUM_RESTARTS: str(num_restarts)}
+        env = os.environ | {SOCKET: str(fd), NUM_RESTARTS: str(num_restarts), RESTARTS_PIPE: str(restarts_pipe)}
         # It unblocks them when it can handle them.
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, stopping.SIGNALS)
         try:
-            return subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=env, pass_fds=[fd]), ours
+            return subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=env, pass_fds=[fd, restarts_pipe]), ours
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
 

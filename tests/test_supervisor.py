@@ -13,7 +13,11 @@ import pytest
 PROGRAM = """
 import json, os, signal, subprocess, sys, time
 from sam_pipeline import cli, supervised
+from sam_pipeline.errors import RunFailedError
 from sam_pipeline.pipeline import annotate
+
+def fail():
+    raise RunFailedError("it stalled")
 
 def run(config, make_display):
     starts = supervised.num_restarts()
@@ -27,6 +31,10 @@ def run(config, make_display):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
         subprocess.Popen(["kill", "-TERM", str(os.getpid())])
         time.sleep(1000)
+    if deed == "restart and exit":
+        annotate._starts(config.max_restarts).copy(sleep=lambda _: os._exit(1))(fail)
+    if deed == "fail":
+        annotate._starts(config.max_restarts)(fail)
     if deed == "exit":
         os._exit(1)
     if deed == "crash":
@@ -111,6 +119,19 @@ def test_it_starts_again_as_often_as_it_may():
         said = " ".join(err.split())
         assert "start 1 failed: the run was ended by Ray" in said
         assert said.endswith("start 2 failed: the run was ended by SIGSEGV; starting again")
+
+
+@pytest.mark.parametrize(("last", "reason"), [("exit", "the run was ended by Ray"), ("fail", "it stalled")])
+def test_restarts_in_a_child_and_of_children_count_together(last, reason):
+    with Supervised("restart and exit", None, last, flags=("--max-restarts", "2")) as program:
+        assert [program.child()[1] for _ in range(2)] == [0, 2]
+        code, err = program.end()
+        said = " ".join(err.split())
+        assert code == 1
+        assert "start 1 failed: it stalled" in said
+        assert "start 2 failed: the run was ended by Ray" in said
+        assert "start 3" not in said
+        assert f"error: {reason}" in said
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import ray
 import tenacity
 
@@ -31,8 +32,9 @@ from sam_pipeline.storage.fetching import find_probe
 from sam_pipeline.storage.mask_table import MaskTable, RunHeader, check_fingerprint, read_header
 from sam_pipeline.storage.outcome import Outcome, read_outcome
 from sam_pipeline.storage.plan_table import Plan, check_plan, confirm_plan
+from sam_pipeline.storage.prompt_table import check_without_prompts
 from sam_pipeline.storage.schema import SCHEMA_VERSION
-from sam_pipeline.supervised import num_restarts
+from sam_pipeline.supervised import num_restarts, tell_restart
 
 _STALL_TIMEOUT_S = 600.0
 # A batch that hangs is tried twice before its rows are dropped; the run must not stall first.
@@ -66,7 +68,7 @@ def annotate(config: AnnotateConfig, make_display: MakeDisplay, backend: Backend
         SamPipelineError: see sam_pipeline.errors; after any of them the same call resumes.
     """
     start = time.monotonic()
-    starts = _starts(config.max_restarts - num_restarts())
+    starts = _starts(config.max_restarts)
     plan = starts(ensure_plan, config)
     before = starts(read_header, plan.output, config.storage_options)
     given = config.given()
@@ -99,20 +101,29 @@ def _start(
             if resources.device == "cuda":
                 logger.info("%s", expectation(resources, config.model.model_type, cluster.num_cpus))
             job = _resolve(config, plan, targets, resources, cluster, weights_sha256, backend)
-            table = MaskTable.take_over(
-                job.output,
-                _fingerprint(config, targets, job.precision, weights_sha256),
-                {"config": stored_settings(config)},
-                job.storage_options,
-            )
-            done = table.committed_ids(plan.num_images)
-            # From here on the plan cannot be made anew, and was not since it was read: with results it never can.
-            (check_plan if done.any() else confirm_plan)(plan, job.storage_options)
+            table, done = _begin(config, plan, targets, _fingerprint(config, targets, job.precision, weights_sha256))
             pending_ids = np.flatnonzero(~done)
             if len(pending_ids):
                 job = replace(job, table_id=table.id)
                 annotate_pending(table, pending_ids, job, resources, plan.num_images, make_display)
     table.compact()
+
+
+def _begin(
+    config: AnnotateConfig, plan: Plan, targets: Targets, pinned: Mapping[str, Any]
+) -> tuple[MaskTable, npt.NDArray[np.bool_]]:
+    """Take the results over, and which of their images are done: (num_images,) bool."""
+    options = config.storage_options
+    table = MaskTable.take_over(plan.output, pinned, {"config": stored_settings(config)}, options)
+    done = table.committed_ids(plan.num_images)
+    if done.any():
+        check_plan(plan, options)  # with results it cannot be made anew, and gets no prompts
+    else:
+        # From here on the plan cannot be made anew, and was not since it was read. It gets no prompts either.
+        confirm_plan(plan, options)
+        if targets.prompts is None:
+            check_without_prompts(plan.output, options, plan.generation)
+    return table, done
 
 
 def _weights_sha256(config: AnnotateConfig, given: Mapping[str, Any], before: RunHeader | None) -> str:
@@ -166,12 +177,36 @@ def _ray_errors() -> Iterator[None]:
         ) from error
 
 
+class _Restarts:
+    """How often a run has started again: in the processes before this one, and in all that this one does.
+
+    Args:
+        max_restarts: how often it may.
+    """
+
+    def __init__(self, max_restarts: int) -> None:
+        self._max, self._num = max_restarts, num_restarts()
+
+    def are_used_up(self, _: tenacity.RetryCallState) -> bool:
+        """Whether it may not start again."""
+        return self._num >= self._max
+
+    def count(self, state: tenacity.RetryCallState) -> None:
+        """Say, also to the parent of this process, that it starts again."""
+        assert state.outcome is not None, "called after an attempt"
+        self._num += 1
+        logger.warning("start %d failed: %s; starting again", self._num, state.outcome.exception())
+        tell_restart()
+
+
 def _starts(max_restarts: int) -> tenacity.Retrying:
+    """What calls a part of a run again when that may help; over all calls, and all processes, so many times."""
+    restarts = _Restarts(max_restarts)
     return tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(max_restarts + 1),
+        stop=restarts.are_used_up,
         retry=_may_pass,
         wait=tenacity.wait_random_exponential(multiplier=2, max=60),
-        before_sleep=_log_restart,
+        before_sleep=restarts.count,
         reraise=True,
     )
 
@@ -182,11 +217,6 @@ def _may_pass(state: tenacity.RetryCallState) -> bool:
     # A cluster that was large enough for the first attempt has lost machines since, and may get them back.
     is_restart = state.attempt_number > 1 or num_restarts() > 0
     return isinstance(error, RunFailedError) or (isinstance(error, ClusterError) and is_restart)
-
-
-def _log_restart(state: tenacity.RetryCallState) -> None:
-    assert state.outcome is not None, "called after an attempt"
-    logger.warning("start %d failed: %s; starting again", state.attempt_number, state.outcome.exception())
 
 
 def _fingerprint(config: AnnotateConfig, targets: Targets, precision: str, weights_sha256: str) -> dict[str, Any]:

@@ -39,8 +39,6 @@ SHARDS = pa.schema(
         ("min_image_id", pa.int64()),
         ("max_image_id", pa.int64()),
         ("image_ids", pa.binary()),
-        ("num_masks", pa.int64()),
-        ("num_by_status", pa.map_(pa.string(), pa.int64())),
     ]
 )
 
@@ -123,7 +121,6 @@ def result_table(
 def shard_row(shard: Shard) -> pa.Table:
     """A shard's descriptor as one row."""
     row = {**asdict(shard.file), "image_ids": shard.image_ids.tobytes()}
-    row |= {"num_masks": shard.num_masks, "num_by_status": list(shard.num_by_status.items())}
     return pa.Table.from_pylist([row], schema=SHARDS)
 
 
@@ -132,6 +129,5 @@ def shards_of(rows: pa.Table) -> list[Shard]:
     shards = []
     for row in rows.to_pylist():
         image_ids = np.frombuffer(row.pop("image_ids"), np.int64)
-        num_masks, num_by_status = row.pop("num_masks"), dict(row.pop("num_by_status"))
-        shards.append(Shard(DataFile(**row), image_ids, num_masks, num_by_status))
+        shards.append(Shard(DataFile(**row), image_ids))
     return shards

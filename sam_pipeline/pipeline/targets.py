@@ -19,12 +19,13 @@ from sam_pipeline.masks.prompts import Role
 from sam_pipeline.pipeline.limits import reading_limit
 from sam_pipeline.settings import settings_by_name
 from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri
-from sam_pipeline.storage.mask_table import read_header
+from sam_pipeline.storage.mask_table import MaskTable, read_header
 from sam_pipeline.storage.plan_table import Plan, iterate_planned
 from sam_pipeline.storage.point_grid_files import PointGrids, read_point_grids
 from sam_pipeline.storage.prompt_table import (
     Prompts,
     Source,
+    announce_prompts,
     announced_generation,
     discard_prompts,
     extend_prompts,
@@ -119,14 +120,13 @@ def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
     results = read_header(plan.output, options)
     frozen = read_prompts_header(plan.output, options, plan.generation)
     announced = 0 if frozen is not None else announced_generation(plan.output, options) or 0
-    # What was begun with a first plan has no prompts: who announced them did not make it. What was begun before a plan
-    # was made anew has no rows, and may be gone on with in another way.
-    is_begun = results is not None and (results.num_images > 0 or plan.generation == 1)
+    # What has no rows may be gone on with in another way.
+    is_begun = results is not None and results.num_images > 0
     if config.prompts is None and config.regions is None:
         if announced >= plan.generation and not is_begun:
             raise ConfigError(
-                f"{config.output} was planned with prompts, which were not frozen to the end: give --prompts or "
-                "--regions again, or use another --output"
+                f"{config.output} was given prompts, which were not frozen to the end: give --prompts or "
+                "--regions again, or use another --output, or --replan"
             )
         if frozen is not None and frozen.num_images < plan.num_images:
             raise ConfigError(
@@ -140,10 +140,7 @@ def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
     if frozen is None:
         # With prompts announced no run begins without them; else one may, as long as they are not frozen.
         if is_begun or (results is not None and announced != plan.generation):
-            raise ConfigError(
-                f"the results in {config.output} were begun without prompts; use another --output, or --replan while "
-                "there are none"
-            )
+            raise _begun_without_prompts(config)
         return _GivenPrompts(None, _matched(config, plan, first_id=0), source)
     if frozen.num_images < plan.num_images:
         return _GivenPrompts(frozen, _matched(config, plan, first_id=frozen.num_images), source)
@@ -170,8 +167,32 @@ def _frozen(given: _GivenPrompts, config: PlanConfig, plan: Plan) -> Prompts | N
         if given.frozen is None and plan.generation > 1:
             discard_prompts(plan.output, options, plan.generation)
         return given.frozen
+    if given.frozen is None:
+        announce_prompts(plan.output, options, plan.generation)
+        _stop_runs_without_prompts(plan, config)
     freeze = write_prompts if given.frozen is None else extend_prompts
     return freeze(plan.output, given.new, given.source, plan.num_images, options, plan.generation)
+
+
+def _stop_runs_without_prompts(plan: Plan, config: PlanConfig) -> None:
+    """Let runs that began while prompts were read give way to them, unless they have rows.
+
+    One that begins later sees that prompts were announced: see check_without_prompts.
+    """
+    options = config.storage_options
+    results = read_header(plan.output, options)
+    if results is not None and not results.num_images:
+        MaskTable.stop_runs(plan.output, options)
+        results = read_header(plan.output, options)
+    if results is not None and results.num_images:
+        raise _begun_without_prompts(config)
+
+
+def _begun_without_prompts(config: PlanConfig) -> ConfigError:
+    return ConfigError(
+        f"the results in {config.output} were begun without prompts; use another --output, or --replan while there are "
+        "none"
+    )
 
 
 def _resolved_mode(config: AnnotateConfig, given: _GivenPrompts) -> ResolvedMode:

@@ -57,8 +57,6 @@ class Shard:
     file: DataFile
     image_ids: npt.NDArray[np.int64]
     """(rows,) of the rows, so that the driver commits no image twice."""
-    num_masks: int
-    num_by_status: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,6 @@ class RunState:
     num_masks: int
     commits: list[tuple[float, int]]
     """(Unix time in seconds, images) of the latest commits of shards, oldest first."""
-    metadata: dict[str, str]
 
     def recent_rate(self) -> float | None:
         """Images a second over the last commits of one working period; None before there are two."""
@@ -104,26 +101,19 @@ def put_shard(output: str, rows: pa.Table, options: StorageOptions, *, table_id:
     """
     rows = rows.select(MASKS_SCHEMA.names).cast(MASKS_SCHEMA).sort_by("image_id")
     file = put_parquet(join_uri(output, "masks"), rows, options, row_group_size=ROWS_PER_GROUP, table_id=table_id)
-    return Shard(
-        file=file,
-        image_ids=rows["image_id"].to_numpy(),
-        num_masks=pc.sum(rows["num_masks"]).as_py(),
-        num_by_status=Counter(rows["status"].to_pylist()),
-    )
+    return Shard(file, rows["image_id"].to_numpy())
 
 
 class MaskTable:
     """The driver's handle on the results: a snapshot, and the epoch under which it may commit.
 
     Args:
-        uri: where the Delta table is.
         table: the Delta table.
         epoch: this start's epoch, already committed.
         options: storage options.
     """
 
-    def __init__(self, uri: str, table: Table, epoch: int, options: StorageOptions) -> None:
-        self._uri = uri
+    def __init__(self, table: Table, epoch: int, options: StorageOptions) -> None:
         self._table = table
         self.epoch = epoch
         self._options = options
@@ -134,10 +124,12 @@ class MaskTable:
     ) -> MaskTable:
         """Open the results for a run; from here on, every earlier start's commits fail.
 
-        A table without rows has no results: it takes on this run's settings, whatever it was begun with.
+        A table without rows has no results: it takes on this run's settings, whatever it was begun with. But its
+        columns stay as they are.
 
         Raises:
-            FingerprintMismatchError: the table holds results of other settings; nothing was changed.
+            FingerprintMismatchError: the table holds results of other settings, or has the columns of another
+                schema_version; nothing was changed.
             FencedError: two starts raced for the same epoch and the other won.
         """
         uri = join_uri(output, "masks")
@@ -147,11 +139,13 @@ class MaskTable:
             table = create_table(uri, MASKS_SCHEMA, stored, options)
         begun_with = json.loads(table_metadata(table)["fingerprint"])
         if begun_with != dict(fingerprint) and not committed_files(table):
+            versions = ({"schema_version": each.get("schema_version")} for each in (begun_with, fingerprint))
+            check_fingerprint(*versions)
             epoch = (committed_epoch(table) or 0) + 1
             change_metadata(table, stored, options, epoch=epoch)
-            return cls(uri, table, epoch, options)
+            return cls(table, epoch, options)
         check_fingerprint(begun_with, fingerprint)
-        return cls(uri, table, take_results_epoch(table, options), options)
+        return cls(table, take_results_epoch(table, options), options)
 
     @classmethod
     def stop_runs(cls, output: str, options: StorageOptions) -> MaskTable:
@@ -163,7 +157,7 @@ class MaskTable:
         """
         table = open_results(output, options)
         table_metadata(table)  # raises for a table of another program
-        return cls(join_uri(output, "masks"), table, take_results_epoch(table, options), options)
+        return cls(table, take_results_epoch(table, options), options)
 
     @property
     def id(self) -> str:
@@ -177,7 +171,7 @@ class MaskTable:
 
     @property
     def _rewriter(self) -> Rewriter:
-        return Rewriter(self._uri, self._table, self.epoch, self._options)
+        return Rewriter(self._table, self.epoch, self._options)
 
     def committed_ids(self, num_images: int) -> npt.NDArray[np.bool_]:
         """Which images of a plan have a committed row.
@@ -306,8 +300,8 @@ def read_state(output: str, options: StorageOptions) -> RunState | None:
     table = open_table(join_uri(output, "masks"), options)
     if table is None:
         return None
-    metadata = table_metadata(table)  # first: a table of another program has other columns
-    return RunState(*count_results(table, options), _recent_commits(table), metadata)
+    table_metadata(table)  # raises for a table of another program, which has other columns
+    return RunState(*count_results(table, options), _recent_commits(table))
 
 
 def count_results(table: Table, options: StorageOptions) -> tuple[Counter[str], int]:
@@ -316,9 +310,15 @@ def count_results(table: Table, options: StorageOptions) -> tuple[Counter[str], 
     num_masks = 0
     # Whoever counts, a command or a script, may end right after it.
     for rows in read_columns(table, ["status", "num_masks"], options, pre_buffer=False):
-        num_by_status += _count_statuses(rows)
+        num_by_status += count_values(rows["status"])
         num_masks += pc.sum(rows["num_masks"]).as_py() or 0
     return num_by_status, num_masks
+
+
+def count_values(column: pa.ChunkedArray) -> Counter[str]:
+    """How often each value of a column is there."""
+    counts = pc.value_counts(column)
+    return Counter(dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
 
 
 def delete_rows(output: str, statuses: Sequence[str], options: StorageOptions) -> int:
@@ -358,11 +358,6 @@ def open_results(output: str, options: StorageOptions) -> Table:
     if table is None:
         raise OutputError(f"no results in {output}")
     return table
-
-
-def _count_statuses(rows: pa.Table) -> Counter[str]:
-    counts = pc.value_counts(rows["status"])
-    return Counter(dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
 
 
 def _recent_commits(table: Table) -> list[tuple[float, int]]:

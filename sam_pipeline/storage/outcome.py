@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from sam_pipeline.storage.delta import DataFile, committed_files
 from sam_pipeline.storage.delta_place import Table
 from sam_pipeline.storage.filesystem import StorageOptions
-from sam_pipeline.storage.mask_table import open_results
+from sam_pipeline.storage.mask_table import count_values, open_results
 from sam_pipeline.storage.prompt_table import Prompts, count_prompts
 from sam_pipeline.storage.table_reading import file_opener, read_columns, read_file
 
@@ -101,11 +101,11 @@ def read_outcome(output: str, prompts: Prompts | None, num_images: int, options:
         # Another start may have added images to the plan, and done them.
         is_planned = pc.less(of_file["image_id"], num_images)
         rows = of_file.filter(is_planned)
-        num_by_status += _counted(rows["status"])
+        num_by_status += count_values(rows["status"])
         num_masks += pc.sum(rows["num_masks"]).as_py() or 0
         failed = failed or _first(file, pc.and_(is_planned, pc.not_equal(of_file["status"], "ok")))
         if prompts is not None:
-            num_unusable += _counted(pc.struct_field(pc.list_flatten(rows["prompt_errors"]), "role"))
+            num_unusable += count_values(pc.struct_field(pc.list_flatten(rows["prompt_errors"]), "role"))
             unusable = unusable or _first(file, pc.and_(is_planned, of_file["prompt_errors"].is_valid()))
             is_ok[rows.filter(pc.equal(rows["status"], "ok"))["image_id"].to_numpy()] = True
     failure = "" if failed is None else _example(table, *failed, "error", options)
@@ -133,13 +133,8 @@ def count_unusable(output: str, options: StorageOptions) -> Counter[str]:
         StorageUnavailableError: storage did not answer.
     """
     tables = read_columns(open_results(output, options), ["prompt_errors"], options, pre_buffer=False)
-    roles = (_counted(pc.struct_field(pc.list_flatten(rows["prompt_errors"]), "role")) for rows in tables)
+    roles = (count_values(pc.struct_field(pc.list_flatten(rows["prompt_errors"]), "role")) for rows in tables)
     return sum(roles, Counter())
-
-
-def _counted(values: pa.ChunkedArray) -> Counter[str]:
-    counts = pc.value_counts(values)
-    return Counter(dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
 
 
 def _first(file: DataFile, is_wanted: pa.ChunkedArray) -> tuple[DataFile, int] | None:

@@ -97,7 +97,7 @@ def write_plan(
         raise FencedError(f"another run changed the plan in {uri}, or has begun with it; the same command looks again")
     # No epoch before the files of a first plan are put: a table that has one counts as a plan.
     epoch = _FIRST_EPOCH if replaced is None else take_plan_epoch(table, options)
-    files = [_put(uri, table, _rows(images, start), options) for start in range(0, images.num_rows, _ROWS_PER_FILE)]
+    files = [_put(table, _rows(images, start), options) for start in range(0, images.num_rows, _ROWS_PER_FILE)]
     generation = 1 if replaced is None else replaced.generation + 1
     _commit(table, files, options, epoch, committed_files(table), input=input_uri, generation=generation)
     return Plan(output, input_uri, images.num_rows, generation, table.version())
@@ -157,20 +157,18 @@ def extend_plan(plan: Plan, new: pa.Table, changed: pa.Table, options: StorageOp
         FencedError: another planner committed meanwhile; nothing was changed.
         OutputError: the place cannot be written.
     """
-    uri, table = join_uri(plan.output, "images"), _opened(plan, options)
+    table = _opened(plan, options)
     if committed_epoch(table) is None or table.count() != plan.num_images:
-        raise FencedError(f"another run changed the plan in {uri} meanwhile; the same command looks again")
+        raise FencedError(f"another run changed the plan in {table.uri} meanwhile; the same command looks again")
     if not new.num_rows and not changed.num_rows:
         return plan
     epoch = take_plan_epoch(table, options)
     files = committed_files(table)
     open_file = checked_opener(table, options)
     replaced = [file for file in files if _ids_between(changed, file.min_image_id, file.max_image_id).num_rows]
-    put = [_put(uri, table, _corrected(read_file(table, file, open_file), changed), options) for file in replaced]
-    put += [
-        _put(uri, table, _rows(new, start, plan.num_images), options)
-        for start in range(0, new.num_rows, _ROWS_PER_FILE)
-    ]
+    put = [_put(table, _corrected(read_file(table, file, open_file), changed), options) for file in replaced]
+    starts = range(0, new.num_rows, _ROWS_PER_FILE)
+    put += [_put(table, _rows(new, start, plan.num_images), options) for start in starts]
     _commit(table, put, options, epoch, replaced, **_kept(table))
     return replace(plan, num_images=plan.num_images + new.num_rows, version=table.version())
 
@@ -205,8 +203,8 @@ def _kept(table: Table) -> dict[str, Any]:
     return {"input": table_metadata(table)["input"], "generation": 1} if kept is None else dict(json.loads(kept))
 
 
-def _put(uri: str, table: Table, rows: pa.Table, options: StorageOptions) -> DataFile:
-    return put_parquet(uri, rows, options, row_group_size=_ROWS_PER_GROUP, table_id=table_id(table))
+def _put(table: Table, rows: pa.Table, options: StorageOptions) -> DataFile:
+    return put_parquet(table.uri, rows, options, row_group_size=_ROWS_PER_GROUP, table_id=table_id(table))
 
 
 def _ids_between(rows: pa.Table, first: int, last: int) -> pa.Table:

@@ -68,12 +68,12 @@ class Prompts:
 
 
 def announce_prompts(output: str, options: StorageOptions, generation: int = 1) -> None:
-    """Say, before there is a plan, that prompts will follow it: a start in between must not do without them.
+    """Say that prompts will be frozen: a start in between must not do without them. Done before there is a plan, too.
 
     Args:
         output: folder of the run.
         options: of the storage.
-        generation: of the plan that is to be made.
+        generation: of the plan that they are for.
 
     Raises:
         FencedError: another start froze prompts meanwhile.
@@ -102,10 +102,27 @@ def read_prompts_header(output: str, options: StorageOptions, generation: int = 
     return header if header is not None and header.generation == generation else None
 
 
+def check_without_prompts(output: str, options: StorageOptions, generation: int = 1) -> None:
+    """Make sure that nobody has frozen, or is about to freeze, prompts for a plan of which a start found none.
+
+    To be called by a start that has begun results, before their first row. Whoever freezes prompts announces them, and
+    then stops runs without rows: one of the two sees the other.
+
+    Raises:
+        FencedError: somebody has.
+    """
+    # In this order: what is announced may be frozen, and then announced no more, between the two.
+    is_announced = announced_generation(output, options) == generation
+    if is_announced or read_prompts_header(output, options, generation) is not None:
+        raise FencedError(f"another run gives {output} prompts; once they are frozen the same command uses them")
+
+
 def write_prompts(
     output: str, prompts: pa.Table, source: Source, num_images: int, options: StorageOptions, generation: int = 1
 ) -> Prompts:
     """Freeze the prompts of a planned run, in one transaction, in which those of earlier generations go.
+
+    Where there were any before, these must have been announced.
 
     Args:
         output: folder of the run.
@@ -116,7 +133,7 @@ def write_prompts(
         generation: of the plan.
 
     Raises:
-        FencedError: another start froze prompts first.
+        FencedError: another start froze prompts first, or goes on without any.
         OutputError: the place cannot be written.
     """
     uri = join_uri(output, "prompts")
@@ -125,9 +142,11 @@ def write_prompts(
     frozen = None if epoch is None else _header(table)
     if frozen is not None and frozen.generation >= generation:
         raise FencedError(f"another run froze prompts in {uri} meanwhile; the same command uses them")
+    if epoch is not None and _said(table).get("announced") != generation:
+        raise FencedError(f"another run discarded what was announced in {uri} meanwhile; the same command looks again")
     # No epoch before the first files are put: a table that has one counts as frozen.
     epoch = 1 if epoch is None else take_prompts_epoch(table, options)
-    return _append(uri, table, _sorted(prompts), source, num_images, options, generation, epoch=epoch, before=None)
+    return _append(table, _sorted(prompts), source, num_images, options, generation, epoch=epoch, before=None)
 
 
 def discard_prompts(output: str, options: StorageOptions, generation: int) -> None:
@@ -164,7 +183,7 @@ def extend_prompts(
     if before.generation != generation or before.num_images >= num_images or is_older:
         raise FencedError(f"another run added prompts to {uri} meanwhile; the same command looks again")
     epoch = take_prompts_epoch(table, options)
-    return _append(uri, table, _sorted(prompts), source, num_images, options, generation, epoch=epoch, before=before)
+    return _append(table, _sorted(prompts), source, num_images, options, generation, epoch=epoch, before=before)
 
 
 def take_prompts_epoch(table: Table, options: StorageOptions) -> int:
@@ -203,7 +222,6 @@ def count_prompts(output: str, num_images: int, options: StorageOptions) -> np.n
 
 
 def _append(
-    uri: str,
     table: Table,
     rows: pa.Table,
     source: Source,
@@ -232,7 +250,7 @@ def _append(
         "max_masks": max(max_masks, before.max_masks if before else 0),
     }
     files = [
-        put_parquet(uri, part, options, row_group_size=per_group, table_id=table_id(table))
+        put_parquet(table.uri, part, options, row_group_size=per_group, table_id=table_id(table))
         for part in _parts(rows, per_file)
     ]
     _commit(table, files, summary, options, epoch, [] if before else committed_files(table))

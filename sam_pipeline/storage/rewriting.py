@@ -47,9 +47,8 @@ class Rewriter:
     written, and StorageUnavailableError.
     """
 
-    uri: str
-    """Where the results are."""
     table: Table
+    """The results."""
     epoch: int
     options: StorageOptions
 
@@ -110,8 +109,8 @@ class Rewriter:
             raise DamagedFileError(f"{error}; retry --damaged has its images done again") from error
 
     def _put(self, parts: Iterator[pa.Table]) -> DataFile:
-        rows = pa.concat_tables(parts)
-        return put_parquet(self.uri, rows, self.options, row_group_size=ROWS_PER_GROUP, table_id=table_id(self.table))
+        rows, uri = pa.concat_tables(parts), self.table.uri
+        return put_parquet(uri, rows, self.options, row_group_size=ROWS_PER_GROUP, table_id=table_id(self.table))
 
 
 def _mergeable(files: Sequence[DataFile]) -> Iterator[list[DataFile]]:

@@ -44,15 +44,14 @@ class UnusedFiles:
     """Files and folders that it did not write, or that do not say so. Hidden ones are not counted."""
 
 
-def find_unused_files(uri: str, table: Table, options: StorageOptions, *, retention_hours: int) -> UnusedFiles:
+def find_unused_files(table: Table, options: StorageOptions, *, retention_hours: int) -> UnusedFiles:
     """Look for files that the table's snapshot does not need. Only what is directly in the folder is looked at.
 
     Ours are those that a commit of the log removed, and those that killed writers put and did not commit. The latter
     are told by their name and by the table's id in their footer.
 
     Args:
-        uri: of the table.
-        table: the table, whose epoch the caller holds.
+        table: whose epoch the caller holds.
         options: storage options.
         retention_hours: how old they must be.
 
@@ -62,7 +61,7 @@ def find_unused_files(uri: str, table: Table, options: StorageOptions, *, retent
     """
     removed, removed_long_ago = (set(_removed(table, hours)) for hours in (0, retention_hours))
     known = removed | {file.path for file in committed_files(table)} | {"_delta_log"}
-    there, others, num_foreign = _look_at(uri, removed_long_ago, known, options)
+    there, others, num_foreign = _look_at(table.uri, removed_long_ago, known, options)
     put_before = time.time() - retention_hours * 3600
     verdicts = _each(partial(_is_put_here, table, options, put_before), others)
     put = [name for name, is_ours in zip(others, verdicts, strict=True) if is_ours]

@@ -43,22 +43,21 @@ def vacuum(output: str, retention_hours: int, options: StorageOptions) -> Vacuum
         raise ConfigError(f"retention_hours must be in [1, {_MAX_RETENTION_HOURS}], got {retention_hours}")
     table_metadata(open_results(output, options))  # raises for a table of another program
     fenced = list(_fenced_tables(output, options))
-    found = [(uri, find_unused_files(uri, table, options, retention_hours=retention_hours)) for uri, table, _ in fenced]
-    for _, table, epoch in fenced:
+    found = [find_unused_files(table, options, retention_hours=retention_hours) for table, _ in fenced]
+    for table, epoch in fenced:
         confirm_epoch(table, epoch)
-    for uri, files in found:
-        remove_files(uri, files.removable, options)
-    return Vacuumed(sum(len(files.removable) for _, files in found), sum(files.num_foreign for _, files in found))
+    for (table, _), files in zip(fenced, found, strict=True):
+        remove_files(table.uri, files.removable, options)
+    return Vacuumed(sum(len(files.removable) for files in found), sum(files.num_foreign for files in found))
 
 
-def _fenced_tables(output: str, options: StorageOptions) -> Iterator[tuple[str, Table, int]]:
-    """(uri, table, epoch) of the tables to clean.
+def _fenced_tables(output: str, options: StorageOptions) -> Iterator[tuple[Table, int]]:
+    """(table, epoch) of the tables to clean.
 
     A plan, or prompts, without a commit are left out: a writer that is at its first commit takes no epoch before, since
     an epoch would make them look finished.
     """
     for name, take in (("images", take_plan_epoch), ("prompts", take_prompts_epoch), ("masks", take_results_epoch)):
-        uri = join_uri(output, name)
-        table = open_table(uri, options)
+        table = open_table(join_uri(output, name), options)
         if table is not None and (name == "masks" or committed_epoch(table) is not None):
-            yield uri, table, take(table, options)
+            yield table, take(table, options)

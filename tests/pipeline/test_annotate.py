@@ -40,6 +40,22 @@ def test_what_may_pass_is_started_again_as_often_as_asked_for(errors, max_restar
     assert not left
 
 
+def test_all_calls_of_a_run_and_all_its_processes_share_the_restarts(monkeypatch, caplog):
+    monkeypatch.setattr("sam_pipeline.pipeline.annotate.num_restarts", lambda: 1)
+    starts = _starts(3).copy(sleep=lambda _: None)
+    for answers in (iter([FAILED, "done"]), iter([FAILED, "done"])):
+        assert starts(lambda answers=answers: _raised(next(answers))) == "done"
+    with pytest.raises(RunFailedError):
+        starts(lambda: _raised(FAILED))
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == ["start 2 failed", "start 3 failed"]
+
+
+def _raised(answer):
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
 def test_an_error_of_an_actor_is_said_and_not_where_it_came_up():
     error = ray.exceptions.RayTaskError("annotate", "a long traceback", ValueError("no such column"))
     with (

@@ -98,7 +98,8 @@ def test_a_plan_whose_run_began_and_left_no_row_is_made_anew_and_the_run_is_stop
     with pytest.raises(FencedError):
         begun.commit([runs.shard(output, [runs.row(0)])])
     # What was begun with other settings goes on with those of now.
-    runs.take_over(output, {"points_per_side": 1}).commit([runs.shard(output, [runs.row(0)])])
+    others = runs.FINGERPRINT | {"points_per_side": 1}
+    runs.take_over(output, others).commit([runs.shard(output, [runs.row(0)])])
 
 
 def test_a_plan_with_results_stays_and_its_run_is_not_disturbed(folder, other, output):

@@ -17,6 +17,7 @@ from sam_pipeline.pipeline.targets import ensure_prompts, resolve_targets
 from sam_pipeline.storage.mask_table import MaskTable
 from sam_pipeline.storage.prompt_table import announce_prompts, read_image_prompts, read_prompts_header
 from tests.storage.image_files import noise, saved
+from tests.storage.runs import row, shard
 
 
 @pytest.fixture
@@ -223,17 +224,23 @@ def test_results_that_were_begun_without_prompts_get_none(folder):
     assert targets_of(folder).mode == "grid"
 
 
-def test_a_grid_run_goes_on_though_another_start_announced_prompts(folder):
+def test_a_grid_run_that_has_rows_goes_on_though_another_start_announced_prompts(folder):
     targets_of(folder)
-    MaskTable.take_over(str(folder / "run"), {"mode": "grid"}, {}, {})
-    announce_prompts(str(folder / "run"), {})
+    output, path = str(folder / "run"), file_of(folder, detection("0.png"))
+    results = MaskTable.take_over(output, {"mode": "grid"}, {}, {})
+    announce_prompts(output, {})
+    with pytest.raises(ConfigError, match="given prompts, which were not frozen to the end"):
+        targets_of(folder)
+    results.commit([shard(output, [row(0)])])
     assert targets_of(folder).mode == "grid"
+    with pytest.raises(ConfigError, match="were begun without prompts"):
+        targets_of(folder, prompts=path)
 
 
 def test_a_start_between_the_plan_and_its_prompts_does_not_do_without_them(folder):
     path = file_of(folder, detection("0.png"))
     ensure_plan(config_of(folder, prompts=path))
-    with pytest.raises(ConfigError, match="planned with prompts, which were not frozen to the end: give --prompts"):
+    with pytest.raises(ConfigError, match="given prompts, which were not frozen to the end: give --prompts"):
         targets_of(folder)
     assert targets_of(folder, prompts=path).mode == "prompted"
     assert targets_of(folder).mode == "prompted"
@@ -395,10 +402,10 @@ def test_an_interrupted_plan_that_was_to_be_made_anew_with_prompts_is_not_taken_
         patch.setattr(plan_module, "write_plan", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             ensure_plan(config_of(folder, prompts=path, replan=True))
-    with pytest.raises(ConfigError, match="planned with prompts, which were not frozen to the end"):
+    with pytest.raises(ConfigError, match="given prompts, which were not frozen to the end"):
         targets_of(folder)
     ensure_plan(config_of(folder, prompts=path, replan=True))
-    with pytest.raises(ConfigError, match="planned with prompts, which were not frozen to the end"):
+    with pytest.raises(ConfigError, match="given prompts, which were not frozen to the end"):
         targets_of(folder)
     assert targets_of(folder, prompts=path).mode == "prompted"
 

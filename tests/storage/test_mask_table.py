@@ -61,8 +61,7 @@ def test_a_shard_is_described_without_reading_it_and_sorted_by_image(output):
     take_over(output)
     made = shard(output, [ROWS[3], ROWS[0], ROWS[2]])
     assert (made.file.num_rows, made.file.min_image_id, made.file.max_image_id) == (3, 0, 3)
-    assert made.num_masks == 5
-    assert made.num_by_status == {"ok": 2, "decode_error": 1}
+    assert made.image_ids.tolist() == [0, 2, 3]
 
 
 def test_committed_ids_are_those_of_committed_shards_only(output):
@@ -103,7 +102,7 @@ def test_a_table_without_rows_takes_on_other_settings_and_fences_who_began_it(ou
     other = dict(FINGERPRINT) | {"points_per_side": 16}
     second = MaskTable.take_over(output, other, {"config": "[]"}, {})
     assert second.epoch == first.epoch + 1
-    metadata = read_state(output, {}).metadata
+    metadata = read_header(output, {}).metadata
     assert (json.loads(metadata["fingerprint"]), metadata["config"]) == (other, "[]")
     for _ in range(2):
         with pytest.raises(FencedError):
@@ -115,6 +114,16 @@ def test_a_table_without_rows_takes_on_other_settings_and_fences_who_began_it(ou
     # As in every other table, other readers find rows by their columns.
     dataset = DeltaTable(f"{output}/masks").to_pyarrow_dataset()
     assert dataset.count_rows(filter=pc.field("status") == ROWS[1]["status"]) == 1
+
+
+def test_a_table_with_other_columns_is_refused_even_without_rows(output):
+    first = take_over(output)
+    version = DeltaTable(f"{output}/masks").version()
+    with pytest.raises(FingerprintMismatchError) as caught:
+        take_over(output, FINGERPRINT | {"schema_version": 2, "points_per_side": 16})
+    assert caught.value.differences == {"schema_version": (1, 2)}
+    assert DeltaTable(f"{output}/masks").version() == version
+    first.commit([shard(output, ROWS)])  # still in charge
 
 
 def test_of_two_that_take_on_a_table_without_rows_one_is_fenced(output, monkeypatch):
@@ -129,7 +138,7 @@ def test_of_two_that_take_on_a_table_without_rows_one_is_fenced(output, monkeypa
     monkeypatch.setattr(mask_table, "change_metadata", overtaken)
     with pytest.raises(FencedError):
         take_over(output, dict(FINGERPRINT) | {"points_per_side": 8})
-    assert json.loads(read_state(output, {}).metadata["fingerprint"])["points_per_side"] == 4
+    assert json.loads(read_header(output, {}).metadata["fingerprint"])["points_per_side"] == 4
 
 
 def test_rows_that_are_committed_meanwhile_keep_their_settings(output, monkeypatch):
@@ -143,7 +152,7 @@ def test_rows_that_are_committed_meanwhile_keep_their_settings(output, monkeypat
     monkeypatch.setattr(mask_table, "change_metadata", overtaken)
     with pytest.raises(FencedError):
         take_over(output, dict(FINGERPRINT) | {"points_per_side": 8})
-    assert json.loads(read_state(output, {}).metadata["fingerprint"]) == FINGERPRINT
+    assert json.loads(read_header(output, {}).metadata["fingerprint"]) == FINGERPRINT
     first.commit([])  # still in charge
 
 
@@ -173,7 +182,7 @@ def test_every_setting_of_the_fingerprint_counts(changed):
 
 def test_the_fingerprint_and_the_configuration_are_stored_with_the_results(output):
     take_over(output)
-    metadata = read_state(output, {}).metadata
+    metadata = read_header(output, {}).metadata
     assert json.loads(metadata["fingerprint"]) == FINGERPRINT
     assert metadata["config"] == "{}"
 
@@ -262,13 +271,13 @@ def test_where_no_run_started_there_is_no_state_and_no_rows(output):
     ],
 )
 def test_the_rate_is_that_of_the_last_working_period(commits, rate):
-    assert RunState(Counter(), 0, commits, {}).recent_rate() == rate
+    assert RunState(Counter(), 0, commits).recent_rate() == rate
 
 
 def test_of_many_commits_only_the_last_ones_make_the_rate():
     slow = [(float(10 * index), 1) for index in range(100)]
     fast = [(1000.0 + index, 10) for index in range(60)]
-    assert RunState(Counter(), 0, slow + fast, {}).recent_rate() == 10.0
+    assert RunState(Counter(), 0, slow + fast).recent_rate() == 10.0
 
 
 def test_the_result_opens_in_polars(output):

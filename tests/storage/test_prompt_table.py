@@ -153,6 +153,9 @@ def test_prompts_are_discarded_where_the_plan_that_was_made_anew_has_none(output
     assert count_prompts(output, 4, {}).sum() == 0
     assert announced_generation(output, {}) is None
     assert read_prompts_header(output, {}) is None
+    with pytest.raises(FencedError, match="another run discarded what was announced"):
+        write_prompts(output, PROMPTS, SOURCE, 4, {}, generation=3)
+    announce_prompts(output, {}, generation=3)
     assert write_prompts(output, PROMPTS, SOURCE, 4, {}, generation=3).num_prompts == 3
 
 

@@ -103,13 +103,13 @@ def test_a_vacuum_that_stood_still_while_another_run_worked_removes_nothing(outp
     finished(output, ROWS)
     find = vacuum_module.find_unused_files
 
-    def find_late(uri, table, *arguments, **options):
+    def find_late(table, *arguments, **options):
         if not table.table_uri.rstrip("/").endswith("masks"):
-            return find(uri, table, *arguments, **options)
+            return find(table, *arguments, **options)
         results = take_over(output)
         made = shard(output, [row(5)])
         age(output, 2)
-        found = find(uri, table, *arguments, **options)
+        found = find(table, *arguments, **options)
         assert found.removable == [made.file.path]
         results.commit([made])
         return found
@@ -256,19 +256,19 @@ def test_a_vacuum_that_stood_still_while_another_planned_removes_nothing(output,
     module = plan_table if where == "images" else prompt_table
     commit = module.commit_files
 
-    def find_what_is_not_committed_yet(uri, table, *arguments, **options):
+    def find_what_is_not_committed_yet(table, *arguments, **options):
         if table.table_uri.rstrip("/").endswith(where):
             # As long as the vacuum lists, the planner stands between its files and its commit.
             def list_and_commit(*commit_arguments, **commit_options):
                 age(output, 2)
-                list_and_commit.found = find(uri, table, *arguments, **options)
+                list_and_commit.found = find(table, *arguments, **options)
                 commit(*commit_arguments, **commit_options)
 
             monkeypatch.setattr(module, "commit_files", list_and_commit)
             extend(where, planned)
             assert len(list_and_commit.found.removable) == 1
             return list_and_commit.found
-        return find(uri, table, *arguments, **options)
+        return find(table, *arguments, **options)
 
     monkeypatch.setattr(vacuum_module, "find_unused_files", find_what_is_not_committed_yet)
     with pytest.raises(FencedError):

@@ -16,14 +16,14 @@ _MIN_READ_BYTES = 2**13
 _MAX_READ_BYTES = 2**22
 # Skipping less costs more in requests than it spares in bytes.
 _NEAR_BYTES = 2**16
-# No archive asks for more in good faith: that is the directory of a zip archive with two million members.
+# No archive asks for more in good faith.
 _MAX_AT_ONCE_BYTES = 2**28
 
 
 class StorageFaultError(Exception):
     """Storage failed, and not what an archive holds.
 
-    Not an OSError, which zipfile and decompressors take for, or raise at, damaged data.
+    Not an OSError, which decompressors take for, or raise at, damaged data.
     """
 
     def __init__(self, error: Exception) -> None:

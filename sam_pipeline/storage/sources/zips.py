@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import stat
 import struct
-import threading
 import zipfile
 import zlib
+from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from functools import partial
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from sam_pipeline.clean_text import one_line
@@ -21,15 +20,10 @@ from sam_pipeline.storage.sources.archives import Member, broken, in_hidden_fold
 from sam_pipeline.storage.sources.range_file import RangeFile, StorageFaultError
 from sam_pipeline.storage.sources.source_image import Location, SourceImage
 from sam_pipeline.storage.sources.source_options import SourceOptions
-
-# Read in one request: the end record, the longest comment, and all of a small archive's directory.
-_TAIL_BYTES = 2**17
+from sam_pipeline.storage.sources.zip_directory import Entry, ZipDirectory
 
 # PKWARE's APPNOTE, 4.3.7: signature, version, flags, method, time, date, CRC-32, sizes, lengths of name and extra.
 _LOCAL_HEADER = struct.Struct("<4s5HLLLHH")
-# 4.3.16: signature, numbers of disks and of entries, size and offset of the directory, length of a comment.
-_END_RECORD = struct.Struct("<4s4HLLH")
-_END_SIGNATURE = b"PK\x05\x06"
 _LOCAL_SIGNATURE = b"PK\x03\x04"
 _DESCRIPTOR_SIGNATURE = b"PK\x07\x08"
 _MAX_NAME_AND_EXTRA_BYTES = 2 * 0xFFFF
@@ -38,8 +32,7 @@ _MAX_DESCRIPTOR_BYTES = 24
 _MAX_GROWTH_BYTES = 2**10
 _IN_ZIP64_EXTRA = 0xFFFFFFFF
 
-_LARGE_DIRECTORY_BYTES = 2**24
-_LARGE_DIRECTORY = threading.Lock()
+_MAX_SIZE_BYTES = 2**63 - 1  # in a plan
 
 _ENCRYPTED = 1 << 0 | 1 << 6 | 1 << 13
 _HAS_DESCRIPTOR = 1 << 3
@@ -77,77 +70,84 @@ def zip_images(
 
 def _index(container: SourceImage, options: SourceOptions) -> Iterator[Member]:
     """What is in an archive."""
-    file: Any = RangeFile(container.uri, container.size_bytes, options.storage)
-    file.seek(max(0, file.size_bytes - _TAIL_BYTES))
-    is_large = _directory_bytes(file.read()) > _LARGE_DIRECTORY_BYTES
-    # Its members take five times as much in memory, so that of those one is read at a time.
-    with _LARGE_DIRECTORY if is_large else nullcontext():
-        yield from _members(container, file)
-
-
-def _directory_bytes(tail: bytes) -> float:
-    """What the end record says of the size of the directory; infinity where it does not."""
     try:
-        _, *_, size_bytes, _, _ = _END_RECORD.unpack_from(tail, tail.rindex(_END_SIGNATURE))
-    except (ValueError, struct.error):
-        return float("inf")
-    return float("inf") if size_bytes == _IN_ZIP64_EXTRA else float(size_bytes)
-
-
-def _members(container: SourceImage, file: Any) -> Iterator[Member]:
-    try:
-        archive = zipfile.ZipFile(file)
-    except (StorageFaultError, MemoryError):
-        raise
-    except Exception as error:  # noqa: BLE001  zipfile raises half a dozen types at damaged data
+        directory = ZipDirectory(RangeFile(container.uri, container.size_bytes, options.storage))
+        starts, repeated = _survey(directory)
+    except zipfile.BadZipFile as error:
         yield broken(container, f"not a zip archive, or a damaged one ({one_line(error)})")
         return
-    members = archive.infolist()
-    # A damaged entry may name an offset behind the directory, where no member ends either.
-    end = archive.start_dir
-    starts = sorted({end, *(member.header_offset for member in members if member.header_offset < end)})
     seen: Counter[str] = Counter()
-    for member in members:
-        if member.filename.endswith("/"):  # not is_dir, which fails at a name without a character
+    for entry, is_repeated in _again(directory, repeated):
+        if entry.name.endswith("/"):
             continue
-        if (hidden := in_hidden_folder(container, member.filename)) is not None:
+        if (hidden := in_hidden_folder(container, entry.name)) is not None:
             yield hidden
-        elif stat.S_ISLNK(member.external_attr >> 16) or not is_image(member.filename):
+        elif stat.S_ISLNK(entry.attributes >> 16) or not is_image(entry.name):
             yield None
         else:
-            yield _image(container, unique(member.filename, seen), member, starts)
+            yield _image(container, unique(entry.name, seen) if is_repeated else entry.name, entry, starts)
 
 
-def _image(container: SourceImage, name: str, member: zipfile.ZipInfo, starts: list[int]) -> SourceImage:
+def _survey(directory: ZipDirectory) -> tuple[array[int], bytes]:
+    """Read a directory once, so that the rows can be made one by one when it is read again.
+
+    Returns:
+        The offsets of every local header and, last, of the directory, ascending; and of each member 1 if its name may
+        be there twice, else 0: names are compared by 64 bits of theirs, since those of millions take much memory.
+    """
+    offsets, hashes = array("q", [directory.start]), array("q")
+    for entry in directory.entries():
+        hashes.append(hash(entry.name))
+        # A damaged entry may name an offset before the archive or behind the directory, where no member ends either.
+        if 0 <= entry.offset < directory.start:
+            offsets.append(entry.offset)
+    starts = array("q", np.unique(np.frombuffer(offsets, np.int64)).tobytes())
+    ordered = np.sort(np.frombuffer(hashes, np.int64))
+    repeated = np.isin(np.frombuffer(hashes, np.int64), ordered[1:][ordered[1:] == ordered[:-1]])
+    return starts, repeated.tobytes()
+
+
+def _again(directory: ZipDirectory, repeated: bytes) -> Iterator[tuple[Entry, int]]:
+    """Read a directory that could be read before."""
+    try:
+        yield from zip(directory.entries(), repeated, strict=True)
+    except (zipfile.BadZipFile, ValueError) as error:
+        raise StorageFaultError(ValueError("it changed while it was read")) from error
+
+
+def _image(container: SourceImage, name: str, entry: Entry, starts: array[int]) -> SourceImage:
     """A row for a member.
 
     Args:
         container: the archive.
-        name: of the member.
-        member: as in the directory.
+        name: of the member, unique.
+        entry: as in the directory.
         starts: offsets of every local header and, last, of the directory, ascending.
     """
     uri = f"{container.uri}#{name}"
-    following = bisect_right(starts, member.header_offset)
-    end = starts[following] if following < len(starts) else member.header_offset
     # The lengths of a local header's name and extra are only in itself, but the next header is seldom further than its
     # data. Where it is, deleted members or strangers' data lie between.
-    least_bytes = _LOCAL_HEADER.size + member.compress_size
-    length = min(end - member.header_offset, least_bytes + _MAX_NAME_AND_EXTRA_BYTES + _MAX_DESCRIPTOR_BYTES)
+    least_bytes = _LOCAL_HEADER.size + entry.packed_bytes
+    length = 0
+    if 0 <= entry.offset < starts[-1]:
+        following = starts[bisect_right(starts, entry.offset)]
+        length = min(following - entry.offset, least_bytes + _MAX_NAME_AND_EXTRA_BYTES + _MAX_DESCRIPTOR_BYTES)
     error = None
-    if member.flag_bits & _ENCRYPTED:
+    if entry.flags & _ENCRYPTED:
         error = "encrypted member of a zip archive: not supported"
-    elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        method = _OTHER_METHODS.get(member.compress_type, f"method {member.compress_type}")
+    elif entry.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        method = _OTHER_METHODS.get(entry.method, f"method {entry.method}")
         error = f"member of a zip archive compressed with {method}: not supported, only deflate is"
-    elif member.compress_size > 2 * member.file_size + _MAX_GROWTH_BYTES:
-        error = f"damaged zip archive: {member.compress_size} bytes for a member of {member.file_size}"
-    elif member.header_offset < 0 or length < least_bytes:
-        error = f"damaged zip archive: {least_bytes} bytes of a member where there are {max(length, 0)}"
+    elif entry.packed_bytes > 2 * entry.size_bytes + _MAX_GROWTH_BYTES:
+        error = f"damaged zip archive: {entry.packed_bytes} bytes for a member of {entry.size_bytes}"
+    elif length < least_bytes:
+        error = f"damaged zip archive: {least_bytes} bytes of a member where there are {length}"
+    elif entry.size_bytes > _MAX_SIZE_BYTES:
+        error = f"damaged zip archive: a member of {entry.size_bytes} bytes"
+    size_bytes = min(entry.size_bytes, _MAX_SIZE_BYTES)
     if error is not None:
-        return SourceImage(uri, member.file_size, container.etag, error=error)
-    location = Location(container.uri, "zip", member.header_offset, length)
-    return SourceImage(uri, member.file_size, container.etag, location)
+        return SourceImage(uri, size_bytes, container.etag, error=error)
+    return SourceImage(uri, size_bytes, container.etag, Location(container.uri, "zip", entry.offset, length))
 
 
 def unzip_member(data: bytes, size_bytes: int) -> bytes:

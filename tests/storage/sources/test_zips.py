@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.storage.local_files import LocalFiles
-from sam_pipeline.storage.sources import range_file
+from sam_pipeline.storage.sources import zip_directory, zips
 from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA, SourceImage, image_of_row
 from sam_pipeline.storage.sources.source_options import SourceOptions
 from sam_pipeline.storage.sources.zips import unzip_member, zip_images
@@ -248,6 +248,16 @@ def test_members_of_one_name_are_numbered(memory):
     assert [memory.content(image) for image in images[:4]] == [b"1", b"2", b"3", b"4"]
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(["a.jpg", "b.jpg", "a/a.jpg", "a.txt", "a/", ".a/a.jpg", "é.jpg"])))
+def test_names_are_numbered_whatever_their_order(memory, members):
+    images = memory.index(packed([(name, b"") for name in members]))
+    pictures = [name for name in members if name.endswith(".jpg") and not name.startswith(".")]
+    times = [pictures[: index + 1].count(name) for index, name in enumerate(pictures)]
+    assert names(images) == [f"{name}~{n}" if n > 1 else name for name, n in zip(pictures, times, strict=True)]
+
+
 def with_flag(data, flag):
     """The archive with a flag set in the headers of its one member."""
     data = bytearray(data)
@@ -380,9 +390,69 @@ def test_only_the_directory_is_read(memory, num_members, most_requests):
 
 
 def test_a_directory_that_claims_gigabytes_is_not_read(memory, monkeypatch):
-    monkeypatch.setattr(range_file, "_MAX_AT_ONCE_BYTES", 2**17)
+    monkeypatch.setattr(zip_directory, "_MAX_DIRECTORY_BYTES", 2**17)
     (image,) = memory.index(packed([(f"folder/{i:06d}.jpg", b"") for i in range(4000)]))
-    assert "to be read at once, the limit is 131072" in image.error
+    assert "(its directory has 252000 bytes, the limit is 131072)" in image.error
+    assert memory.num_bytes == 2**17
+
+
+def wide(num_members, seed=0):
+    """A directory of several pieces, each of some records, in an archive without data."""
+    return packed([(f"{seed}-{i:04d}-{'n' * 9000}.jpg", b"") for i in range(num_members)], STORED)
+
+
+def test_a_directory_of_many_pieces_is_read_whole(memory, monkeypatch):
+    monkeypatch.setattr(zip_directory, "_PIECE_BYTES", 2**18)
+    images = memory.index(wide(200))
+    assert [name[:6] for name in names(images)] == [f"0-{i:04d}" for i in range(200)]
+    assert [memory.content(image) for image in images] == [b""] * 200
+
+
+@pytest.mark.parametrize("is_damaged", [True, False])
+def test_an_archive_that_changes_while_it_is_read_is_no_damaged_one(memory, monkeypatch, is_damaged):
+    monkeypatch.setattr(zip_directory, "_PIECE_BYTES", 2**18)
+    data = bytearray(wide(200))
+    container = memory.put(bytes(data))
+    second = data.index(b"PK\x01\x02", data.index(b"PK\x01\x02") + 1)
+    if is_damaged:
+        data[second] ^= 1
+    else:  # the first record takes the second one for its comment
+        first = data.index(b"PK\x01\x02")
+        data[first + 32 : first + 34] = (second - first).to_bytes(2, "little")
+
+    def survey_and_change(directory, real=zips._survey):
+        found = real(directory)
+        memory.put(bytes(data))
+        return found
+
+    monkeypatch.setattr(zips, "_survey", survey_and_change)
+    with pytest.raises(InputError, match=r"cannot read memory:.*a\.zip: it changed while it was read$"):
+        memory.index(container)
+
+
+def test_a_member_of_more_bytes_than_a_plan_can_say_is_a_row(memory):
+    extra = struct.pack("<HHQ", 1, 8, 2**64 - 1)
+    data = bytearray(packed([("a.jpg", b"")]))
+    start = data.index(b"PK\x01\x02")
+    data[start + 24 : start + 28] = b"\xff" * 4
+    data[start + 30 : start + 32] = struct.pack("<H", len(extra))
+    data[start + 51 : start + 51] = extra
+    struct.pack_into("<L", data, data.index(b"PK\x05\x06") + 12, 51 + len(extra))
+    (image,) = memory.index(bytes(data))
+    assert image.error == f"damaged zip archive: a member of {2**64 - 1} bytes"
+    assert image.location is None
+
+
+def test_members_that_claim_to_begin_before_the_archive_are_refused(memory):
+    data = bytearray(packed([("a.jpg", b"1"), ("b.jpg", b"2")]))
+    start, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
+    refused = "damaged zip archive: 33 bytes of a member where there are 0"
+    struct.pack_into("<L", data, end + 16, start + 10)
+    assert [image.error for image in memory.index(bytes(data))] == [refused, None]
+    # Further before it than 64 bits can say.
+    end64 = struct.pack("<4s36x2Q", b"PK\x06\x06", end - start, 2**64 - 1)
+    data[end:end] = end64 + struct.pack("<4s12xL", b"PK\x06\x07", 1)
+    assert [image.error for image in memory.index(bytes(data))] == [refused] * 2
 
 
 def test_an_outage_or_a_missing_right_ends_planning_instead_of_planning_without_an_archive(memory, clock):
@@ -511,7 +581,7 @@ def test_a_lack_of_memory_is_no_fault_of_the_archive(memory, monkeypatch):
 
     container = memory.put(packed(PICTURES))
     with monkeypatch.context() as patched:
-        patched.setattr(zipfile, "ZipFile", exhausted)
+        patched.setattr(zips, "ZipDirectory", exhausted)
         with pytest.raises(MemoryError):
             list(zip_images([container], SourceOptions({})))
     memory.fail = MemoryError()
