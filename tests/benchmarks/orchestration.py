@@ -1,11 +1,11 @@
 """What the graph itself costs: the pipeline with an engine that computes nothing, on logical GPUs or on CPUs.
 
-The run is that of the product: Ray, plan, reading, actors, writing, commits. Only the engine is that of the fault tests,
-with crops and embeddings of the sizes asked for. Images are PNGs of 8 x 8 pixels on the local disk. With --unread
-nothing is fetched and decoded either, for runs of a million images; --seconds ends a run early.
+The run is that of the product: Ray, plan, reading, actors, writing, commits. Only the engine is that of the fault
+tests, with crops and embeddings of the sizes asked for. Images are PNGs of 8 x 8 pixels on the local disk. With
+--unread nothing is fetched and decoded either, for runs of a million images; --seconds ends a run early.
 
-CPU an image is counted from the moment a tenth of the images is done, so without the start; the driver's share of the
-start is told apart. Memory is the driver's private memory; its growth is that between a tenth of the images and the end.
+CPU an image is counted from the moment a tenth of the images is done to the last one; what the driver took before, and
+until the first commit, is told apart. Memory is the driver's private memory, and its growth that of the same time.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def figures(events: Sequence[Mapping[str, Any]], samples: Sequence[Sample], num_
     images, seconds = last["done"] - begin["done"], last["time_s"] - begin["time_s"]
     before, after = _at(samples, begin["time_s"]), _at(samples, last["time_s"])
     cpu_s = {kind: after.cpu_s[kind] - before.cpu_s[kind] for kind in after.cpu_s}
-    thinned = progress[:: -(-len(progress) // _MEMORY_POINTS)] + [last]
+    thinned = [*progress[:: -(-len(progress) // _MEMORY_POINTS)], last]
     return {
         "images_done": last["done"],
         "images_asked_for": num_images,
