@@ -100,6 +100,15 @@ def write_result(name: str, result: Mapping[str, Any], path: Path | None = None)
     path.write_text(json.dumps(document, indent=1) + "\n")
 
 
+def append_result(name: str, run: Mapping[str, Any]) -> None:
+    """Add a run with machine and command to those in a file of the folder of results."""
+    path = RESULTS / f"{name}.json"
+    runs = json.loads(path.read_text())["runs"] if path.exists() else []
+    runs.append({"machine": machine(), "command": command(), **run})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table on the terminal, the first column of text, the others of figures."""
     from rich.console import Console

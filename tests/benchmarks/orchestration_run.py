@@ -1,0 +1,106 @@
+"""One run of the pipeline for the benchmark of orchestration: the real graph, with an engine that computes nothing.
+
+    python -m tests.benchmarks.orchestration_run plan|annotate SETUP
+
+SETUP is JSON: see Setup. Prints a line of JSON for each event, with its time.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ray
+
+from sam_pipeline.config import AnnotateConfig, ModelConfig, PoolConfig
+from sam_pipeline.pipeline import annotate, plan
+from sam_pipeline.pipeline.job import Backend
+from sam_pipeline.pipeline.monitor import Counts
+from tests.faults.fake_engine import FakeEngine, Instructions, fake_backend
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is run."""
+
+    images: int
+    cpus: int
+    gpus: int
+    """Logical ones, of a Ray on this machine; 0 for a run on CPUs."""
+    crop_size: int
+    embedding_bytes: int
+    batch_size: int | None
+    """Of the encoder; None: what the division of the cluster gives."""
+    shard_rows: int
+    object_store_bytes: int
+    unread: bool
+    """Whether nothing is fetched and decoded."""
+    limit_s: float | None
+    """Of annotating, after which the run is stopped."""
+
+
+class Events:
+    """The display of a run: says what is done and what is committed."""
+
+    def __init__(self, limit_s: float | None) -> None:
+        self._end = None if limit_s is None else time.monotonic() + limit_s
+
+    def __enter__(self) -> Events:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, counts: Counts, num_committed: int) -> None:
+        say("progress", done=counts.num_images, committed=num_committed)
+        if self._end is not None and time.monotonic() > self._end:
+            raise KeyboardInterrupt
+
+
+def say(event: str, **what: Any) -> None:
+    print(json.dumps({"event": event, "time_s": time.monotonic(), **what}), flush=True)
+
+
+def start(command: str, setup: Setup, source: str, output: str) -> None:
+    config = AnnotateConfig(
+        input=source,
+        output=output,
+        num_cpus=setup.cpus,
+        model=ModelConfig(model_type="vit_t"),
+        pools=PoolConfig(encode_batch_size=setup.batch_size, shard_rows=setup.shard_rows, threads=1),
+    )
+    instructions = Instructions(crop_size=setup.crop_size, embedding_bytes=setup.embedding_bytes)
+    backend = fake_backend(instructions)
+    if setup.unread:
+        plan.check_first_images = lambda *_: None  # type: ignore[attr-defined]
+        annotate.find_probe = lambda *_: None  # type: ignore[attr-defined]
+        from tests.benchmarks import unread
+
+        backend = Backend(
+            partial(unread.prepare, crop_size=setup.crop_size), partial(FakeEngine, instructions=instructions)
+        )
+    if command == "plan":
+        plan.ensure_plan(config)
+        return
+    annotate._prepare_weights = lambda *_: None  # type: ignore[attr-defined]
+    ray.init = partial(_init, ray.init, setup)
+    say("start")
+    try:
+        annotate.annotate(config, lambda *_: Events(setup.limit_s), backend)
+    except KeyboardInterrupt:
+        say("stopped")
+    say("end")
+
+
+def _init(init: Any, setup: Setup, **options: Any) -> Any:
+    gpus = {"num_gpus": setup.gpus} if setup.gpus else {}
+    return init(**{**options, **gpus, "object_store_memory": setup.object_store_bytes})
+
+
+if __name__ == "__main__":
+    command, setup, source, output = sys.argv[1:]
+    start(command, Setup(**json.loads(setup)), source, output)

@@ -1,0 +1,106 @@
+"""What the processes of a run take: CPU by kind of process, and the driver's memory, over time."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+KINDS = {
+    "MapBatches(read_images)": "reading",
+    "MapBatches(Encoder)": "encoder",
+    "MapBatches(Decoder)": "decoder",
+    "MapBatches(write_shard)": "writing",
+    "RunMonitor": "monitor",
+    "ray::": "other workers",
+    "raylet/raylet": "raylet",
+    "gcs_server": "gcs",
+}
+"""Part of a command line → kind of process; the first that fits. Ray puts what a worker does now into its title."""
+
+IDLE = "idle"
+
+_INTERVAL_S = 0.1
+_LIST_INTERVAL_S = 1.0
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was taken until a moment."""
+
+    time_s: float
+    """Of time.monotonic."""
+    cpu_s: Counter[str] = field(default_factory=Counter)
+    """By kind of process, since their start."""
+    memory_bytes: int = 0
+    """The driver's private memory at the moment."""
+
+
+class ProcessWatch:
+    """Looks at processes ten times a second, and keeps a sample a second.
+
+    Reading and writing tasks share worker processes. What such a process took since the last look counts for what it
+    does now; for what it did before, should it do nothing now.
+
+    Args:
+        driver: its process id.
+        list_processes: gives all processes of the run, again each time.
+    """
+
+    def __init__(self, driver: int, list_processes: Callable[[], Sequence[psutil.Process]]) -> None:
+        self._driver, self._list = driver, list_processes
+        self._pids: set[int] = set()
+        self._cpu_s: Counter[str] = Counter()
+        self._before: dict[int, tuple[float, str]] = {}
+        self.samples: list[Sample] = []
+
+    def run(self, is_over: Callable[[], bool]) -> None:
+        """Watch until it is over."""
+        next_list = 0.0
+        while not is_over():
+            now = time.monotonic()
+            if now >= next_list:
+                self._pids = {process.pid for process in self._list()}
+                next_list = now + _LIST_INTERVAL_S
+                self._look()
+                self.samples.append(Sample(now, self._cpu_s.copy(), _private_bytes(self._driver)))
+            else:
+                self._look()
+            time.sleep(_INTERVAL_S)
+
+    def _look(self) -> None:
+        for pid in self._pids:
+            try:
+                cpu_s, kind = _cpu_s(pid), self._kind(pid)
+            except (OSError, IndexError, ValueError):
+                continue  # it has ended
+            cpu_s_before, kind_before = self._before.get(pid, (0.0, IDLE))
+            self._before[pid] = cpu_s, kind
+            self._cpu_s[kind_before if kind == IDLE else kind] += cpu_s - cpu_s_before
+
+    def _kind(self, pid: int) -> str:
+        if pid == self._driver:
+            return "driver"
+        title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        if title.startswith("ray::IDLE"):
+            return IDLE
+        return next((kind for part, kind in KINDS.items() if part in title), "other")
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+def _private_bytes(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0)

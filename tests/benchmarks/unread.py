@@ -1,0 +1,49 @@
+"""Reading without reading: who imports this has stages that fetch nothing and decode nothing.
+
+Workers import it with the backend that is in their job. What is planned is looked up, and what comes after pixels is
+done, as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sam_pipeline.config import MaskConfig
+from sam_pipeline.pipeline import stages
+from sam_pipeline.pipeline.job import Crops
+from tests.faults.fake_engine import SIZE
+
+_BYTES = b"an image"
+_PIXELS = np.zeros((SIZE, SIZE, 3), np.uint8)
+
+
+def prepare(pixels: npt.NDArray[np.uint8], settings: MaskConfig, crop_size: int) -> Crops:
+    """Always the same crop."""
+    return [_crop(crop_size)]
+
+
+@cache
+def _crop(size: int) -> npt.NDArray[np.uint8]:
+    return np.zeros((size, size, 3), np.uint8)
+
+
+def _fetch_planned(rows: Sequence[dict[str, Any]], *_: object) -> Iterator[bytes]:
+    return (_BYTES for _ in rows)
+
+
+def _decode_image(*_: object, **__: object) -> npt.NDArray[np.uint8]:
+    return _PIXELS
+
+
+def _replace(name: str, function: object) -> None:
+    getattr(stages, name)  # a name that is gone must not pass
+    setattr(stages, name, function)
+
+
+_replace("fetch_planned", _fetch_planned)
+_replace("decode_image", _decode_image)
