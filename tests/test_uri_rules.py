@@ -99,6 +99,12 @@ def test_half_a_uri_is_no_path(uri):
     assert "canary" not in str(caught.value)
 
 
+@pytest.mark.parametrize("uri", ["s3://", "S3A:///", "s3:///photos/", "gs://", "az:///c", "hf://", "https:///own.pth"])
+def test_a_store_is_named_with_its_bucket(uri):
+    with pytest.raises(ConfigError, match="must name a bucket or host"):
+        check_uri(uri, other_schemes=("https",))
+
+
 @pytest.mark.parametrize("uri", ["", " ", "\t"])
 def test_nothing_is_no_uri(uri):
     with pytest.raises(ConfigError, match="is empty"):
