@@ -72,7 +72,7 @@ def check_uri(uri: str, *, other_schemes: Collection[str] = ()) -> None:
     scheme, _, rest = uri.partition("://")
     check_scheme(scheme, other_schemes=other_schemes)
     scheme = scheme.lower()
-    place = rest.lstrip("/").partition("/")[0]
+    place = unquote(rest.lstrip("/").partition("/")[0])  # s3://KEY%3ASECRET%40bucket
     if _names_a_user(scheme, place):
         raise ConfigError(f"{scheme}:// URIs must not hold a user name, a key or a password; {_REMEDY}")
     if scheme != "memory" and not rest.partition("/")[0]:

@@ -70,6 +70,7 @@ def test_presigned_uris_are_refused_without_showing_them(uri):
         "s3://AKIA:can/ary@bucket/a",
         "s3://canary@bucket",
         "s3:///user:canary@bucket/a",
+        "s3://user%3Acanary%40bucket/a",
         "https://user:can/ary@host/a",
         "abfs://container:canary@account.dfs.core.windows.net/a",
         "https://canary@host/a",
