@@ -312,6 +312,8 @@ def test_settings_that_would_be_without_effect_are_refused(folder):
         config_of(folder, prompts=path, mode="grid")
     with pytest.raises(ConfigError, match="min_score chooses among prompts"):
         config_of(folder, min_score=0.5)
+    with pytest.raises(ConfigError, match="bbox_format says how prompts"):
+        config_of(folder, bbox_format="xyxy")
     targets_of(folder, prompts=path)
     with pytest.raises(ConfigError, match="mode grid makes no use of the prompts that"):
         targets_of(folder, mode="grid")
