@@ -23,6 +23,9 @@ _TRACEBACK = "Traceback (most recent call last)"
 # The arrows with which delta-rs draws the causes of an error, one line each.
 _DELTA_ARROW = re.compile("\\s*\x1b\\[31m\N{DOWNWARDS ARROW WITH TIP RIGHTWARDS}\x1b\\[0m\\s*")
 
+# What delta-rs puts below a message where RUST_BACKTRACE is set.
+_RUST_FRAMES = re.compile(r"\n\s+0: .*", re.DOTALL)
+
 
 def printable(text: str) -> str:
     """Replace what does not print: control characters, line breaks, and marks that change the direction of writing."""
@@ -48,7 +51,7 @@ def without_credentials(line: str) -> str:
 
 def error_text(error: BaseException) -> str:
     """The error's message, in which the causes that delta-rs lists are one line: "Generic S3 error: …: …"."""
-    return _DELTA_ARROW.sub(": ", str(error)).strip()
+    return _DELTA_ARROW.sub(": ", _RUST_FRAMES.sub("", str(error))).strip()
 
 
 def one_line(error: BaseException) -> str:

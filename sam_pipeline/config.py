@@ -96,6 +96,8 @@ class MaskConfig(Settings):
         for name in ("pred_iou_thresh", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh"):
             _check(0 <= getattr(self, name) <= 1, name, "in [0, 1]", getattr(self, name))
         _check(0 <= self.crop_overlap_ratio < 1, "crop_overlap_ratio", "in [0, 1)", self.crop_overlap_ratio)
+        points = self.points_per_side
+        _check(points <= 1024, "points_per_side", "at most 1024 (a million prompts)", points)
         _check(self.crop_n_layers <= 4, "crop_n_layers", "at most 4 (341 crops an image)", self.crop_n_layers)
         finest = self.points_per_side // self.crop_n_points_downscale_factor**self.crop_n_layers
         _check(
@@ -221,6 +223,8 @@ class PlanConfig(Settings):
             raise ConfigError("replan makes the plan anew and extend adds to it: give one of them")
         if self.min_score is not None and self.prompts is None:
             raise ConfigError("min_score chooses among prompts: say which with --prompts")
+        if "bbox_format" in self.given() and self.prompts is None and self.regions is None:
+            raise ConfigError("bbox_format says how prompts are read: say which with --prompts or --regions")
         if self.prompt_images is not None and self.prompts is None and self.regions is None:
             raise ConfigError("prompt_images names the images of prompts: say which with --prompts")
         if self.redo_changed and not self.extend:

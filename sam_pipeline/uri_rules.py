@@ -72,9 +72,12 @@ def check_uri(uri: str, *, other_schemes: Collection[str] = ()) -> None:
     scheme, _, rest = uri.partition("://")
     check_scheme(scheme, other_schemes=other_schemes)
     scheme = scheme.lower()
-    place = rest.lstrip("/").partition("/")[0]
+    place = unquote(rest.lstrip("/").partition("/")[0])  # s3://KEY%3ASECRET%40bucket
     if _names_a_user(scheme, place):
         raise ConfigError(f"{scheme}:// URIs must not hold a user name, a key or a password; {_REMEDY}")
+    if scheme != "memory" and not rest.partition("/")[0]:
+        # "s3://" without its slashes would be a folder on this disk.
+        raise ConfigError(f"a {scheme}:// URI must name a bucket or host after its two slashes")
     if scheme in HTTP_SCHEMES and "?" in rest:
         raise ConfigError(f"{scheme}:// URIs must not have a query, which may hold a credential; {_REMEDY}")
     if scheme in ("s3", "s3a") and _VERSION.search(rest):

@@ -56,6 +56,10 @@ def test_credentials_are_removed(line, clean):
             "403 https://h/a Authorization: (removed)",
         ),
         ("x-amz-security-token:\n  canary", "x-amz-security-token: (removed)"),
+        (
+            "Json error: Truncated record\n   0: <unknown>\n   1: start_thread\n             at ./create.c:442:8\n",
+            "Json error: Truncated record",
+        ),
     ],
 )
 def test_an_error_becomes_one_line(message, line):

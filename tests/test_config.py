@@ -41,6 +41,7 @@ def fingerprint_of(config, **changes):
         ("points_per_batch", [0, -1], "at least 1"),
         ("crop_n_points_downscale_factor", [0, -2], "at least 1"),
         ("crop_n_layers", [-1], "at least 0"),
+        ("points_per_side", [1025, 10**9], r"at most 1024 \(a million prompts\)"),
         ("crop_n_layers", [5, 99], r"at most 4 \(341 crops an image\)"),
         ("min_mask_region_area", [-1], "at least 0"),
         ("stability_score_offset", [-0.1, float("nan")], "at least 0"),

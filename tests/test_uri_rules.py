@@ -70,6 +70,7 @@ def test_presigned_uris_are_refused_without_showing_them(uri):
         "s3://AKIA:can/ary@bucket/a",
         "s3://canary@bucket",
         "s3:///user:canary@bucket/a",
+        "s3://user%3Acanary%40bucket/a",
         "https://user:can/ary@host/a",
         "abfs://container:canary@account.dfs.core.windows.net/a",
         "https://canary@host/a",
@@ -97,6 +98,12 @@ def test_half_a_uri_is_no_path(uri):
     with pytest.raises(ConfigError, match="a URI has two slashes after its scheme") as caught:
         check_uri(uri, other_schemes=("https",))
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["s3://", "S3A:///", "s3:///photos/", "gs://", "az:///c", "hf://", "https:///own.pth"])
+def test_a_store_is_named_with_its_bucket(uri):
+    with pytest.raises(ConfigError, match="must name a bucket or host"):
+        check_uri(uri, other_schemes=("https",))
 
 
 @pytest.mark.parametrize("uri", ["", " ", "\t"])

@@ -24,6 +24,9 @@ from sam_pipeline.supervised import num_restarts
 
 logger = logging.getLogger(__name__)
 
+# Settings that only a look at the input follows.
+_OF_LISTING = ("input_format", "input_column", "image_root", "keep", "include", "exclude", "limit", "sample", "seed")
+
 
 def ensure_plan(config: PlanConfig) -> Plan:
     """Return the plan of an output, making it when there is none, and adding to it when asked.
@@ -52,7 +55,16 @@ def ensure_plan(config: PlanConfig) -> Plan:
             f"{config.output} was planned from {plan.input}, not {config.input}; use another --output, or "
             "--replan while there are no results"
         )
-    return _extended(plan, config) if config.extend else plan
+    if config.extend:
+        return _extended(plan, config)
+    if ignored := [name for name in _OF_LISTING if name in config.given()]:
+        logger.info(
+            "the plan of %s is frozen with %d images; given now, and not followed: %s",
+            config.output,
+            plan.num_images,
+            ", ".join(ignored),
+        )
+    return plan
 
 
 def _planned(output: str, config: PlanConfig, replaced: Plan | None) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -100,10 +101,12 @@ def _look_at(uri: str, removed: set[str], known: set[str], options: StorageOptio
     def look() -> tuple[list[str], list[str], int]:
         there, others, num_foreign = [], [], 0
         for name in folder_names(filesystem, folder):
-            if name in removed:
-                there.append(name)
-            elif name in known or name.startswith("."):
+            if name not in removed and (name in known or name.startswith(".")):
                 continue
+            if "file" in filesystem.protocol and not _is_plain_file(os.path.join(folder, name)):
+                num_foreign += 1
+            elif name in removed:
+                there.append(name)
             elif sha256_in_name(name) is not None:
                 others.append(name)
             else:
@@ -112,6 +115,11 @@ def _look_at(uri: str, removed: set[str], known: set[str], options: StorageOptio
 
     with output_errors(uri):
         return retried(look, what=f"list {uri}")
+
+
+def _is_plain_file(path: str) -> bool:
+    """Whether it is a regular file itself: this program makes no links, and a FIFO blocks whoever opens it."""
+    return os.path.isfile(path) and not os.path.islink(path)
 
 
 def _is_put_here(table: Table, options: StorageOptions, put_before: float, name: str) -> bool | None:

@@ -39,6 +39,15 @@ def test_the_input_is_listed_once_and_frozen(folder, output):
     ]
 
 
+def test_what_a_frozen_plan_does_not_follow_is_said(folder, output, caplog):
+    caplog.set_level(logging.INFO)
+    ensure_plan(PlanConfig(output=output, input=str(folder)))
+    ensure_plan(PlanConfig(output=output, input=str(folder)))
+    assert "is frozen" not in caplog.text
+    assert ensure_plan(PlanConfig(output=output, include=("*.png",), limit=1)).num_images == 3
+    assert "is frozen with 3 images; given now, and not followed: include, limit" in caplog.text
+
+
 def test_a_plan_is_found_without_naming_its_input_and_after_the_input_is_gone(folder, output):
     made = ensure_plan(PlanConfig(output=output, input=str(folder)))
     for path in sorted(folder.rglob("*"), reverse=True):

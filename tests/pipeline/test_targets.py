@@ -139,6 +139,7 @@ def test_why_no_prompt_is_for_an_image_is_said(folder):
             "all scores are below --min-score 0.8, the highest",
         ),
         ([{"image_id": 9, "bbox": [1, 2, 3, 4]}], {}, "they have ids such as '9', and .* --prompt-images"),
+        ([{"image_id": "X.png", "bbox": [1, 2, 3, 4]}], {}, "they name images such as 'X.png', and the images"),
         ([detection("x.png")], {}, "they name images such as 'x.png', and the images are such as 'file://.*0.png'"),
     ):
         with pytest.raises(InputError, match=rf"no prompt in .*detections.jsonl is for an image of .*: {why}"):
@@ -311,6 +312,8 @@ def test_settings_that_would_be_without_effect_are_refused(folder):
         config_of(folder, prompts=path, mode="grid")
     with pytest.raises(ConfigError, match="min_score chooses among prompts"):
         config_of(folder, min_score=0.5)
+    with pytest.raises(ConfigError, match="bbox_format says how prompts"):
+        config_of(folder, bbox_format="xyxy")
     targets_of(folder, prompts=path)
     with pytest.raises(ConfigError, match="mode grid makes no use of the prompts that"):
         targets_of(folder, mode="grid")

@@ -126,6 +126,20 @@ def test_a_vacuum_keeps_an_hour_whatever_is_asked(output):
         vacuum(output, 0, {})
 
 
+def test_a_vacuum_leaves_links_fifos_and_folders_with_names_of_ours_alone(output):
+    finished(output, ROWS)
+    age(output, 2)
+    put = next(Path(output, "masks").glob("*.parquet"))
+    names = [Path(output, "masks", f"part-7d0c19a4-6a1c-4b3e-9e0a-7d6fb1b0a00{i}-{64 * 'b'}.parquet") for i in range(4)]
+    names[0].symlink_to(put)
+    names[1].symlink_to("/nowhere")
+    os.mkfifo(names[2])
+    names[3].mkdir()
+    assert vacuum(output, 1, {}) == Vacuumed(0, 4)
+    assert [os.path.lexists(name) for name in names] == [True] * 4
+    assert stored(output) == as_stored(ROWS)
+
+
 @pytest.mark.parametrize("of_another_program", [False, True])
 def test_where_there_are_no_results_nothing_is_cleaned(output, of_another_program):
     plan(output, 2)

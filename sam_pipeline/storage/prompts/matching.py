@@ -80,7 +80,9 @@ def why_none_match(keyed: pa.Table, planned: pa.Table) -> str:
     name = names[int(codes[named[0]])].as_py()
     image = planned["uri"][0].as_py()
     coco_id = re.match(_COCO_ID, planned["extra"][0].as_py() or "")
-    if not keyed["is_image_id"][int(named[0])].as_py():
+    is_image_id = keyed["is_image_id"][int(named[0])].as_py()
+    # COCO results may name a file in image_id; no id of a COCO file has a dot or a slash.
+    if not is_image_id or (coco_id is None and re.search("[./]", name)):
         return f"they name images such as {name!r}, and the images are such as {image!r}"
     if coco_id is not None:
         return f"they have ids such as {name!r}, and the images of the annotation file such as {coco_id['id']}"

@@ -22,6 +22,8 @@ LABEL_SUFFIX = ".txt"
 
 _LAYOUT = "class cx cy w h [confidence] [track]"
 _MOST_WORDS = 7
+# A box may reach over the edge. One in pixels would be clipped to the whole image, or to nothing.
+_MOST_SHARE = 2
 
 _NAMES_OF_CLASSES = "classes.txt"
 # Of some hundred bytes each, asked for at once. A batch ends earlier where files are large.
@@ -89,7 +91,7 @@ def _label_rows(key: str, content: bytes) -> Iterator[Row]:
     # Divided as bytes: in text there are other line ends, such as U+2028.
     lines = [line.decode(errors="replace").split() for line in content.removeprefix(codecs.BOM_UTF8).splitlines()]
     has_polygons = any(len(words) > _MOST_WORDS for words in lines)
-    has_confidences = any(len(words) == _MOST_WORDS - 1 and _is_confidence(words[5]) for words in lines)
+    has_confidences = any(len(words) in (_MOST_WORDS - 1, _MOST_WORDS) and _is_confidence(words[5]) for words in lines)
     for number, words in enumerate(lines):
         if words:
             yield _label_row(key, number, words, has_polygons=has_polygons, has_confidences=has_confidences)
@@ -106,6 +108,8 @@ def _label_row(key: str, number: int, words: Sequence[str], *, has_polygons: boo
         if len(words) > _MOST_WORDS or (len(words) == _MOST_WORDS and has_polygons):
             raise ValueError(f"the line must be {_LAYOUT}; it may be a polygon, a turned box or a pose")
         cx, cy, w, h = numbers[:4]
+        if max(map(abs, numbers[:4])) > _MOST_SHARE:
+            raise ValueError(f"the line must be {_LAYOUT}; its box is in pixels, not in shares of the image's size")
         # A track's id, without a confidence before it: the programs that write ids write no fraction.
         is_track = len(numbers) == 5 and _is_track(numbers[4]) and not has_confidences
         if len(numbers) == 6 and not _is_track(numbers[5]):

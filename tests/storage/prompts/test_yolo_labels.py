@@ -66,6 +66,8 @@ def test_ways_to_write_a_box(tmp_path, line, category_id, score):
         ("3 0.5 x 0.5 0.5", 3, None),
         ("3 0.5 inf 0.5 0.5", 3, None),
         ("3 0.5 0.5 0.5 0.5 nan", 3, None),
+        ("3 320 240 600 400", 3, None),
+        ("3 0.5 5 3 3 0.9", 3, None),
         ("dog 0.5 0.5 0.5 0.5 0.75", None, None),
         ("3.5 0.5 0.5 0.5 0.5", None, None),
         ("99999999999999999999 0.5 0.5 0.5 0.5", None, None),
@@ -87,6 +89,13 @@ def test_what_a_fifth_number_is_shows_in_the_whole_file(tmp_path):
     found = [(row["score"], row["error"]) for row in rows if row["key"] == "confidences"]
     assert found[:3] == [(1, None), (0.25, None), (0, None)]
     assert found[3][1].endswith("its confidence is 7, not in [0, 1]")
+
+
+def test_a_confidence_before_a_track_shows_what_a_fifth_number_is(tmp_path):
+    box = "3 0.5 0.5 0.5 0.5"
+    put(tmp_path, a=f"{box} 0.9 3\n{box} 1", b=f"{box} 1 3\n{box} 1")
+    rows = read_rows(tmp_path)
+    assert [(row["score"], row["error"]) for row in rows] == [(0.9, None), (1, None), (1, None), (None, None)]
 
 
 def test_lines_end_as_in_any_text_file(tmp_path):
