@@ -28,7 +28,7 @@ from sam_pipeline.pipeline.columns import (
 )
 from sam_pipeline.pipeline.job import EncodedImage, Engine, Job
 from sam_pipeline.pipeline.limits import limit_memory, time_limit
-from sam_pipeline.pipeline.monitor import errors_told
+from sam_pipeline.pipeline.monitor import batch_errors_told, errors_told
 from sam_pipeline.storage.containers import fetch_images, reading_order
 from sam_pipeline.storage.fetching import FETCH_LIMIT_S, ChangedError, Fetched, RefusedError, TooLargeToFetchError
 from sam_pipeline.storage.image_reading import DecodeError, TooLargeError, decode_image
@@ -153,13 +153,13 @@ class Encoder:
 
     def __init__(self, job: Job, batch_size: int, monitor: Any) -> None:
         self._job, self._batch_size, self._monitor = job, batch_size, monitor
-        limit_memory(job.worker_memory_bytes)
         with errors_told(monitor):
-            self._engine = job.backend.load(job)
+            self._engine = job.backend.load(job, "encode")
+        limit_memory(job.worker_memory_bytes)  # of what images take: weights and CUDA are there already
 
     def __call__(self, images: pa.Table) -> pa.Table:
         """See encode_images."""
-        with errors_told(self._monitor):
+        with batch_errors_told(self._monitor):
             return encode_images(images, self._engine, self._batch_size, self._job)
 
 
@@ -168,13 +168,13 @@ class Decoder:
 
     def __init__(self, job: Job, monitor: Any) -> None:
         self._job, self._monitor = job, monitor
-        limit_memory(job.worker_memory_bytes)
         with errors_told(monitor):
-            self._engine = job.backend.load(job)
+            self._engine = job.backend.load(job, "decode")
+        limit_memory(job.worker_memory_bytes)
 
     def __call__(self, embeddings: pa.Table) -> pa.Table:
         """See decode_masks."""
-        with errors_told(self._monitor):
+        with batch_errors_told(self._monitor):
             results = decode_masks(embeddings, self._engine, self._job)
         tell_images(self._monitor, results)
         return results
