@@ -31,7 +31,7 @@ from sam_pipeline.errors import RunFailedError, SamPipelineError
 from sam_pipeline.pipeline.columns import shard_row, shards_of
 from sam_pipeline.pipeline.device_faults import is_device_lost
 from sam_pipeline.pipeline.job import Engine, Job
-from sam_pipeline.pipeline.limits import limit_memory
+from sam_pipeline.pipeline.limits import limit_memory_after
 from sam_pipeline.pipeline.monitor import errors_told
 from sam_pipeline.pipeline.resources import Resources
 from sam_pipeline.pipeline.stages import (
@@ -217,8 +217,8 @@ def _serve(job: Job, connection: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     connection.send(("doing", "start", "loading the model"))
     try:
-        engine = job.backend.load(job, "both")
-        limit_memory(job.worker_memory_bytes)
+        with limit_memory_after(job.worker_memory_bytes):
+            engine = job.backend.load(job, "both")
         # The parent waits for the blank image's answer first, then asks.
         connection.send(_annotated(*_blank_image(), engine, job, connection))
         for image_id in iter(connection.recv, None):

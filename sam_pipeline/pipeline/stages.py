@@ -27,7 +27,7 @@ from sam_pipeline.pipeline.columns import (
     unpack_prompts,
 )
 from sam_pipeline.pipeline.job import EncodedImage, Engine, Job
-from sam_pipeline.pipeline.limits import limit_memory, time_limit
+from sam_pipeline.pipeline.limits import limit_memory, limit_memory_after, time_limit
 from sam_pipeline.pipeline.monitor import batch_errors_told, errors_told
 from sam_pipeline.storage.containers import fetch_images, reading_order
 from sam_pipeline.storage.fetching import FETCH_LIMIT_S, ChangedError, Fetched, RefusedError, TooLargeToFetchError
@@ -153,9 +153,8 @@ class Encoder:
 
     def __init__(self, job: Job, batch_size: int, monitor: Any) -> None:
         self._job, self._batch_size, self._monitor = job, batch_size, monitor
-        with errors_told(monitor):
+        with errors_told(monitor), limit_memory_after(job.worker_memory_bytes):
             self._engine = job.backend.load(job, "encode")
-        limit_memory(job.worker_memory_bytes)  # of what images take: weights and CUDA are there already
 
     def __call__(self, images: pa.Table) -> pa.Table:
         """See encode_images."""
@@ -168,9 +167,8 @@ class Decoder:
 
     def __init__(self, job: Job, monitor: Any) -> None:
         self._job, self._monitor = job, monitor
-        with errors_told(monitor):
+        with errors_told(monitor), limit_memory_after(job.worker_memory_bytes):
             self._engine = job.backend.load(job, "decode")
-        limit_memory(job.worker_memory_bytes)
 
     def __call__(self, embeddings: pa.Table) -> pa.Table:
         """See decode_masks."""

@@ -111,9 +111,7 @@ def act(instructions, number, stage):
 def _device_error():
     from torch import AcceleratorError  # only here: the stages without an engine have no torch
 
-    return AcceleratorError(
-        "CUDA error: an illegal memory access was encountered\nSearch for `cudaErrorIllegalAddress'"
-    )
+    return AcceleratorError("CUDA error: an illegal memory access was encountered\nCompile with `TORCH_USE_CUDA_DSA`")
 
 
 def _take_away(file):

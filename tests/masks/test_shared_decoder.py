@@ -99,10 +99,8 @@ def test_attention_whose_shape_varies_is_not_planned_by_cudnn(tiny_sam, monkeypa
     allowed = []
 
     def attend(q, k, v):
-        backends = torch.backends.cuda
-        allowed.append(
-            (backends.cudnn_sdp_enabled(), backends.flash_sdp_enabled(), backends.mem_efficient_sdp_enabled())
-        )
+        cuda = torch.backends.cuda
+        allowed.append((cuda.cudnn_sdp_enabled(), cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled()))
         return q
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", attend)

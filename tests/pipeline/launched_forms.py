@@ -77,7 +77,8 @@ def main(mode, multimask_output):
             MaskGenerator(sam, masks, "fp32", decoder).detect(torch.randn(crops, 256, 64, 64), size)
         if mode != "grid":
             prompted.detect(torch.randn(1, 256, 64, 64), size, list(prompts()))
-    print(f"{len(warmed)} forms at the start, {len(forms)} for images, not at the start: {sorted(forms - warmed)}")
+    missing = sorted(forms - warmed)
+    sys.stdout.write(f"{len(warmed)} forms at the start, {len(forms)} for images, not at the start: {missing}")
 
 
 def prompts():

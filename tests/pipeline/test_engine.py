@@ -190,7 +190,9 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def engine_of(weights):
-    def load(role, sha256=sha256_of(weights)):
+    sum_of_weights = sha256_of(weights)
+
+    def load(role, sha256=sum_of_weights):
         config = AnnotateConfig(output="run", model=ModelConfig(model_type="vit_t", checkpoint=str(weights)))
         return SamEngine(job_of(config, weights_sha256=sha256, threads=torch.get_num_threads()), role)
 

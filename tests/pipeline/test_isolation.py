@@ -5,7 +5,7 @@ import pytest
 from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.errors import RunFailedError
 from sam_pipeline.pipeline.columns import shards_of
-from sam_pipeline.pipeline.isolation import IsolatedAnnotator
+from sam_pipeline.pipeline.isolation import IsolatedAnnotator, _Child
 from sam_pipeline.pipeline.plan import ensure_plan
 from tests.end_to_end.tables import read_rows
 from tests.faults.fake_engine import Instructions, fake_backend, image_file
@@ -22,10 +22,10 @@ def folder(tmp_path):
     return tmp_path / "in"
 
 
-def job_for(folder, instructions=Instructions(), **changes):
+def job_for(folder, instructions=None, **changes):
     output = str(folder.parent / "run")
     ensure_plan(PlanConfig(output=output, input=str(folder)))
-    return job_of(AnnotateConfig(output=output), backend=fake_backend(instructions), **changes)
+    return job_of(AnnotateConfig(output=output), backend=fake_backend(instructions or Instructions()), **changes)
 
 
 def alone(job, image_ids):
@@ -64,4 +64,4 @@ def test_a_machine_that_has_lost_its_device_is_not_taken_for_a_bad_image(folder)
     (folder / "0.png").write_bytes(image_file(0))
     instructions = Instructions(poison={str(0xFFFFFF): ("encode", "lose")})
     with pytest.raises(RunFailedError, match="cannot annotate even a blank image: AcceleratorError: CUDA error"):
-        alone(job_for(folder, instructions), [0])
+        _Child(job_for(folder, instructions))

@@ -29,7 +29,7 @@ def test_every_form_of_a_kernel_that_images_need_is_launched_at_the_start(
         command, env=environment, cwd=pytestconfig.rootpath, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{num_forms} forms at the start, {num_forms} for images, not at the start: []\n"
+    assert done.stdout == f"{num_forms} forms at the start, {num_forms} for images, not at the start: []"
 
 
 def test_a_missing_compiler_is_one_line_that_says_what_to_do(tmp_path):
@@ -44,11 +44,11 @@ def test_a_missing_compiler_is_one_line_that_says_what_to_do(tmp_path):
 
 
 def test_a_compiler_that_fails_is_named():
-    with pytest.raises(ClusterError, match=r"'gcc'.* non-zero exit status 1.*headers of C and of Python"):
-        with _compiler_errors():
-            raise subprocess.CalledProcessError(1, ["gcc", "main.c"])
+    said = r"'gcc'.* non-zero exit status 1.*headers of C and of Python"
+    with pytest.raises(ClusterError, match=said), _compiler_errors():
+        raise subprocess.CalledProcessError(1, ["gcc", "main.c"])
 
 
 def test_other_errors_stay_what_they_are():
-    with pytest.raises(RuntimeError, match="^CUDA error"), _compiler_errors():
+    with pytest.raises(RuntimeError, match=r"^CUDA error"), _compiler_errors():
         raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
