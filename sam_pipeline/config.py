@@ -251,8 +251,8 @@ class AnnotateConfig(PlanConfig):
     """Seconds after which an image that hangs in a stage costs its worker its life; tried alone at last, it becomes a
     row with status worker_crashed. Default: a quarter of stall_timeout_s."""
     worker_memory_gb: float | None = None
-    """Gigabytes of its own that a worker may take; an image for which that is not enough becomes such a row. Default:
-    six tenths of the smallest machine."""
+    """Gigabytes of its own that a worker may take beside the model; an image for which that is not enough becomes such
+    a row. Default: six tenths of the smallest machine."""
     max_restarts: int = 0
     """Times the run starts again by itself after a stall, lost machines or storage that does not answer."""
     num_cpus: int | None = None

@@ -32,8 +32,8 @@ def test_a_gpu_that_fails_once_costs_no_image(run, cluster, tmp_path):
     assert finished.exit_code == 0, finished.stderr
     assert not any(file.exists() for file in once.values())
     run.assert_rows()
-    numbers = run.decoded_numbers()
-    assert len(numbers) == NUM_IMAGES, "a process that can use its GPU no more goes on failing"
+    assert sorted(run.decoded_numbers()) == list(range(NUM_IMAGES))
+    assert len(list(run.log.iterdir())) == 4, "an encoder and a decoder, each started twice, and nothing tried alone"
 
 
 def test_poison_images_end_as_rows_that_say_why_and_all_others_are_done(run, cluster):
