@@ -255,8 +255,8 @@ class AnnotateConfig(PlanConfig):
     """Seconds after which an image that hangs in a stage costs its worker its life; tried alone at last, it becomes a
     row with status worker_crashed. Default: a quarter of stall_timeout_s."""
     worker_memory_gb: float | None = None
-    """Gigabytes of its own that a worker may take; an image for which that is not enough becomes such a row. Default:
-    six tenths of the smallest machine."""
+    """Gigabytes of its own that a worker may take beside the model; an image for which that is not enough becomes such
+    a row. Default: six tenths of the smallest machine."""
     max_restarts: int = 0
     """Times in all that the run starts again by itself: after a stall, lost machines, storage that does not answer, or
     when Ray or a machine ends its process."""

@@ -79,6 +79,12 @@ def test_the_image_asks_for_a_token_is_pinned_and_does_not_run_as_root():
     assert all("-c constraints.txt" in line for line in installs)
 
 
+def test_the_image_has_the_compiler_that_triton_needs_when_kernels_are_first_launched():
+    (installed,) = re.findall(r"apt-get install -y --no-install-recommends (.*?) &&", DOCKERFILE)
+    assert installed.split() == ["gcc", "libc6-dev"]
+    assert "python3-dev" in installed or "FROM python:" in DOCKERFILE, "that image has the headers of Python"
+
+
 @pytest.mark.parametrize("page", ["README.md", "infra/README.md", "CONTRIBUTING.md", "SECURITY.md", "Makefile"])
 def test_ray_is_never_started_without_a_token_or_with_an_open_dashboard(page):
     text = (ROOT / page).read_text()

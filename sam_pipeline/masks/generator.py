@@ -35,8 +35,8 @@ from sam_pipeline.masks.transforms import ResizeLongestSide
 from sam_pipeline.masks.upscaling import Upscaling
 from sam_pipeline.model.sam import Sam
 
-# Decoded at once; each may have three masks of 256 KB.
-_MAX_POINTS_AT_ONCE = 1024
+MAX_POINTS_AT_ONCE = 1024
+"""Decoded at once; each may have three masks of 256 KB."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,9 @@ class MaskGenerator:
                 f"crop_n_layers={config.crop_n_layers} needs {config.crop_n_layers + 1} point grids, "
                 f"got {len(self.point_grids)}"
             )
+        # A GPU is fed best with many prompts at once. Whoever finds that they do not fit into its memory lowers it.
+        on_cpu = sam.device.type == "cpu"
+        self.points_at_once = min(config.points_per_batch, MAX_POINTS_AT_ONCE) if on_cpu else MAX_POINTS_AT_ONCE
 
     def generate(self, image: NDArray[np.uint8]) -> list[MaskRecord]:
         """Find the masks of one image: `prepare_crops`, `encode` and `decode` in one.
@@ -216,9 +219,7 @@ class MaskGenerator:
             self.sam, self.transform.get_preprocess_shape(*crop_size, self.transform.target_length), crop_size
         )
         shared = self.decoder.share(image_embedding.to(torch.float32))
-        # A GPU is fed best with many prompts at once.
-        on_cpu = self.sam.device.type == "cpu"
-        batch_size = min(self.config.points_per_batch, _MAX_POINTS_AT_ONCE) if on_cpu else _MAX_POINTS_AT_ONCE
+        batch_size = self.points_at_once
 
         def decode(number: int) -> Candidates[Tensor]:
             some = points[number * batch_size : (number + 1) * batch_size]

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from threading import Barrier
@@ -29,6 +30,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sam_pipeline.config import ResolvedPrecision
 from sam_pipeline.masks.absorbing_image_side import AbsorbingImageSide
@@ -47,6 +49,10 @@ from sam_pipeline.model.two_way_transformer import Attention
 
 # Prompts with many points decoded at once by a thread of a CPU; several copies of their image tokens are in memory.
 _CPU_PROMPTS_AT_ONCE = 8
+
+# All but cuDNN's, which torch tries first on Hopper since 2.11: for each new shape it plans for up to a second, and the
+# number of prompts is another from image to image.
+_ATTENTION_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass(frozen=True)
@@ -191,7 +197,11 @@ class SharedDecoder:
     def _attend_shared_keys(self, shared: SharedTokens, q: Tensor) -> Tensor:
         """First layer, tokens to image: q (N, T, H * D) → (N, T, H * D)."""
         by_head = _by_head(q.to(self._dtype).flatten(0, 1), self._first.cross_attn_token_to_image)
-        attended = F.scaled_dot_product_attention(by_head[None], shared.key_heads[None], shared.value_heads[None])[0]
+        # The choice holds for the whole process: on a CPU, where threads would undo each other's, it stays as it is.
+        with nullcontext() if q.device.type == "cpu" else sdpa_kernel(_ATTENTION_BACKENDS):
+            attended = F.scaled_dot_product_attention(by_head[None], shared.key_heads[None], shared.value_heads[None])[
+                0
+            ]
         return attended.transpose(0, 1).reshape(q.shape).to(q.dtype)
 
 

@@ -19,6 +19,14 @@ from sam_pipeline.model.prompt_encoder import PromptEncoder
 from sam_pipeline.model.tiny_vit import TinyViT
 
 
+class AbsentEncoder(nn.Module):
+    """Where an image encoder was that nobody needs: the size of its input, and no weights."""
+
+    def __init__(self, img_size: int) -> None:
+        super().__init__()
+        self.img_size = img_size
+
+
 class Sam(nn.Module):
     """Holds the networks; callers run them one by one, so that an image is encoded once for all its prompts.
 
@@ -40,7 +48,7 @@ class Sam(nn.Module):
         self, image_encoder: ImageEncoderViT | TinyViT, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder
     ) -> None:
         super().__init__()
-        self.image_encoder = image_encoder
+        self.image_encoder: ImageEncoderViT | TinyViT | AbsentEncoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
         # ImageNet's mean and deviation, 0 to 255. On the CPU by name: the registry builds networks on the meta
@@ -54,6 +62,14 @@ class Sam(nn.Module):
     def device(self) -> torch.device:
         """Where the networks are."""
         return self.pixel_mean.device
+
+    def drop_image_encoder(self) -> None:
+        """Let the weights of the image encoder go: 2.5 GB in ViT-H, of which decoding needs none."""
+        self.image_encoder = AbsentEncoder(self.image_encoder.img_size)
+
+    def drop_mask_decoder(self) -> None:
+        """Let the prompt encoder and the mask decoder go, which encoding does not need."""
+        del self.prompt_encoder, self.mask_decoder
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Normalise pixels, then pad with zeros at the bottom and right to the square that the encoder takes.

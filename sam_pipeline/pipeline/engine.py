@@ -7,28 +7,38 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from sam_pipeline.errors import CheckpointError
-from sam_pipeline.masks.generator import MaskGenerator
+from sam_pipeline.masks import prediction
+from sam_pipeline.masks.generator import MAX_POINTS_AT_ONCE, MaskGenerator
 from sam_pipeline.masks.prompted import PromptedMaskGenerator
 from sam_pipeline.masks.prompts import UnusablePrompt
 from sam_pipeline.masks.records import MaskRecord
 from sam_pipeline.masks.shared_decoder import SharedDecoder
 from sam_pipeline.model.checkpoints import resolve_checkpoint, sha256_of
 from sam_pipeline.model.registry import build_sam
-from sam_pipeline.pipeline.job import EncodedImage, Job
+from sam_pipeline.model.sam import Sam
+from sam_pipeline.pipeline.device_faults import is_out_of_memory
+from sam_pipeline.pipeline.fitting_size import FittingSize
+from sam_pipeline.pipeline.job import ActorRole, EncodedImage, Job
+from sam_pipeline.pipeline.warming import warm_decoder, warm_encoder
+
+Masks = Sequence[MaskRecord | UnusablePrompt]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _EMBEDDING_SHAPE = (256, 64, 64)
 # Their logits, 64 MB, wait for that.
 _PROMPTS_AT_ONCE = 256
+# With fewer, what the prompts of an image share takes most of the memory.
+_LEAST_PROMPTS_AT_ONCE = 16
 
 
 def check_weights(model_type: str, path: Path) -> None:
@@ -45,71 +55,132 @@ class SamEngine:
 
     Args:
         job: the run. Its weights are checked against the pinned sum before they are loaded.
+        role: which halves are asked for; the networks of the other are not kept.
 
     Raises:
         CheckpointError: this machine's weights are not the ones that the run was started with.
+        ClusterError: this machine has a GPU and no C compiler.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, role: ActorRole) -> None:
         # Ray sets the number of OpenMP threads from the reserved CPUs, which may be a fraction of one.
         torch.set_num_threads(job.threads)
         model = job.config.model
         path = resolve_checkpoint(model.model_type, model.checkpoint)
         if (found := sha256_of(path)) != job.weights_sha256:
             raise CheckpointError(f"{path} has SHA-256 {found}, the run was started with {job.weights_sha256}")
-        sam = build_sam(model.model_type, checkpoint=path).to(job.device)
-        masks = job.config.masks
-        decoder = SharedDecoder(sam, job.precision)
-        self._mode = job.mode
-        self._generator = MaskGenerator(sam, job.crop_settings, job.precision, decoder, job.point_grids)
-        self._prompted = PromptedMaskGenerator(sam, decoder, job.config.multimask_output, masks.stability_score_offset)
+        self._job = job
         self._dtype = _DTYPES[job.precision]
-        self._num_finishers = job.finishers
+        self._sam = _load(model.model_type, path, role).to(job.device)
+        self._crops_at_once = FittingSize("crops")
+        self._prompts_at_once = FittingSize("prompts", least=_LEAST_PROMPTS_AT_ONCE)
+        if role != "decode" and job.device != "cpu":
+            warm_encoder(self._sam, job.precision)
+        if role != "encode":
+            self._prepare_decoding()
+
+    def _prepare_decoding(self) -> None:
+        job, masks = self._job, self._job.config.masks
+        decoder = SharedDecoder(self._sam, job.precision)
+        self._generator = MaskGenerator(self._sam, job.crop_settings, job.precision, decoder, job.point_grids)
+        self._prompted = PromptedMaskGenerator(
+            self._sam, decoder, job.config.multimask_output, masks.stability_score_offset
+        )
         self._finishers = ThreadPoolExecutor(job.finishers, "finish-masks")
+        if job.device != "cpu":
+            warm_decoder(self._sam, decoder, self._prompted, job)
 
     def encode(self, crops: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Iterator[bytes]:
-        """Embed crops, (h, w, 3) uint8 each, batch_size at once; yields the bytes of (256, 64, 64) for each."""
-        for first in range(0, len(crops), batch_size):
-            embeddings = self._generator.encode(crops[first : first + batch_size]).cpu()
+        """Embed crops, (h, w, 3) uint8 each, batch_size at once; yields the bytes of (256, 64, 64) for each.
+
+        Where the device's memory does not suffice, it is half as many at once from then on.
+        """
+        rest = crops
+        while rest:
+            embeddings = self._crops_at_once.call(partial(self._embed_first, rest), min(batch_size, len(rest)))
+            rest = rest[len(embeddings) :]
             for embedding in embeddings:
                 # NumPy has no bfloat16: its bytes cross as they are.
                 yield embedding.contiguous().view(torch.uint8).numpy().tobytes()
 
-    def decode(self, images: Iterable[EncodedImage]) -> Iterator[list[MaskRecord | UnusablePrompt]]:
+    @torch.inference_mode()
+    def _embed_first(self, crops: Sequence[npt.NDArray[np.uint8]], number: int) -> Tensor:
+        return prediction.encode(self._sam, crops[:number], self._job.precision).cpu()
+
+    def decode(self, images: Iterable[EncodedImage]) -> Iterator[Masks]:
         """Find the masks of each image: those of prompts first, in their order, then those of the grid. See Engine.
 
-        While threads finish the masks of one image, the device is busy with the next.
+        While threads finish the masks of one image, the device is busy with the next. An image for which the device's
+        memory does not suffice is begun anew, with half as many prompts at once from then on.
         """
-        finishing: deque[Future[Sequence[MaskRecord | UnusablePrompt]]] = deque()
-        waiting: deque[list[Future[Sequence[MaskRecord | UnusablePrompt]]]] = deque()
+        started: deque[tuple[EncodedImage, list[Future[Masks]] | None]] = deque()
+        finishing: deque[Future[Masks]] = deque()
         for image in images:
-            parts = []
-            for finish in self._detect(image):
+            started.append((image, self._start(image, finishing)))
+            if len(started) > self._job.finishers:
+                yield self._finished(*started.popleft())
+        while started:
+            yield self._finished(*started.popleft())
+
+    def _start(self, image: EncodedImage, finishing: deque[Future[Masks]]) -> list[Future[Masks]] | None:
+        """Have parts of an image finished by threads; None where the device's memory does not suffice.
+
+        Args:
+            image: the image.
+            finishing: what threads have still to finish, of this image and of others.
+        """
+        parts: list[Future[Masks]] = []
+        try:
+            for finish in self._detect(image, self._prompts_at_once.at_most(MAX_POINTS_AT_ONCE)):
                 parts.append(self._finishers.submit(finish))
                 finishing.append(parts[-1])
-                if len(finishing) > self._num_finishers:  # lest a fast device leave the logits of thousands waiting
-                    finishing.popleft().result()
-            waiting.append(parts)
-            if len(waiting) > self._num_finishers:
-                yield _masks_of(waiting.popleft())
-        yield from map(_masks_of, waiting)
+                if len(finishing) > self._job.finishers:  # lest a fast device leave the logits of thousands waiting
+                    wait([finishing.popleft()])
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+        return parts
 
-    def _detect(self, image: EncodedImage) -> Iterator[Callable[[], Sequence[MaskRecord | UnusablePrompt]]]:
+    def _finished(self, image: EncodedImage, parts: list[Future[Masks]] | None) -> Masks:
+        try:
+            if parts is not None:
+                return _joined(part.result() for part in parts)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        return self._prompts_at_once.call(partial(self._decode_alone, image), MAX_POINTS_AT_ONCE)
+
+    def _decode_alone(self, image: EncodedImage, prompts_at_once: int) -> Masks:
+        return _joined(finish() for finish in self._detect(image, prompts_at_once))
+
+    def _detect(self, image: EncodedImage, prompts_at_once: int) -> Iterator[Callable[[], Masks]]:
         """What is left to finish, part by part: an image may have any number of prompts."""
         if not image.embeddings:
             return
+        self._generator.points_at_once = min(self._generator.points_at_once, prompts_at_once)
         # bytearray: torch warns of read-only memory, and the copy of 4 MB is nothing beside the decoder.
         buffers = [torch.frombuffer(bytearray(data), dtype=self._dtype) for data in image.embeddings]
         crops = torch.stack([buffer.view(_EMBEDDING_SHAPE) for buffer in buffers])
-        if self._mode != "grid":
+        if self._job.mode != "grid":
             prompts = image.prompts.prompts
-            for first in range(0, len(prompts), _PROMPTS_AT_ONCE):
-                some = prompts[first : first + _PROMPTS_AT_ONCE]
+            size = min(_PROMPTS_AT_ONCE, prompts_at_once)
+            for first in range(0, len(prompts), size):
+                some = prompts[first : first + size]
                 yield partial(self._prompted.finish, self._prompted.detect(crops[:1], image.original_size, some))
-        if self._mode != "prompted":
+        if self._job.mode != "prompted":
             found = self._generator.detect(crops, image.original_size, image.prompts.regions)
             yield partial(self._generator.finish, found)
 
 
-def _masks_of(parts: Sequence[Future[Sequence[MaskRecord | UnusablePrompt]]]) -> list[MaskRecord | UnusablePrompt]:
-    return [mask for part in parts for mask in part.result()]
+def _joined(parts: Iterable[Masks]) -> Masks:
+    return [mask for part in parts for mask in part]
+
+
+def _load(model_type: str, path: Path, role: ActorRole) -> Sam:
+    sam = build_sam(model_type, checkpoint=path)
+    if role == "decode":
+        sam.drop_image_encoder()
+    if role == "encode":
+        sam.drop_mask_decoder()
+    return sam

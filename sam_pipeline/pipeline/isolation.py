@@ -29,8 +29,9 @@ from ray.util import ActorPool
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import RunFailedError, SamPipelineError
 from sam_pipeline.pipeline.columns import shard_row, shards_of
+from sam_pipeline.pipeline.device_faults import is_device_lost
 from sam_pipeline.pipeline.job import Engine, Job
-from sam_pipeline.pipeline.limits import limit_memory
+from sam_pipeline.pipeline.limits import limit_memory_after
 from sam_pipeline.pipeline.monitor import errors_told
 from sam_pipeline.pipeline.resources import Resources
 from sam_pipeline.pipeline.stages import (
@@ -52,6 +53,8 @@ from sam_pipeline.storage.schema import MASKS_SCHEMA
 _START_TIMEOUT_S = 600.0
 _OUTAGE_S = 120.0  # how long storage is asked again, see retrying.retried
 _RETRIES = 2  # when an annotator is lost with its machine
+# A device may fail of what the image before has started, or of itself: an image is blamed if it does so twice.
+_TRIES_ON_DEVICES = 2
 
 _Doing = Literal["start", "fetch", "stage"]
 """What the child is at, by which it is known how long it may take."""
@@ -113,14 +116,21 @@ class IsolatedAnnotator:
             return shard_row(put_shard(job.output, results, job.storage_options, table_id=job.table_id))
 
     def _results(self, planned: dict[str, Any]) -> pa.Table:
-        if self._child is None or not self._child.is_alive():
-            self._child = _Child(self._job)
-        answer = self._child.ask(planned["image_id"])
-        if not isinstance(answer, str):
-            return answer
-        if not self._child.is_alive() and self._job.probe_uri is not None:
+        for _ in range(_TRIES_ON_DEVICES):
+            child = self._living_child()
+            answer = child.ask(planned["image_id"])
+            if not isinstance(answer, str):
+                return answer
+            if not child.has_lost_device:
+                break
+        if not child.is_alive() and self._job.probe_uri is not None:
             wait_for_probe(self._job.probe_uri, self._job.storage_options)  # it may have hung in storage
         return _crashed_row(planned, answer)
+
+    def _living_child(self) -> _Child:
+        if self._child is None or not self._child.is_alive():
+            self._child = _Child(self._job)
+        return self._child
 
 
 def _crashed_row(planned: dict[str, Any], reason: str) -> pa.Table:
@@ -137,6 +147,8 @@ class _Child:
     """
 
     def __init__(self, job: Job) -> None:
+        self.has_lost_device = False
+        """Whether it was ended because it could use its GPU no more."""
         # Spawned: CUDA does not survive a fork, and Ray's threads would be missing in one.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -170,13 +182,19 @@ class _Child:
                 elif word == "error":
                     raise content[0]
                 else:
+                    if word == "lost":
+                        self.has_lost_device = True
+                        self._kill()
                     return content[0]
         except (EOFError, OSError):
             self._process.join()
             return f"the process was ended by {_cause_of_death(self._process.exitcode)} while {doing}"
+        self._kill()
+        return f"the process took more than {limit_s:g} s and was killed while {doing}"
+
+    def _kill(self) -> None:
         self._process.kill()
         self._process.join()
-        return f"the process took more than {limit_s:g} s and was killed while {doing}"
 
 
 def _fetch_limit_s(job: Job) -> float:
@@ -193,13 +211,14 @@ def _cause_of_death(exit_code: int | None) -> str:
 def _serve(job: Job, connection: Connection) -> None:
     """The child: answers each image with ("result", table) or ("failed", reason), and tells what it is doing before.
 
-    ("error", SamPipelineError) concerns the run and not an image.
+    ("lost", reason) is a failure after which the device is of no more use to this process. ("error", SamPipelineError)
+    concerns the run and not an image.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    limit_memory(job.worker_memory_bytes)
     connection.send(("doing", "start", "loading the model"))
     try:
-        engine = job.backend.load(job)
+        with limit_memory_after(job.worker_memory_bytes):
+            engine = job.backend.load(job, "both")
         # The parent waits for the blank image's answer first, then asks.
         connection.send(_annotated(*_blank_image(), engine, job, connection))
         for image_id in iter(connection.recv, None):
@@ -229,7 +248,7 @@ def _annotated(
 
 
 def _failure(error: Exception) -> tuple[str, str]:
-    return "failed", f"{type(error).__name__}: {one_line(error)}"
+    return "lost" if is_device_lost(error) else "failed", f"{type(error).__name__}: {one_line(error)}"
 
 
 def _end_with_parent() -> None:

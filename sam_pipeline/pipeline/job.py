@@ -14,6 +14,9 @@ from sam_pipeline.masks.crops import prepare_crops
 from sam_pipeline.masks.prompts import ImagePrompts, UnusablePrompt
 from sam_pipeline.masks.records import MaskRecord
 
+ActorRole = Literal["encode", "decode", "both"]
+"""What an actor does, and so which networks it needs."""
+
 Crops = list[npt.NDArray[np.uint8]]
 
 
@@ -34,7 +37,7 @@ class Engine(Protocol):
     def encode(self, crops: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Iterator[bytes]:
         """Embed crops, (h, w, 3) uint8 each; yields the bytes of each embedding."""
 
-    def decode(self, images: Iterable[EncodedImage]) -> Iterable[list[MaskRecord | UnusablePrompt]]:
+    def decode(self, images: Iterable[EncodedImage]) -> Iterable[Sequence[MaskRecord | UnusablePrompt]]:
         """Masks of each image: those of prompts first, in their order; a prompt without a mask has an error instead."""
 
 
@@ -44,14 +47,14 @@ class Backend:
 
     prepare: Callable[[npt.NDArray[np.uint8], MaskConfig], Crops]
     """(H, W, 3) uint8 pixels of an image → its resized crops; called where images are read."""
-    load: Callable[[Job], Engine]
+    load: Callable[[Job, ActorRole], Engine]
     """Called once in each actor."""
 
 
-def _load_sam(job: Job) -> Engine:
+def _load_sam(job: Job, role: ActorRole) -> Engine:
     from sam_pipeline.pipeline.engine import SamEngine  # torch: not for the tasks that read and write
 
-    return SamEngine(job)
+    return SamEngine(job, role)
 
 
 SAM = Backend(prepare_crops, _load_sam)

@@ -63,6 +63,20 @@ def limit_memory(num_bytes: int) -> None:
 
 
 @contextmanager
+def limit_memory_after(num_bytes: int) -> Iterator[None]:
+    """Limit memory as limit_memory does, from the end of a block: what is loaded in it for all images is not limited.
+
+    Nor is what CUDA maps, whichever driver it is of. Linux counts private memory that can be written. CUDA reserves
+    address space without access, and maps devices and pinned memory as shared: none of it counts (maps of processes in
+    gvisor#9827 and gvisor#10331). What libraries take beside that counts, and most of it is there after a first run.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))  # Ray may have had this process do tasks before
+    yield
+    limit_memory(num_bytes)
+
+
+@contextmanager
 def reading_limit() -> Iterator[None]:
     """Let no list, archive or file of prompts take more than six tenths of this machine's memory while it is read.
 

@@ -6,6 +6,7 @@ that die with its node are shown no more, and an error that it did not pass on c
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import ray
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import SamPipelineError
+from sam_pipeline.pipeline.device_faults import is_device_lost
 
 _ANSWER_TIMEOUT_S = 5.0
 
@@ -101,4 +103,21 @@ def errors_told(monitor: Any) -> Iterator[None]:
         raise
     except Exception as error:
         monitor.note.remote(f"{type(error).__name__}: {one_line(error)}")
+        raise
+
+
+@contextmanager
+def batch_errors_told(monitor: Any) -> Iterator[None]:
+    """The same around a batch of images, with an end of this process if its device is lost.
+
+    Ray then starts another one, with a device that works or an error at its start, and the batch is tried again. Left
+    alive, the actor would fail every batch at once, and so take most of them.
+    """
+    try:
+        with errors_told(monitor):
+            yield
+    except RuntimeError as error:
+        if is_device_lost(error):
+            read_monitor(monitor)  # by then it has the error too
+            os._exit(1)  # as after a crash: from an actor that exits in order Ray would not start another
         raise

@@ -29,8 +29,8 @@ from sam_pipeline.pipeline.columns import (
     unpack_prompts,
 )
 from sam_pipeline.pipeline.job import EncodedImage, Engine, Job
-from sam_pipeline.pipeline.limits import each_in_time, limit_memory, time_limit
-from sam_pipeline.pipeline.monitor import errors_told
+from sam_pipeline.pipeline.limits import each_in_time, limit_memory, limit_memory_after, time_limit
+from sam_pipeline.pipeline.monitor import batch_errors_told, errors_told
 from sam_pipeline.storage.containers import fetch_images, reading_order
 from sam_pipeline.storage.fetching import FETCH_LIMIT_S, ChangedError, Fetched, RefusedError, TooLargeToFetchError
 from sam_pipeline.storage.image_reading import DecodeError, TooLargeError, decode_image
@@ -152,13 +152,12 @@ class Encoder:
 
     def __init__(self, job: Job, batch_size: int, monitor: Any) -> None:
         self._job, self._batch_size, self._monitor = job, batch_size, monitor
-        limit_memory(job.worker_memory_bytes)
-        with errors_told(monitor):
-            self._engine = job.backend.load(job)
+        with errors_told(monitor), limit_memory_after(job.worker_memory_bytes):
+            self._engine = job.backend.load(job, "encode")
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """See encode_images; blocks in, blocks out."""
-        with errors_told(self._monitor):
+        with batch_errors_told(self._monitor):
             return as_block(encode_images(images_of(block), self._engine, self._batch_size, self._job))
 
 
@@ -167,13 +166,12 @@ class Decoder:
 
     def __init__(self, job: Job, monitor: Any) -> None:
         self._job, self._monitor = job, monitor
-        limit_memory(job.worker_memory_bytes)
-        with errors_told(monitor):
-            self._engine = job.backend.load(job)
+        with errors_told(monitor), limit_memory_after(job.worker_memory_bytes):
+            self._engine = job.backend.load(job, "decode")
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """See decode_masks; a block in, a row an image out."""
-        with errors_told(self._monitor):
+        with batch_errors_told(self._monitor):
             results = decode_masks(images_of(block), self._engine, self._job)
         tell_images(self._monitor, results)
         return results

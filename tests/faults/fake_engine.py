@@ -33,7 +33,7 @@ class Instructions:
     """What the engine does beside its work."""
 
     poison: dict = field(default_factory=dict)
-    """Number of an image → [stage, fault]: prepare, encode or decode; crash, raise, allocate or hang.
+    """Number of an image → [stage, fault]: prepare, encode or decode; crash, raise, allocate, hang or lose (the GPU).
 
     A third element is a file: the fault happens once, when it takes the file away.
     """
@@ -94,6 +94,8 @@ def act(instructions, number, stage):
         return
     if fault == "crash":
         crash()
+    if fault == "lose":
+        raise _device_error()
     if fault == "raise":
         raise RuntimeError(f"image {number} is poison")
     hoard = []
@@ -102,6 +104,12 @@ def act(instructions, number, stage):
     while fault == "hang":
         time.sleep(1)
     raise ValueError(fault)
+
+
+def _device_error():
+    from torch import AcceleratorError  # only here: the stages without an engine have no torch
+
+    return AcceleratorError("CUDA error: an illegal memory access was encountered\nCompile with `TORCH_USE_CUDA_DSA`")
 
 
 def _take_away(file):
@@ -130,8 +138,9 @@ def _number(colour):
 
 
 class FakeEngine:
-    def __init__(self, job, instructions):
+    def __init__(self, job, role, instructions):
         self._instructions = instructions
+        self._device_error = None
         if instructions.crash_in_constructor and _take_away(instructions.crash_in_constructor):
             crash()
         name = f"{os.getpid()}-{time.time_ns()}"
@@ -139,7 +148,7 @@ class FakeEngine:
 
     def encode(self, crops, batch_size):
         for crop in crops:
-            act(self._instructions, _number(crop[0, 0]), "encode")
+            self._act(_number(crop[0, 0]), "encode")
             yield crop[0, 0].tobytes() + bytes(self._instructions.embedding_bytes)
 
     def decode(self, images):
@@ -149,12 +158,23 @@ class FakeEngine:
         if not embeddings:
             return []
         number = _number(embeddings[0][:3])
-        act(self._instructions, number, "decode")
+        self._act(number, "decode")
         if self._log is not None:
             self._log.write(f"{number}\n")
         if self._instructions.seconds:
             time.sleep(self._instructions.seconds)
         return expected_masks(number)
+
+    def _act(self, number, stage):
+        """As with a GPU: after an illegal access all that this process asks of it fails."""
+        if self._device_error is None:
+            try:
+                act(self._instructions, number, stage)
+            except RuntimeError as error:
+                self._device_error = error if type(error).__name__ == "AcceleratorError" else None
+                raise
+        else:
+            raise self._device_error
 
 
 def fake_backend(instructions):

@@ -19,7 +19,21 @@ POISON = {
     18: ("prepare", "allocate"),
     23: ("decode", "hang"),
     28: ("encode", "raise"),
+    33: ("decode", "lose"),
 }
+
+
+def test_a_gpu_that_fails_once_costs_no_image(run, cluster, tmp_path):
+    once = {stage: tmp_path / stage for stage in ("encode", "decode")}
+    for file in once.values():
+        file.touch()
+    poison = {"3": ("encode", "lose", str(once["encode"])), "9": ("decode", "lose", str(once["decode"]))}
+    finished = run.annotate(address=cluster, instructions=Instructions(poison=poison)).wait()
+    assert finished.exit_code == 0, finished.stderr
+    assert not any(file.exists() for file in once.values())
+    run.assert_rows()
+    assert sorted(run.decoded_numbers()) == list(range(NUM_IMAGES))
+    assert len(list(run.log.iterdir())) == 4, "an encoder and a decoder, each started twice, and nothing tried alone"
 
 
 def test_poison_images_end_as_rows_that_say_why_and_all_others_are_done(run, cluster):
@@ -34,6 +48,7 @@ def test_poison_images_end_as_rows_that_say_why_and_all_others_are_done(run, clu
     assert errors[18].startswith("MemoryError: Unable to allocate")
     assert errors[23] == "the process took more than 4 s and was killed while finding its masks"
     assert errors[28] == "RuntimeError: image 28 is poison"
+    assert errors[33].startswith("AcceleratorError: CUDA error: an illegal memory access was encountered")
 
 
 def test_where_nothing_works_the_run_stops_and_says_so(run, cluster):

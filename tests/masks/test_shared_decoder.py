@@ -1,7 +1,9 @@
+import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from sam_pipeline.masks import low_rank_image_side
 from sam_pipeline.masks.low_rank_image_side import LowRankImageSide
@@ -91,3 +93,21 @@ def test_nothing_wanted_gives_scores_alone(tiny_sam, image_embedding):
 
 def test_a_variance_that_rounding_made_negative_gives_a_number():
     assert low_rank_image_side._scale(torch.tensor([-1e-3, 0.0]), 1e-5).tolist() == pytest.approx([1e-5**-0.5] * 2)
+
+
+def test_attention_whose_shape_varies_is_not_planned_by_cudnn(tiny_sam, monkeypatch):
+    allowed = []
+
+    def attend(q, k, v):
+        cuda = torch.backends.cuda
+        allowed.append((cuda.cudnn_sdp_enabled(), cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled()))
+        return q
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", attend)
+    # A device without numbers stands for a GPU.
+    decoder = SharedDecoder(copy.deepcopy(tiny_sam).to("meta"))
+    shared = decoder.share(torch.empty(1, 256, 8, 8, device="meta")).tokens
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    decoder._attend_shared_keys(shared, torch.empty(5, 7, 128, device="meta"))
+    assert allowed == [(False, True, True)]
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before

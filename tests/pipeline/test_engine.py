@@ -1,11 +1,18 @@
+import gc
 import threading
 import time
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig
+from sam_pipeline.errors import CheckpointError
 from sam_pipeline.masks.prompts import ImagePrompts
+from sam_pipeline.model.checkpoints import sha256_of
+from sam_pipeline.model.registry import build_sam
 from sam_pipeline.pipeline import engine as engine_module
 from sam_pipeline.pipeline.engine import SamEngine
 from sam_pipeline.pipeline.job import EncodedImage
@@ -16,6 +23,8 @@ EMBEDDING = memoryview(torch.zeros(256, 64, 64).numpy().tobytes())
 
 class Halves:
     """A generator whose masks are the sizes of images; the first image is finished only once the second is detected."""
+
+    points_at_once = 1024
 
     def __init__(self, *_):
         self.second_detected = threading.Event()
@@ -40,7 +49,7 @@ def engine(monkeypatch):
     monkeypatch.setattr(engine_module, "SharedDecoder", lambda *_: None)
     monkeypatch.setattr(engine_module, "PromptedMaskGenerator", lambda *_: None)
     threads = torch.get_num_threads()
-    yield SamEngine(job_of(threads=threads))
+    yield SamEngine(job_of(threads=threads), "both")
     torch.set_num_threads(threads)
 
 
@@ -76,7 +85,7 @@ def test_the_prompts_of_an_image_are_answered_in_parts_and_before_the_grid(monke
     monkeypatch.setattr(engine_module, "PromptedMaskGenerator", Parts)
     monkeypatch.setattr(engine_module, "_PROMPTS_AT_ONCE", 2)
     monkeypatch.setattr(Halves, "finish", lambda _, detections: detections)
-    engine = SamEngine(job_of(threads=torch.get_num_threads(), mode=mode))
+    engine = SamEngine(job_of(threads=torch.get_num_threads(), mode=mode), "both")
     images = [EncodedImage([EMBEDDING] * 3, (1, 1), ImagePrompts("abcde")), EncodedImage([], (1, 1), ImagePrompts())]
     answered = [("a", 2), ("b", 2), ("c", 2), ("d", 2), ("e", 1)]
     assert list(engine.decode(images)) == [[*answered, *of_grid], []]
@@ -86,7 +95,143 @@ def test_the_prompts_of_an_image_are_answered_in_parts_and_before_the_grid(monke
 def test_a_fast_device_waits_for_what_it_has_detected(monkeypatch):
     monkeypatch.setattr(engine_module, "PromptedMaskGenerator", Parts)
     monkeypatch.setattr(engine_module, "_PROMPTS_AT_ONCE", 1)
-    engine = SamEngine(job_of(threads=torch.get_num_threads(), mode="prompted"))
+    engine = SamEngine(job_of(threads=torch.get_num_threads(), mode="prompted"), "both")
     images = [EncodedImage([EMBEDDING], (1, 1), ImagePrompts("abcdef")) for _ in range(2)]
     assert [len(masks) for masks in engine.decode(images)] == [6, 6]
     assert Parts.most_waiting <= 3
+
+
+def out_of_memory():
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_crops_are_encoded_in_batches_that_fit_into_the_devices_memory(engine, monkeypatch):
+    sizes = []
+
+    def encode(_, crops, precision):
+        sizes.append(len(crops))
+        if len(crops) > 3:
+            raise out_of_memory()
+        return torch.tensor([[crop] for crop in crops], dtype=torch.uint8)
+
+    monkeypatch.setattr(engine_module.prediction, "encode", encode)
+    assert list(engine.encode([1, 2, 3, 4, 5, 6, 7, 8, 9], 8)) == [bytes([number]) for number in range(1, 10)]
+    assert sizes == [8, 4, 2, 2, 2, 2, 1]
+    assert list(engine.encode([1, 2, 3], 8)) == [b"\1", b"\2", b"\3"]
+    assert sizes[7:] == [2, 1], "the size that fitted is remembered"
+
+
+def test_a_crop_that_does_not_fit_alone_is_an_error(engine, monkeypatch):
+    def encode(*_):
+        raise out_of_memory()
+
+    monkeypatch.setattr(engine_module.prediction, "encode", encode)
+    with pytest.raises(torch.OutOfMemoryError):
+        next(engine.encode([1, 2], 8))
+
+
+class LittleMemory:
+    """Of points a hundred fit, and to finish an image so many times as few; the masks are the sizes of images."""
+
+    points_at_once = 1024
+    share_to_finish = 1
+
+    def __init__(self, *_):
+        self.detected = []
+
+    def detect(self, image_embeddings, original_size, regions):
+        self.detected.append((original_size, self.points_at_once))
+        if self.points_at_once > 100:
+            raise out_of_memory()
+        return [(original_size, self.points_at_once)]
+
+    def finish(self, detections):
+        if detections[0][1] > 100 / self.share_to_finish:
+            raise out_of_memory()
+        return [size for size, _ in detections]
+
+
+IMAGES = [EncodedImage([EMBEDDING], size, ImagePrompts()) for size in ((1, 1), (2, 2), (3, 3))]
+FOUND = [[(1, 1)], [(2, 2)], [(3, 3)]]
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize(("share_to_finish", "fitting"), [(1, 64), (4, 16)])
+def test_images_are_begun_anew_with_fewer_prompts_where_the_devices_memory_ran_out(
+    share_to_finish, fitting, monkeypatch
+):
+    monkeypatch.setattr(engine_module, "MaskGenerator", LittleMemory)
+    monkeypatch.setattr(LittleMemory, "share_to_finish", share_to_finish)
+    engine = SamEngine(job_of(threads=torch.get_num_threads()), "both")
+    assert list(engine.decode(iter(IMAGES))) == FOUND
+    detected = list(engine._generator.detected)
+    sizes = [1024, 512, 256, 128, 64, 32, 16]
+    assert list(dict.fromkeys(size for _, size in detected)) == sizes[: sizes.index(fitting) + 1]
+    assert list(engine.decode(IMAGES)) == FOUND
+    assert {size for _, size in engine._generator.detected[len(detected) :]} == {fitting}
+
+
+@pytest.mark.usefixtures("engine")
+def test_an_image_for_which_no_size_is_small_enough_is_an_error(monkeypatch):
+    monkeypatch.setattr(engine_module, "MaskGenerator", LittleMemory)
+    monkeypatch.setattr(LittleMemory, "share_to_finish", 1000)
+    engine = SamEngine(job_of(threads=torch.get_num_threads()), "both")
+    with pytest.raises(torch.OutOfMemoryError):
+        list(engine.decode(IMAGES))
+    assert engine._generator.points_at_once == 16
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "vit_t.pt"
+    torch.save(build_sam("vit_t").state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def engine_of(weights):
+    sum_of_weights = sha256_of(weights)
+
+    def load(role, sha256=sum_of_weights):
+        model = ModelConfig(model_type="vit_t", checkpoint=str(weights))
+        config = AnnotateConfig(output="run", model=model, masks=MaskConfig(points_per_side=2, pred_iou_thresh=0))
+        return SamEngine(job_of(config, weights_sha256=sha256, threads=torch.get_num_threads()), role)
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("role", "networks"),
+    [
+        ("encode", {"image_encoder"}),
+        ("decode", {"prompt_encoder", "mask_decoder"}),
+        ("both", {"image_encoder", "prompt_encoder", "mask_decoder"}),
+    ],
+)
+def test_an_actor_holds_the_networks_of_its_role_alone(role, networks, engine_of, monkeypatch):
+    built = []
+
+    def build(*args, **kwargs):
+        sam = build_sam(*args, **kwargs)
+        built.extend((name.partition(".")[0], weakref.ref(value)) for name, value in sam.named_parameters())
+        return sam
+
+    monkeypatch.setattr(engine_module, "build_sam", build)
+    engine = engine_of(role)
+    gc.collect()
+    assert {network for network, parameter in built if parameter() is not None} == networks
+    del engine
+
+
+def test_what_one_actor_encodes_another_decodes(engine_of):
+    crop, both = np.full((1024, 700, 3), 90, np.uint8), engine_of("both")
+    (embedding,) = engine_of("encode").encode([crop], 1)
+    assert [embedding] == list(both.encode([crop], 1))
+    image = EncodedImage([memoryview(embedding)], (102, 70), ImagePrompts())
+    assert list(engine_of("decode").decode([image])) == list(both.decode([image]))
+
+
+@pytest.mark.parametrize("role", ["encode", "decode", "both"])
+def test_weights_that_are_not_the_runs_are_refused_whatever_is_kept_of_them(role, engine_of):
+    with pytest.raises(CheckpointError, match="the run was started with 0000"):
+        engine_of(role, sha256="0000")

@@ -3,8 +3,9 @@
 import pytest
 
 from sam_pipeline.config import AnnotateConfig, PlanConfig
+from sam_pipeline.errors import RunFailedError
 from sam_pipeline.pipeline.columns import shards_of
-from sam_pipeline.pipeline.isolation import IsolatedAnnotator
+from sam_pipeline.pipeline.isolation import IsolatedAnnotator, _Child
 from sam_pipeline.pipeline.plan import ensure_plan
 from tests.end_to_end.tables import read_rows
 from tests.faults.fake_engine import Instructions, fake_backend, image_file
@@ -21,10 +22,10 @@ def folder(tmp_path):
     return tmp_path / "in"
 
 
-def job_for(folder, **changes):
+def job_for(folder, instructions=None, **changes):
     output = str(folder.parent / "run")
     ensure_plan(PlanConfig(output=output, input=str(folder)))
-    return job_of(AnnotateConfig(output=output), backend=fake_backend(Instructions()), **changes)
+    return job_of(AnnotateConfig(output=output), backend=fake_backend(instructions or Instructions()), **changes)
 
 
 def alone(job, image_ids):
@@ -46,3 +47,21 @@ def test_an_image_that_is_too_large_for_the_memory_of_a_worker_ends_as_a_row(fol
     assert (large["status"], other["status"]) == ("worker_crashed", "ok")
     assert large["error"].startswith("MemoryError")
     assert 0 < peak.num_bytes < LIMIT_BYTES + 300 * 10**6
+
+
+def test_a_device_that_is_lost_with_one_image_costs_no_other(folder, tmp_path):
+    for number in range(4):
+        (folder / f"{number}.png").write_bytes(image_file(number))
+    (once := tmp_path / "once").touch()
+    instructions = Instructions(poison={"0": ("decode", "lose"), "2": ("encode", "lose", str(once))})
+    rows = alone(job_for(folder, instructions), range(4))
+    assert not once.exists()
+    assert [row["status"] for row in rows] == ["worker_crashed", "ok", "ok", "ok"]
+    assert rows[0]["error"].startswith("AcceleratorError: CUDA error: an illegal memory access was encountered")
+
+
+def test_a_machine_that_has_lost_its_device_is_not_taken_for_a_bad_image(folder):
+    (folder / "0.png").write_bytes(image_file(0))
+    instructions = Instructions(poison={str(0xFFFFFF): ("encode", "lose")})
+    with pytest.raises(RunFailedError, match="cannot annotate even a blank image: AcceleratorError: CUDA error"):
+        _Child(job_for(folder, instructions))

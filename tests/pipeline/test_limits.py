@@ -63,6 +63,33 @@ def test_a_limit_that_is_set_stays_whatever_the_process_has_taken_since():
     assert done.stdout == "True\n", done.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces RLIMIT_DATA")
+def test_what_is_loaded_before_a_limit_does_not_count_even_where_there_was_one():
+    done = run(
+        "limit_memory(2**28)\n"
+        "with limit_memory_after(2**28): weights = bytearray(2**29)\n"
+        "few = bytearray(2**27)\n"
+        "try:\n    bytearray(2**29)\nexcept MemoryError: print('refused')"
+    )
+    assert done.stdout == "refused\n", done.stderr
+
+
+CUDA = """
+import mmap
+reserved = mmap.mmap(-1, 2**40, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0)
+pinned = mmap.mmap(-1, 2**30, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces RLIMIT_DATA")
+def test_mappings_as_cuda_makes_them_do_not_count():
+    """Address space that nobody may touch, and shared memory."""
+    done = run(f"limit_memory(2**28)\n{CUDA}\nfew = bytearray(2**27)\nprint('fits')")
+    assert done.stdout == "fits\n", done.stderr
+    done = run(f"limit_memory(2**28)\n{CUDA.replace('MAP_SHARED', 'MAP_PRIVATE')}")
+    assert "Cannot allocate memory" in done.stderr, "private memory counts"
+
+
 READING = """
 import json, resource, sys
 import pyarrow as pa

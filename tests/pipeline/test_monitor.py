@@ -1,7 +1,10 @@
+import os
+
 import pytest
 
 from sam_pipeline.errors import InputError
-from sam_pipeline.pipeline.monitor import RunMonitor, errors_told
+from sam_pipeline.pipeline import monitor as monitor_module
+from sam_pipeline.pipeline.monitor import RunMonitor, batch_errors_told, errors_told
 from tests.pipeline.jobs import Monitor
 
 
@@ -30,3 +33,25 @@ def test_an_error_of_an_image_is_noted_in_one_line_and_raised():
     with pytest.raises(ValueError, match="odd"), errors_told(monitor):
         raise ValueError("odd\nand more")
     assert monitor.told == [("note", "ValueError: odd and more")]
+
+
+LOST = RuntimeError("CUDA error: unspecified launch failure")
+
+
+@pytest.mark.parametrize(("error", "ended"), [(LOST, True), (RuntimeError("CUDA out of memory"), False)])
+def test_a_batch_that_loses_its_device_ends_the_process_once_the_driver_knows(error, ended, monkeypatch):
+    monitor, done = Monitor(), []
+    monkeypatch.setattr(monitor_module, "read_monitor", lambda monitor: done.append(list(monitor.told)))
+    monkeypatch.setattr(os, "_exit", done.append)
+    with pytest.raises(RuntimeError), batch_errors_told(monitor):
+        raise error
+    told = [("note", f"RuntimeError: {error}")]
+    assert monitor.told == told
+    assert done == ([told, 1] if ended else [])
+
+
+def test_at_its_start_an_actor_may_not_end_its_process(monkeypatch):
+    """Ray would start it again and again; so a device that is broken for good is an error."""
+    monkeypatch.setattr(os, "_exit", lambda _: pytest.fail("ended"))
+    with pytest.raises(RuntimeError), errors_told(Monitor()):
+        raise LOST

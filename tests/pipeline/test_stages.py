@@ -1,5 +1,7 @@
+import sys
 from dataclasses import asdict, replace
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -8,8 +10,9 @@ from sam_pipeline.masks.prompts import UnusablePrompt
 from sam_pipeline.masks.records import PromptedMaskRecord
 from sam_pipeline.pipeline import stages
 from sam_pipeline.pipeline.columns import EMBEDDINGS, IMAGES, crops_by_image, shards_of, unpack_prompts
+from sam_pipeline.pipeline.job import Backend
 from sam_pipeline.pipeline.plan import ensure_plan
-from sam_pipeline.pipeline.stages import decode_masks, write_shard
+from sam_pipeline.pipeline.stages import Decoder, Encoder, decode_masks, write_shard
 from sam_pipeline.storage import fetching
 from sam_pipeline.storage.image_reading import TooLargeError
 from sam_pipeline.storage.mask_table import open_results
@@ -190,3 +193,21 @@ def test_prompts_are_brought_to_the_image_and_those_that_cannot_be_used_are_said
     (error,) = rows[0]["prompt_errors"]
     assert (error["role"], error["prompt_id"]) == ("prompt", 7)
     assert (rows[1]["status"], rows[1]["prompt_errors"]) == ("decode_error", None)
+
+
+class LargeEngine:
+    """Takes more memory when it is loaded than a worker may take for images."""
+
+    def __init__(self, job, role):
+        self.weights = np.ones(5 * 10**8, np.uint8)
+
+    def decode(self, images):
+        self.of_images = np.ones(5 * 10**8, np.uint8)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces RLIMIT_DATA")
+def test_what_images_take_is_limited_and_what_the_engine_takes_is_not():
+    job = job_of(worker_memory_bytes=2 * 10**8, backend=Backend(None, LargeEngine))
+    for actor in (Encoder(job, 1, Monitor()), Decoder(job, Monitor())):
+        with pytest.raises(MemoryError):
+            actor._engine.decode([])
