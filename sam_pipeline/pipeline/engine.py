@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from sam_pipeline.errors import CheckpointError
 from sam_pipeline.masks.generator import MaskGenerator
@@ -61,19 +62,21 @@ class SamEngine:
         sam = build_sam(model.model_type, checkpoint=path).to(job.device)
         masks = job.config.masks
         decoder = SharedDecoder(sam, job.precision)
-        self._mode = job.mode
+        self._mode, self._device = job.mode, job.device
         self._generator = MaskGenerator(sam, job.crop_settings, job.precision, decoder, job.point_grids)
         self._prompted = PromptedMaskGenerator(sam, decoder, job.config.multimask_output, masks.stability_score_offset)
         self._dtype = _DTYPES[job.precision]
         self._finishers = ThreadPoolExecutor(_FINISHING_AT_ONCE, "finish-masks")
 
-    def encode(self, crops: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Iterator[bytes]:
-        """Embed crops, (h, w, 3) uint8 each, batch_size at once; yields the bytes of (256, 64, 64) for each."""
+    def encode(self, crops: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> npt.NDArray[np.uint8]:
+        """Embed crops, (h, w, 3) uint8 each, batch_size at once → (N, bytes of a (256, 64, 64) embedding)."""
+        embeddings = self._host_tensor(len(crops))
         for first in range(0, len(crops), batch_size):
-            embeddings = self._generator.encode(crops[first : first + batch_size]).cpu()
-            for embedding in embeddings:
-                # NumPy has no bfloat16: its bytes cross as they are.
-                yield embedding.contiguous().view(torch.uint8).numpy().tobytes()
+            encoded = self._generator.encode(crops[first : first + batch_size])
+            _copy_to_host(encoded, embeddings[first : first + len(encoded)])
+        if self._device == "cuda":
+            torch.cuda.current_stream().synchronize()
+        return _bytes_of(embeddings)
 
     def decode(self, images: Iterable[EncodedImage]) -> list[list[MaskRecord | UnusablePrompt]]:
         """Find the masks of images: those of prompts first, in their order, then those of the grid. See Engine.
@@ -95,9 +98,10 @@ class SamEngine:
         """What is left to finish, part by part: an image may have any number of prompts."""
         if not image.embeddings:
             return
-        # bytearray: torch warns of read-only memory, and the copy of 4 MB is nothing beside the decoder.
-        buffers = [torch.frombuffer(bytearray(data), dtype=self._dtype) for data in image.embeddings]
-        crops = torch.stack([buffer.view(_EMBEDDING_SHAPE) for buffer in buffers])
+        crops = self._host_tensor(len(image.embeddings))
+        for crop, data in zip(_bytes_of(crops), image.embeddings, strict=True):
+            crop[:] = np.frombuffer(data, np.uint8)
+        crops = crops.to(self._device, non_blocking=True)
         if self._mode != "grid":
             prompts = image.prompts.prompts
             for first in range(0, len(prompts), _PROMPTS_AT_ONCE):
@@ -106,3 +110,23 @@ class SamEngine:
         if self._mode != "prompted":
             found = self._generator.detect(crops, image.original_size, image.prompts.regions)
             yield partial(self._generator.finish, found)
+
+    def _host_tensor(self, num_crops: int) -> Tensor:
+        """Room for embeddings, pinned where a GPU copies to or from it."""
+        shape = (num_crops, *_EMBEDDING_SHAPE)
+        return torch.empty(shape, dtype=self._dtype, pin_memory=self._device == "cuda")
+
+
+def _copy_to_host(embeddings: Tensor, host: Tensor) -> None:
+    """Copy embeddings, which an encoder may leave with channels last, into contiguous host memory of the same shape."""
+    if embeddings.is_cuda:
+        # Turned round on the device, where that takes no time. Copies follow one another without waiting.
+        host.copy_(embeddings.contiguous(), non_blocking=True)
+    else:
+        for embedding, place in zip(embeddings, host, strict=True):
+            place.flatten(1).copy_(embedding.flatten(1))  # of two dimensions torch turns blocks: twice as fast
+
+
+def _bytes_of(embeddings: Tensor) -> npt.NDArray[np.uint8]:
+    """(N, …) → (N, bytes), a view: NumPy has no bfloat16, so its bytes cross as they are."""
+    return embeddings.flatten(1).view(torch.uint8).numpy()
