@@ -70,6 +70,8 @@ class SamEngine:
 
     def encode(self, crops: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> npt.NDArray[np.uint8]:
         """Embed crops, (h, w, 3) uint8 each, batch_size at once → (N, bytes of a (256, 64, 64) embedding)."""
+        if not crops:
+            return np.empty((0, 0), np.uint8)
         embeddings = self._host_tensor(len(crops))
         for first in range(0, len(crops), batch_size):
             encoded = self._generator.encode(crops[first : first + batch_size])
@@ -114,7 +116,10 @@ class SamEngine:
     def _host_tensor(self, num_crops: int) -> Tensor:
         """Room for embeddings, pinned where a GPU copies to or from it."""
         shape = (num_crops, *_EMBEDDING_SHAPE)
-        return torch.empty(shape, dtype=self._dtype, pin_memory=self._device == "cuda")
+        if self._device == "cuda":
+            return torch.empty(shape, dtype=self._dtype, pin_memory=True)
+        # NumPy asks for huge pages. The first touch of small ones would take longer than the copy.
+        return torch.from_numpy(np.empty(shape, f"u{self._dtype.itemsize}")).view(self._dtype)
 
 
 def _copy_to_host(embeddings: Tensor, host: Tensor) -> None:

@@ -70,7 +70,7 @@ def test_embeddings_are_contiguous_bytes_one_row_a_crop(engine, precision, monke
     expected = encoder._generator.encode(crops).contiguous().flatten(1).view(torch.uint8).numpy()
     np.testing.assert_array_equal(embeddings, expected)
     assert embeddings.flags.c_contiguous
-    assert encoder.encode([], 2).shape == (0, expected.shape[1])
+    assert len(encoder.encode([], 2)) == 0
 
 
 def test_a_gpu_turns_embeddings_round_itself_and_copies_without_waiting():
