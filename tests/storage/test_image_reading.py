@@ -499,6 +499,29 @@ def test_of_an_animation_the_first_frame_counts(kind, options):
     assert (decoded(data) == [255, 0, 0]).all()
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(pytest.param(saved(noise(), kind), id=kind) for kind in FORMATS),
+        pytest.param(saved(noise(), "JPEG", progressive=True), id="progressive"),
+        pytest.param(saved(noise(), "JPEG", exif=exif(6)), id="turned"),
+        pytest.param(saved(noise(), "MPO", save_all=True, append_images=[Image.fromarray(noise(seed=1))]), id="MPO"),
+        pytest.param(
+            saved(noise(), "WEBP", save_all=True, append_images=[Image.fromarray(noise(seed=1))]), id="animated"
+        ),
+        pytest.param(saved(noise(), "JPEG")[:-2], id="cut"),
+    ],
+)
+def test_a_decoded_image_is_cut_and_resized_like_its_pixels(data):
+    image = decode_image(data, max_pixels=LIMIT)
+    again = Image.fromarray(decoded(data))
+    for size in ((5, 7), (40, 30)):
+        resized, expected = (one.resize(size, Image.Resampling.BILINEAR) for one in (image, again))
+        np.testing.assert_array_equal(np.asarray(resized), np.asarray(expected))
+    box = (1, 2, image.width, image.height - 1)
+    np.testing.assert_array_equal(np.asarray(image.crop(box)), np.asarray(again.crop(box)))
+
+
 def test_of_a_jpeg_with_more_pictures_behind_it_the_first_counts():
     data = saved(noise(), "MPO", save_all=True, append_images=[Image.fromarray(noise(seed=1))])
     np.testing.assert_array_equal(decoded(data), decoded(saved(noise(), "JPEG")))
