@@ -7,13 +7,14 @@ x1 and y1 exclusive.
 from __future__ import annotations
 
 import math
-from itertools import product
+from itertools import chain, product
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from sam_pipeline.config import MaskConfig
-from sam_pipeline.masks.resize import check_image, resize_image
+from sam_pipeline.masks.resize import check_image, resize_rgb
 
 Box = tuple[int, int, int, int]
 
@@ -46,11 +47,13 @@ def generate_crop_boxes(im_size: tuple[int, int], n_layers: int, overlap_ratio: 
     return boxes, layers
 
 
-def prepare_crops(image: NDArray[np.uint8], config: MaskConfig, img_size: int = 1024) -> list[NDArray[np.uint8]]:
+def prepare_crops(
+    image: Image.Image | NDArray[np.uint8], config: MaskConfig, img_size: int = 1024
+) -> list[NDArray[np.uint8]]:
     """Cut an image into the crops that `config` asks for and resize each to the model's input size.
 
     Args:
-        image: (H, W, 3) uint8 RGB, original frame.
+        image: original frame; of Pillow's mode RGB, which is not copied, or (H, W, 3) uint8.
         config: its crop settings say which crops.
         img_size: long side of the model input, in pixels.
 
@@ -58,8 +61,12 @@ def prepare_crops(image: NDArray[np.uint8], config: MaskConfig, img_size: int = 
         One (h, w, 3) uint8 array a crop, model input frame, unpadded, in the order of `generate_crop_boxes`.
 
     Raises:
-        ValueError: the image is not (H, W, 3) uint8, or is empty.
+        ValueError: an array is not (H, W, 3) uint8, or is empty.
     """
-    check_image(image)
-    boxes, _ = generate_crop_boxes(image.shape[:2], config.crop_n_layers, config.crop_overlap_ratio)
-    return [resize_image(image[y0:y1, x0:x1], img_size) for x0, y0, x1, y1 in boxes]
+    if isinstance(image, np.ndarray):
+        check_image(image)
+        image = Image.fromarray(image)
+    (_, *parts), _ = generate_crop_boxes((image.height, image.width), config.crop_n_layers, config.crop_overlap_ratio)
+    # Cut before they are resized: with `box`, Pillow's filter would look beyond the edges of a crop.
+    images = chain([image], map(image.crop, parts))
+    return [np.asarray(resize_rgb(crop, img_size)) for crop in images]

@@ -43,8 +43,13 @@ def resize_image(image: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:
         ValueError: the image is not (H, W, 3) uint8, or is empty.
     """
     check_image(image)
-    height, width = preprocess_shape(image.shape[0], image.shape[1], long_side)
-    return np.array(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    return np.array(resize_rgb(Image.fromarray(image), long_side))
+
+
+def resize_rgb(image: Image.Image, long_side: int) -> Image.Image:
+    """The same for a Pillow image of mode RGB."""
+    height, width = preprocess_shape(image.height, image.width, long_side)
+    return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
 def check_image(image: NDArray[np.uint8]) -> None:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -58,28 +59,105 @@ def chunks_of(pending_ids: npt.NDArray[np.int64], chunk_rows: int) -> Iterator[p
         yield pa.table({"image_ids": [ids.tobytes()]})
 
 
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image as the encoder gets it: a row of IMAGES."""
+
+    image_id: int
+    uri: str
+    height: int | None
+    width: int | None
+    status: str
+    error: str | None
+    extra: str | None
+    prompts: bytes | None
+    """See pack_prompts."""
+    crops: Sequence[npt.NDArray[np.uint8]]
+    """(h, w, 3) each; none of an image that could not be read, or asks for nothing."""
+
+
+def images_table(images: Sequence[PreparedImage]) -> pa.Table:
+    """Images as a table of IMAGES."""
+    columns = [
+        crop_column([image.crops for image in images])
+        if field.name == "crops"
+        else pa.array([getattr(image, field.name) for image in images], field.type)
+        for field in IMAGES
+    ]
+    return pa.Table.from_arrays(columns, schema=IMAGES)
+
+
 def crop_column(crops_by_image: Sequence[Sequence[npt.NDArray[np.uint8]]]) -> pa.Array:
-    """Pack resized crops, (h, w, 3) uint8 each, a list for every image."""
-    return pa.array(
-        [
-            [{"height": crop.shape[0], "width": crop.shape[1], "pixels": crop.tobytes()} for crop in crops]
-            for crops in crops_by_image
-        ],
-        CROPS,
-    )
+    """Pack resized crops, (h, w, 3) uint8 each, a list for every image; all pixels are copied once, into one buffer."""
+    crops = [crop for crops in crops_by_image for crop in crops]
+    offsets = _offsets([crop.size for crop in crops], np.int64)
+    buffer = pa.allocate_buffer(int(offsets[-1]))
+    pixels = np.frombuffer(buffer, np.uint8)
+    for crop, start, end in zip(crops, offsets, offsets[1:], strict=False):
+        pixels[start:end].reshape(crop.shape)[:] = crop
+    sizes = np.array([crop.shape[:2] for crop in crops], np.int32).reshape(-1, 2)
+    columns = [pa.array(sizes[:, 0]), pa.array(sizes[:, 1]), _binary_array(offsets, buffer)]
+    structs = pa.StructArray.from_arrays(columns, fields=list(CROPS.value_type))
+    return _lists(structs, [len(crops) for crops in crops_by_image], CROPS)
 
 
 def crops_by_image(images: pa.Table) -> list[list[npt.NDArray[np.uint8]]]:
     """Unpack what crop_column packed; the arrays are views of the table's buffers."""
-    return [
-        [
-            np.frombuffer(crop["pixels"].as_buffer(), np.uint8).reshape(
-                crop["height"].as_py(), crop["width"].as_py(), 3
-            )
-            for crop in crops
-        ]
-        for crops in images["crops"]
-    ]
+    unpacked = []
+    for chunk in images["crops"].chunks:
+        heights, widths, pixels = chunk.flatten().flatten()
+        sizes = zip(heights.to_numpy(), widths.to_numpy(), strict=True)
+        crops = (
+            np.frombuffer(view, np.uint8).reshape(height, width, 3)
+            for view, (height, width) in zip(_views(pixels), sizes, strict=True)
+        )
+        unpacked += [list(islice(crops, length)) for length in chunk.value_lengths().to_numpy()]
+    return unpacked
+
+
+def embedding_column(embeddings: npt.NDArray[np.uint8], num_crops: Sequence[int]) -> pa.Array:
+    """Embeddings as lists, one for every image; the column is a view of the array.
+
+    Args:
+        embeddings: (N, bytes of an embedding) uint8, contiguous, which must not be written to afterwards.
+        num_crops: of each image, whose sum is N.
+    """
+    offsets = _offsets([embeddings.shape[1]] * len(embeddings), np.int64)
+    return _lists(_binary_array(offsets, pa.py_buffer(embeddings)), num_crops, EMBEDDINGS)
+
+
+def embeddings_by_image(embeddings: pa.Table) -> list[list[memoryview]]:
+    """Unpack what embedding_column packed; views of the table's buffers."""
+    unpacked = []
+    for chunk in embeddings["image_embeddings"].chunks:
+        views = iter(_views(chunk.flatten()))
+        unpacked += [list(islice(views, length)) for length in chunk.value_lengths().to_numpy()]
+    return unpacked
+
+
+def _offsets(lengths: Sequence[int], dtype: type[np.signedinteger[Any]]) -> npt.NDArray[Any]:
+    offsets = np.zeros(len(lengths) + 1, dtype)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def _binary_array(offsets: npt.NDArray[np.int64], buffer: pa.Buffer) -> pa.Array:
+    buffers = [None, pa.py_buffer(offsets), buffer]
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(offsets) - 1, buffers)
+
+
+def _lists(values: pa.Array, lengths: Sequence[int], list_type: pa.ListType) -> pa.Array:
+    return pa.ListArray.from_arrays(pa.array(_offsets(lengths, np.int32)), values, type=list_type)
+
+
+def _views(array: pa.Array) -> list[memoryview]:
+    """Of the values of a binary array, which may be a slice."""
+    _, offsets_buffer, values = array.buffers()
+    if not len(array):
+        return []
+    offsets = np.frombuffer(offsets_buffer, np.int64)[array.offset : array.offset + len(array) + 1].tolist()
+    whole = memoryview(values)
+    return [whole[start:end] for start, end in pairwise(offsets)]
 
 
 def pack_prompts(prompts: Sequence[dict[str, Any]]) -> bytes | None:

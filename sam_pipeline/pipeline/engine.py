@@ -90,22 +90,27 @@ class SamEngine:
         if job.device != "cpu":
             warm_decoder(self._sam, decoder, self._prompted, job)
 
-    def encode(self, crops: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Iterator[bytes]:
-        """Embed crops, (h, w, 3) uint8 each, batch_size at once; yields the bytes of (256, 64, 64) for each.
+    def encode(self, crops: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> npt.NDArray[np.uint8]:
+        """Embed crops, (h, w, 3) uint8 each, batch_size at once → (N, bytes of a (256, 64, 64) embedding).
 
         Where the device's memory does not suffice, it is half as many at once from then on.
         """
-        rest = crops
-        while rest:
-            embeddings = self._crops_at_once.call(partial(self._embed_first, rest), min(batch_size, len(rest)))
-            rest = rest[len(embeddings) :]
-            for embedding in embeddings:
-                # NumPy has no bfloat16: its bytes cross as they are.
-                yield embedding.contiguous().view(torch.uint8).numpy().tobytes()
+        if not crops:
+            return np.empty((0, 0), np.uint8)
+        embeddings = self._host_tensor(len(crops))
+        first = 0
+        while first < len(crops):
+            embed = partial(self._embed, crops[first:], embeddings[first:])
+            first += self._crops_at_once.call(embed, min(batch_size, len(crops) - first))
+        if self._job.device == "cuda":
+            torch.cuda.current_stream().synchronize()
+        return _bytes_of(embeddings)
 
     @torch.inference_mode()
-    def _embed_first(self, crops: Sequence[npt.NDArray[np.uint8]], number: int) -> Tensor:
-        return prediction.encode(self._sam, crops[:number], self._job.precision).cpu()
+    def _embed(self, crops: Sequence[npt.NDArray[np.uint8]], host: Tensor, number: int) -> int:
+        """Embed the first crops; how many."""
+        _copy_to_host(prediction.encode(self._sam, crops[:number], self._job.precision), host[:number])
+        return number
 
     def decode(self, images: Iterable[EncodedImage]) -> Iterator[Masks]:
         """Find the masks of each image: those of prompts first, in their order, then those of the grid. See Engine.
@@ -159,9 +164,10 @@ class SamEngine:
         if not image.embeddings:
             return
         self._generator.points_at_once = min(self._generator.points_at_once, prompts_at_once)
-        # bytearray: torch warns of read-only memory, and the copy of 4 MB is nothing beside the decoder.
-        buffers = [torch.frombuffer(bytearray(data), dtype=self._dtype) for data in image.embeddings]
-        crops = torch.stack([buffer.view(_EMBEDDING_SHAPE) for buffer in buffers])
+        crops = self._host_tensor(len(image.embeddings))
+        for crop, data in zip(_bytes_of(crops), image.embeddings, strict=True):
+            crop[:] = np.frombuffer(data, np.uint8)
+        crops = crops.to(self._job.device, non_blocking=True)
         if self._job.mode != "grid":
             prompts = image.prompts.prompts
             size = min(_PROMPTS_AT_ONCE, prompts_at_once)
@@ -171,6 +177,29 @@ class SamEngine:
         if self._job.mode != "prompted":
             found = self._generator.detect(crops, image.original_size, image.prompts.regions)
             yield partial(self._generator.finish, found)
+
+    def _host_tensor(self, num_crops: int) -> Tensor:
+        """Room for embeddings, pinned where a GPU copies to or from it."""
+        shape = (num_crops, *_EMBEDDING_SHAPE)
+        if self._job.device == "cuda":
+            return torch.empty(shape, dtype=self._dtype, pin_memory=True)
+        # NumPy asks for huge pages. The first touch of small ones would take longer than the copy.
+        return torch.from_numpy(np.empty(shape, f"u{self._dtype.itemsize}")).view(self._dtype)
+
+
+def _copy_to_host(embeddings: Tensor, host: Tensor) -> None:
+    """Copy embeddings, which an encoder may leave with channels last, into contiguous host memory of the same shape."""
+    if embeddings.is_cuda:
+        # Turned round on the device, where that takes no time. Copies follow one another without waiting.
+        host.copy_(embeddings.contiguous(), non_blocking=True)
+    else:
+        for embedding, place in zip(embeddings, host, strict=True):
+            place.flatten(1).copy_(embedding.flatten(1))  # of two dimensions torch turns blocks: twice as fast
+
+
+def _bytes_of(embeddings: Tensor) -> npt.NDArray[np.uint8]:
+    """(N, …) → (N, bytes), a view: NumPy has no bfloat16, so its bytes cross as they are."""
+    return embeddings.flatten(1).view(torch.uint8).numpy()
 
 
 def _joined(parts: Iterable[Masks]) -> Masks:

@@ -28,7 +28,7 @@ from ray.util import ActorPool
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import RunFailedError, SamPipelineError
-from sam_pipeline.pipeline.columns import shard_row, shards_of
+from sam_pipeline.pipeline.columns import images_table, shard_row, shards_of
 from sam_pipeline.pipeline.device_faults import is_device_lost
 from sam_pipeline.pipeline.job import Engine, Job
 from sam_pipeline.pipeline.limits import limit_memory_after
@@ -238,7 +238,7 @@ def _annotated(
 ) -> tuple[str, Any]:
     try:
         connection.send(("doing", "stage", "reading the image"))
-        images = prepare_image(planned, data, job)
+        images = images_table([prepare_image(planned, data, job)])
         connection.send(("doing", "stage", "encoding it"))
         embeddings = encode_images(images, engine, 1, job)
         connection.send(("doing", "stage", "finding its masks"))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ResolvedMode, ResolvedPrecision
 from sam_pipeline.masks.crops import prepare_crops
@@ -25,7 +26,7 @@ class EncodedImage:
     """An image as the decoder gets it."""
 
     embeddings: Sequence[memoryview]
-    """What Engine.encode gave for each of its crops; none for an image that could not be read, or asks for nothing."""
+    """The bytes of each of its crops; none for an image that could not be read, or asks for nothing."""
     original_size: tuple[int, int]
     """(H, W) in pixels."""
     prompts: ImagePrompts
@@ -34,8 +35,8 @@ class EncodedImage:
 class Engine(Protocol):
     """The networks inside an actor."""
 
-    def encode(self, crops: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> Iterator[bytes]:
-        """Embed crops, (h, w, 3) uint8 each; yields the bytes of each embedding."""
+    def encode(self, crops: Sequence[npt.NDArray[np.uint8]], batch_size: int) -> npt.NDArray[np.uint8]:
+        """Embed crops, (h, w, 3) uint8 each → (crops, bytes of an embedding), contiguous and the caller's."""
 
     def decode(self, images: Iterable[EncodedImage]) -> Iterable[Sequence[MaskRecord | UnusablePrompt]]:
         """Masks of each image: those of prompts first, in their order; a prompt without a mask has an error instead."""
@@ -45,8 +46,8 @@ class Engine(Protocol):
 class Backend:
     """What the stages compute with. There is one in the product; tests of faults put a fast one in its place."""
 
-    prepare: Callable[[npt.NDArray[np.uint8], MaskConfig], Crops]
-    """(H, W, 3) uint8 pixels of an image → its resized crops; called where images are read."""
+    prepare: Callable[[Image.Image, MaskConfig], Crops]
+    """An upright image of mode RGB → its resized crops; called where images are read."""
     load: Callable[[Job, ActorRole], Engine]
     """Called once in each actor."""
 

@@ -13,16 +13,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from PIL import Image
 
 from sam_pipeline.clean_text import one_line
 from sam_pipeline.masks.prompts import ImagePrompts, UnusablePrompt, resolve_prompts
 from sam_pipeline.masks.records import MaskRecord
 from sam_pipeline.pipeline.blocks import as_block, images_of
 from sam_pipeline.pipeline.columns import (
-    EMBEDDINGS,
-    IMAGES,
-    crop_column,
+    PreparedImage,
     crops_by_image,
+    embedding_column,
+    embeddings_by_image,
+    images_table,
     pack_prompts,
     result_table,
     shard_row,
@@ -52,7 +54,7 @@ def read_images(chunks: pa.Table, job: Job, block_images: int, monitor: Any) -> 
             fetched = zip(rows, fetch_planned(rows, job), strict=True)
             prepared = (prepare_image(row, data, job) for row, data in fetched)
             while images := list(islice(prepared, block_images)):
-                yield as_block(pa.concat_tables(images))
+                yield as_block(images_table(images))
 
 
 def planned_rows(image_ids: npt.NDArray[np.int64], job: Job) -> list[dict[str, Any]]:
@@ -73,14 +75,14 @@ def fetch_limit_s(job: Job) -> float:
     return min(FETCH_LIMIT_S, max(_LEAST_FETCH_LIMIT_S, job.image_timeout_s))
 
 
-def prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> pa.Table:
-    """One planned row and what was fetched for it → one row of IMAGES: crops, or a status and an error."""
+def prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> PreparedImage:
+    """One planned row and what was fetched for it → its crops, or a status and an error."""
     with time_limit(job.image_timeout_s):
         return _prepare_image(planned, data, job)
 
 
-def _prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> pa.Table:
-    pixels: npt.NDArray[np.uint8] | None = None
+def _prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> PreparedImage:
+    image: Image.Image | None = None
     status, error = "ok", None
     if isinstance(data, MemoryError):
         raise data  # of this worker, not of the image: alone it may be read
@@ -94,25 +96,26 @@ def _prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> pa.Table
         status, error = "fetch_error", f"{type(data).__name__}: {one_line(data)}"
     else:
         try:
-            pixels = decode_image(data, max_pixels=job.config.max_pixels)
+            image = decode_image(data, max_pixels=job.config.max_pixels)
         except DecodeError as failure:
             status, error = "decode_error", one_line(failure)
         except TooLargeError as failure:
             if isinstance(failure.__cause__, MemoryError):
                 raise failure.__cause__ from None  # likewise
             status, error = "too_large", one_line(failure)
-    height, width = (None, None) if pixels is None else pixels.shape[:2]
+    height, width = (None, None) if image is None else (image.height, image.width)
     asks_for_nothing = job.mode == "prompted" and not planned["prompts"]
-    crops = [] if pixels is None or asks_for_nothing else job.backend.prepare(pixels, job.crop_settings)
-    columns = {name: [planned[name]] for name in ("image_id", "uri", "extra")}
-    columns |= {
-        "prompts": [pack_prompts(planned["prompts"])],
-        "height": [height],
-        "width": [width],
-        "status": [status],
-        "error": [error],
-    }
-    return pa.table(columns | {"crops": crop_column([crops])}, schema=IMAGES)
+    return PreparedImage(
+        image_id=planned["image_id"],
+        uri=planned["uri"],
+        height=height,
+        width=width,
+        status=status,
+        error=error,
+        extra=planned["extra"],
+        prompts=pack_prompts(planned["prompts"]),
+        crops=[] if image is None or asks_for_nothing else job.backend.prepare(image, job.crop_settings),
+    )
 
 
 def encode_images(images: pa.Table, engine: Engine, batch_size: int, job: Job) -> pa.Table:
@@ -120,7 +123,7 @@ def encode_images(images: pa.Table, engine: Engine, batch_size: int, job: Job) -
     by_image = crops_by_image(images)
     with time_limit(job.image_timeout_s):
         encoded = engine.encode([crop for crops in by_image for crop in crops], batch_size)
-        embeddings = pa.array([[next(encoded) for _ in crops] for crops in by_image], EMBEDDINGS)
+    embeddings = embedding_column(encoded, [len(crops) for crops in by_image])
     return images.drop_columns(["crops"]).append_column("image_embeddings", embeddings)
 
 
@@ -128,12 +131,12 @@ def decode_masks(embeddings: pa.Table, engine: Engine, job: Job) -> pa.Table:
     """Replace image_embeddings and prompts by num_masks, masks (in the official order) and prompt_errors."""
     images = [
         EncodedImage(
-            [memoryview(crop.as_buffer()) for crop in crops],
+            crops,
             (height, width),
             ImagePrompts() if height is None else resolve_prompts(unpack_prompts(prompts), (height, width)),
         )
         for crops, height, width, prompts in zip(
-            embeddings["image_embeddings"],
+            embeddings_by_image(embeddings),
             *(embeddings[name].to_pylist() for name in ("height", "width", "prompts")),
             strict=True,
         )

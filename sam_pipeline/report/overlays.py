@@ -65,7 +65,7 @@ def write_overlays(output: str, folder: Path, options: StorageOptions) -> Iterat
             data = fetch([SourceImage(row["uri"], None, None)], options, None)[0]
             if isinstance(data, Exception):
                 raise data
-            image = decode_image(data, max_pixels=row["height"] * row["width"])
+            image = np.asarray(decode_image(data, max_pixels=row["height"] * row["width"]))
             path = folder / f"{row['image_id']:06}.png"
             Image.fromarray(draw_overlay(image, row["masks"])).save(path)
             yield path

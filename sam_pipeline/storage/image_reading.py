@@ -1,4 +1,4 @@
-"""From a file's bytes to RGB pixels, for whatever a million files hold.
+"""From a file's bytes to an RGB image, for whatever a million files hold.
 
 Every failure is one of two exceptions with a one-line message; anything Pillow throws at a malformed file is turned
 into one of them, because a bad image is data (a row with a status), not an error of the run.
@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from PIL.ExifTags import Base as Tag
 
@@ -59,8 +58,6 @@ _TURNS = {
 
 _SETTINGS_LOCK = threading.Lock()
 
-Pixels = npt.NDArray[np.uint8]
-
 
 class DecodeError(ValueError):
     """The bytes are not an image of an allowed format, or a damaged one."""
@@ -74,7 +71,7 @@ class TooLargeError(ValueError):
     """More pixels than the limit, or more work or memory than any image may take; nothing was decoded."""
 
 
-def decode_image(data: bytes, *, max_pixels: int) -> Pixels:
+def decode_image(data: bytes, *, max_pixels: int) -> Image.Image:
     """Decode the first frame of an image file.
 
     EXIF orientation is applied; 16-bit samples are scaled to 8; alpha is composed over white; palette, grey, CMYK
@@ -87,7 +84,7 @@ def decode_image(data: bytes, *, max_pixels: int) -> Pixels:
         max_pixels: limit on width × height, checked from the header before any pixel is decoded.
 
     Returns:
-        (H, W, 3) uint8, RGB.
+        The image, upright, of mode RGB; a plain RGB file is not copied.
 
     Raises:
         DecodeError: empty, truncated, malformed, or of another format.
@@ -102,13 +99,13 @@ def decode_image(data: bytes, *, max_pixels: int) -> Pixels:
     try:
         return _decode(data, max_pixels)
     except _CutJpegError as error:
-        pixels = _pixels_without_end_marker(data, max_pixels)
-        if pixels is None:
+        image = _image_without_end_marker(data, max_pixels)
+        if image is None:
             raise DecodeError(str(error)) from error
-        return pixels
+        return image
 
 
-def _decode(data: bytes, max_pixels: int) -> Pixels:
+def _decode(data: bytes, max_pixels: int) -> Image.Image:
     """See decode_image.
 
     Raises:
@@ -126,7 +123,7 @@ def _decode(data: bytes, max_pixels: int) -> Pixels:
             _check_cost(image, data, max_pixels)
             _correct_transparent_colour(image)
             image.load()
-            return _rgb_pixels(image)
+            return _rgb_image(image)
     except (DecodeError, TooLargeError):
         raise
     except UnidentifiedImageError as error:
@@ -146,24 +143,24 @@ def _decode(data: bytes, max_pixels: int) -> Pixels:
         raise failure(f"cannot be decoded{as_format}: {kind}{one_line(error)}") from error
 
 
-def _pixels_without_end_marker(data: bytes, max_pixels: int) -> Pixels | None:
-    """The pixels of a JPEG that lacks its end marker; None where more is missing, or where it takes long to know."""
+def _image_without_end_marker(data: bytes, max_pixels: int) -> Image.Image | None:
+    """The image of a JPEG that lacks its end marker; None where more is missing, or where it takes long to know."""
     data = data.rstrip(b"\xff")  # half of the marker
     if not has_all_scans(data):
         return None
     num_scans = NUM_ENDINGS * max(1, len(_SCAN.findall(data)))
     most_pixels = max(1.0, max_pixels / _BUDGET_PIXELS) * _MAX_SCANNED_PIXELS / num_scans
-    pixels, digests = None, set()
+    image, digests = None, set()
     for ending in possible_endings(data):
-        pixels = None  # lest two be in memory
+        image = None  # lest two be in memory
         try:
-            pixels = _decode(data + ending, max_pixels)
+            image = _decode(data + ending, max_pixels)
         except DecodeError:
             return None
-        digests.add(hashlib.sha256(pixels.data).digest())
-        if len(digests) > 1 or pixels.shape[0] * pixels.shape[1] > most_pixels:
+        digests.add(hashlib.sha256(image.tobytes()).digest())
+        if len(digests) > 1 or image.width * image.height > most_pixels:
             return None
-    return pixels
+    return image
 
 
 @contextmanager
@@ -202,7 +199,7 @@ def _check_cost(image: ImageFile.ImageFile, data: bytes, max_pixels: int) -> Non
 
 
 def _decoding_bytes(image: ImageFile.ImageFile) -> int:
-    """The most memory that decoding takes at one time: Pillow keeps a pixel in 4 bytes, what we return has 3."""
+    """The most memory that decoding takes at one time: Pillow keeps a pixel in 4 bytes, and so does what we return."""
     num_pixels = image.width * image.height
     if image.format == "WEBP":
         return 16 * num_pixels  # two canvases of libwebp, a copy of one, and Pillow's own
@@ -210,7 +207,7 @@ def _decoding_bytes(image: ImageFile.ImageFile) -> int:
         return (4 + 2 * len(image.getbands())) * num_pixels  # all coefficients, if the file is progressive
     if image.format == "TIFF":
         return 4 * num_pixels + _tiff_block_bytes(_tiff_tags(image))
-    return 7 * num_pixels
+    return 8 * num_pixels
 
 
 def _tiff_tags(image: Image.Image) -> Mapping[int, Any]:
@@ -240,24 +237,28 @@ def _correct_transparent_colour(image: ImageFile.ImageFile) -> None:
         del image.info["transparency"]
 
 
-def _rgb_pixels(image: Image.Image) -> Pixels:
+def _rgb_image(image: Image.Image) -> Image.Image:
     orientation = _orientation(image)
-    sideways = orientation >= 5
-    pixels = np.empty((*(image.size if sideways else image.size[::-1]), 3), np.uint8)
+    turn = _TURNS.get(orientation)
+    has_alpha = image.has_transparency_data and not _is_alpha_unused(image)
+    if image.mode == "RGB" and not has_alpha:
+        return image if turn is None else image.transpose(turn)
+    sideways, backwards = orientation >= 5, orientation in (3, 4, 6, 7)
     tags = _tiff_tags(image)
     largest = 0xFFF if tags.get(Tag.BitsPerSample) == (12,) else 0xFFFF
-    has_alpha = image.has_transparency_data and not _is_alpha_unused(image)
+    # White is 0: Pillow heeds it in 8 bits only.
+    is_inverted = image.mode == "I;16" and tags.get(Tag.PhotometricInterpretation) == 0
+    converted = Image.new("RGB", image.size[::-1] if sideways else image.size)
     num_rows = max(1, _BAND_PIXELS // image.width)
     for top in range(0, image.height, num_rows):
         bottom = min(top + num_rows, image.height)
-        band = _to_rgb(image.crop((0, top, image.width, bottom)), largest, has_alpha=has_alpha)
-        if orientation in _TURNS:  # here, because a whole image would be in memory once more
-            band = band.transpose(_TURNS[orientation])
-        place = slice(image.height - bottom, image.height - top) if orientation in (3, 4, 6, 7) else slice(top, bottom)
-        pixels[(slice(None), place) if sideways else place] = np.asarray(band)
-    if image.mode == "I;16" and tags.get(Tag.PhotometricInterpretation) == 0:
-        np.invert(pixels, out=pixels)  # white is 0: Pillow heeds it in 8 bits only
-    return pixels
+        band = image.crop((0, top, image.width, bottom))
+        band = _to_rgb(band, largest, has_alpha=has_alpha, is_inverted=is_inverted)
+        if turn is not None:  # here, because a whole image would be in memory once more
+            band = band.transpose(turn)
+        start = image.height - bottom if backwards else top
+        converted.paste(band, (start, 0) if sideways else (0, start))
+    return converted
 
 
 def _orientation(image: Image.Image) -> int:
@@ -280,9 +281,9 @@ def _is_alpha_unused(image: Image.Image) -> bool:
     return is_undefined and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
 
 
-def _to_rgb(image: Image.Image, largest: int, *, has_alpha: bool) -> Image.Image:
+def _to_rgb(image: Image.Image, largest: int, *, has_alpha: bool, is_inverted: bool) -> Image.Image:
     if image.mode.startswith("I"):
-        return _scaled_to_8_bit(image, largest)
+        return _scaled_to_8_bit(image, largest, is_inverted=is_inverted)
     if image.mode == "F":
         raise DecodeError("floating-point samples have no defined range")
     if image.mode == "La":
@@ -294,8 +295,9 @@ def _to_rgb(image: Image.Image, largest: int, *, has_alpha: bool) -> Image.Image
     return image.convert("RGB")
 
 
-def _scaled_to_8_bit(image: Image.Image, largest: int) -> Image.Image:
+def _scaled_to_8_bit(image: Image.Image, largest: int, *, is_inverted: bool) -> Image.Image:
     samples = np.asarray(image).astype(np.int64)
     if samples.min() < 0 or samples.max() > largest:
         raise DecodeError("integer samples beyond 16 bits have no defined range")
-    return Image.fromarray(((samples * 255 + largest // 2) // largest).astype(np.uint8)).convert("RGB")
+    scaled = ((samples * 255 + largest // 2) // largest).astype(np.uint8)
+    return Image.fromarray(255 - scaled if is_inverted else scaled).convert("RGB")

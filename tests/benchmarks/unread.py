@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from sam_pipeline.config import MaskConfig
 from sam_pipeline.pipeline import stages
@@ -19,10 +20,10 @@ from sam_pipeline.pipeline.job import Crops
 from tests.faults.fake_engine import SIZE
 
 _BYTES = b"an image"
-_PIXELS = np.zeros((SIZE, SIZE, 3), np.uint8)
+_IMAGE = Image.new("RGB", (SIZE, SIZE))
 
 
-def prepare(pixels: npt.NDArray[np.uint8], settings: MaskConfig, crop_size: int) -> Crops:
+def prepare(image: Image.Image, settings: MaskConfig, crop_size: int) -> Crops:
     """Always the same crop."""
     return [_crop(crop_size)]
 
@@ -36,8 +37,8 @@ def _fetch_planned(rows: Sequence[dict[str, Any]], *_: object) -> Iterator[bytes
     return (_BYTES for _ in rows)
 
 
-def _decode_image(*_: object, **__: object) -> npt.NDArray[np.uint8]:
-    return _PIXELS
+def _decode_image(*_: object, **__: object) -> Image.Image:
+    return _IMAGE
 
 
 def _replace(name: str, function: object) -> None:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from sam_pipeline.config import MaskConfig
 from sam_pipeline.masks.crops import generate_crop_boxes, prepare_crops
@@ -31,10 +32,11 @@ def test_a_one_pixel_image_has_no_empty_crops():
     assert layers == [0, 1, 2]
 
 
-def test_prepare_crops_cuts_and_resizes_each_box():
+@pytest.mark.parametrize("given_as", [np.asarray, Image.fromarray])
+def test_prepare_crops_cuts_and_resizes_each_box(given_as):
     image = np.random.default_rng(0).integers(0, 256, (90, 140, 3), dtype=np.uint8)
     config = MaskConfig(crop_n_layers=1)
-    crops = prepare_crops(image, config, img_size=128)
+    crops = prepare_crops(given_as(image), config, img_size=128)
     boxes, _ = generate_crop_boxes((90, 140), 1, config.crop_overlap_ratio)
     assert len(crops) == len(boxes) == 5
     for crop, (x0, y0, x1, y1) in zip(crops, boxes, strict=True):

@@ -7,9 +7,13 @@ from sam_pipeline.pipeline.columns import (
     EMBEDDINGS,
     IMAGES,
     SHARDS,
+    PreparedImage,
     chunks_of,
     crop_column,
     crops_by_image,
+    embedding_column,
+    embeddings_by_image,
+    images_table,
     pack_prompts,
     result_table,
     shard_row,
@@ -19,6 +23,7 @@ from sam_pipeline.pipeline.columns import (
 from sam_pipeline.storage.delta import DataFile
 from sam_pipeline.storage.mask_table import Shard
 from sam_pipeline.storage.schema import MASKS_SCHEMA, PROMPT_TYPE
+from tests.storage.image_files import noise
 from tests.storage.runs import FLOAT_FIELDS, failed_row, row
 
 
@@ -60,6 +65,49 @@ def test_crops_that_are_views_of_a_larger_image_are_packed_without_the_rest():
     image = np.arange(8 * 10 * 3, dtype=np.uint8).reshape(8, 10, 3)
     table = pa.table({"crops": crop_column([[image[2:5, 3:7]]])})
     np.testing.assert_array_equal(crops_by_image(table)[0][0], image[2:5, 3:7])
+
+
+def test_images_without_crops_make_a_column_too():
+    for images in ([], [[]], [[], []]):
+        column = crop_column(images)
+        column.validate(full=True)
+        assert crops_by_image(pa.table({"crops": column})) == images
+
+
+def test_images_are_rows_whose_crops_share_one_buffer():
+    crops = [noise(5, 7), noise(6, 2)]
+    fine = PreparedImage(3, "a.jpg", 50, 70, "ok", None, '{"a": 1}', b"packed", crops)
+    bad = PreparedImage(4, "b.jpg", None, None, "decode_error", "why", None, None, [])
+    table = images_table([fine, bad, fine])
+    table.validate(full=True)
+    assert table.schema == IMAGES
+    for found, image in zip(table.drop_columns("crops").to_pylist(), [fine, bad, fine], strict=True):
+        assert found == {name: getattr(image, name) for name in found}
+    first, nothing, third = crops_by_image(table)
+    assert nothing == []
+    for crop, expected in zip(first + third, crops * 2, strict=True):
+        np.testing.assert_array_equal(crop, expected)
+    addresses = [crop.__array_interface__["data"][0] for crop in first + third]
+    assert np.diff(addresses).tolist() == [crop.nbytes for crop in (crops * 2)[:-1]]
+
+
+def test_embeddings_come_back_as_they_went_without_a_copy():
+    embeddings = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    column = embedding_column(embeddings, [1, 0, 3])
+    assert column.type == EMBEDDINGS
+    column.validate(full=True)
+    table = pa.table({"image_embeddings": pa.chunked_array([column.slice(0, 1), column.slice(1)])})
+    expected = [[bytes(embeddings[0])], [], [bytes(embedding) for embedding in embeddings[1:]]]
+    for first in range(3):
+        found = embeddings_by_image(table.slice(first))
+        assert [[bytes(view) for view in views] for views in found] == expected[first:]
+    ((view,), *_) = embeddings_by_image(table)
+    assert np.shares_memory(np.frombuffer(view, np.uint8), embeddings)
+
+
+def test_images_without_crops_have_no_embeddings():
+    table = pa.table({"image_embeddings": embedding_column(np.empty((0, 6), np.uint8), [0, 0])})
+    assert embeddings_by_image(table) == [[], []]
 
 
 def test_results_are_rows_of_the_masks_table():

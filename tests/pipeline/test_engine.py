@@ -3,6 +3,7 @@ import threading
 import time
 import weakref
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -57,6 +58,33 @@ def test_images_keep_their_order_while_some_are_finished_beside_the_device(engin
     counts_and_sizes = [(1, (1, 1)), (2, (2, 2)), (0, (None, None)), (1, (3, 3))]
     images = (EncodedImage([EMBEDDING] * count, size, ImagePrompts()) for count, size in counts_and_sizes)
     assert list(engine.decode(images)) == [[(1, 1)], [(2, 2)] * 2, [], [(3, 3)]]
+
+
+class Encoding(Halves):
+    """A generator whose embeddings have channels last, as cuDNN leaves them; the first pixel of a crop decides them."""
+
+    def encode(self, crops):
+        random = [torch.rand((1, 256, 64, 64), generator=torch.manual_seed(int(crop[0, 0, 0]))) for crop in crops]
+        return torch.cat(random).to(memory_format=torch.channels_last).to(self.dtype)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_embeddings_are_contiguous_bytes_one_row_a_crop(engine, precision, monkeypatch):
+    monkeypatch.setattr(engine_module, "MaskGenerator", Encoding)
+    encoder = SamEngine(job_of(threads=torch.get_num_threads(), precision=precision))
+    encoder._generator.dtype = engine_module._DTYPES[precision]
+    crops = [np.full((3, 4, 3), number, np.uint8) for number in range(5)]
+    embeddings = encoder.encode(crops, 2)
+    expected = encoder._generator.encode(crops).contiguous().flatten(1).view(torch.uint8).numpy()
+    np.testing.assert_array_equal(embeddings, expected)
+    assert embeddings.flags.c_contiguous
+    assert len(encoder.encode([], 2)) == 0
+
+
+def test_a_gpu_turns_embeddings_round_itself_and_copies_without_waiting():
+    embeddings, host = Mock(is_cuda=True), Mock()  # a torch without CUDA makes no such tensor
+    engine_module._copy_to_host(embeddings, host)
+    host.copy_.assert_called_once_with(embeddings.contiguous.return_value, non_blocking=True)
 
 
 class Parts:

@@ -22,11 +22,9 @@ WHITE = [255, 255, 255]
 
 
 def decoded(data, max_pixels=LIMIT):
-    pixels = decode_image(data, max_pixels=max_pixels)
-    assert pixels.dtype == np.uint8
-    assert pixels.ndim == 3
-    assert pixels.shape[2] == 3
-    return pixels
+    image = decode_image(data, max_pixels=max_pixels)
+    assert image.mode == "RGB"
+    return np.asarray(image)
 
 
 def error_of(data):
@@ -272,8 +270,8 @@ def test_running_out_of_memory_is_an_answer_and_not_a_crash(monkeypatch):
 
 def test_a_large_image_is_converted_in_bands_that_join_without_a_seam(monkeypatch):
     monkeypatch.setattr(image_reading, "_BAND_PIXELS", 50)
-    opaque, transparent = saved(noise(37, 16), "PNG"), saved(noise(37, 16, 4), "PNG")
-    np.testing.assert_array_equal(decoded(opaque), noise(37, 16))
+    grey, transparent = saved(noise(37, 16)[..., 0], "PNG"), saved(noise(37, 16, 4), "PNG")
+    np.testing.assert_array_equal(decoded(grey), noise(37, 16)[..., :1].repeat(3, axis=2))
     in_bands = decoded(transparent)
     monkeypatch.undo()
     np.testing.assert_array_equal(in_bands, decoded(transparent))
@@ -454,8 +452,9 @@ def test_exif_orientation_is_applied(kind, orientation):
 @pytest.mark.parametrize("orientation", ORIENTED)
 def test_bands_of_a_turned_image_join_in_the_right_order(orientation, monkeypatch):
     monkeypatch.setattr(image_reading, "_BAND_PIXELS", 50)
-    turned = decoded(saved(noise(37, 16), "PNG", exif=exif(orientation)))
-    np.testing.assert_array_equal(turned, ORIENTED[orientation](noise(37, 16)))
+    in_bands = decoded(saved(noise(37, 16, 4), "PNG", exif=exif(orientation)))
+    monkeypatch.undo()
+    np.testing.assert_array_equal(in_bands, ORIENTED[orientation](decoded(saved(noise(37, 16, 4), "PNG"))))
 
 
 def test_an_image_is_not_left_unturned_for_want_of_memory(monkeypatch):
@@ -498,6 +497,29 @@ def test_of_an_animation_the_first_frame_counts(kind, options):
     with Image.open(io.BytesIO(data)) as image:
         assert image.n_frames == 3
     assert (decoded(data) == [255, 0, 0]).all()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(pytest.param(saved(noise(), kind), id=kind) for kind in FORMATS),
+        pytest.param(saved(noise(), "JPEG", progressive=True), id="progressive"),
+        pytest.param(saved(noise(), "JPEG", exif=exif(6)), id="turned"),
+        pytest.param(saved(noise(), "MPO", save_all=True, append_images=[Image.fromarray(noise(seed=1))]), id="MPO"),
+        pytest.param(
+            saved(noise(), "WEBP", save_all=True, append_images=[Image.fromarray(noise(seed=1))]), id="animated"
+        ),
+        pytest.param(saved(noise(), "JPEG")[:-2], id="cut"),
+    ],
+)
+def test_a_decoded_image_is_cut_and_resized_like_its_pixels(data):
+    image = decode_image(data, max_pixels=LIMIT)
+    again = Image.fromarray(decoded(data))
+    for size in ((5, 7), (40, 30)):
+        resized, expected = (one.resize(size, Image.Resampling.BILINEAR) for one in (image, again))
+        np.testing.assert_array_equal(np.asarray(resized), np.asarray(expected))
+    box = (1, 2, image.width, image.height - 1)
+    np.testing.assert_array_equal(np.asarray(image.crop(box)), np.asarray(again.crop(box)))
 
 
 def test_of_a_jpeg_with_more_pictures_behind_it_the_first_counts():
