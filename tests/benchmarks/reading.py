@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -63,6 +62,7 @@ def measure(data: bytes, repeats: int) -> dict[str, float]:
 def _read(data: bytes, job: Any, repeats: int) -> tuple[pa.Table, float]:
     """The rows of a batch, and what one took."""
     from sam_pipeline.pipeline import stages
+    from sam_pipeline.pipeline.blocks import images_of
     from sam_pipeline.pipeline.columns import chunks_of
     from tests.pipeline.jobs import Monitor
 
@@ -73,22 +73,25 @@ def _read(data: bytes, job: Any, repeats: int) -> tuple[pa.Table, float]:
         patch.object(stages, "planned_rows", lambda *_: rows),
         patch.object(stages, "fetch_planned", lambda *_: [data] * _BATCH),
     ):
-        tables, seconds = _timed(lambda: list(stages.read_images(chunk, job, Monitor())), repeats)
-    return pa.concat_tables(tables), 1000 * seconds / _BATCH
+        blocks, seconds = _timed(lambda: list(stages.read_images(chunk, job, _BATCH, Monitor())), repeats)
+    return pa.concat_tables(map(images_of, blocks)), 1000 * seconds / _BATCH
 
 
 def _embed(images: pa.Table, job: Any, repeats: int) -> float:
     import torch
 
-    from sam_pipeline.pipeline.engine import SamEngine
+    from sam_pipeline.pipeline import engine as engine_module
+    from sam_pipeline.pipeline.fitting_size import FittingSize
     from sam_pipeline.pipeline.stages import encode_images
 
     torch.set_num_threads(1)
     embeddings = torch.rand(_BATCH, 256, 64, 64).to(torch.bfloat16, memory_format=torch.channels_last)
-    engine = SamEngine.__new__(SamEngine)  # without weights: only what carries embeddings on is measured
-    engine._generator = SimpleNamespace(encode=lambda _: embeddings)  # type: ignore[assignment]
-    engine._dtype, engine._device = torch.bfloat16, "cpu"
-    _, seconds = _timed(lambda: encode_images(images, engine, _BATCH, job), repeats)
+    # Without weights: only what carries embeddings on is measured.
+    engine = engine_module.SamEngine.__new__(engine_module.SamEngine)
+    engine._job, engine._sam, engine._dtype = job, None, torch.bfloat16  # type: ignore[assignment]
+    engine._crops_at_once = FittingSize("crops")
+    with patch.object(engine_module.prediction, "encode", lambda *_: embeddings):
+        _, seconds = _timed(lambda: encode_images(images, engine, _BATCH, job), repeats)
     return 1000 * seconds / _BATCH
 
 
@@ -108,7 +111,7 @@ def _tiny() -> float:
         ensure_plan(PlanConfig(output=output, input=str(source)))
         job = replace(job_of(AnnotateConfig(output=output)), backend=fake_backend(Instructions(crop_size=8)))
         (chunk,) = chunks_of(np.arange(_NUM_TINY), _NUM_TINY)
-        _, seconds = _timed(lambda: list(read_images(chunk, job, Monitor())), 3)
+        _, seconds = _timed(lambda: list(read_images(chunk, job, 1, Monitor())), 3)
     return 1000 * seconds / _NUM_TINY
 
 

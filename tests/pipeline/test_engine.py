@@ -60,22 +60,19 @@ def test_images_keep_their_order_while_some_are_finished_beside_the_device(engin
     assert list(engine.decode(images)) == [[(1, 1)], [(2, 2)] * 2, [], [(3, 3)]]
 
 
-class Encoding(Halves):
-    """A generator whose embeddings have channels last, as cuDNN leaves them; the first pixel of a crop decides them."""
-
-    def encode(self, crops):
-        random = [torch.rand((1, 256, 64, 64), generator=torch.manual_seed(int(crop[0, 0, 0]))) for crop in crops]
-        return torch.cat(random).to(memory_format=torch.channels_last).to(self.dtype)
+def random_embeddings(_, crops, precision):
+    """With channels last, as cuDNN leaves them; the first pixel of a crop decides them."""
+    random = [torch.rand((1, 256, 64, 64), generator=torch.manual_seed(int(crop[0, 0, 0]))) for crop in crops]
+    return torch.cat(random).to(memory_format=torch.channels_last).to(engine_module._DTYPES[precision])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_embeddings_are_contiguous_bytes_one_row_a_crop(engine, precision, monkeypatch):
-    monkeypatch.setattr(engine_module, "MaskGenerator", Encoding)
-    encoder = SamEngine(job_of(threads=torch.get_num_threads(), precision=precision))
-    encoder._generator.dtype = engine_module._DTYPES[precision]
+    monkeypatch.setattr(engine_module.prediction, "encode", random_embeddings)
+    encoder = SamEngine(job_of(threads=torch.get_num_threads(), precision=precision), "both")
     crops = [np.full((3, 4, 3), number, np.uint8) for number in range(5)]
     embeddings = encoder.encode(crops, 2)
-    expected = encoder._generator.encode(crops).contiguous().flatten(1).view(torch.uint8).numpy()
+    expected = random_embeddings(None, crops, precision).contiguous().flatten(1).view(torch.uint8).numpy()
     np.testing.assert_array_equal(embeddings, expected)
     assert embeddings.flags.c_contiguous
     assert len(encoder.encode([], 2)) == 0
@@ -140,12 +137,13 @@ def test_crops_are_encoded_in_batches_that_fit_into_the_devices_memory(engine, m
         sizes.append(len(crops))
         if len(crops) > 3:
             raise out_of_memory()
-        return torch.tensor([[crop] for crop in crops], dtype=torch.uint8)
+        return torch.tensor([float(crop) for crop in crops])[:, None, None, None].expand(-1, 256, 64, 64)
 
     monkeypatch.setattr(engine_module.prediction, "encode", encode)
-    assert list(engine.encode([1, 2, 3, 4, 5, 6, 7, 8, 9], 8)) == [bytes([number]) for number in range(1, 10)]
+    encoded = engine.encode([1, 2, 3, 4, 5, 6, 7, 8, 9], 8).view(np.float32)
+    assert (encoded == np.arange(1, 10)[:, None]).all()
     assert sizes == [8, 4, 2, 2, 2, 2, 1]
-    assert list(engine.encode([1, 2, 3], 8)) == [b"\1", b"\2", b"\3"]
+    assert engine.encode([1, 2, 3], 8).view(np.float32)[:, 0].tolist() == [1, 2, 3]
     assert sizes[7:] == [2, 1], "the size that fitted is remembered"
 
 
@@ -155,7 +153,7 @@ def test_a_crop_that_does_not_fit_alone_is_an_error(engine, monkeypatch):
 
     monkeypatch.setattr(engine_module.prediction, "encode", encode)
     with pytest.raises(torch.OutOfMemoryError):
-        next(engine.encode([1, 2], 8))
+        engine.encode([1, 2], 8)
 
 
 class LittleMemory:
@@ -222,7 +220,8 @@ def engine_of(weights):
 
     def load(role, sha256=sum_of_weights):
         model = ModelConfig(model_type="vit_t", checkpoint=str(weights))
-        config = AnnotateConfig(output="run", model=model, masks=MaskConfig(points_per_side=2, pred_iou_thresh=0))
+        masks = MaskConfig(points_per_side=2, pred_iou_thresh=0, stability_score_thresh=0)
+        config = AnnotateConfig(output="run", model=model, masks=masks)
         return SamEngine(job_of(config, weights_sha256=sha256, threads=torch.get_num_threads()), role)
 
     return load
@@ -254,9 +253,11 @@ def test_an_actor_holds_the_networks_of_its_role_alone(role, networks, engine_of
 def test_what_one_actor_encodes_another_decodes(engine_of):
     crop, both = np.full((1024, 700, 3), 90, np.uint8), engine_of("both")
     (embedding,) = engine_of("encode").encode([crop], 1)
-    assert [embedding] == list(both.encode([crop], 1))
+    assert embedding.tobytes() == both.encode([crop], 1).tobytes()
     image = EncodedImage([memoryview(embedding)], (102, 70), ImagePrompts())
-    assert list(engine_of("decode").decode([image])) == list(both.decode([image]))
+    (masks,) = engine_of("decode").decode([image])
+    assert masks
+    assert [masks] == both.decode([image])
 
 
 @pytest.mark.parametrize("role", ["encode", "decode", "both"])
