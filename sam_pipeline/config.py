@@ -223,7 +223,7 @@ class PlanConfig(Settings):
             raise ConfigError("replan makes the plan anew and extend adds to it: give one of them")
         if self.min_score is not None and self.prompts is None:
             raise ConfigError("min_score chooses among prompts: say which with --prompts")
-        if "bbox_format" in self.given() and self.prompts is None and self.regions is None:
+        if self.bbox_format != "xywh" and self.prompts is None and self.regions is None:
             raise ConfigError("bbox_format says how prompts are read: say which with --prompts or --regions")
         if self.prompt_images is not None and self.prompts is None and self.regions is None:
             raise ConfigError("prompt_images names the images of prompts: say which with --prompts")
