@@ -1,0 +1,73 @@
+"""`SamEngine` as the product runs it, crops → bytes → masks: images a second of each half alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from sam_pipeline.pipeline.engine import SamEngine
+from sam_pipeline.pipeline.job import EncodedImage
+from tests.gpu.bench import Bench
+from tests.gpu.clock import peak_gib, seconds
+from tests.gpu.kernels import DECODING, MEASURING, counted_launches, require
+from tests.gpu.product import Pixels, encoded, engine, mask_config, photographs, prepared, random_weights, vit_t_weights
+from tests.gpu.results import Figures
+from tests.gpu.running import Cases
+
+BATCH_SIZE = 8
+DECODED_AT_ONCE = 8
+"""Images of a call: of one block."""
+FINISHING_THREADS = (1, 6)
+"""Of each image; the engine finishes two at once."""
+
+
+def cases(bench: Bench) -> Cases:
+    images = photographs(bench)
+    crops = prepared(images, mask_config(bench))
+    small = engine(bench, "vit_t", vit_t_weights())
+    embeddings = list(small.encode(crops, BATCH_SIZE))
+    to_decode = encoded(embeddings, images)
+    yield "vit_t encode", partial(_encode, small, crops)
+    for threads in FINISHING_THREADS:
+        several = engine(bench, "vit_t", vit_t_weights(), threads)
+        yield f"vit_t decode, {threads} threads", _decoding(bench, several, to_decode)
+    for model_type in bench.scale.large_models:
+        weights = random_weights(bench, model_type)
+        large = engine(bench, model_type, weights, FINISHING_THREADS[-1])
+        yield f"{model_type} encode", partial(_encode, large, crops)
+        yield f"{model_type} decode", _decoding(bench, large, to_decode[: 2 * DECODED_AT_ONCE])
+
+
+def _encode(engine: SamEngine, crops: Sequence[Pixels]) -> Figures:
+    def all_of(some: Sequence[Pixels]) -> None:
+        for _ in engine.encode(some, BATCH_SIZE):
+            pass
+
+    all_of(crops[:BATCH_SIZE])
+    peak = peak_gib(lambda: all_of(crops[:BATCH_SIZE]))
+    return {**_rate(lambda: all_of(crops), len(crops)), "peak_gib": peak}
+
+
+def _decoding(bench: Bench, engine: SamEngine, images: Sequence[EncodedImage]) -> Callable[[], Figures]:
+    masks: list[int] = []
+
+    def decode(some: Sequence[EncodedImage]) -> None:
+        for first in range(0, len(some), DECODED_AT_ONCE):
+            masks.extend(len(found) for found in engine.decode(some[first : first + DECODED_AT_ONCE]))
+
+    def case() -> Figures:
+        decode(images[:1])
+        peak = peak_gib(lambda: decode(images[:1]))
+        masks.clear()
+        with counted_launches() as launches:
+            rate = _rate(lambda: decode(images), len(images))
+        if bench.device == "cuda":
+            require(launches, (*DECODING, *MEASURING))
+        return {**rate, "masks": sum(masks) / len(images), "peak_gib": peak, "launches": dict(launches)}
+
+    return case
+
+
+def _rate(work: Callable[[], None], num_images: int) -> Figures:
+    taken = seconds(work)
+    return {"images": num_images, "ms": 1000 * taken / num_images, "images_per_s": num_images / taken}

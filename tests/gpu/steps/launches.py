@@ -1,0 +1,68 @@
+"""Other launches of each kernel of the mask decoder; one that does not fit is a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from typing import NamedTuple
+
+from sam_pipeline.masks.triton_image_side import Launch
+from tests.gpu.bench import Bench
+from tests.gpu.clock import milliseconds
+from tests.gpu.passes import calls_of_passes, image_side
+from tests.gpu.results import Figures
+from tests.gpu.running import Cases
+
+
+class Variant(NamedTuple):
+    """A kernel's name, and how it is launched."""
+
+    call: str
+    option: str
+    launch: Launch
+
+
+FIRST = (
+    Variant("upscaling", "upscaling", Launch(64, num_warps=4, num_stages=1)),
+    Variant("upscaling", "upscaling", Launch(64, num_warps=8, num_stages=1)),
+    Variant("first pass", "averaging", Launch(32, num_warps=8, num_stages=1)),
+    Variant("second pass", "averaging", Launch(32, num_warps=8, num_stages=1)),
+    Variant("upscaling", "rebuilding", Launch(32, num_warps=4, num_stages=1)),
+)
+"""Those that compiled code speaks for; then all others."""
+
+
+def variants(bench: Bench) -> list[Variant]:
+    kernels = (("upscaling", "upscaling"), ("first pass", "averaging"), ("second pass", "averaging"))
+    others = [
+        Variant(call, option, Launch(tile, num_warps, num_stages))
+        for (call, option), tile, num_warps, num_stages in product(
+            (*kernels, ("upscaling", "rebuilding")), bench.scale.launch_tiles, (4, 8), (1, 2)
+        )
+    ]
+    found = [*FIRST, *(variant for variant in others if variant not in FIRST)]
+    return found if bench.device == "cuda" else found[:1]
+
+
+def cases(bench: Bench) -> Cases:
+    for call in calls_of_passes(bench, image_side(bench)):
+        yield f"{call}, as it is", _timed(bench, call, None)
+    for variant in variants(bench):
+        launch = variant.launch
+        label = f"tile {launch.tile}, {launch.num_warps} warps, {launch.num_stages} stages"
+        yield f"{variant.call}, {variant.option}: {label}", _timed(bench, variant.call, variant)
+
+
+def _timed(bench: Bench, call: str, variant: Variant | None) -> Callable[[], Figures]:
+    def case() -> Figures:
+        side = image_side(bench)
+        if variant is not None:
+            setattr(side, variant.option, variant.launch)
+        try:
+            return {"ms": milliseconds(calls_of_passes(bench, side)[call], bench.scale.repeats, warm_up=1)}
+        except Exception as error:
+            if "out of resource" not in str(error):
+                raise
+            return {"does_not_fit": str(error)[:100]}
+
+    return case
