@@ -34,7 +34,8 @@ class Scale:
     together_s: float
     """How long two processes share the device."""
     prompts_of_kernels: int
-    launch_tiles: tuple[int, ...]
+    embedding_hw: tuple[int, int]
+    """Rows and columns of image tokens that the kernels are timed on."""
 
 
 FULL = Scale(
@@ -50,9 +51,9 @@ FULL = Scale(
     compared_photographs=8,
     batch_sizes=(4, 8, 16, 32),
     repeats=5,
-    together_s=15,
+    together_s=10,
     prompts_of_kernels=1024,
-    launch_tiles=(32, 64, 128),
+    embedding_hw=(64, 64),
 )
 DRY = Scale(
     device="cpu",
@@ -69,7 +70,7 @@ DRY = Scale(
     repeats=1,
     together_s=0,
     prompts_of_kernels=1,
-    launch_tiles=(64,),
+    embedding_hw=(1, 16),
 )
 """Every line of every step, on a CPU within a minute."""
 

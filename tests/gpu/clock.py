@@ -9,10 +9,10 @@ from collections.abc import Callable
 import torch
 
 
-def milliseconds(function: Callable[[], object], repeats: int, warm_up: int = 2) -> float:
-    """Median time of a call, between two events on a CUDA device, by the clock without one."""
+def milliseconds(function: Callable[[], object], repeats: int) -> float:
+    """Median time of a call after one or two that do not count: between two events on CUDA, by the clock without."""
     times = []
-    for _ in range(warm_up):
+    for _ in range(min(2, repeats)):
         function()
     for _ in range(repeats):
         times.append(_on_device(function) if torch.cuda.is_available() else seconds(function) * 1000)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 
@@ -20,16 +22,22 @@ class NoEncoder(nn.Module):
     img_size = IMG_SIZE
 
 
-def random_sam(device: str, image_encoder: nn.Module | None = None) -> Sam:
-    """A SAM, by default without an image encoder."""
+@cache
+def random_sam(device: str) -> Sam:
+    """A SAM without an image encoder."""
+    return sam_around(NoEncoder()).to(device)
+
+
+def sam_around(image_encoder: nn.Module) -> Sam:
+    """A SAM with random weights, also of its image encoder."""
     transformer = TwoWayTransformer(depth=2, embedding_dim=256, num_heads=8, mlp_dim=2048)
     sam = Sam(
-        image_encoder or NoEncoder(),
+        image_encoder,
         PromptEncoder(256, (IMG_SIZE // 16, IMG_SIZE // 16), (IMG_SIZE, IMG_SIZE), mask_in_chans=16),
         MaskDecoder(transformer_dim=256, transformer=transformer),
-    ).eval()
+    )
     randomise(sam)
-    return sam.to(device)
+    return sam.eval()
 
 
 def shallow_encoder(model_type: str) -> ImageEncoderViT | TinyViT:

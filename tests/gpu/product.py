@@ -20,14 +20,14 @@ from sam_pipeline.model.sam import Sam
 from sam_pipeline.pipeline.engine import SamEngine
 from sam_pipeline.pipeline.job import EncodedImage, Job
 from tests.gpu.bench import Bench
-from tests.gpu.networks import random_sam, shallow_encoder
+from tests.gpu.networks import sam_around, shallow_encoder
 
 Pixels = NDArray[np.uint8]
 
 
 def photographs_of_pack(bench: Bench) -> list[Pixels]:
-    """Those that pack.sh has put there, each (H, W, 3) uint8 of its own size."""
-    paths = sorted((bench.pack / "photographs").iterdir())
+    """Those that pack.sh has put there, or the first of them, each (H, W, 3) uint8 of its own size."""
+    paths = sorted((bench.pack / "photographs").iterdir())[: bench.scale.photographs]
     return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
 
 
@@ -63,7 +63,7 @@ def vit_t_weights() -> Path:
 def random_model(bench: Bench, model_type: str) -> Sam:
     """A model with random weights on the device; "narrow" is a small one for dry runs."""
     if model_type == "narrow":
-        return random_sam(bench.device, shallow_encoder(model_type))
+        return sam_around(shallow_encoder(model_type)).to(bench.device)
     with torch.device(bench.device):  # there it takes no time to draw them
         sam = build_sam(model_type)
     for parameter in sam.parameters():

@@ -42,15 +42,15 @@ STEPS = tuple(
     for name, limit_s in (
         ("setup", 25),
         ("checks", 75),
-        ("engine", 110),
-        ("parts", 55),
-        ("agreement", 55),
+        ("engine", 90),
+        ("parts", 45),
+        ("agreement", 45),
         ("batches", 50),
-        ("profiles", 40),
-        ("processes", 45),
-        ("launches", 35),
-        ("counters", 20),
-        ("compiling", 30),
+        ("profiles", 35),
+        ("processes", 55),
+        ("launches", 45),
+        ("counters", 25),
+        ("compiling", 45),
     )
 )
 """In the order of what is missed most if time runs out."""

@@ -41,7 +41,7 @@ def _encoder(bench: Bench, sam: Sam, batch_size: int) -> Figures:
         encode(sam, [pixels] * batch_size, "bf16")
 
     peak = peak_gib(work)
-    taken = milliseconds(work, bench.scale.repeats, warm_up=1) / batch_size
+    taken = milliseconds(work, bench.scale.repeats) / batch_size
     return {"ms": taken, "images_per_s": 1000 / taken, "peak_gib": peak}
 
 

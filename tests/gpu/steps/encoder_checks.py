@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sam_pipeline.masks.prediction import encode
 from tests.gpu.bench import Bench
-from tests.gpu.networks import IMG_SIZE, random_sam, shallow_encoder
+from tests.gpu.networks import IMG_SIZE, sam_around, shallow_encoder
 from tests.gpu.results import Figures
 
 SIZES_HW = ((683, IMG_SIZE), (IMG_SIZE, 683), (IMG_SIZE, 7))
@@ -17,7 +17,7 @@ SIZES_HW = ((683, IMG_SIZE), (IMG_SIZE, 683), (IMG_SIZE, 7))
 
 def encoder_is_that_of_the_cpu(bench: Bench, model_type: str) -> Figures:
     """float32 is exact, bfloat16 close."""
-    sam = random_sam("cpu", shallow_encoder(model_type))
+    sam = sam_around(shallow_encoder(model_type))
     random = np.random.default_rng(4)
     images = [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES_HW]
     expected = encode(sam, images)

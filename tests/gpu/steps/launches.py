@@ -1,14 +1,14 @@
-"""Other launches of each kernel of the mask decoder; one that does not fit is a result."""
+"""Each kernel of the mask decoder as it is launched, and other launches; one that does not fit is a result."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
 from typing import NamedTuple
 
 from sam_pipeline.masks.triton_image_side import Launch
 from tests.gpu.bench import Bench
 from tests.gpu.clock import milliseconds
+from tests.gpu.kernels import counted_launches
 from tests.gpu.passes import calls_of_passes, image_side
 from tests.gpu.results import Figures
 from tests.gpu.running import Cases
@@ -22,32 +22,20 @@ class Variant(NamedTuple):
     launch: Launch
 
 
-FIRST = (
+VARIANTS = (
     Variant("upscaling", "upscaling", Launch(64, num_warps=4, num_stages=1)),
     Variant("upscaling", "upscaling", Launch(64, num_warps=8, num_stages=1)),
     Variant("first pass", "averaging", Launch(32, num_warps=8, num_stages=1)),
     Variant("second pass", "averaging", Launch(32, num_warps=8, num_stages=1)),
     Variant("upscaling", "rebuilding", Launch(32, num_warps=4, num_stages=1)),
 )
-"""Those that compiled code speaks for; then all others."""
-
-
-def variants(bench: Bench) -> list[Variant]:
-    kernels = (("upscaling", "upscaling"), ("first pass", "averaging"), ("second pass", "averaging"))
-    others = [
-        Variant(call, option, Launch(tile, num_warps, num_stages))
-        for (call, option), tile, num_warps, num_stages in product(
-            (*kernels, ("upscaling", "rebuilding")), bench.scale.launch_tiles, (4, 8), (1, 2)
-        )
-    ]
-    found = [*FIRST, *(variant for variant in others if variant not in FIRST)]
-    return found if bench.device == "cuda" else found[:1]
+"""Those that compiled code speaks for. Each takes seconds to compile."""
 
 
 def cases(bench: Bench) -> Cases:
     for call in calls_of_passes(bench, image_side(bench)):
         yield f"{call}, as it is", _timed(bench, call, None)
-    for variant in variants(bench):
+    for variant in VARIANTS if bench.device == "cuda" else VARIANTS[:1]:
         launch = variant.launch
         label = f"tile {launch.tile}, {launch.num_warps} warps, {launch.num_stages} stages"
         yield f"{variant.call}, {variant.option}: {label}", _timed(bench, variant.call, variant)
@@ -59,7 +47,9 @@ def _timed(bench: Bench, call: str, variant: Variant | None) -> Callable[[], Fig
         if variant is not None:
             setattr(side, variant.option, variant.launch)
         try:
-            return {"ms": milliseconds(calls_of_passes(bench, side)[call], bench.scale.repeats, warm_up=1)}
+            with counted_launches() as launches:
+                taken = milliseconds(calls_of_passes(bench, side)[call], bench.scale.repeats)
+            return {"ms": taken, "launches": sum(launches.values())}
         except Exception as error:
             if "out of resource" not in str(error):
                 raise

@@ -1,4 +1,4 @@
-"""Milliseconds an image of each part of the mask decoder: on real embeddings, and of the kernels alone."""
+"""Milliseconds an image of both halves of decoding on photographs, and of the decoder beside the plain networks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sam_pipeline.model.registry import build_sam
 from tests.gpu.bench import Bench
 from tests.gpu.clock import milliseconds, peak_gib
 from tests.gpu.networks import grid_of_points, random_embedding, random_sam
-from tests.gpu.passes import NUM_ROWS, calls_of_passes, image_side, two_in_five
+from tests.gpu.passes import NUM_ROWS, two_in_five
 from tests.gpu.product import Pixels, mask_config, photographs, prepared, vit_t_weights
 from tests.gpu.results import Figures
 from tests.gpu.running import Cases
@@ -31,8 +31,6 @@ def cases(bench: Bench) -> Cases:
     for precision in ("bf16", "fp32"):
         yield f"decoder {precision}", partial(_decoder, bench, SharedDecoder(random_sam(bench.device), precision))
     yield "plain networks", partial(_plain_networks, bench)
-    for name, call in calls_of_passes(bench, image_side(bench)).items():
-        yield name, lambda call=call: {"ms": milliseconds(call, bench.scale.repeats)}
 
 
 class Recorder:

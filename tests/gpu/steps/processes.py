@@ -20,13 +20,12 @@ STARTED_WITHIN_S = 40
 
 def cases(bench: Bench) -> Cases:
     for model_type in bench.scale.large_models:
-        random_weights(bench, model_type)
-        yield f"{model_type}", partial(_together, bench, model_type)
+        yield model_type, partial(_together, bench, model_type)
 
 
 def _together(bench: Bench, model_type: str) -> Figures:
-    # Not from the fork server: these end with the process of the step when its time is up.
-    context = multiprocessing.get_context("spawn")
+    # This process has not touched CUDA, so that it may fork. Its children end with it when its time is up.
+    context = multiprocessing.get_context("fork")
     ready, rates = context.Barrier(2), context.Queue()
     processes = [context.Process(target=role, args=(bench, model_type, ready, rates)) for role in (_encode, _decode)]
     for process in processes:
