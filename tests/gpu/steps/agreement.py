@@ -52,8 +52,7 @@ def cases(bench: Bench) -> Cases:
 
 def _images(bench: Bench) -> list[Pixels]:
     images = photographs_of_pack(bench)[: bench.scale.compared_photographs]
-    shapes = SHAPES_HW if bench.device == "cuda" else SHAPES_HW[-1:]
-    for i, (height, width) in enumerate(shapes[: len(images)]):
+    for i, (height, width) in enumerate(SHAPES_HW if bench.device == "cuda" else ()):
         images[i] = np.asarray(Image.fromarray(images[i]).resize((width, height)))
     return images
 

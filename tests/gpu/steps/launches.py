@@ -47,8 +47,9 @@ def _timed(bench: Bench, call: str, variant: Variant | None) -> Callable[[], Fig
         if variant is not None:
             setattr(side, variant.option, variant.launch)
         try:
+            function = calls_of_passes(bench, side)[call]
             with counted_launches() as launches:
-                taken = milliseconds(calls_of_passes(bench, side)[call], bench.scale.repeats)
+                taken = milliseconds(function, bench.scale.repeats)
             return {"ms": taken, "launches": sum(launches.values())}
         except Exception as error:
             if "out of resource" not in str(error):
