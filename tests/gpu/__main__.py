@@ -14,7 +14,7 @@ from pathlib import Path
 from sam_pipeline.model.checkpoints import CACHE_VARIABLE
 from tests.gpu.bench import CACHE, DRY, FULL, Bench
 from tests.gpu.results import write_summary
-from tests.gpu.running import STEPS, run_steps
+from tests.gpu.running import STEPS, TOTAL_S, run_steps
 
 
 def main() -> int:
@@ -39,7 +39,8 @@ def main() -> int:
     parsed.output.mkdir(parents=True, exist_ok=True)
     steps = [step for step in STEPS if not parsed.steps or step.name in parsed.steps]
     with tempfile.TemporaryDirectory() as scratch:
-        passed = run_steps(Bench(DRY if parsed.dry else FULL, pack, parsed.output.resolve(), Path(scratch)), steps)
+        bench = Bench(DRY if parsed.dry else FULL, pack, parsed.output.resolve(), Path(scratch))
+        passed = run_steps(bench, steps, TOTAL_S * bench.scale.patience)
     print(write_summary(parsed.output), flush=True)
     return 0 if passed else 1
 

@@ -36,6 +36,8 @@ class Scale:
     prompts_of_kernels: int
     embedding_hw: tuple[int, int]
     """Rows and columns of image tokens that the kernels are timed on."""
+    patience: int
+    """Factor of the time limits."""
 
 
 FULL = Scale(
@@ -54,6 +56,7 @@ FULL = Scale(
     together_s=10,
     prompts_of_kernels=1024,
     embedding_hw=(64, 64),
+    patience=1,
 )
 DRY = Scale(
     device="cpu",
@@ -71,8 +74,9 @@ DRY = Scale(
     together_s=0,
     prompts_of_kernels=1,
     embedding_hw=(1, 16),
+    patience=20,
 )
-"""Every line of every step, on a CPU within a minute."""
+"""Every step on a CPU within a minute, or later if the CPU is busy."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Bench:
     output: Path
     """Results."""
     scratch: Path
-    """For weights that one step makes and others read."""
+    """For weights and embeddings that one step makes and others read."""
 
     @property
     def cache(self) -> Path:

@@ -33,9 +33,8 @@ def synchronize() -> None:
 
 
 def peak_gib(function: Callable[[], object]) -> float | None:
-    """Most device memory that tensors take during a call; None without a device."""
+    """Most device memory that tensors take during a call; None, and no call, without a device."""
     if not torch.cuda.is_available():
-        function()
         return None
     torch.cuda.reset_peak_memory_stats()
     function()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig
 from sam_pipeline.masks.crops import prepare_crops
@@ -24,6 +25,10 @@ from tests.gpu.networks import sam_around, shallow_encoder
 
 Pixels = NDArray[np.uint8]
 
+ENCODED_AT_ONCE = 8
+DECODED_AT_ONCE = 8
+"""Images of a call: of one block."""
+
 
 def photographs_of_pack(bench: Bench) -> list[Pixels]:
     """Those that pack.sh has put there, or the first of them, each (H, W, 3) uint8 of its own size."""
@@ -31,9 +36,9 @@ def photographs_of_pack(bench: Bench) -> list[Pixels]:
     return [np.asarray(Image.open(path).convert("RGB")) for path in paths]
 
 
-def photographs(bench: Bench, size_hw: tuple[int, int] | None = None) -> list[Pixels]:
+def photographs(bench: Bench) -> list[Pixels]:
     """As many as asked for, cut and resized to one size; more than there are, mirrored and turned around."""
-    height, width = size_hw or bench.scale.photograph_hw
+    height, width = bench.scale.photograph_hw
     originals = [Image.fromarray(pixels) for pixels in photographs_of_pack(bench)]
     changes = (lambda image: image, ImageOps.mirror, ImageOps.flip, lambda image: ImageOps.flip(ImageOps.mirror(image)))
 
@@ -99,9 +104,30 @@ def engine(bench: Bench, model_type: str, weights: Path, threads: int = 1) -> Sa
     )
 
 
-def encoded(embeddings: Sequence[bytes], images: Sequence[Pixels]) -> list[EncodedImage]:
+def encoded(embeddings: Sequence[bytes], size_hw: tuple[int, int]) -> list[EncodedImage]:
     """As the decoder gets them."""
-    return [
-        EncodedImage([memoryview(embedding)], image.shape[:2], ImagePrompts())
-        for embedding, image in zip(embeddings, images, strict=True)
-    ]
+    return [EncodedImage([memoryview(embedding)], size_hw, ImagePrompts()) for embedding in embeddings]
+
+
+def embeddings_of_photographs(bench: Bench) -> list[bytes]:
+    """By vit_t's own encoder, made once."""
+    path = bench.scratch / "embeddings"
+    if not path.exists():
+        crops = prepared(photographs(bench), mask_config(bench))
+        keep_embeddings(bench, list(engine(bench, "vit_t", vit_t_weights()).encode(crops, ENCODED_AT_ONCE)))
+    data = path.read_bytes()
+    size = len(data) // bench.scale.photographs
+    return [data[first : first + size] for first in range(0, len(data), size)]
+
+
+def keep_embeddings(bench: Bench, embeddings: Sequence[bytes]) -> None:
+    """For `embeddings_of_photographs`."""
+    part = bench.scratch / "embeddings.part"
+    part.write_bytes(b"".join(embeddings))
+    part.rename(bench.scratch / "embeddings")
+
+
+def as_tensor(bench: Bench, embedding: bytes) -> Tensor:
+    """(1, 256, 64, 64) on the device."""
+    dtype = torch.bfloat16 if bench.scale.precision == "bf16" else torch.float32
+    return torch.frombuffer(bytearray(embedding), dtype=dtype).view(1, 256, 64, 64).to(bench.device)

@@ -10,23 +10,34 @@ from sam_pipeline.pipeline.job import EncodedImage
 from tests.gpu.bench import Bench
 from tests.gpu.clock import peak_gib, seconds
 from tests.gpu.kernels import DECODING, MEASURING, counted_launches, require
-from tests.gpu.product import Pixels, encoded, engine, mask_config, photographs, prepared, random_weights, vit_t_weights
+from tests.gpu.product import (
+    DECODED_AT_ONCE,
+    ENCODED_AT_ONCE,
+    Pixels,
+    embeddings_of_photographs,
+    encoded,
+    engine,
+    keep_embeddings,
+    mask_config,
+    photographs,
+    prepared,
+    random_weights,
+    vit_t_weights,
+)
 from tests.gpu.results import Figures
 from tests.gpu.running import Cases
 
-BATCH_SIZE = 8
-DECODED_AT_ONCE = 8
-"""Images of a call: of one block."""
 FINISHING_THREADS = (1, 6)
 """Of each image; the engine finishes two at once."""
 
 
 def cases(bench: Bench) -> Cases:
-    images = photographs(bench)
-    crops = prepared(images, mask_config(bench))
+    crops = prepared(photographs(bench), mask_config(bench))
     embeddings: list[bytes] = []
     yield "vit_t encode", partial(_encode, engine(bench, "vit_t", vit_t_weights()), crops, embeddings)
-    to_decode = encoded(embeddings, images)
+    if embeddings:  # else it failed
+        keep_embeddings(bench, embeddings)
+    to_decode = encoded(embeddings_of_photographs(bench), bench.scale.photograph_hw)
     for threads in FINISHING_THREADS:
         yield (
             f"vit_t decode, {threads} threads",
@@ -41,8 +52,8 @@ def cases(bench: Bench) -> Cases:
 
 def _encode(engine: SamEngine, crops: Sequence[Pixels], embeddings: list[bytes]) -> Figures:
     """Embeddings are added to the list."""
-    peak = peak_gib(lambda: list(engine.encode(crops[:BATCH_SIZE], BATCH_SIZE)))  # warms up, too
-    return {**_rate(lambda: embeddings.extend(engine.encode(crops, BATCH_SIZE)), len(crops)), "peak_gib": peak}
+    peak = peak_gib(lambda: list(engine.encode(crops[:ENCODED_AT_ONCE], ENCODED_AT_ONCE)))  # warms up, too
+    return {**_rate(lambda: embeddings.extend(engine.encode(crops, ENCODED_AT_ONCE)), len(crops)), "peak_gib": peak}
 
 
 def _decoding(bench: Bench, engine: SamEngine, images: Sequence[EncodedImage]) -> Callable[[], Figures]:

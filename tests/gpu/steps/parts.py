@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -18,16 +17,17 @@ from tests.gpu.bench import Bench
 from tests.gpu.clock import milliseconds, peak_gib
 from tests.gpu.networks import grid_of_points, random_embedding, random_sam
 from tests.gpu.passes import NUM_ROWS, two_in_five
-from tests.gpu.product import Pixels, mask_config, photographs, prepared, vit_t_weights
+from tests.gpu.product import as_tensor, embeddings_of_photographs, mask_config, vit_t_weights
 from tests.gpu.results import Figures
 from tests.gpu.running import Cases
 
+PHOTOGRAPHS = 16
 PLAIN_PROMPTS = 64
 """The plain networks hold copies of the image tokens of each."""
 
 
 def cases(bench: Bench) -> Cases:
-    yield "photographs", partial(_photographs, bench, photographs(bench)[:16])
+    yield "photographs", partial(_photographs, bench)
     for precision in ("bf16", "fp32"):
         yield f"decoder {precision}", partial(_decoder, bench, SharedDecoder(random_sam(bench.device), precision))
     yield "plain networks", partial(_plain_networks, bench)
@@ -47,18 +47,18 @@ class Recorder:
         return decoded
 
 
-def _photographs(bench: Bench, images: Sequence[Pixels]) -> Figures:
+def _photographs(bench: Bench) -> Figures:
     """Both halves of decoding, one image after another, `finish` on one thread; and what is found on the way."""
     torch.set_num_threads(1)
     sam = build_sam("vit_t", vit_t_weights()).to(bench.device)
     recorder = Recorder(SharedDecoder(sam, bench.scale.precision))
     generator = MaskGenerator(sam, mask_config(bench), bench.scale.precision, recorder)  # type: ignore[arg-type]
-    embeddings = [generator.encode([crop]) for crop in prepared(images, generator.config)]
-    pairs = [(embedding, image.shape[:2]) for embedding, image in zip(embeddings, images, strict=True)]
-    generator.finish(generator.detect(*pairs[0]))
+    size = bench.scale.photograph_hw
+    embeddings = [as_tensor(bench, embedding) for embedding in embeddings_of_photographs(bench)[:PHOTOGRAPHS]]
+    generator.finish(generator.detect(embeddings[0], size))
     recorder.kept.clear()
     detect, finish, finish_cpu, candidates, masks = [], [], [], [], []
-    for embedding, size in pairs:
+    for embedding in embeddings:
         start = time.perf_counter()
         detections = generator.detect(embedding, size)
         detected, cpu = time.perf_counter(), time.process_time()
@@ -69,12 +69,12 @@ def _photographs(bench: Bench, images: Sequence[Pixels]) -> Figures:
         candidates.append(sum(len(crop.found.masks) for crop in detections))
     kept = torch.cat(recorder.kept)
     return {
-        "images": len(images),
+        "images": len(embeddings),
         "detect_ms": statistics.median(detect),
         "finish_ms": statistics.median(finish),
         "finish_cpu_ms": statistics.median(finish_cpu),
         "live_share_of_prompts": kept.any(dim=1).float().mean().item(),
-        "measured": kept.sum().item() / len(images),
+        "measured": kept.sum().item() / len(embeddings),
         "candidates": statistics.mean(candidates),
         "masks": statistics.mean(masks),
     }

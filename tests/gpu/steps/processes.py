@@ -10,10 +10,21 @@ from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 
 from tests.gpu.bench import Bench
-from tests.gpu.product import encoded, engine, mask_config, photographs, prepared, random_weights, vit_t_weights
+from tests.gpu.product import (
+    DECODED_AT_ONCE,
+    ENCODED_AT_ONCE,
+    embeddings_of_photographs,
+    encoded,
+    engine,
+    mask_config,
+    photographs,
+    prepared,
+    random_weights,
+    vit_t_weights,
+)
 from tests.gpu.results import Figures
 from tests.gpu.running import Cases
-from tests.gpu.steps.engine import BATCH_SIZE, DECODED_AT_ONCE, FINISHING_THREADS
+from tests.gpu.steps.engine import FINISHING_THREADS
 
 STARTED_WITHIN_S = 40
 
@@ -38,19 +49,17 @@ def _together(bench: Bench, model_type: str) -> Figures:
 
 def _encode(bench: Bench, model_type: str, ready: Barrier, rates: Queue[tuple[str, float]]) -> None:
     encoder = engine(bench, model_type, random_weights(bench, model_type))
-    crops = prepared(photographs(bench)[:BATCH_SIZE], mask_config(bench))
+    crops = prepared(photographs(bench)[:ENCODED_AT_ONCE], mask_config(bench))
 
     def work() -> int:
-        return len(list(encoder.encode(crops, BATCH_SIZE)))
+        return len(list(encoder.encode(crops, ENCODED_AT_ONCE)))
 
     rates.put(("encoded_per_s", _rate(work, ready, bench.scale.together_s)))
 
 
 def _decode(bench: Bench, _: str, ready: Barrier, rates: Queue[tuple[str, float]]) -> None:
+    to_decode = encoded(embeddings_of_photographs(bench)[:DECODED_AT_ONCE], bench.scale.photograph_hw)
     decoder = engine(bench, "vit_t", vit_t_weights(), FINISHING_THREADS[-1])
-    images = photographs(bench)[:DECODED_AT_ONCE]
-    embeddings = list(decoder.encode(prepared(images, mask_config(bench)), BATCH_SIZE))
-    to_decode = encoded(embeddings, images)
 
     def work() -> int:
         return len(decoder.decode(to_decode))

@@ -12,7 +12,7 @@ from sam_pipeline.masks.prediction import encode
 from sam_pipeline.model.registry import build_sam
 from tests.gpu.bench import Bench
 from tests.gpu.passes import INPUT_SIZE_HW
-from tests.gpu.product import mask_config, photographs, prepared, random_model, vit_t_weights
+from tests.gpu.product import as_tensor, embeddings_of_photographs, mask_config, random_model, vit_t_weights
 from tests.gpu.profiling import device_kernels
 from tests.gpu.results import Figures
 from tests.gpu.running import Cases
@@ -21,16 +21,15 @@ PHOTOGRAPHS = 3
 
 
 def cases(bench: Bench) -> Cases:
-    config, images = mask_config(bench), photographs(bench)[:PHOTOGRAPHS]
     sam = build_sam("vit_t", vit_t_weights()).to(bench.device)
-    generator = MaskGenerator(sam, config, bench.scale.precision)
-    embeddings = [generator.encode([crop]) for crop in prepared(images, config)]
+    generator = MaskGenerator(sam, mask_config(bench), bench.scale.precision)
+    embeddings = [as_tensor(bench, embedding) for embedding in embeddings_of_photographs(bench)[:PHOTOGRAPHS]]
 
     def detect() -> None:
-        for embedding, image in zip(embeddings, images, strict=True):
-            generator.detect(embedding, image.shape[:2])
+        for embedding in embeddings:
+            generator.detect(embedding, bench.scale.photograph_hw)
 
-    yield "detect", partial(_profiled, detect, len(images))
+    yield "detect", partial(_profiled, detect, len(embeddings))
     pixels = [np.random.default_rng(5).integers(0, 256, (*INPUT_SIZE_HW, 3), dtype=np.uint8)] * bench.scale.batch_sizes[
         0
     ]
