@@ -97,14 +97,25 @@ def _run_step(bench: Bench, step: Step, limit_s: float) -> None:
 
     os.setsid()
     faulthandler.dump_traceback_later(limit_s - 2)  # where it was when it is ended
-    failed = False
+    results: list[Figures] = []
     with torch.no_grad():
-        for name, case in import_module(step.module).cases(bench):
-            try:
-                figures = case()
-            except Exception as error:  # noqa: BLE001  the other cases still run, and GPU time is scarce
-                failed = True
-                traceback.print_exc()
-                figures = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-            append_row(bench.output, step.name, name, figures)
-    sys.exit(failed)
+        try:
+            for name, case in import_module(step.module).cases(bench):
+                results.append(_figures(case))
+                append_row(bench.output, step.name, name, results[-1])
+        except Exception as error:  # noqa: BLE001  between two cases
+            results.append(_error(error))
+            append_row(bench.output, step.name, "preparation", results[-1])
+    sys.exit(any("error" in figures for figures in results))
+
+
+def _figures(case: Callable[[], Figures]) -> Figures:
+    try:
+        return case()
+    except Exception as error:  # noqa: BLE001  the other cases still run, and GPU time is scarce
+        return _error(error)
+
+
+def _error(error: Exception) -> Figures:
+    traceback.print_exception(error)
+    return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}

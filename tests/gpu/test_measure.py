@@ -97,6 +97,11 @@ import os
 def cases(bench):
     yield "first", lambda: os.abort()
 """,
+    "unprepared": """
+def cases(bench):
+    yield "first", lambda: {"answer": 42}
+    raise OSError("no weights")
+""",
     "working": """
 def cases(bench):
     yield "first", lambda: {"answer": 42}
@@ -125,6 +130,7 @@ def test_a_step_that_fails_hangs_or_dies_costs_only_itself(bench, monkeypatch):
         ],
         "hanging": [("first", 42), ("step", "ended after 10 s")],
         "dying": [("step", "failed, exit code -6")],
+        "unprepared": [("first", 42), ("preparation", "OSError: no weights"), ("step", "failed, exit code 1")],
         "working": [("first", 42), ("step", "passed")],
     }
     assert "ended after 10 s" in (bench.output / "summary.md").read_text()
