@@ -28,6 +28,7 @@ def measures_are_those_of_two_resizes(bench: Bench) -> Figures:
             large = _two_resizes(upscaling, logits)
             expected_scores = stability_scores(large, 0.0, 1.0).cpu().numpy()
             expected_boxes = mask_boxes(large > 0).cpu().numpy()
+            assert (np.isnan(scores) == np.isnan(expected_scores)).all(), (upscaling.crop_size, scores, expected_scores)
             worst_score = max(worst_score, float(np.nan_to_num(np.abs(scores - expected_scores)).max()))
             worst_box = max(worst_box, int(np.abs(boxes - expected_boxes).max()))
     if bench.device == "cuda":
