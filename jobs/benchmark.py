@@ -4,8 +4,8 @@ generator, the default COMMAND and what `make bench` runs: the whole generator b
 fidelity: do we find the official masks, on thirty photographs. curves: time against points, image size, batch and
 threads. encoder: the image encoder alone. pipeline: the whole pipeline beside the bare engine. planning: listing a
 million images. orchestration: what the graph itself costs, with an engine that computes nothing. prompts: the boxes of
-a detector beside the official predictor. gpu: the bare engine on a GPU. reading: what an image costs the CPU on its way
-to and from the encoder. Each prints a table and writes JSON to tests/benchmarks/results/.
+a detector beside the official predictor. reading: what an image costs the CPU on its way to and from the encoder. Each
+prints a table and writes JSON to tests/benchmarks/results/. On a GPU: tests/gpu/measure.sh.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("generator", "fidelity", "curves", "encoder", "pipeline", "planning", "orchestration", "prompts", "gpu")
-COMMANDS += ("reading",)
+COMMANDS = ("generator", "fidelity", "curves", "encoder", "pipeline", "planning", "orchestration", "prompts", "reading")
 
 
 def main() -> None:
-    """Run one benchmark; only its own imports are made, so that gpu needs little more than torch."""
+    """Run one benchmark."""
     arguments = sys.argv[1:]
     if arguments[:1] in (["-h"], ["--help"]):
         print(__doc__)

@@ -1,14 +1,19 @@
-"""A SAM of full size with random weights and no image encoder, from modules that need nothing but torch."""
+"""Networks of full size with random weights, from modules that need nothing but torch."""
 
 from __future__ import annotations
+
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
+from sam_pipeline.model.image_encoder import ImageEncoderViT
 from sam_pipeline.model.mask_decoder import MaskDecoder
 from sam_pipeline.model.prompt_encoder import PromptEncoder
 from sam_pipeline.model.sam import Sam
+from sam_pipeline.model.tiny_vit import TinyViT
 from sam_pipeline.model.two_way_transformer import TwoWayTransformer
+from tests.random_weights import randomise
 
 IMG_SIZE = 1024
 
@@ -17,23 +22,31 @@ class NoEncoder(nn.Module):
     img_size = IMG_SIZE
 
 
+@cache
 def random_sam(device: str) -> Sam:
+    """A SAM without an image encoder."""
+    return sam_around(NoEncoder()).to(device)
+
+
+def sam_around(image_encoder: nn.Module) -> Sam:
+    """A SAM with random weights, also of its image encoder."""
     transformer = TwoWayTransformer(depth=2, embedding_dim=256, num_heads=8, mlp_dim=2048)
     sam = Sam(
-        NoEncoder(),
+        image_encoder,
         PromptEncoder(256, (IMG_SIZE // 16, IMG_SIZE // 16), (IMG_SIZE, IMG_SIZE), mask_in_chans=16),
         MaskDecoder(transformer_dim=256, transformer=transformer),
     )
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, value in sam.state_dict().items():
-            if value.ndim == 1 and name.endswith("weight"):
-                value.normal_(1, 0.2, generator=generator)
-            elif value.ndim >= 2 and "embed" not in name and "token.weight" not in name and "tokens" not in name:
-                value.normal_(0, value[0].numel() ** -0.5, generator=generator)
-            else:
-                value.normal_(0, 0.3, generator=generator)
-    return sam.eval().to(device)
+    randomise(sam)
+    return sam.eval()
+
+
+def shallow_encoder(model_type: str) -> ImageEncoderViT | TinyViT:
+    """An image encoder as wide as that of a model: two blocks of a ViT, one with windows and one without; or vit_t."""
+    if model_type == "vit_t":
+        return TinyViT()
+    widths = {"vit_h": (1280, 16), "vit_l": (1024, 16), "vit_b": (768, 12), "narrow": (32, 2)}
+    embed_dim, num_heads = widths[model_type]
+    return ImageEncoderViT(IMG_SIZE, embed_dim=embed_dim, depth=2, num_heads=num_heads, global_attn_indexes=(1,))
 
 
 def random_embedding(device: str) -> Tensor:

@@ -15,7 +15,6 @@ import hashlib
 import importlib
 import importlib.util
 import os
-import re
 import sys
 import tarfile
 import tempfile
@@ -31,6 +30,7 @@ from torch import Tensor, nn
 
 from sam_pipeline.model.checkpoints import cache_folder
 from sam_pipeline.model.downloads import MOBILE_SAM_ARCHIVE, download_source_archive
+from tests.random_weights import randomise as randomise
 
 
 def official_sam(model_type: str, state_dict: Mapping[str, Tensor] | None = None) -> Any:
@@ -65,32 +65,6 @@ def official_module(name: str) -> types.ModuleType:
     return importlib.import_module(f"segment_anything.{name}")
 
 
-def randomise(module: nn.Module, seed: int = 0) -> None:
-    """Fill every parameter and stored buffer with seeded random values, none of them zero or one by default.
-
-    Scales keep activations of order one through many layers, so that an error anywhere shows at the end.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in module.state_dict().items():
-            if not value.is_floating_point():  # a batch norm's count of batches; unused in eval mode
-                continue
-            if name.endswith("running_var"):
-                value.uniform_(0.5, 1.5, generator=generator)
-            elif name.endswith(("rel_pos_h", "rel_pos_w")) or "positional_encoding" in name:
-                value.normal_(0, 0.3, generator=generator)
-            elif (
-                value.ndim >= 2
-                and name.endswith("weight")
-                and not re.search(r"_embed\.weight|point_embeddings|iou_token|mask_tokens", name)
-            ):
-                value.normal_(0, value[0].numel() ** -0.5, generator=generator)
-            elif name.endswith("weight") and value.ndim == 1:
-                value.normal_(1, 0.2, generator=generator)
-            else:
-                value.normal_(0, 0.3, generator=generator)
-
-
 def relative_difference(ours: Tensor, theirs: Tensor) -> float:
     """Largest absolute difference over the largest absolute value."""
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
@@ -113,7 +87,7 @@ def _mobile_sam() -> types.ModuleType:
     if "mobile_sam" not in sys.modules:
         _install_torchvision()
         _install_timm()
-        folder = _mobile_sam_folder()
+        folder = mobile_sam_folder()
         spec = importlib.util.spec_from_file_location(
             "mobile_sam", folder / "__init__.py", submodule_search_locations=[str(folder)]
         )
@@ -125,7 +99,7 @@ def _mobile_sam() -> types.ModuleType:
     return sys.modules["mobile_sam"]
 
 
-def _mobile_sam_folder() -> Path:
+def mobile_sam_folder() -> Path:
     """MobileSAM's code from the archive that also carries its weights, unpacked once into the cache."""
     digest = hashlib.sha256(MOBILE_SAM_ARCHIVE.sha256.encode()).hexdigest()[:12]
     folder = cache_folder() / "tests" / f"mobile_sam-{digest}"
