@@ -45,7 +45,7 @@ def composed_axis(num_logits: int, input_length: int, length: int) -> Axis:
     pixels = np.arange(length)
     for mid, mid_weight in ((mid0, mid_weights[0]), (mid1, mid_weights[1])):
         for low, low_weight in ((low0, low_weights[0]), (low1, low_weights[1])):
-            np.add.at(weights, (pixels, low[mid] - starts), mid_weight * low_weight[mid])
+            weights[pixels, low[mid] - starts] += mid_weight * low_weight[mid]
     groups = np.concatenate([[0], np.flatnonzero(np.diff(starts)) + 1, [length]])
     return Axis(starts.astype(np.int32), weights, groups.astype(np.int32))
 

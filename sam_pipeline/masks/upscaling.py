@@ -29,8 +29,6 @@ CHUNK_BYTES = 128 * 2**20
 
 Result = TypeVar("Result")
 
-_RUNS_AHEAD = 32
-
 _PATCH = 16
 """Model input pixels per row of the image embedding."""
 
@@ -79,20 +77,14 @@ class Upscaling:
             return counts[:, 0] / counts[:, 1], np.concatenate([boxes for _, boxes in parts])
 
     def runs(self, low_res_masks: Sequence[Tensor]) -> Iterator[Runs]:
-        """Masks at full resolution, from logits as for `measure`, one tensor (4 * rows, 4 * columns) a mask.
-
-        A few are computed ahead: runs of a mask that is noise take more memory than its logits.
-        """
+        """Masks at full resolution, one by one, from logits as for `measure`, one (4 * rows, 4 * columns) a mask."""
         if not low_res_masks:
             return
         rows, columns = self._axes(low_res_masks[0])
         # From another device in one copy; on a CPU they are where they are needed.
         on_cpu = low_res_masks if low_res_masks[0].device.type == "cpu" else torch.stack(list(low_res_masks)).cpu()
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            for first in range(0, len(on_cpu), _RUNS_AHEAD):
-                arrays = [logits.numpy() for logits in on_cpu[first : first + _RUNS_AHEAD]]
-                edges = pool.map(lambda logits: mask_edges(logits, rows, columns, self.sam.mask_threshold), arrays)
-                yield from (Runs(self.crop_size, one) for one in edges)
+        for logits in on_cpu:
+            yield Runs(self.crop_size, mask_edges(logits.numpy(), rows, columns, self.sam.mask_threshold))
 
     def binarize(self, low_res_masks: Tensor) -> Tensor:
         """Masks, (N, H, W) bool on the device of the logits, which are as for `measure`."""
