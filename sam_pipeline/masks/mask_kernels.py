@@ -258,4 +258,5 @@ def _changes(kinds: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.in
 @numba.njit(nogil=True, cache=True)
 def _along_row(row: Floats, j: int, weights: Floats) -> np.float32:
     """Three neighbouring logits, weighted."""
-    return weights[0] * row[j] + weights[1] * row[j + 1] + weights[2] * row[j + 2]
+    value: np.float32 = weights[0] * row[j] + weights[1] * row[j + 1] + weights[2] * row[j + 2]
+    return value

@@ -54,9 +54,9 @@ def compress(edges: Edges, num_pixels: int) -> NDArray[np.uint8]:
     characters = np.empty(_MOST_CHARACTERS * (len(edges) + 1), np.uint8)
     num_characters = 0
     is_open = len(edges) == 0 or edges[-1] < num_pixels
-    before, count, last = np.int64(0), np.int64(0), np.int64(0)  # the last two counts, and where they end
+    before, count, last = 0, 0, 0  # the last two counts, and where they end
     for i in range(len(edges) + is_open):
-        end = edges[i] if i < len(edges) else num_pixels
+        end = int(edges[i]) if i < len(edges) else num_pixels
         length = end - last
         rest = length - before if i > 2 else length
         before, count, last = count, length, end
