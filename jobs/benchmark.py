@@ -4,8 +4,9 @@ generator, the default COMMAND and what `make bench` runs: the whole generator b
 fidelity: do we find the official masks, on thirty photographs. curves: time against points, image size, batch and
 threads. encoder: the image encoder alone. pipeline: the whole pipeline beside the bare engine. planning: listing a
 million images. orchestration: what the graph itself costs, with an engine that computes nothing. prompts: the boxes of
-a detector beside the official predictor. reading: what an image costs the CPU on its way to and from the encoder. Each
-prints a table and writes JSON to tests/benchmarks/results/. On a GPU: tests/gpu/measure.sh.
+a detector beside the official predictor. reading: what an image costs the CPU on its way to and from the encoder.
+finish: the CPU half of decoding. Each prints a table and writes JSON to tests/benchmarks/results/. On a GPU:
+tests/gpu/measure.sh.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("generator", "fidelity", "curves", "encoder", "pipeline", "planning", "orchestration", "prompts", "reading")
+COMMANDS += ("finish",)
 
 
 def main() -> None:

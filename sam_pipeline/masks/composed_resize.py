@@ -10,6 +10,7 @@ Reproduces `postprocess_masks` of segment_anything/modeling/sam.py up to roundin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,9 @@ SCALE = 4
 """Model input pixels per low-resolution logit."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Axis:
-    """Weights along one axis of n pixels."""
+    """Weights along one axis of n pixels. Shared by all images of that size: not to be changed."""
 
     starts: NDArray[np.int32]
     """First of the three logits of each pixel, (n,), ascending."""
@@ -30,6 +31,7 @@ class Axis:
     """Where pixels with the same start begin, and n in the end."""
 
 
+@lru_cache(maxsize=64)
 def composed_axis(num_logits: int, input_length: int, length: int) -> Axis:
     """Compose the two resizes along one axis.
 
@@ -45,7 +47,7 @@ def composed_axis(num_logits: int, input_length: int, length: int) -> Axis:
     pixels = np.arange(length)
     for mid, mid_weight in ((mid0, mid_weights[0]), (mid1, mid_weights[1])):
         for low, low_weight in ((low0, low_weights[0]), (low1, low_weights[1])):
-            np.add.at(weights, (pixels, low[mid] - starts), mid_weight * low_weight[mid])
+            weights[pixels, low[mid] - starts] += mid_weight * low_weight[mid]
     groups = np.concatenate([[0], np.flatnonzero(np.diff(starts)) + 1, [length]])
     return Axis(starts.astype(np.int32), weights, groups.astype(np.int32))
 

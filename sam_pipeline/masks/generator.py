@@ -9,7 +9,7 @@ P prompts, M masks per prompt, N masks; H W pixels of the original frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from sam_pipeline.masks.runs import Runs
 from sam_pipeline.masks.shared_decoder import PlainDecoder, SharedDecoder
 from sam_pipeline.masks.small_regions import drop_small_islands, fill_small_holes
 from sam_pipeline.masks.transforms import ResizeLongestSide
-from sam_pipeline.masks.upscaling import Upscaling
+from sam_pipeline.masks.upscaling import Upscaling, finds_runs
 from sam_pipeline.model.sam import Sam
 
 MAX_POINTS_AT_ONCE = 1024
@@ -44,10 +44,12 @@ class CropDetections:
     """What was found in one crop, and passes the filters."""
 
     found: Candidates[Tensor] | Candidates[Runs]
-    """Crop frame. Low-resolution masks on the device; or, of too many, pixels of those that survive NMS."""
+    """Crop frame. Low-resolution masks; or, on CUDA and of too many, pixels of those that survive NMS."""
     upscaling: Upscaling
     crop_box: Box
     original_size: tuple[int, int]
+    pixels_copied: torch.cuda.Event | None = None
+    """To wait for before pixels are read."""
 
     def without_duplicates(self, box_nms_thresh: float) -> CropDetections:
         """Those that survive NMS, best first."""
@@ -56,15 +58,14 @@ class CropDetections:
 
     def with_pixels(self) -> CropDetections:
         """The same with pixels, for which logits are let go."""
-        return replace(self, found=self.found.with_masks(list(self._runs())))
+        runs, copied = self.upscaling.start_runs(self.found.masks)
+        return replace(self, found=self.found.with_masks(runs), pixels_copied=copied)
 
     def to_image(self) -> Candidates[Runs]:
         """Their pixels, original frame."""
-        return self.found.uncrop(self._runs(), self.crop_box, self.original_size)
-
-    def _runs(self) -> Iterator[Runs]:
-        logits = [mask for mask in self.found.masks if isinstance(mask, Tensor)]
-        return self.upscaling.runs(logits) if logits else (mask for mask in self.found.masks if isinstance(mask, Runs))
+        if self.pixels_copied is not None:
+            self.pixels_copied.synchronize()
+        return self.found.uncrop(self.upscaling.runs(self.found.masks), self.crop_box, self.original_size)
 
 
 class MaskGenerator:
@@ -183,7 +184,7 @@ class MaskGenerator:
                 image_embeddings[i : i + 1], crop_box, self.point_grids[layer], original_size, regions
             )
             num_bytes += held_bytes(crop.found)
-            if num_bytes > MAX_HELD_BYTES:  # of all crops together
+            if num_bytes > MAX_HELD_BYTES or finds_runs(self.sam.device):  # bytes of all crops together
                 num_bytes -= held_bytes(crop.found)
                 crop = crop.without_duplicates(self.config.box_nms_thresh).with_pixels()
             detections.append(crop)

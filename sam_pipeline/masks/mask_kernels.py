@@ -148,6 +148,10 @@ def _measure(
 
 
 _OUTSIDE, _INSIDE, _MIXED = 0, 1, 2
+# A pixel is computed from three values along its column. If all are further than this share of the largest on one side
+# of the threshold, so is the pixel: the weights' sum and five roundings are off by less than 1e-6 of it.
+_ROUNDING = np.float32(1e-5)
+_TINY = np.float32(1e-30)  # to which values are rounded more coarsely
 
 
 @numba.njit(nogil=True, cache=True)
@@ -162,43 +166,97 @@ def _edges(
     threshold: np.float32,
 ) -> NDArray[np.int64]:
     height = len(y_starts)
-    # Which 3 x 3 logits decide all pixels between them, down the columns, as they are read below.
-    kinds = np.empty((logits.shape[1] - 2, len(y_groups) - 1), np.int8)
-    smallest = np.empty(logits.shape[1], np.float32)
-    largest = np.empty(logits.shape[1], np.float32)
-    for group in range(len(y_groups) - 1):
-        _column_extremes(logits, y_starts[y_groups[group]], smallest, largest)
-        for j in range(len(kinds)):
-            if _none_above(largest, j, threshold):
-                kinds[j, group] = _OUTSIDE
-            elif _all_above(smallest, j, threshold):
-                kinds[j, group] = _INSIDE
-            else:
-                kinds[j, group] = _MIXED
-    edges = np.empty(1024, np.int64)
+    kinds = _kinds(logits, y_starts, y_groups, threshold)
+    changes, num_changes = _changes(kinds)
+    edges = np.empty(4096, np.int64)
     num_edges = 0
     inside = False
-    for x in range(len(x_starts)):
-        j = x_starts[x]
-        for group in range(len(y_groups) - 1):
-            kind = kinds[j, group]
-            if kind == inside:
-                continue
-            top, bottom = y_groups[group], y_groups[group + 1]
-            if num_edges + bottom - top > len(edges):
-                edges = np.concatenate((edges, np.empty(len(edges) + bottom - top, np.int64)))
-            if kind != _MIXED:
-                edges[num_edges] = x * height + top
+    for column_group in range(len(x_groups) - 1):
+        left, right = x_groups[column_group], x_groups[column_group + 1]
+        j = x_starts[left]
+        if num_changes[j] == 0 and not inside:
+            continue
+        for x in range(left, right):
+            if num_edges + height >= len(edges):
+                edges = np.concatenate((edges, np.empty(len(edges) + height, np.int64)))
+            if inside and kinds[0, j] == _OUTSIDE:  # a run that reaches the foot of the column before ends there
+                edges[num_edges] = x * height
                 num_edges += 1
-                inside = not inside
-                continue
-            i = y_starts[top]
-            for y in range(top, bottom):
-                if (_pixel(logits, i, j, y_weights[y], x_weights[x]) > threshold) != inside:
-                    edges[num_edges] = x * height + y
+                inside = False
+            for change in range(num_changes[j]):
+                group = changes[j, change]
+                top, bottom = y_groups[group], y_groups[group + 1]
+                kind = kinds[group, j]
+                if kind == _MIXED:
+                    i = y_starts[top]
+                    upper = _along_row(logits[i], j, x_weights[x])
+                    middle = _along_row(logits[i + 1], j, x_weights[x])
+                    lower = _along_row(logits[i + 2], j, x_weights[x])
+                    smallest, largest = min(upper, min(middle, lower)), max(upper, max(middle, lower))
+                    margin = _ROUNDING * max(_TINY, max(abs(smallest), abs(largest)))
+                    margin += np.float32(0) * (upper + middle + lower)  # no bound holds beside what is no number
+                    if smallest - margin > threshold:
+                        kind = _INSIDE
+                    elif largest + margin <= threshold:
+                        kind = _OUTSIDE
+                    else:
+                        for y in range(top, bottom):
+                            value = y_weights[y, 0] * upper + y_weights[y, 1] * middle + y_weights[y, 2] * lower
+                            if (value > threshold) != inside:
+                                edges[num_edges] = x * height + y
+                                num_edges += 1
+                                inside = not inside
+                        continue
+                if kind != inside:
+                    edges[num_edges] = x * height + top
                     num_edges += 1
                     inside = not inside
-    edges = edges[:num_edges]
     if inside:
-        edges = np.append(edges, height * len(x_starts))
-    return edges.copy()
+        edges[num_edges] = height * len(x_starts)
+        num_edges += 1
+    return edges[:num_edges].copy()
+
+
+@numba.njit(nogil=True, cache=True)
+def _kinds(logits: Floats, y_starts: Ints, y_groups: Ints, threshold: np.float32) -> NDArray[np.uint8]:
+    """Which 3 x 3 logits decide all pixels between them, (row groups, S) uint8; the last two columns are outside."""
+    num_rows, num_columns = logits.shape
+    above = np.empty((num_rows, num_columns), np.uint8)
+    for i in range(num_rows):
+        for j in range(num_columns):
+            # No logit that is none or infinite bounds a pixel.
+            logit = logits[i, j]
+            above[i, j] = np.uint8(logit > threshold) + np.uint8(16) * np.uint8(not abs(logit) < np.inf)
+    kinds = np.zeros((len(y_groups) - 1, num_columns), np.uint8)
+    sums = np.empty(num_columns, np.uint8)
+    for group in range(len(y_groups) - 1):
+        i = y_starts[y_groups[group]]
+        for j in range(num_columns):
+            sums[j] = above[i, j] + above[i + 1, j] + above[i + 2, j]
+        for j in range(num_columns - 2):
+            nine = np.uint8(sums[j] + sums[j + 1] + sums[j + 2])
+            kinds[group, j] = _OUTSIDE if nine == 0 else (_INSIDE if nine == 9 else _MIXED)
+    return kinds
+
+
+@numba.njit(nogil=True, cache=True)
+def _changes(kinds: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The row groups of each column that are mixed or of another kind than the one above; how many there are."""
+    num_groups, num_columns = kinds.shape
+    changes = np.empty((num_columns, num_groups), np.int32)
+    num_changes = np.zeros(num_columns, np.int32)
+    above = np.zeros(num_columns, np.uint8)
+    for group in range(num_groups):
+        for j in range(num_columns):
+            if kinds[group, j] == _MIXED or kinds[group, j] != above[j]:
+                changes[j, num_changes[j]] = group
+                num_changes[j] += 1
+        above = kinds[group]
+    return changes, num_changes
+
+
+@numba.njit(nogil=True, cache=True)
+def _along_row(row: Floats, j: int, weights: Floats) -> np.float32:
+    """Three neighbouring logits, weighted."""
+    value: np.float32 = weights[0] * row[j] + weights[1] * row[j + 1] + weights[2] * row[j + 2]
+    return value

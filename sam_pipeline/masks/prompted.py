@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from sam_pipeline.masks.records import PromptedMaskRecord
 from sam_pipeline.masks.runs import Runs
 from sam_pipeline.masks.shared_decoder import SharedDecoder
 from sam_pipeline.masks.transforms import ResizeLongestSide
-from sam_pipeline.masks.upscaling import Upscaling
+from sam_pipeline.masks.upscaling import Upscaling, finds_runs
 from sam_pipeline.model.sam import Sam
 
 # Image tokens of prompts with a mask differ, and take 4 MB each: the plain decoder holds several copies of them.
@@ -40,8 +40,8 @@ class PromptDetections:
     """The mask of each prompt before it has pixels, in the order of the prompts."""
 
     prompts: Sequence[Prompt]
-    low_res_masks: list[Tensor]
-    """(4 * rows, 4 * columns) logits each."""
+    masks: Sequence[Tensor] | Sequence[Runs]
+    """(4 * rows, 4 * columns) logits each, or on CUDA pixels."""
     iou_predictions: NDArray[np.float32]
     """(N,)"""
     stability_scores: NDArray[np.float32]
@@ -49,6 +49,8 @@ class PromptDetections:
     boxes_xyxy: NDArray[np.int64]
     """(N, 4), both corners inclusive, original frame."""
     upscaling: Upscaling
+    pixels_copied: torch.cuda.Event | None = None
+    """To wait for before pixels are read."""
 
 
 class PromptedMaskGenerator:
@@ -92,9 +94,10 @@ class PromptedMaskGenerator:
         input_size = self._transform.get_preprocess_shape(*original_size, self._transform.target_length)
         upscaling = Upscaling(self._sam, input_size, original_size)
         shared = self._decoder.share(image_embedding)
+        low_res_masks_of_all = [torch.empty(0)] * len(prompts)
         found = PromptDetections(
             prompts,
-            [torch.empty(0)] * len(prompts),
+            low_res_masks_of_all,
             np.zeros(len(prompts), np.float32),
             np.zeros(len(prompts), np.float32),
             np.zeros((len(prompts), 4), np.int64),
@@ -120,7 +123,10 @@ class PromptedMaskGenerator:
             found.stability_scores[where] = np.nan_to_num(stability)
             found.boxes_xyxy[where] = boxes_xyxy
             for i, mask in zip(where, low_res_masks, strict=True):
-                found.low_res_masks[i] = mask
+                low_res_masks_of_all[i] = mask
+        if finds_runs(self._sam.device):
+            runs, copied = upscaling.start_runs(low_res_masks_of_all)
+            return replace(found, masks=runs, pixels_copied=copied)
         return found
 
     @torch.inference_mode()
@@ -130,7 +136,9 @@ class PromptedMaskGenerator:
         Returns:
             For each prompt, in their order, its mask, or an error where the mask has no pixel.
         """
-        masks = found.upscaling.runs(found.low_res_masks)
+        if found.pixels_copied is not None:
+            found.pixels_copied.synchronize()
+        masks = found.upscaling.runs(found.masks)
         return [
             self._record(found, i, mask)
             if mask.area()

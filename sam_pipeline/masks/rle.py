@@ -23,12 +23,11 @@ class Rle(TypedDict):
 
 def encode(runs: Runs) -> Rle:
     """Compress a mask."""
+    from sam_pipeline.masks import run_kernels  # numba, which tasks that read and write do without
+
     height, width = runs.size
-    counts = np.diff(runs.edges, prepend=0)  # background first, then in turn
-    if not len(runs.edges) or runs.edges[-1] < height * width:
-        counts = np.append(counts, height * width - counts.sum())
-    compressed = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    return {"size": [height, width], "counts": compressed["counts"].decode("ascii")}
+    counts = run_kernels.compress(runs.edges, height * width)
+    return {"size": [height, width], "counts": counts.tobytes().decode("ascii")}
 
 
 def decode(rle: Rle) -> NDArray[np.bool_]:

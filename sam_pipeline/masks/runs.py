@@ -56,21 +56,9 @@ class Runs:
         Returns:
             The mask at the size of the image, empty outside the crop.
         """
-        crop_height = self.size[0]
-        height = original_size[0]
+        if self.size == original_size:
+            return self
+        from sam_pipeline.masks import run_kernels  # numba, which tasks that read and write do without
+
         x0, y0, _, _ = crop_box_xyxy
-        # A run that goes on from the foot of one column to the head of the next has the image's pixels between them.
-        starts, ends = self.edges[0::2], self.edges[1::2]
-        first_columns = starts // crop_height
-        num_columns = (ends - 1) // crop_height - first_columns + 1
-        run = np.repeat(np.arange(len(starts)), num_columns)
-        columns = (
-            first_columns[run] + np.arange(len(run)) - np.repeat(np.cumsum(num_columns) - num_columns, num_columns)
-        )
-        tops = np.maximum(starts[run] - columns * crop_height, 0)
-        bottoms = np.minimum(ends[run] - columns * crop_height, crop_height)
-        shift = (columns + x0) * height + y0
-        edges = np.stack([tops + shift, bottoms + shift], axis=1).reshape(-1)
-        # Pieces of a crop as high as the image touch again.
-        touching = np.flatnonzero(edges[1:-1:2] == edges[2::2])
-        return Runs(original_size, np.delete(edges, np.concatenate([2 * touching + 1, 2 * touching + 2])))
+        return Runs(original_size, run_kernels.uncrop(self.edges, self.size, original_size[0], x0, y0))

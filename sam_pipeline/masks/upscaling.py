@@ -29,7 +29,8 @@ CHUNK_BYTES = 128 * 2**20
 
 Result = TypeVar("Result")
 
-_RUNS_AHEAD = 32
+_MASKS_AT_ONCE = 256
+"""Whose runs are found together on a device."""
 
 _PATCH = 16
 """Model input pixels per row of the image embedding."""
@@ -78,21 +79,49 @@ class Upscaling:
         with np.errstate(invalid="ignore"):
             return counts[:, 0] / counts[:, 1], np.concatenate([boxes for _, boxes in parts])
 
-    def runs(self, low_res_masks: Sequence[Tensor]) -> Iterator[Runs]:
-        """Masks at full resolution, from logits as for `measure`, one tensor (4 * rows, 4 * columns) a mask.
+    def runs(self, masks: Sequence[Tensor | Runs]) -> Iterator[Runs]:
+        """Masks at full resolution, one by one.
 
-        A few are computed ahead: runs of a mask that is noise take more memory than its logits.
+        Args:
+            masks: logits as for `measure`, one tensor (4 * rows, 4 * columns) a mask; or runs, which are given back.
         """
+        low_res_masks = [mask for mask in masks if isinstance(mask, Tensor)]
         if not low_res_masks:
-            return
+            yield from (mask for mask in masks if isinstance(mask, Runs))
+        elif finds_runs(low_res_masks[0].device):
+            found, copied = self.start_runs(masks)
+            if copied is not None:
+                copied.synchronize()
+            yield from found
+        else:
+            rows, columns = self._axes(low_res_masks[0])
+            # From another device in one copy; on a CPU they are where they are needed.
+            on_cpu = low_res_masks if low_res_masks[0].device.type == "cpu" else torch.stack(low_res_masks).cpu()
+            for logits in on_cpu:
+                yield Runs(self.crop_size, mask_edges(logits.numpy(), rows, columns, self.sam.mask_threshold))
+
+    def start_runs(self, masks: Sequence[Tensor | Runs]) -> tuple[list[Runs], torch.cuda.Event | None]:
+        """`runs`, for which nobody waits where the device finds them.
+
+        Returns:
+            The runs, and what any thread must wait for before it reads their edges; None: they are there.
+        """
+        low_res_masks = [mask for mask in masks if isinstance(mask, Tensor)]
+        if not low_res_masks or not finds_runs(device := low_res_masks[0].device):
+            return list(self.runs(masks)), None
+        from sam_pipeline.masks import triton_masks  # Triton comes with torch for CUDA alone
+
         rows, columns = self._axes(low_res_masks[0])
-        # From another device in one copy; on a CPU they are where they are needed.
-        on_cpu = low_res_masks if low_res_masks[0].device.type == "cpu" else torch.stack(list(low_res_masks)).cpu()
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            for first in range(0, len(on_cpu), _RUNS_AHEAD):
-                arrays = [logits.numpy() for logits in on_cpu[first : first + _RUNS_AHEAD]]
-                edges = pool.map(lambda logits: mask_edges(logits, rows, columns, self.sam.mask_threshold), arrays)
-                yield from (Runs(self.crop_size, one) for one in edges)
+        found = []
+        for first in range(0, len(low_res_masks), _MASKS_AT_ONCE):
+            some = torch.stack(low_res_masks[first : first + _MASKS_AT_ONCE])
+            found += triton_masks.mask_edges(some, rows, columns, self.sam.mask_threshold)
+        copied = None
+        if device.type == "cuda":
+            # Whoever waits sleeps: spinning would take a CPU.
+            copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            copied.record(torch.cuda.current_stream(device))
+        return [Runs(self.crop_size, edges) for edges in found], copied
 
     def binarize(self, low_res_masks: Tensor) -> Tensor:
         """Masks, (N, H, W) bool on the device of the logits, which are as for `measure`."""
@@ -126,6 +155,11 @@ class Upscaling:
         missing = low_res_masks.shape[-1] - low_res_masks.shape[-2]
         padded = F.pad(low_res_masks, (0, 0, 0, missing))
         return self.sam.postprocess_masks(padded[None], self.input_size, self.crop_size)[0]
+
+
+def finds_runs(device: torch.device) -> bool:
+    """Whether the device finds runs, so that few bytes leave it and no logits wait there."""
+    return device.type == "cuda"
 
 
 def _in_threads(kernel: Callable[[NDArray[np.float32]], Result], low_res_masks: Tensor) -> list[Result]:

@@ -6,8 +6,15 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is for Linux on x86-64")
 
-from sam_pipeline.masks import mask_kernels, triton_masks
+from sam_pipeline.config import MaskConfig
+from sam_pipeline.masks import generator, mask_kernels, prompted, triton_masks, upscaling
 from sam_pipeline.masks.composed_resize import composed_axis
+from sam_pipeline.masks.crops import prepare_crops
+from sam_pipeline.masks.generator import MaskGenerator
+from sam_pipeline.masks.prompted import PromptedMaskGenerator
+from sam_pipeline.masks.prompts import Prompt
+from sam_pipeline.masks.runs import Runs
+from sam_pipeline.masks.shared_decoder import PlainDecoder, SharedDecoder
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU tests/gpu runs the kernels, compiled")
 
@@ -49,3 +56,57 @@ def test_no_masks_give_nothing():
     counts, boxes = triton_masks.measure_masks(torch.zeros(0, SIDE, SIDE), axis, axis, 0.0, 1.0)
     assert counts.shape == (0, 2)
     assert boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("input_size", "size", "threshold"),
+    [
+        ((36, 48), (15, 19), 0.0),
+        ((48, 48), (5, 7), 0.0),
+        ((2, 48), (1, 40), 0.0),
+        ((48, 2), (40, 1), 1.0),
+        ((1, 1), (1, 1), 1.0),
+    ],
+)
+def test_edges_are_those_of_the_cpu_to_the_bit(input_size, size, threshold, monkeypatch):
+    monkeypatch.setattr(triton_masks, "_COLUMNS", 8)
+    low_res_masks = masks()[:, : input_size[0] // 4 + 3].contiguous()
+    rows, columns = (composed_axis(SIDE, input_size[axis], size[axis]) for axis in (0, 1))
+    with np.errstate(invalid="ignore"):  # no number, times a weight
+        ours = triton_masks.mask_edges(low_res_masks, rows, columns, threshold)
+    theirs = [mask_kernels.mask_edges(logits.numpy(), rows, columns, threshold) for logits in low_res_masks]
+    assert any(len(edges) for edges in theirs)
+    assert [edges.tolist() for edges in ours] == [edges.tolist() for edges in theirs]
+
+
+@pytest.fixture
+def runs_on_device(monkeypatch):
+    """A function after which runs are found as on a GPU."""
+
+    def switch():
+        for module in (upscaling, generator, prompted):
+            monkeypatch.setattr(module, "finds_runs", lambda device: True)
+
+    return switch
+
+
+def test_the_generator_finds_the_same_masks_and_leaves_no_logits(blob_sam, picture, runs_on_device):
+    settings = MaskConfig(points_per_side=4, pred_iou_thresh=0.3)
+    masks = MaskGenerator(blob_sam, settings, decoder=PlainDecoder(blob_sam))
+    image = picture(40, 62)
+    expected = masks.generate(image)
+    runs_on_device()
+    crops = prepare_crops(image, settings, blob_sam.image_encoder.img_size)
+    detections = masks.detect(masks.encode(crops), image.shape[:2])
+    assert all(isinstance(mask, Runs) for crop in detections for mask in crop.found.masks)
+    assert masks.finish(detections) == expected != []
+
+
+def test_prompts_get_the_same_masks(tiny_sam, runs_on_device, monkeypatch):
+    monkeypatch.setattr(upscaling, "_MASKS_AT_ONCE", 2)
+    masks = PromptedMaskGenerator(tiny_sam, SharedDecoder(tiny_sam))
+    embedding = torch.randn(1, 256, 8, 8, generator=torch.Generator().manual_seed(0))
+    prompts = [Prompt((2.0, 3.0, 20.0 + size, 25.0)) for size in range(3)]
+    expected = masks.decode(embedding, (30, 40), prompts)
+    runs_on_device()
+    assert masks.decode(embedding, (30, 40), prompts) == expected != []

@@ -54,7 +54,7 @@ class Compiled:
 
 
 def compile_all() -> None:
-    for module, names in ((triton_kernels, ("average", "rebuild", "upscale")), (triton_masks, ("_measure",))):
+    for module, names in ((triton_kernels, ("average", "rebuild", "upscale")), (triton_masks, ("_measure", "_edges"))):
         _replace(module, names)
     weights = ImageSideWeights(
         num_heads=8,
@@ -72,6 +72,7 @@ def compile_all() -> None:
     side.upscale(state, torch.zeros(2, 3, 32), torch.ones(2, 3, dtype=torch.bool), (64, 64), 44)
     axis = composed_axis(256, 1024, 700)
     triton_masks.measure_masks(torch.zeros(2, 256, 256), axis, axis, 0.0, 1.0)
+    triton_masks.mask_edges(torch.zeros(2, 256, 256), axis, axis, 0.0)
 
 
 def _replace(module: ModuleType, names: tuple[str, ...]) -> None:
