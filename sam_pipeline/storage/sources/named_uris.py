@@ -35,8 +35,12 @@ _ODD = r"(?is)^file:.*%|^[a-z][a-z0-9+.-]+:(?:[^/]|/[^/]|$)|x-(?:amz|goog)-"
 # question mark or ampersand, behind which a signature could stand; no user name.
 _PATH = r"(?:[^?&:\x00]|:[^?&:\x00])*"
 _PLAIN_FILE = r"file:///[^\x00]*"
-_PLAIN_REMOTE = rf"(?:s3|s3a|gs|gcs|az|hf|memory)://[^/?&:@\x00]*/{_PATH}|abfss?://[^/?&:\x00]*/{_PATH}"
-_PLAIN_HTTP = rf"https?://[^/?&@\x00]*/{_PATH}"
+_PLAIN_REMOTE = (
+    rf"(?:s3|s3a|gs|gcs|az|hf)://[^/?&:@\x00]+/{_PATH}|memory://[^/?&:@\x00]*/{_PATH}|abfss?://[^/?&:\x00]+/{_PATH}"
+)
+_PLAIN_HTTP = rf"https?://[^/?&@\x00]+/{_PATH}"
+# An image root above all buckets of a store, such as s3://.
+_ALL_BUCKETS = re.compile(r"(\w+)://+", re.ASCII)
 # A segment of a path that is empty, `.` or `..`, or a slash at the end.
 _UNCLEAN = r"(?s)^[a-z0-9]+://.*/\.{0,2}(?:/|$)"
 
@@ -176,6 +180,9 @@ def named_uris(list_uri: str, options: SourceOptions) -> NamedUris:
         root = options.image_root
         if options.allow_http and protocol_of(root) in HTTP_SCHEMES:
             check_uri(root, other_schemes=HTTP_SCHEMES)
+        elif _ALL_BUCKETS.fullmatch(root):
+            absolute_uri(f"{root}a-bucket")  # is the scheme one that can be read?
+            root = f"{protocol_of(root)}://"
         else:
             root = _uri_of(absolute_uri(root))
     return NamedUris(where, root if root.endswith("/") else f"{root}/", options.allow_http)
