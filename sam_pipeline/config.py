@@ -114,11 +114,12 @@ class PoolConfig(Settings):
     """How the cluster is divided. Everything left out is worked out from the CPUs and GPUs that Ray reports."""
 
     encode_actors: int | None = None
-    """Largest number of image encoder actors."""
+    """Image encoder actors."""
     decode_actors: int | None = None
-    """Largest number of mask decoder actors."""
+    """Mask decoder actors."""
     encode_batch_size: int | None = None
-    """Images an encoder call; 8 on a GPU, 1 on CPUs, where nothing is gained by waiting for more."""
+    """Images, or crops of them, that go through the encoder at once, and that make a block; 16 on a GPU, 1 on CPUs, where
+    nothing is gained by waiting for more."""
     encode_cpus: float | None = None
     """CPUs that one encoder actor reserves."""
     decode_cpus: float | None = None

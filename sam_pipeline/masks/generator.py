@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam_pipeline.config import MaskConfig, ResolvedPrecision
-from sam_pipeline.masks import prediction
+from sam_pipeline.masks import prediction, region_kernels
 from sam_pipeline.masks.candidates import Candidates, to_records
 from sam_pipeline.masks.collecting import MAX_HELD_BYTES, collect, held_bytes
 from sam_pipeline.masks.crops import Box, generate_crop_boxes, prepare_crops
-from sam_pipeline.masks.filters import mask_boxes, near_crop_edge
+from sam_pipeline.masks.filters import near_crop_edge
 from sam_pipeline.masks.grids import build_all_layer_point_grids
 from sam_pipeline.masks.nms import nms
 from sam_pipeline.masks.prompts import points_in_regions
@@ -281,10 +281,10 @@ def remove_small_regions(found: Candidates[Runs], min_area: int, nms_thresh: flo
     """
     repaired, boxes, untouched = [], [], []
     for runs in found.masks:
-        mask, filled = fill_small_holes(runs.to_mask(), min_area)
+        mask, filled = fill_small_holes(runs, min_area)
         mask, dropped = drop_small_islands(mask, min_area)
-        repaired.append(Runs.of_mask(mask) if filled or dropped else runs)
-        boxes.append(mask_boxes(torch.from_numpy(np.ascontiguousarray(mask))[None])[0].numpy())
+        repaired.append(mask)
+        boxes.append(region_kernels.box(mask.edges, mask.size[0]))
         untouched.append(not (filled or dropped))
     boxes_xyxy = np.array(boxes, dtype=np.int64).reshape(-1, 4)
     keep = nms(boxes_xyxy, np.array(untouched, dtype=np.float32), nms_thresh)
