@@ -118,8 +118,8 @@ class PoolConfig(Settings):
     decode_actors: int | None = None
     """Mask decoder actors."""
     encode_batch_size: int | None = None
-    """Images, or crops of them, that go through the encoder at once, and that make a block; 16 on a GPU, 1 on CPUs, where
-    nothing is gained by waiting for more."""
+    """Images, or crops of them, that go through the encoder at once; 16 on a GPU, 1 on CPUs, where nothing is gained by
+    waiting for more."""
     encode_cpus: float | None = None
     """CPUs that one encoder actor reserves."""
     decode_cpus: float | None = None

@@ -27,8 +27,9 @@ _ENCODE_SHARE, _DECODE_SHARE = 1 / 8, 3 / 8
 
 # Images a second of one GPU: what CPUs are to feed it with.
 _GPU_IMAGES_PER_S = {"vit_t": 100, "vit_b": 100, "vit_l": 60, "vit_h": 40}
-# CPU seconds an image of 1500 x 2250 takes, 32 x 32 points: fetched, decoded and resized; its masks finished.
-_READ_CPU_S, _FINISH_CPU_S = 0.06, 0.025
+# CPU seconds an image of 1500 x 2250 takes, 32 x 32 points: fetched, decoded, resized and put into a block; its masks
+# finished, of which a GPU has found the edges.
+_READ_CPU_S, _FINISH_CPU_S = 0.04, 0.002
 _LEAST_FINISHERS = 2
 _LEAST_FINISH_CPUS = 0.25
 
@@ -121,7 +122,10 @@ def expectation(r: Resources, model_type: str, num_cpus: float) -> str:
     finish_cpus = r.decode_actors * max(_LEAST_FINISH_CPUS, r.decode_cpus - 1)
     stages = {
         "reading": (f"{read_cpus:.3g} of {num_cpus:g} CPUs", read_cpus / _READ_CPU_S),
-        "networks": (f"{r.encode_actors} GPUs", r.encode_actors * _GPU_IMAGES_PER_S[model_type]),
+        "networks": (
+            f"{r.encode_actors} GPU{'s' if r.encode_actors > 1 else ''}",
+            r.encode_actors * _GPU_IMAGES_PER_S[model_type],
+        ),
         "finishing masks": (f"{finish_cpus:.3g} of {num_cpus:g} CPUs", finish_cpus / _FINISH_CPU_S),
     }
     each = "; ".join(f"{name}: {what}, {rate:.0f} images/s" for name, (what, rate) in stages.items())
