@@ -26,7 +26,7 @@ _TASK_SHARE = 1 / 8
 _ENCODE_SHARE, _DECODE_SHARE = 1 / 8, 3 / 8
 
 # Images a second of one GPU: what CPUs are to feed it with.
-_GPU_IMAGES_PER_S = {"vit_t": 100, "vit_b": 100, "vit_l": 60, "vit_h": 40}
+_GPU_IMAGES_PER_S = {"vit_t": 100, "vit_b": 100, "vit_l": 60, "vit_h": 40, "default": 40}
 # CPU seconds an image of 1500 x 2250 takes, 32 x 32 points: fetched, decoded, resized and put into a block; its masks
 # finished, of which a GPU has found the edges.
 _READ_CPU_S, _FINISH_CPU_S = 0.04, 0.002

@@ -1,8 +1,10 @@
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sam_pipeline.config import PoolConfig
+from sam_pipeline.config import ModelType, PoolConfig
 from sam_pipeline.errors import ClusterError
 from sam_pipeline.pipeline.resources import Cluster, divide, expectation
 
@@ -81,6 +83,12 @@ def test_a_decoder_gets_the_cpus_that_finish_masks_at_the_rate_of_its_gpu(
     r = division(PoolConfig(), "auto", num_cpus, num_gpus, model_type=model_type)
     assert (r.decode_cpus, r.finishers) == (decode_cpus, finishers)
     assert division(PoolConfig(decode_cpus=9), "auto", 32, 1).finishers == 8
+
+
+@pytest.mark.parametrize("model_type", get_args(ModelType))
+def test_there_is_an_expectation_for_every_model(model_type):
+    r = division(PoolConfig(), "auto", 16, 1, model_type=model_type)
+    assert "networks: 1 GPU, " in expectation(r, model_type, 16)
 
 
 def test_what_is_expected_of_each_stage_is_said_and_which_one_holds_the_others_back():
