@@ -29,14 +29,18 @@ class Head:
 
 @contextmanager
 def ray_head(
-    start: Start, env: Mapping[str, str], num_cpus: float, object_store_bytes: int = _OBJECT_STORE_BYTES
+    start: Start,
+    env: Mapping[str, str],
+    num_cpus: float,
+    object_store_bytes: int = _OBJECT_STORE_BYTES,
+    num_gpus: int = 0,
 ) -> Iterator[Head]:
-    """Run a head node; everything that it started is killed in the end."""
+    """Run a head node; everything that it started is killed in the end. GPUs are logical ones."""
     names = ["port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port"]
     ports = free_ports(len(names))
     flags = [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
     flags += [f"--dashboard-host={LOOPBACK}", f"--temp-dir={env['RAY_TMPDIR']}/ray", "--disable-usage-stats"]
-    program = _node(start, env, num_cpus, object_store_bytes, "--head", *flags)
+    program = _node(start, env, num_cpus, object_store_bytes, f"--num-gpus={num_gpus}", "--head", *flags)
     head = Head(program, f"{LOOPBACK}:{ports[0]}", f"http://{LOOPBACK}:{ports[1]}")
     try:
         program.wait_until(lambda: _answers(f"{head.dashboard}/api/jobs/", env["RAY_AUTH_TOKEN"]))
@@ -48,11 +52,17 @@ def ray_head(
 
 @contextmanager
 def ray_node(
-    start: Start, env: Mapping[str, str], head: Head, num_cpus: float, object_store_bytes: int = _OBJECT_STORE_BYTES
+    start: Start,
+    env: Mapping[str, str],
+    head: Head,
+    num_cpus: float,
+    object_store_bytes: int = _OBJECT_STORE_BYTES,
+    num_gpus: int = 0,
 ) -> Iterator[Program]:
     """Run one more node; it may be killed at any time."""
     before = _num_nodes(head, env["RAY_AUTH_TOKEN"])
-    program = _node(start, env, num_cpus, object_store_bytes, f"--address={head.address}")
+    flags = (f"--num-gpus={num_gpus}", f"--address={head.address}")
+    program = _node(start, env, num_cpus, object_store_bytes, *flags)
     try:
         program.wait_until(lambda: _num_nodes(head, env["RAY_AUTH_TOKEN"]) > before)
         yield program

@@ -197,10 +197,10 @@ def _edges(
     WRITES: tl.constexpr,
 ) -> None:
     """Follow some columns of pixels of a mask down, and count their edges or write them."""
-    mask = tl.program_id(1)
+    mask = tl.program_id(1).to(tl.int64)
     x = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     real = x < W
-    logits += mask.to(tl.int64) * R * S
+    logits += mask * R * S
     weight0, weight1, weight2 = _weights(x_weights, x, real)
     first_row = logits + tl.load(x_starts + x, mask=real, other=0)
     place = tl.zeros((COLUMNS,), tl.int64)

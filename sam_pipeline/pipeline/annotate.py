@@ -26,7 +26,8 @@ from sam_pipeline.pipeline.cluster import connected
 from sam_pipeline.pipeline.job import SAM, Backend, Job
 from sam_pipeline.pipeline.passes import MakeDisplay, annotate_pending
 from sam_pipeline.pipeline.plan import ensure_plan, sample_images
-from sam_pipeline.pipeline.resources import Cluster, Resources, divide, expectation
+from sam_pipeline.pipeline.resources import Cluster, Resources, check_batch_fits, divide, expectation
+from sam_pipeline.pipeline.run import images_per_block
 from sam_pipeline.pipeline.targets import Targets, resolve_targets
 from sam_pipeline.storage.fetching import find_probe
 from sam_pipeline.storage.mask_table import MaskTable, RunHeader, check_fingerprint, read_header
@@ -101,6 +102,8 @@ def _start(
             if resources.device == "cuda":
                 logger.info("%s", expectation(resources, config.model.model_type, cluster.num_cpus))
             job = _resolve(config, plan, targets, resources, cluster, weights_sha256, backend)
+            num_crops = images_per_block(job, resources) * job.crops_per_image
+            check_batch_fits(num_crops, job.precision, cluster.smallest_object_store_bytes)
             table, done = _begin(config, plan, targets, _fingerprint(config, targets, job.precision, weights_sha256))
             pending_ids = np.flatnonzero(~done)
             if len(pending_ids):

@@ -245,6 +245,7 @@ def _cluster() -> Cluster:
         largest_node_cpus=max((node.get("CPU", 0.0) for node in nodes), default=0.0),
         smallest_node_memory_bytes=_smallest(workers, "memory"),
         smallest_object_store_bytes=_smallest(workers, "object_store_memory"),
+        least_cpus_a_gpu=min((node.get("CPU", 0.0) / node["GPU"] for node in nodes if node.get("GPU")), default=0.0),
     )
 
 

@@ -35,7 +35,7 @@ Masks = Sequence[MaskRecord | UnusablePrompt]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _EMBEDDING_SHAPE = (256, 64, 64)
-# Their logits, 64 MB, wait for that.
+# Of prompts from files: their logits, 64 MB, wait on a CPU until they are finished.
 _PROMPTS_AT_ONCE = 256
 # With fewer, what the prompts of an image share takes most of the memory.
 _LEAST_PROMPTS_AT_ONCE = 16
@@ -87,6 +87,8 @@ class SamEngine:
             self._sam, decoder, job.config.multimask_output, masks.stability_score_offset
         )
         self._finishers = ThreadPoolExecutor(job.finishers, "finish-masks")
+        in_grids = max(len(points) for points in self._generator.point_grids)
+        self._most_prompts = _PROMPTS_AT_ONCE if job.mode == "prompted" else min(in_grids, MAX_POINTS_AT_ONCE)
         if job.device != "cpu":
             warm_decoder(self._sam, decoder, self._prompted, job)
 
@@ -135,8 +137,9 @@ class SamEngine:
             finishing: what threads have still to finish, of this image and of others.
         """
         parts: list[Future[Masks]] = []
+        prompts_at_once = self._prompts_at_once.at_most(self._most_prompts)
         try:
-            for finish in self._detect(image, self._prompts_at_once.at_most(MAX_POINTS_AT_ONCE)):
+            for finish in self._detect(image, prompts_at_once):
                 parts.append(self._finishers.submit(finish))
                 finishing.append(parts[-1])
                 if len(finishing) > self._job.finishers:  # lest a fast device leave the logits of thousands waiting
@@ -144,17 +147,15 @@ class SamEngine:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            return None
-        return parts
+        else:
+            return parts
+        self._prompts_at_once.halve(prompts_at_once)
+        return None
 
     def _finished(self, image: EncodedImage, parts: list[Future[Masks]] | None) -> Masks:
-        try:
-            if parts is not None:
-                return _joined(part.result() for part in parts)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        return self._prompts_at_once.call(partial(self._decode_alone, image), MAX_POINTS_AT_ONCE)
+        if parts is not None:
+            return _joined(part.result() for part in parts)
+        return self._prompts_at_once.call(partial(self._decode_alone, image), self._most_prompts)
 
     def _decode_alone(self, image: EncodedImage, prompts_at_once: int) -> Masks:
         return _joined(finish() for finish in self._detect(image, prompts_at_once))

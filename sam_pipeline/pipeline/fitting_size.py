@@ -50,8 +50,12 @@ class FittingSize:
                 if size <= self._least or not is_out_of_memory(error):
                     raise
             # Not in the handler, where the error still holds the frames that hold tensors.
-            self._size = max(self._least, size // 2)
-            torch.cuda.empty_cache()
-            logger.warning(
-                "%d %s at once are too many for the device's memory: %d from now on", size, self._what, self._size
-            )
+            self.halve(size)
+
+    def halve(self, size: int) -> None:
+        """Remember that a size was too large."""
+        self._size = max(self._least, size // 2)
+        torch.cuda.empty_cache()
+        logger.warning(
+            "%d %s at once are too many for the device's memory: %d from now on", size, self._what, self._size
+        )

@@ -68,14 +68,17 @@ def annotate_isolated(
     Raises:
         SamPipelineError: storage or the machines failed, which is not the image's fault.
     """
+    num_cpus, num_gpus = resources.decode_cpus, min(1.0, resources.encode_gpus + resources.decode_gpus)
     actor = ray.remote(
-        num_cpus=resources.decode_cpus,
-        num_gpus=min(1.0, resources.encode_gpus + resources.decode_gpus),
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
         max_restarts=-1,  # with its node; each image is tried a few times only
         max_task_retries=_RETRIES,
     )(IsolatedAnnotator)
-    # No more than there were pairs of an encoder and a decoder: what they had is free now.
-    num_actors = min(len(image_ids), resources.encode_actors, resources.decode_actors)
+    # No more than there were pairs of an encoder and a decoder, what they had is free now; and than there is room for,
+    # should a machine be lost.
+    num_pairs = min(resources.encode_actors, resources.decode_actors)
+    num_actors = max(1, min(len(image_ids), num_pairs, _num_that_fit(num_cpus, num_gpus)))
     pool: Any = ActorPool([actor.remote(job, monitor) for _ in range(num_actors)])
     for image_id in image_ids:
         pool.submit(lambda annotator, image_id: annotator.annotate.remote(image_id), image_id)
@@ -97,6 +100,12 @@ def annotate_isolated(
         else:
             deadline = time.monotonic() + patience_s
             yield shards_of(rows)
+
+
+def _num_that_fit(num_cpus: float, num_gpus: float) -> int:
+    total = ray.cluster_resources()
+    on_cpus = int(total.get("CPU", 0.0) / num_cpus)
+    return min(on_cpus, int(total.get("GPU", 0.0) / num_gpus)) if num_gpus else on_cpus
 
 
 class IsolatedAnnotator:

@@ -33,10 +33,10 @@ _READ_CPU_S, _FINISH_CPU_S = 0.04, 0.002
 _LEAST_FINISHERS = 2
 _LEAST_FINISH_CPUS = 0.25
 
-# What fills an H100 or H200, and is halved where memory is short: see README.
+# 8 keep a GPU busy; with more there are fewer gaps between batches.
 _GPU_BATCH_SIZE = 16
-# In Ray's object store: pixels, and an embedding in float32.
-_CROP_BYTES, _EMBEDDING_BYTES = 3 * 2**20, 4 * 2**20
+# In Ray's object store.
+_CROP_BYTES, _EMBEDDING_BYTES = 3 * 2**20, {"fp32": 4 * 2**20, "bf16": 2 * 2**20}
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,9 @@ class Cluster:
     smallest_node_memory_bytes: int
     """Memory of the worker machine that has the least, without what the object store takes."""
     smallest_object_store_bytes: int
-    """Of the worker machine that has the smallest one."""
+    """Of the worker machine that has the smallest one; 0 if none says."""
+    least_cpus_a_gpu: float
+    """CPUs for each GPU of the machine with GPUs that has the fewest; 0 if there is none."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,17 @@ class Resources:
     @property
     def shares_gpus(self) -> bool:
         """Whether an encoder and its decoders are to be on one GPU: where together they take no more than one."""
-        decoders_a_gpu, rest = divmod(self.decode_actors, self.encode_actors)
-        gpus = self.encode_gpus + decoders_a_gpu * self.decode_gpus
-        return self.device == "cuda" and not rest and min(self.encode_gpus, self.decode_gpus) > 0 and gpus <= 1
+        is_even = self.decode_actors % self.encode_actors == 0 and min(self.encode_gpus, self.decode_gpus) > 0
+        return self.device == "cuda" and is_even and self.gpu_bundle["GPU"] <= 1
+
+    @property
+    def gpu_bundle(self) -> dict[str, float]:
+        """What an encoder and its decoders reserve on a GPU that they share."""
+        decoders = self.decode_actors // self.encode_actors
+        return {
+            "GPU": self.encode_gpus + decoders * self.decode_gpus,
+            "CPU": self.encode_cpus + decoders * self.decode_cpus,
+        }
 
 
 def divide(
@@ -107,11 +117,10 @@ def divide(
     num_cpus, num_gpus = cluster.num_cpus, cluster.num_gpus
     if device == "auto":
         device = "cuda" if num_gpus >= 1 else "cpu"
-    resources = _on_gpus(pools, num_cpus, num_gpus, model_type) if device == "cuda" else _on_cpus(pools, num_cpus)
+    resources = _on_gpus(pools, cluster, model_type) if device == "cuda" else _on_cpus(pools, num_cpus)
     _check_fits(resources, num_cpus, num_gpus)
-    _check_fits_object_store(resources, cluster.smallest_object_store_bytes)
     resources = _with_tasks(resources, num_cpus)
-    _check_fits_a_node(resources, cluster.largest_node_cpus)
+    _check_fits_a_node(resources, cluster)
     return resources
 
 
@@ -129,12 +138,14 @@ def expectation(r: Resources, model_type: str, num_cpus: float) -> str:
         "finishing masks": (f"{finish_cpus:.3g} of {num_cpus:g} CPUs", finish_cpus / _FINISH_CPU_S),
     }
     each = "; ".join(f"{name}: {what}, {rate:.0f} images/s" for name, (what, rate) in stages.items())
-    return f"{each}; expected bottleneck: {min(stages, key=lambda name: stages[name][1])}"
+    bottleneck = min(stages, key=lambda name: stages[name][1])
+    return f"{each}; expected bottleneck, for images of 1500 x 2250 pixels and 32 x 32 points: {bottleneck}"
 
 
-def _on_gpus(pools: PoolConfig, num_cpus: float, num_gpus: float, model_type: str) -> Resources:
-    num_pairs = max(1, int(num_gpus))
-    cpus_a_gpu = num_cpus / num_pairs
+def _on_gpus(pools: PoolConfig, cluster: Cluster, model_type: str) -> Resources:
+    num_cpus, num_pairs = cluster.num_cpus, max(1, int(cluster.num_gpus))
+    # Actors that share a GPU are on its machine, which may have few of the CPUs.
+    cpus_a_gpu = min(num_cpus / num_pairs, cluster.least_cpus_a_gpu)
     finishing_cpus = _GPU_IMAGES_PER_S[model_type] * _FINISH_CPU_S
     decode_cpus = pools.decode_cpus or _round(min(1 + finishing_cpus, _DECODE_SHARE * cpus_a_gpu))
     return Resources(
@@ -212,23 +223,41 @@ def _check_fits(r: Resources, num_cpus: float, num_gpus: float) -> None:
         )
 
 
-def _check_fits_object_store(r: Resources, store_bytes: int) -> None:
-    batch_bytes = r.encode_batch_size * (_CROP_BYTES + _EMBEDDING_BYTES)
-    if batch_bytes > store_bytes:
+def check_batch_fits(num_crops: int, precision: Literal["fp32", "bf16"], store_bytes: int) -> None:
+    """Refuse a batch that Ray's object store cannot hold.
+
+    Args:
+        num_crops: in a block.
+        precision: of its embeddings.
+        store_bytes: see Cluster; 0 is not known.
+
+    Raises:
+        ClusterError: it cannot, with the arithmetic.
+    """
+    batch_bytes = num_crops * (_CROP_BYTES + _EMBEDDING_BYTES[precision])
+    if 0 < store_bytes < batch_bytes:
         crop, embedding, batch, store = (
-            f"{num_bytes / 2**20:.0f} MiB" for num_bytes in (_CROP_BYTES, _EMBEDDING_BYTES, batch_bytes, store_bytes)
+            f"{num_bytes / 2**20:.0f} MiB"
+            for num_bytes in (_CROP_BYTES, _EMBEDDING_BYTES[precision], batch_bytes, store_bytes)
         )
         raise ClusterError(
-            f"the run cannot be scheduled: a batch of {r.encode_batch_size} crops x ({crop} of pixels + {embedding} of "
+            f"the run cannot be scheduled: a batch of {num_crops} crops x ({crop} of pixels + {embedding} of "
             f"embedding) = {batch}, Ray's object store on the smallest machine has {store}; lower --encode-batch-size "
-            "or enlarge the store"
+            "or --crop-n-layers, or enlarge the store"
         )
 
 
-def _check_fits_a_node(r: Resources, node_cpus: float) -> None:
+def _check_fits_a_node(r: Resources, cluster: Cluster) -> None:
+    node_cpus = cluster.largest_node_cpus
     largest = max(r.encode_cpus, r.decode_cpus, r.read_cpus)
     if largest > node_cpus + 1e-9:
         raise ClusterError(
             f"the run cannot be scheduled: an actor or task reserves {largest:g} CPUs, the largest machine has "
             f"{node_cpus:g}; lower --encode-cpus, --decode-cpus or --read-cpus"
+        )
+    bundle_cpus = r.gpu_bundle["CPU"]
+    if r.shares_gpus and bundle_cpus > cluster.least_cpus_a_gpu + 1e-9:
+        raise ClusterError(
+            f"the run cannot be scheduled: the actors of a GPU reserve {bundle_cpus:g} CPUs, and a machine has "
+            f"{cluster.least_cpus_a_gpu:g} for each of its GPUs; lower --encode-cpus or --decode-cpus"
         )

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any
 
@@ -132,7 +132,7 @@ def configured_context(stall_timeout_s: float) -> ray.data.DataContext:
     context.max_errored_blocks = -1
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.custom_execution_callback_classes = [ForgetBlocks]
+    context.custom_execution_callback_classes = [Housekeeping]
     # They warn of nothing that anybody could act on, and ask for the arguments of actors that are never started.
     context.issue_detectors_config.detectors = []
     if not logger.isEnabledFor(logging.DEBUG):
@@ -141,14 +141,28 @@ def configured_context(stall_timeout_s: float) -> ray.data.DataContext:
     return context
 
 
-class ForgetBlocks(ExecutionCallback):
-    """Drops what Ray Data 2.60 keeps of each block until the end, a kilobyte a stage, for a summary nobody asks for."""
+class Housekeeping(ExecutionCallback):
+    """What Ray Data 2.60 leaves undone in a long run, and on machines that are lost."""
+
+    def __init__(self) -> None:
+        self._restarting_since: dict[Any, float] = {}
 
     def on_execution_step(self, executor: StreamingExecutor) -> None:
         """Called by Ray Data at each turn of its loop."""
-        for stage in executor._topology or ():
-            if isinstance(stage, MapOperator):
-                stage._output_blocks_stats.clear()
+        stages = [stage for stage in executor._topology or () if isinstance(stage, MapOperator)]
+        for stage in stages:
+            stage._output_blocks_stats.clear()  # of each block a kilobyte, for a summary that nobody asks for
+        self._give_up_lost_actors(stages, executor._data_context.execution_no_progress_timeout_s / 2)
+
+    def _give_up_lost_actors(self, stages: Sequence[MapOperator], limit_s: float) -> None:
+        """End actors that find no machine for so long: the pass would wait for what they were given to do."""
+        now, before = time.monotonic(), self._restarting_since
+        pools: list[Any] = [pool for stage in stages for pool in stage.get_autoscaling_actor_pools()]
+        actors = [actor for pool in pools for actor, state in pool._running_actors.items() if state.is_restarting]
+        self._restarting_since = {actor: before.get(actor, now) for actor in actors}
+        for actor, since in self._restarting_since.items():
+            if now - since > limit_s:
+                ray.kill(actor)
 
 
 def iterate_shards(dataset: ray.data.Dataset, poll_s: float) -> Generator[list[Shard]]:

@@ -55,6 +55,7 @@ def read_images(chunks: pa.Table, job: Job, block_images: int, monitor: Any) -> 
             prepared = (prepare_image(row, data, job) for row, data in fetched)
             while images := list(islice(prepared, block_images)):
                 yield as_block(images_table(images))
+                del images  # they are in the block
 
 
 def planned_rows(image_ids: npt.NDArray[np.int64], job: Job) -> list[dict[str, Any]]:

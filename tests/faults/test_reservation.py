@@ -4,7 +4,6 @@ Reading and writing tasks need a reservation: without one they run only when the
 are committed after all reading, and a kill costs hours.
 """
 
-from functools import partial
 from itertools import product
 
 import numpy as np
@@ -29,7 +28,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* is deprecated:DeprecationWarn
 
 NUM_IMAGES = 10_000
 _MEMORY_BYTES = 2**36
-CLUSTER = partial(Cluster, smallest_node_memory_bytes=_MEMORY_BYTES, smallest_object_store_bytes=_MEMORY_BYTES)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +35,10 @@ def small_ray():
     """Where the graph is built; what it is built for is said to Ray's classes."""
     with connected(1):
         yield
+
+
+def of_one_machine(num_cpus, num_gpus):
+    return Cluster(num_cpus, num_gpus, num_cpus, _MEMORY_BYTES, _MEMORY_BYTES, num_cpus / max(1, num_gpus))
 
 
 def machine(num_cpus, num_gpus):
@@ -73,7 +75,12 @@ AS_THE_USER_SAYS = [(2, 0, {"encode_cpus": 0.4, "decode_cpus": 1.1}), (2, 0, {"r
 
 @pytest.mark.parametrize(("num_cpus", "num_gpus", "pools"), [*ON_CPUS, *ON_GPUS, *AS_THE_USER_SAYS])
 def test_every_stage_can_start_a_task_whatever_ray_grants(small_ray, num_cpus, num_gpus, pools, monkeypatch):
-    resources = divide(PoolConfig(**pools), "auto", "vit_h", CLUSTER(num_cpus, num_gpus, num_cpus))
+    resources = divide(
+        PoolConfig(**pools),
+        "auto",
+        "vit_h",
+        of_one_machine(num_cpus, num_gpus),
+    )
     context = configured_context(600)
     topology = topology_of(resources, context)
     stages = [stage for stage in topology if stage.input_dependencies]

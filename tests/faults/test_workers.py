@@ -52,6 +52,21 @@ def test_a_node_lost_without_grace_costs_nothing(run, start, fault_env):
 
 
 @pytest.mark.soak
+def test_a_machine_with_a_gpu_that_is_lost_for_good_costs_half_of_the_stall_timeout(run, start, fault_env):
+    gpu = {"num_cpus": 2, "num_gpus": 1}
+    with ray_head(start, fault_env, **gpu) as head, ray_node(start, fault_env, head, **gpu) as node:
+        flags = ("--encode-batch-size", 2, "--stall-timeout-s", 60)
+        program = run.annotate(*flags, address=head.address, instructions=SLOW)
+        program.wait_until(lambda: run.num_committed() > 0)
+        node.kill()
+        assert run.num_committed() < NUM_IMAGES, "it was lost too late to show anything"
+        finished = program.wait()
+        assert finished.exit_code == 0, finished.stderr
+        assert "expected bottleneck" in finished.stderr
+    run.assert_complete()
+
+
+@pytest.mark.soak
 def test_a_lost_head_ends_the_run_and_with_a_new_one_it_is_resumed(run, start, fault_env):
     env = fault_env | {"RAY_gcs_rpc_server_reconnect_timeout_s": "5"}  # else the driver waits for a minute
     with ray_head(start, env, num_cpus=2) as head:

@@ -26,6 +26,7 @@ class Halves:
     """A generator whose masks are the sizes of images; the first image is finished only once the second is detected."""
 
     points_at_once = 1024
+    point_grids = (np.zeros((1024, 2)),)
 
     def __init__(self, *_):
         self.second_detected = threading.Event()
@@ -157,24 +158,23 @@ def test_a_crop_that_does_not_fit_alone_is_an_error(engine, monkeypatch):
 
 
 class LittleMemory:
-    """Of points a hundred fit, and to finish an image so many times as few; the masks are the sizes of images."""
+    """Detects no more than so many points at once; the masks are the sizes of images."""
 
+    fits = 100
     points_at_once = 1024
-    share_to_finish = 1
+    point_grids = (np.zeros((1024, 2)),)
 
     def __init__(self, *_):
         self.detected = []
 
     def detect(self, image_embeddings, original_size, regions):
         self.detected.append((original_size, self.points_at_once))
-        if self.points_at_once > 100:
+        if self.points_at_once > self.fits:
             raise out_of_memory()
-        return [(original_size, self.points_at_once)]
+        return [original_size]
 
     def finish(self, detections):
-        if detections[0][1] > 100 / self.share_to_finish:
-            raise out_of_memory()
-        return [size for size, _ in detections]
+        return detections
 
 
 IMAGES = [EncodedImage([EMBEDDING], size, ImagePrompts()) for size in ((1, 1), (2, 2), (3, 3))]
@@ -182,12 +182,10 @@ FOUND = [[(1, 1)], [(2, 2)], [(3, 3)]]
 
 
 @pytest.mark.usefixtures("engine")
-@pytest.mark.parametrize(("share_to_finish", "fitting"), [(1, 64), (4, 16)])
-def test_images_are_begun_anew_with_fewer_prompts_where_the_devices_memory_ran_out(
-    share_to_finish, fitting, monkeypatch
-):
+@pytest.mark.parametrize(("fits", "fitting"), [(100, 64), (20, 16)])
+def test_images_are_begun_anew_with_fewer_prompts_where_the_devices_memory_ran_out(fits, fitting, monkeypatch):
     monkeypatch.setattr(engine_module, "MaskGenerator", LittleMemory)
-    monkeypatch.setattr(LittleMemory, "share_to_finish", share_to_finish)
+    monkeypatch.setattr(LittleMemory, "fits", fits)
     engine = SamEngine(job_of(threads=torch.get_num_threads()), "both")
     assert list(engine.decode(iter(IMAGES))) == FOUND
     detected = list(engine._generator.detected)
@@ -200,7 +198,7 @@ def test_images_are_begun_anew_with_fewer_prompts_where_the_devices_memory_ran_o
 @pytest.mark.usefixtures("engine")
 def test_an_image_for_which_no_size_is_small_enough_is_an_error(monkeypatch):
     monkeypatch.setattr(engine_module, "MaskGenerator", LittleMemory)
-    monkeypatch.setattr(LittleMemory, "share_to_finish", 1000)
+    monkeypatch.setattr(LittleMemory, "fits", 1)
     engine = SamEngine(job_of(threads=torch.get_num_threads()), "both")
     with pytest.raises(torch.OutOfMemoryError):
         list(engine.decode(IMAGES))

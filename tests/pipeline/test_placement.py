@@ -7,7 +7,7 @@ import ray
 from ray.cluster_utils import Cluster as Machines
 
 from sam_pipeline.config import PoolConfig
-from sam_pipeline.errors import ClusterError
+from sam_pipeline.errors import RunFailedError
 from sam_pipeline.pipeline import placement
 from sam_pipeline.pipeline.placement import shared_gpus
 from sam_pipeline.pipeline.resources import Cluster, divide
@@ -31,7 +31,7 @@ def start():
 
 
 def division(num_gpus, **pools):
-    cluster = Cluster(2 * num_gpus, num_gpus, 2 * num_gpus, 2**40, 2**40)
+    cluster = Cluster(2 * num_gpus, num_gpus, 2 * num_gpus, 2**40, 2**40, 2)
     return divide(PoolConfig(**pools), "cuda", "vit_h", cluster)
 
 
@@ -95,7 +95,7 @@ def test_gpus_that_are_taken_are_waited_for_or_refused_in_one_line(start, monkey
         assert "1 of 2 GPUs are free" in caplog.text
     taken.append(place(num_gpus=1).remote())
     where(taken)
-    with pytest.raises(ClusterError, match="none of 2 GPUs is free"), shared_gpus(division(2)):
+    with pytest.raises(RunFailedError, match="none of 2 GPUs is free"), shared_gpus(division(2)):
         pass
 
 

@@ -6,13 +6,14 @@ from hypothesis import strategies as st
 
 from sam_pipeline.config import ModelType, PoolConfig
 from sam_pipeline.errors import ClusterError
-from sam_pipeline.pipeline.resources import Cluster, divide, expectation
+from sam_pipeline.pipeline.resources import Cluster, check_batch_fits, divide, expectation
 
 
-def division(pools, device, num_cpus, num_gpus, largest_node_cpus=None, store_bytes=2**30, model_type="vit_h"):
+def division(pools, device, num_cpus, num_gpus, largest_node_cpus=None, cpus_a_gpu=None, model_type="vit_h"):
     """The division of a cluster of one machine, unless its largest is said to be smaller."""
     largest_node_cpus = num_cpus if largest_node_cpus is None else largest_node_cpus
-    cluster = Cluster(num_cpus, num_gpus, largest_node_cpus, 0, store_bytes)
+    cpus_a_gpu = num_cpus / max(1, num_gpus) if cpus_a_gpu is None else cpus_a_gpu
+    cluster = Cluster(num_cpus, num_gpus, largest_node_cpus, 0, 0, cpus_a_gpu)
     return divide(pools, device, model_type, cluster)
 
 
@@ -95,10 +96,10 @@ def test_what_is_expected_of_each_stage_is_said_and_which_one_holds_the_others_b
     r = division(PoolConfig(), "auto", 16, 1)
     assert expectation(r, "vit_h", 16) == (
         "reading: 11 of 16 CPUs, 275 images/s; networks: 1 GPU, 40 images/s; finishing masks: 0.25 of 16 CPUs, "
-        "125 images/s; expected bottleneck: networks"
+        "125 images/s; expected bottleneck, for images of 1500 x 2250 pixels and 32 x 32 points: networks"
     )
     r = division(PoolConfig(), "auto", 32, 8, model_type="vit_b")
-    assert expectation(r, "vit_b", 32).endswith("expected bottleneck: reading")
+    assert expectation(r, "vit_b", 32).endswith("32 x 32 points: reading")
 
 
 @pytest.mark.parametrize(
@@ -117,11 +118,22 @@ def test_encoders_and_decoders_share_gpus_unless_they_are_divided_otherwise(pool
 
 def test_a_batch_that_the_object_store_cannot_hold_is_refused_with_the_arithmetic():
     with pytest.raises(ClusterError) as caught:
-        division(PoolConfig(encode_batch_size=40), "auto", 16, 1, store_bytes=2**28)
+        check_batch_fits(40, "fp32", 2**28)
     assert str(caught.value) == (
-        "the run cannot be scheduled: a batch of 40 crops x (3 MiB of pixels + 4 MiB of embedding) = 280 MiB, "
-        "Ray's object store on the smallest machine has 256 MiB; lower --encode-batch-size or enlarge the store"
+        "the run cannot be scheduled: a batch of 40 crops x (3 MiB of pixels + 4 MiB of embedding) = 280 MiB, Ray's "
+        "object store on the smallest machine has 256 MiB; lower --encode-batch-size or --crop-n-layers, or enlarge "
+        "the store"
     )
+    check_batch_fits(40, "bf16", 2**28)
+    check_batch_fits(40, "fp32", 0)
+
+
+def test_actors_that_share_a_gpu_fit_on_its_machine_whatever_cpus_others_have():
+    r = division(PoolConfig(), "auto", 72, 8, cpus_a_gpu=1)
+    assert r.gpu_bundle == {"GPU": 1, "CPU": 0.5}
+    assert division(PoolConfig(), "auto", 16, 1, largest_node_cpus=14, cpus_a_gpu=2).gpu_bundle["CPU"] == 1
+    with pytest.raises(ClusterError, match=r"the actors of a GPU reserve 10 CPUs, and a machine has 8 for each"):
+        division(PoolConfig(encode_cpus=5, decode_cpus=5), "auto", 24, 2, largest_node_cpus=8, cpus_a_gpu=8)
 
 
 def test_actors_that_take_all_but_two_tasks_leave_one_of_each():
