@@ -199,7 +199,7 @@ def _check_cost(image: ImageFile.ImageFile, data: bytes, max_pixels: int) -> Non
 
 
 def _decoding_bytes(image: ImageFile.ImageFile) -> int:
-    """The most memory that decoding takes at one time: Pillow keeps a pixel in 4 bytes, and so does what we return."""
+    """About the most memory that decoding takes at one time; Pillow keeps a pixel in 4 bytes."""
     num_pixels = image.width * image.height
     if image.format == "WEBP":
         return 16 * num_pixels  # two canvases of libwebp, a copy of one, and Pillow's own
