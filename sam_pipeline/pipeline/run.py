@@ -39,6 +39,8 @@ _BLOCK_BYTES = 2**20
 # One more attempt for what was beside a crash or on a lost machine; what fails again is for the next pass.
 _RETRIES = 1
 _STOP_TIMEOUT_S = 30
+# An actor that starts again may take so long to load its model.
+_LEAST_LOST_S = 60
 
 # The line of a traceback that names an exception: "package.Name: text".
 _RAISED = re.compile(r"^([A-Za-z_][\w.]*): (.+)$", re.MULTILINE)
@@ -152,7 +154,8 @@ class Housekeeping(ExecutionCallback):
         stages = [stage for stage in executor._topology or () if isinstance(stage, MapOperator)]
         for stage in stages:
             stage._output_blocks_stats.clear()  # of each block a kilobyte, for a summary that nobody asks for
-        self._give_up_lost_actors(stages, executor._data_context.execution_no_progress_timeout_s / 2)
+        stall_timeout_s = executor._data_context.execution_no_progress_timeout_s
+        self._give_up_lost_actors(stages, max(_LEAST_LOST_S, stall_timeout_s / 2))
 
     def _give_up_lost_actors(self, stages: Sequence[MapOperator], limit_s: float) -> None:
         """End actors that find no machine for so long: the pass would wait for what they were given to do."""

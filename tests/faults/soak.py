@@ -44,10 +44,10 @@ TITLES = {"worker": ("MapBatches(read_images)", "MapBatches(write_shard)"), "act
 SHARD_ROWS = 100
 COMMIT_INTERVAL_S = 1
 
-BATCH = 64
+BATCH = 16
 """Images a block."""
 
-OBJECT_STORE_BYTES = 100 * 2**20
+OBJECT_STORE_BYTES = 128 * 2**20
 """Of a node: what keeps reading from running ahead of the rest, as large crops do in earnest."""
 
 BURST = 20

@@ -55,7 +55,7 @@ def test_a_node_lost_without_grace_costs_nothing(run, start, fault_env):
 def test_a_machine_with_a_gpu_that_is_lost_for_good_costs_half_of_the_stall_timeout(run, start, fault_env):
     gpu = {"num_cpus": 2, "num_gpus": 1}
     with ray_head(start, fault_env, **gpu) as head, ray_node(start, fault_env, head, **gpu) as node:
-        flags = ("--encode-batch-size", 2, "--stall-timeout-s", 60)
+        flags = ("--encode-batch-size", 2, "--stall-timeout-s", 160)
         program = run.annotate(*flags, address=head.address, instructions=SLOW)
         program.wait_until(lambda: run.num_committed() > 0)
         node.kill()
