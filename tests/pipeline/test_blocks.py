@@ -27,6 +27,7 @@ def test_batches_that_ray_put_together_are_one_table():
     blocks = pa.concat_tables([as_block(IMAGES.slice(0, 2)), as_block(IMAGES.slice(2))])
     assert images_of(blocks) == IMAGES
     assert images_of(blocks.combine_chunks()) == IMAGES
+    assert images_of(blocks.combine_chunks().slice(1)) == IMAGES.slice(2), "what Ray cuts off is left out"
 
 
 def test_pixels_are_not_copied():
