@@ -1,37 +1,41 @@
 """Which actors meet on which GPU, on clusters of logical ones."""
 
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 import ray
-from ray.cluster_utils import Cluster as Machines
 
 from sam_pipeline.config import PoolConfig
 from sam_pipeline.errors import RunFailedError
 from sam_pipeline.pipeline import placement
 from sam_pipeline.pipeline.placement import shared_gpus
 from sam_pipeline.pipeline.resources import Cluster, divide
+from tests.clusters import ray_head, ray_node
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def start():
+def connect(start, base_env):
     """Starts machines of logical CPUs and GPUs, and connects to them."""
-    cluster = Machines()
+    env = base_env | {"RAY_AUTH_MODE": "disabled"}  # this process read its own settings when it imported Ray
 
-    def start_machines(num_machines, gpus_each):
-        for _ in range(num_machines):
-            cluster.add_node(num_cpus=2 * gpus_each, num_gpus=gpus_each, object_store_memory=100 * 2**20)
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    with ExitStack() as machines:
 
-    yield start_machines
-    ray.shutdown()
-    cluster.shutdown()
+        def start_and_connect(num_machines, gpus_each):
+            each = {"num_cpus": 3 * gpus_each, "num_gpus": gpus_each, "object_store_bytes": 100 * 2**20}
+            head = machines.enter_context(ray_head(start, env, **each))
+            for _ in range(num_machines - 1):
+                machines.enter_context(ray_node(start, env, head, **each))
+            ray.init(address=head.address, log_to_driver=False, logging_level="ERROR")
+            machines.callback(ray.shutdown)
+
+        yield start_and_connect
 
 
 def division(num_gpus, **pools):
-    cluster = Cluster(2 * num_gpus, num_gpus, 2 * num_gpus, 2**40, 2**40, 2)
+    cluster = Cluster(3 * num_gpus, num_gpus, 3 * num_gpus, 2**40, 2**40, 2)
     return divide(PoolConfig(**pools), "cuda", "vit_h", cluster)
 
 
@@ -69,9 +73,9 @@ def where(pool):
     ],
 )
 def test_each_gpu_has_an_encoder_and_its_decoders_in_whatever_order_they_start(
-    start, num_machines, gpus_each, decoders_a_gpu
+    connect, num_machines, gpus_each, decoders_a_gpu
 ):
-    start(num_machines, gpus_each)
+    connect(num_machines, gpus_each)
     num_gpus = num_machines * gpus_each
     r = division(num_gpus, decode_actors=decoders_a_gpu * num_gpus, decode_gpus=0.5 / decoders_a_gpu)
     with shared_gpus(r) as in_turn:
@@ -86,9 +90,9 @@ def test_each_gpu_has_an_encoder_and_its_decoders_in_whatever_order_they_start(
     assert len(where([alone.remote() for _ in range(num_gpus)])) == num_gpus
 
 
-def test_gpus_that_are_taken_are_waited_for_or_refused_in_one_line(start, monkeypatch, caplog):
+def test_gpus_that_are_taken_are_waited_for_or_refused_in_one_line(connect, monkeypatch, caplog):
     monkeypatch.setattr(placement, "_WAIT_S", 2)
-    start(1, 2)
+    connect(1, 2)
     taken = [place(num_gpus=1).remote()]
     where(taken)
     with shared_gpus(division(2)):
