@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 SCALE = 4
 """Model input pixels per low-resolution logit."""
 
+LONGEST_KEPT = 2**16
+"""Axes of more pixels are made anew for each image: a few of them would take all of a worker's memory."""
+
 
 @dataclass(frozen=True, eq=False)
 class Axis:
@@ -31,15 +34,19 @@ class Axis:
     """Where pixels with the same start begin, and n in the end."""
 
 
-@lru_cache(maxsize=64)
 def composed_axis(num_logits: int, input_length: int, length: int) -> Axis:
-    """Compose the two resizes along one axis.
+    """Compose the two resizes along one axis; those of common lengths are kept.
 
     Args:
         num_logits: of the low-resolution mask, padding included; at least 3.
         input_length: pixels of the model input before padding.
         length: pixels of the image or crop.
     """
+    compose = _kept if length <= LONGEST_KEPT else _compose
+    return compose(num_logits, input_length, length)
+
+
+def _compose(num_logits: int, input_length: int, length: int) -> Axis:
     (low0, low1), low_weights = _bilinear(num_logits, num_logits * SCALE)
     (mid0, mid1), mid_weights = _bilinear(input_length, length)
     starts = np.minimum(low0[mid0], num_logits - 3)
@@ -50,6 +57,9 @@ def composed_axis(num_logits: int, input_length: int, length: int) -> Axis:
             weights[pixels, low[mid] - starts] += mid_weight * low_weight[mid]
     groups = np.concatenate([[0], np.flatnonzero(np.diff(starts)) + 1, [length]])
     return Axis(starts.astype(np.int32), weights, groups.astype(np.int32))
+
+
+_kept = lru_cache(maxsize=64)(_compose)
 
 
 def _bilinear(

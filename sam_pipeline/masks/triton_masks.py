@@ -14,7 +14,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sam_pipeline.masks.composed_resize import Axis
+from sam_pipeline.masks.composed_resize import LONGEST_KEPT, Axis
 
 _CELLS = 32
 """Cells looked at together. If one of them needs its pixels computed, all have theirs computed."""
@@ -75,12 +75,19 @@ def mask_edges(low_res_masks: Tensor, rows: Axis, columns: Axis, threshold: floa
     return np.split(copied.numpy(), ends_of_masks[:-1])
 
 
-@lru_cache(maxsize=64)
 def _on_device(axis: Axis, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    move = _kept_on_device if len(axis.starts) <= LONGEST_KEPT else _move
+    return move(axis, device)
+
+
+def _move(axis: Axis, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     starts, weights, groups = (
         torch.from_numpy(values).to(device) for values in (axis.starts, axis.weights, axis.groups)
     )
     return starts, weights, groups
+
+
+_kept_on_device = lru_cache(maxsize=64)(_move)
 
 
 @triton.jit(do_not_specialize=["R", "num_column_groups"])  # compiled once for images of all sizes

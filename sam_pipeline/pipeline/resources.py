@@ -129,11 +129,12 @@ def expectation(r: Resources, model_type: str, num_cpus: float) -> str:
     read_cpus = r.read_tasks * r.read_cpus
     # One CPU of a decoder keeps the device busy.
     finish_cpus = r.decode_actors * max(_LEAST_FINISH_CPUS, r.decode_cpus - 1)
+    num_gpus = r.encode_actors * r.encode_gpus + r.decode_actors * r.decode_gpus
     stages = {
         "reading": (f"{read_cpus:.3g} of {num_cpus:g} CPUs", read_cpus / _READ_CPU_S),
         "networks": (
-            f"{r.encode_actors} GPU{'s' if r.encode_actors > 1 else ''}",
-            r.encode_actors * _GPU_IMAGES_PER_S[model_type],
+            f"{num_gpus:.3g} GPU{'' if num_gpus == 1 else 's'}",
+            num_gpus * _GPU_IMAGES_PER_S[model_type],
         ),
         "finishing masks": (f"{finish_cpus:.3g} of {num_cpus:g} CPUs", finish_cpus / _FINISH_CPU_S),
     }

@@ -100,6 +100,8 @@ def test_what_is_expected_of_each_stage_is_said_and_which_one_holds_the_others_b
     )
     r = division(PoolConfig(), "auto", 32, 8, model_type="vit_b")
     assert expectation(r, "vit_b", 32).endswith("32 x 32 points: reading")
+    r = division(PoolConfig(encode_actors=1, decode_actors=3), "auto", 16, 4)
+    assert "networks: 2 GPUs, 80 images/s" in expectation(r, "vit_h", 16)
 
 
 @pytest.mark.parametrize(
