@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from sam_pipeline.cli import main
+from sam_pipeline.cli.commands import main
 
 if __name__ == "__main__":
     sys.argv.insert(1, "annotate")

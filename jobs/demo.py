@@ -11,9 +11,9 @@ from pathlib import Path
 import skimage
 from PIL import Image
 
-from sam_pipeline.cli import annotate
+from sam_pipeline.cli.commands import annotate
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig
-from sam_pipeline.report.overlays import write_overlays
+from sam_pipeline.overlays import write_overlays
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 

@@ -24,19 +24,19 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from sam_pipeline.config import AnnotateConfig, PlanConfig
+from sam_pipeline.config.base import settings_by_name
+from sam_pipeline.config.keywords import AnnotateSettings, StrPath
 from sam_pipeline.errors import ConfigError, NothingSucceededError, OutputError
-from sam_pipeline.masks import rle
-from sam_pipeline.masks.rle import Rle
-from sam_pipeline.setting_keywords import AnnotateSettings, StrPath
-from sam_pipeline.settings import settings_by_name
-from sam_pipeline.storage.delta import committed_files, open_table, output_errors, table_metadata
-from sam_pipeline.storage.delta_place import Table
-from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri, join_uri
-from sam_pipeline.storage.mask_table import count_results
-from sam_pipeline.storage.plan_table import read_plan
-from sam_pipeline.storage.result_reading import check_condition, iterate_results, read_results, results_schema
-from sam_pipeline.storage.schema import STATUSES
-from sam_pipeline.terminal import PlainConsole
+from sam_pipeline.masks.runs import rle
+from sam_pipeline.masks.runs.rle import Rle
+from sam_pipeline.safety.terminal import PlainConsole
+from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri, join_uri
+from sam_pipeline.storage.tables.delta import committed_files, open_table, output_errors, table_metadata
+from sam_pipeline.storage.tables.delta_place import Table
+from sam_pipeline.storage.tables.plan import read_plan
+from sam_pipeline.storage.tables.result_reading import check_condition, iterate_results, read_results, results_schema
+from sam_pipeline.storage.tables.results import count_results
+from sam_pipeline.storage.tables.schema import STATUSES
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]

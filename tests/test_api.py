@@ -21,13 +21,13 @@ import pytest
 import sam_pipeline
 from sam_pipeline import AnnotateConfig, ImageRow, SamPipelineError, annotate, decode_mask, open_run
 from sam_pipeline.errors import ConfigError, FencedError, NothingSucceededError, OutputError
-from sam_pipeline.masks import rle
+from sam_pipeline.masks.runs import rle
 from sam_pipeline.pipeline import annotate as annotate_module
 from sam_pipeline.pipeline import progress
 from sam_pipeline.pipeline.monitor import Counts
-from sam_pipeline.storage.delta import create_table
-from sam_pipeline.storage.outcome import Outcome
-from sam_pipeline.storage.schema import MASKS_SCHEMA
+from sam_pipeline.storage.maintenance.status import Outcome
+from sam_pipeline.storage.tables.delta import create_table
+from sam_pipeline.storage.tables.schema import MASKS_SCHEMA
 from tests.end_to_end.pictures import HEIGHT, WIDTH, save_photos
 from tests.storage.runs import FINGERPRINT, FLOAT_FIELDS, failed_row, finished, mask, plan, row, shard, take_over
 

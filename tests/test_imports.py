@@ -72,7 +72,7 @@ def test_the_storage_needs_no_torch():
 
 
 def test_the_stages_need_no_torch_before_an_actor_is_built():
-    python("import sam_pipeline.pipeline.stages", "torch")
+    python("import sam_pipeline.pipeline.workers.stages", "torch")
 
 
 def test_planning_needs_neither_torch_nor_ray():
@@ -81,4 +81,4 @@ def test_planning_needs_neither_torch_nor_ray():
 
 def test_the_command_line_answers_before_it_loads_what_a_run_needs():
     heavy = ("torch", "ray", "pyarrow", "deltalake", "fsspec")
-    python("import sam_pipeline.cli", *heavy)
+    python("import sam_pipeline.cli.commands", *heavy)

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from sam_pipeline.storage.mask_table import MaskTable, put_shard
-from sam_pipeline.storage.plan_table import write_plan
-from sam_pipeline.storage.schema import MASKS_SCHEMA
-from sam_pipeline.storage.sources.source_image import SourceImage, source_table
+from sam_pipeline.storage.inputs.source_object import SourceImage, source_table
+from sam_pipeline.storage.tables.plan import write_plan
+from sam_pipeline.storage.tables.results import MaskTable, put_shard
+from sam_pipeline.storage.tables.schema import MASKS_SCHEMA
 
 README = Path(__file__).parent.parent / "README.md"
 SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)

@@ -10,12 +10,12 @@ import sys
 import pytest
 from rich.progress import Progress, TextColumn
 
-from sam_pipeline.cli import main
+from sam_pipeline.cli.commands import main
 from sam_pipeline.errors import InputError
 from sam_pipeline.pipeline import annotate as annotate_module
-from sam_pipeline.storage.plan_table import write_plan
-from sam_pipeline.storage.sources.source_image import SourceImage, source_table
-from sam_pipeline.terminal import CleanFormatter, PlainConsole
+from sam_pipeline.safety.terminal import CleanFormatter, PlainConsole
+from sam_pipeline.storage.inputs.source_object import SourceImage, source_table
+from sam_pipeline.storage.tables.plan import write_plan
 from tests.storage.runs import row, shard, take_over
 
 TITLE, RED, BIDI = "\x1b]0;owned\x07", "\x1b[31m", "\u202e\u2066"
@@ -53,7 +53,7 @@ def test_verify_shows_a_name_on_one_line_and_does_not_obey_it(capsys, doctored):
 
 def test_a_terminal_gets_no_escape_sequence_that_is_not_ours(doctored):
     controller, terminal = pty.openpty()
-    code = "from sam_pipeline.cli import main; main()"
+    code = "from sam_pipeline.cli.commands import main; main()"
     env = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "300"}
     command = [sys.executable, "-c", code, "verify", str(doctored)]
     with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=env) as program:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sam_pipeline.masks import rle
-from sam_pipeline.masks.crops import Box
+from sam_pipeline.masks.geometry.crops import Box
 from sam_pipeline.masks.records import MaskRecord
-from sam_pipeline.masks.runs import Runs
+from sam_pipeline.masks.runs import rle
+from sam_pipeline.masks.runs.runs import Runs
 
 Mask = TypeVar("Mask", bound=Tensor | Runs | None)
 Other = TypeVar("Other", bound=Tensor | Runs | None)

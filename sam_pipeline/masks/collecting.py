@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sam_pipeline.masks.candidates import Candidates
 from sam_pipeline.masks.nms import nms
-from sam_pipeline.masks.runs import Runs
+from sam_pipeline.masks.runs.runs import Runs
 
 MAX_HELD_BYTES = 2**28
 """Logits that the candidates of an image may hold: of a thousand masks."""

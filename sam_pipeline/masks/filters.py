@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sam_pipeline.masks.crops import Box
+from sam_pipeline.masks.geometry.crops import Box
 
 EDGE_TOLERANCE = 20
 """Pixels from a crop's edge within which a mask counts as cut by it."""

@@ -19,20 +19,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam_pipeline.config import MaskConfig, ResolvedPrecision
-from sam_pipeline.masks import prediction, region_kernels
+from sam_pipeline.masks import prediction
 from sam_pipeline.masks.candidates import Candidates, to_records
 from sam_pipeline.masks.collecting import MAX_HELD_BYTES, collect, held_bytes
-from sam_pipeline.masks.crops import Box, generate_crop_boxes, prepare_crops
+from sam_pipeline.masks.decoder.shared_decoder import PlainDecoder, SharedDecoder
 from sam_pipeline.masks.filters import near_crop_edge
-from sam_pipeline.masks.grids import build_all_layer_point_grids
+from sam_pipeline.masks.full_resolution.upscaling import Upscaling, finds_runs
+from sam_pipeline.masks.geometry.crops import Box, generate_crop_boxes, prepare_crops
+from sam_pipeline.masks.geometry.grids import build_all_layer_point_grids
+from sam_pipeline.masks.geometry.transforms import ResizeLongestSide
 from sam_pipeline.masks.nms import nms
 from sam_pipeline.masks.prompts import points_in_regions
 from sam_pipeline.masks.records import MaskRecord
-from sam_pipeline.masks.runs import Runs
-from sam_pipeline.masks.shared_decoder import PlainDecoder, SharedDecoder
-from sam_pipeline.masks.small_regions import drop_small_islands, fill_small_holes
-from sam_pipeline.masks.transforms import ResizeLongestSide
-from sam_pipeline.masks.upscaling import Upscaling, finds_runs
+from sam_pipeline.masks.runs import region_kernels
+from sam_pipeline.masks.runs.runs import Runs
+from sam_pipeline.masks.runs.small_regions import drop_small_islands, fill_small_holes
 from sam_pipeline.model.sam import Sam
 
 MAX_POINTS_AT_ONCE = 1024

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam_pipeline.masks import prediction
-from sam_pipeline.masks.resize import check_image
-from sam_pipeline.masks.shared_decoder import SharedDecoder, SharedImage
-from sam_pipeline.masks.transforms import ResizeLongestSide
-from sam_pipeline.masks.upscaling import Upscaling
+from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder, SharedImage
+from sam_pipeline.masks.full_resolution.upscaling import Upscaling
+from sam_pipeline.masks.geometry.resize import check_image
+from sam_pipeline.masks.geometry.transforms import ResizeLongestSide
 from sam_pipeline.model.sam import Sam
 
 

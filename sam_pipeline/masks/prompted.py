@@ -18,15 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sam_pipeline.masks import rle
 from sam_pipeline.masks.candidates import xyxy_to_xywh
+from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
+from sam_pipeline.masks.full_resolution.upscaling import Upscaling, finds_runs
+from sam_pipeline.masks.geometry.transforms import ResizeLongestSide
 from sam_pipeline.masks.prediction import decode_prompts
 from sam_pipeline.masks.prompts import BoxXyxy, Prompt, UnusablePrompt
 from sam_pipeline.masks.records import PromptedMaskRecord
-from sam_pipeline.masks.runs import Runs
-from sam_pipeline.masks.shared_decoder import SharedDecoder
-from sam_pipeline.masks.transforms import ResizeLongestSide
-from sam_pipeline.masks.upscaling import Upscaling, finds_runs
+from sam_pipeline.masks.runs import rle
+from sam_pipeline.masks.runs.runs import Runs
 from sam_pipeline.model.sam import Sam
 
 # Image tokens of prompts with a mask differ, and take 4 MB each: the plain decoder holds several copies of them.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sam_pipeline.masks import rle
-from sam_pipeline.masks.crops import Box
-from sam_pipeline.masks.rle import Rle
+from sam_pipeline.masks.geometry.crops import Box
+from sam_pipeline.masks.runs import rle
+from sam_pipeline.masks.runs.rle import Rle
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ import fsspec
 import platformdirs
 from fsspec.implementations.local import LocalFileSystem
 
-from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import CheckpointError, ConfigError, InternalAddressError, SamPipelineError
 from sam_pipeline.model.downloads import (
     MOBILE_SAM_ARCHIVE,
@@ -27,7 +26,8 @@ from sam_pipeline.model.downloads import (
     download,
     readable_by_all,
 )
-from sam_pipeline.uri_rules import HTTP_SCHEMES, check_uri, local_path
+from sam_pipeline.safety.clean_text import one_line
+from sam_pipeline.safety.uri_rules import HTTP_SCHEMES, check_uri, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -238,7 +238,7 @@ def _file_system(checkpoint: str) -> tuple[fsspec.AbstractFileSystem, str]:
     driver = fsspec.get_filesystem_class(scheme)
     options = driver._get_kwargs_from_urls(checkpoint)
     if scheme in HTTP_SCHEMES:
-        from sam_pipeline.guarded_http import guarded_client  # aiohttp: listing weights does not need it
+        from sam_pipeline.safety.guarded_http import guarded_client  # aiohttp: listing weights does not need it
 
         options["get_client"] = guarded_client
     return driver(**options), driver._strip_protocol(checkpoint)

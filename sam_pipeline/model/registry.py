@@ -12,13 +12,13 @@ from typing import Protocol
 import torch
 
 from sam_pipeline.model.checkpoints import canonical_model_type
-from sam_pipeline.model.image_encoder import ImageEncoderViT
-from sam_pipeline.model.mask_decoder import MaskDecoder
-from sam_pipeline.model.prompt_encoder import PromptEncoder
+from sam_pipeline.model.networks.image_encoder import ImageEncoderViT
+from sam_pipeline.model.networks.mask_decoder import MaskDecoder
+from sam_pipeline.model.networks.prompt_encoder import PromptEncoder
+from sam_pipeline.model.networks.tiny_vit import TinyViT
+from sam_pipeline.model.networks.two_way_transformer import TwoWayTransformer
 from sam_pipeline.model.sam import Sam
 from sam_pipeline.model.state_dicts import assign_state_dict, load_state_dict
-from sam_pipeline.model.tiny_vit import TinyViT
-from sam_pipeline.model.two_way_transformer import TwoWayTransformer
 
 
 class Builder(Protocol):

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_pipeline.model.image_encoder import ImageEncoderViT
-from sam_pipeline.model.mask_decoder import MaskDecoder
-from sam_pipeline.model.prompt_encoder import PromptEncoder
-from sam_pipeline.model.tiny_vit import TinyViT
+from sam_pipeline.model.networks.image_encoder import ImageEncoderViT
+from sam_pipeline.model.networks.mask_decoder import MaskDecoder
+from sam_pipeline.model.networks.prompt_encoder import PromptEncoder
+from sam_pipeline.model.networks.tiny_vit import TinyViT
 
 
 class AbsentEncoder(nn.Module):

@@ -11,9 +11,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import CheckpointError
 from sam_pipeline.model.huggingface import from_huggingface, is_huggingface
+from sam_pipeline.safety.clean_text import one_line
 
 _NAMES_SHOWN = 3
 

@@ -15,12 +15,11 @@ import numpy.typing as npt
 import ray
 import tenacity
 
-from sam_pipeline.clean_text import one_line
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig
+from sam_pipeline.config.fingerprint import absolute_place, fingerprint, settings_of_run, stored_places, stored_settings
 from sam_pipeline.errors import ClusterError, FingerprintMismatchError, RunFailedError
-from sam_pipeline.fingerprint import absolute_place, fingerprint, settings_of_run, stored_places, stored_settings
-from sam_pipeline.masks.crops import generate_crop_boxes
-from sam_pipeline.masks.grids import build_all_layer_point_grids
+from sam_pipeline.masks.geometry.crops import generate_crop_boxes
+from sam_pipeline.masks.geometry.grids import build_all_layer_point_grids
 from sam_pipeline.model.checkpoints import official_sha256, resolve_checkpoint, sha256_of
 from sam_pipeline.pipeline.cluster import connected
 from sam_pipeline.pipeline.job import SAM, Backend, Job
@@ -29,13 +28,14 @@ from sam_pipeline.pipeline.plan import ensure_plan, sample_images
 from sam_pipeline.pipeline.resources import Cluster, Resources, check_batch_fits, divide, expectation
 from sam_pipeline.pipeline.run import images_per_block
 from sam_pipeline.pipeline.targets import Targets, resolve_targets
-from sam_pipeline.storage.fetching import find_probe
-from sam_pipeline.storage.mask_table import MaskTable, RunHeader, check_fingerprint, read_header
-from sam_pipeline.storage.outcome import Outcome, read_outcome
-from sam_pipeline.storage.plan_table import Plan, check_plan, confirm_plan
-from sam_pipeline.storage.prompt_table import check_without_prompts
-from sam_pipeline.storage.schema import SCHEMA_VERSION
-from sam_pipeline.supervised import num_restarts, tell_restart
+from sam_pipeline.process.supervised import num_restarts, tell_restart
+from sam_pipeline.safety.clean_text import one_line
+from sam_pipeline.storage.inputs.fetching import find_probe
+from sam_pipeline.storage.maintenance.status import Outcome, read_outcome
+from sam_pipeline.storage.tables.plan import Plan, check_plan, confirm_plan
+from sam_pipeline.storage.tables.prompts import check_without_prompts
+from sam_pipeline.storage.tables.results import MaskTable, RunHeader, check_fingerprint, read_header
+from sam_pipeline.storage.tables.schema import SCHEMA_VERSION
 
 _STALL_TIMEOUT_S = 600.0
 # A batch that hangs is tried twice before its rows are dropped; the run must not stall first.
@@ -158,7 +158,7 @@ def _prepare_weights(model: ModelConfig, weights_sha256: str) -> None:
     weights = resolve_checkpoint(model.model_type, model.checkpoint)
     if model.checkpoint is None:
         return  # official weights are checked as they are fetched
-    from sam_pipeline.pipeline.engine import check_weights  # torch: official weights need no look inside
+    from sam_pipeline.pipeline.workers.engine import check_weights  # torch: official weights need no look inside
 
     check_weights(model.model_type, weights)
     found = sha256_of(weights)

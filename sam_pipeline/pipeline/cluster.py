@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 import psutil
 import ray
 
-from sam_pipeline import stopping
-from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import ClusterError, ConfigError, RunFailedError
 from sam_pipeline.pipeline.resources import Cluster
-from sam_pipeline.supervised import num_restarts
+from sam_pipeline.process import stopping
+from sam_pipeline.process.supervised import num_restarts
+from sam_pipeline.safety.clean_text import one_line
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ResolvedMode, ResolvedPrecision
-from sam_pipeline.masks.crops import prepare_crops
+from sam_pipeline.masks.geometry.crops import prepare_crops
 from sam_pipeline.masks.prompts import ImagePrompts, UnusablePrompt
 from sam_pipeline.masks.records import MaskRecord
 
@@ -53,7 +53,7 @@ class Backend:
 
 
 def _load_sam(job: Job, role: ActorRole) -> Engine:
-    from sam_pipeline.pipeline.engine import SamEngine  # torch: not for the tasks that read and write
+    from sam_pipeline.pipeline.workers.engine import SamEngine  # torch: not for the tasks that read and write
 
     return SamEngine(job, role)
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import ray
 
-from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import SamPipelineError
-from sam_pipeline.pipeline.device_faults import is_device_lost
+from sam_pipeline.pipeline.workers.device_faults import is_device_lost
+from sam_pipeline.safety.clean_text import one_line
 
 _ANSWER_TIMEOUT_S = 5.0
 

@@ -19,7 +19,6 @@ import numpy.typing as npt
 import ray
 
 from sam_pipeline.errors import SamPipelineError
-from sam_pipeline.pipeline.isolation import annotate_isolated
 from sam_pipeline.pipeline.job import Job
 from sam_pipeline.pipeline.monitor import Counts, read_monitor, start_monitor
 from sam_pipeline.pipeline.placement import shared_gpus
@@ -32,8 +31,9 @@ from sam_pipeline.pipeline.run import (
     shard_dataset,
     whole_blocks,
 )
-from sam_pipeline.stopping import is_stopping, shielded
-from sam_pipeline.storage.mask_table import MaskTable, Shard
+from sam_pipeline.pipeline.workers.isolation import annotate_isolated
+from sam_pipeline.process.stopping import is_stopping, shielded
+from sam_pipeline.storage.tables.results import MaskTable, Shard
 
 _POLL_S = 1.0
 

@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sam_pipeline.errors import RunFailedError
 from sam_pipeline.pipeline.resources import Resources
-from sam_pipeline.stopping import is_stopping
+from sam_pipeline.process.stopping import is_stopping
 
 _WAIT_S = 30.0
 

@@ -10,17 +10,17 @@ import pyarrow.compute as pc
 
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.errors import ConfigError
-from sam_pipeline.pipeline.limits import reading_limit
-from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri
-from sam_pipeline.storage.first_images import check_first_images, spread_rows
-from sam_pipeline.storage.mask_table import MaskTable, read_header
-from sam_pipeline.storage.output_folder import check_apart, check_output
-from sam_pipeline.storage.plan_table import Plan, extend_plan, iterate_planned, read_plan, read_planned, write_plan
-from sam_pipeline.storage.prompt_table import announce_prompts, discard_prompts
-from sam_pipeline.storage.schema import IMAGES_SCHEMA
-from sam_pipeline.storage.sources.inputs import list_input
-from sam_pipeline.storage.sources.source_image import SourceImage, image_of_row
-from sam_pipeline.supervised import num_restarts
+from sam_pipeline.pipeline.workers.limits import reading_limit
+from sam_pipeline.process.supervised import num_restarts
+from sam_pipeline.storage.inputs.first_images import check_first_images, spread_rows
+from sam_pipeline.storage.inputs.list_input import list_input
+from sam_pipeline.storage.inputs.source_object import SourceImage, image_of_row
+from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri
+from sam_pipeline.storage.tables.output_folder import check_apart, check_output
+from sam_pipeline.storage.tables.plan import Plan, extend_plan, iterate_planned, read_plan, read_planned, write_plan
+from sam_pipeline.storage.tables.prompts import announce_prompts, discard_prompts
+from sam_pipeline.storage.tables.results import MaskTable, read_header
+from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA
 
 logger = logging.getLogger(__name__)
 

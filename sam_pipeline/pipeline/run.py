@@ -21,15 +21,15 @@ from ray.data._internal.execution.streaming_executor import StreamingExecutor
 from ray.util.annotations import RayDeprecationWarning
 
 from sam_pipeline import errors
-from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import RunFailedError, SamPipelineError
-from sam_pipeline.pipeline.columns import chunks_of, shards_of
 from sam_pipeline.pipeline.job import Job
 from sam_pipeline.pipeline.placement import MakeArguments
 from sam_pipeline.pipeline.resources import Resources
-from sam_pipeline.pipeline.stages import Decoder, Encoder, read_images, write_shard
-from sam_pipeline.stopping import is_stopping
-from sam_pipeline.storage.mask_table import Shard
+from sam_pipeline.pipeline.workers.columns import chunks_of, shards_of
+from sam_pipeline.pipeline.workers.stages import Decoder, Encoder, read_images, write_shard
+from sam_pipeline.process.stopping import is_stopping
+from sam_pipeline.safety.clean_text import one_line
+from sam_pipeline.storage.tables.results import Shard
 
 logger = logging.getLogger(__name__)
 

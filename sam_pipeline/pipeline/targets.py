@@ -14,15 +14,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sam_pipeline.config import AnnotateConfig, PlanConfig, ResolvedMode
+from sam_pipeline.config.base import settings_by_name
 from sam_pipeline.errors import ConfigError, InputError
 from sam_pipeline.masks.prompts import Role
-from sam_pipeline.pipeline.limits import reading_limit
-from sam_pipeline.settings import settings_by_name
-from sam_pipeline.storage.filesystem import StorageOptions, absolute_uri
-from sam_pipeline.storage.mask_table import MaskTable, read_header
-from sam_pipeline.storage.plan_table import Plan, iterate_planned
-from sam_pipeline.storage.point_grid_files import PointGrids, read_point_grids
-from sam_pipeline.storage.prompt_table import (
+from sam_pipeline.pipeline.workers.limits import reading_limit
+from sam_pipeline.storage.inputs.source_object import SourceImage
+from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri
+from sam_pipeline.storage.prompts.image_names import list_image_names, read_image_names, with_image_names
+from sam_pipeline.storage.prompts.matching import match_images, why_none_match
+from sam_pipeline.storage.prompts.point_grid_files import PointGrids, read_point_grids
+from sam_pipeline.storage.prompts.prompt_files import list_prompt_files, read_prompts, read_regions
+from sam_pipeline.storage.prompts.prompt_rows import PromptOptions
+from sam_pipeline.storage.tables.plan import Plan, iterate_planned
+from sam_pipeline.storage.tables.prompts import (
     Prompts,
     Source,
     announce_prompts,
@@ -32,12 +36,8 @@ from sam_pipeline.storage.prompt_table import (
     read_prompts_header,
     write_prompts,
 )
-from sam_pipeline.storage.prompts.image_names import list_image_names, read_image_names, with_image_names
-from sam_pipeline.storage.prompts.matching import match_images, why_none_match
-from sam_pipeline.storage.prompts.prompt_files import list_prompt_files, read_prompts, read_regions
-from sam_pipeline.storage.prompts.prompt_rows import PromptOptions
-from sam_pipeline.storage.schema import PROMPTS_SCHEMA
-from sam_pipeline.storage.sources.source_image import SourceImage
+from sam_pipeline.storage.tables.results import MaskTable, read_header
+from sam_pipeline.storage.tables.schema import PROMPTS_SCHEMA
 
 logger = logging.getLogger(__name__)
 

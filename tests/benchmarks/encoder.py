@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sam_pipeline.masks.geometry.resize import resize_image
 from sam_pipeline.masks.prediction import encode
-from sam_pipeline.masks.resize import resize_image
 from sam_pipeline.model.registry import build_sam
 from tests.benchmarks.contender import peak_bytes
 from tests.benchmarks.photographs import read_photograph, skimage_photograph

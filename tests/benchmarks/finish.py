@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 
 from sam_pipeline.config import MaskConfig
-from sam_pipeline.masks.crops import prepare_crops
 from sam_pipeline.masks.generator import MaskGenerator
+from sam_pipeline.masks.geometry.crops import prepare_crops
 from sam_pipeline.model.checkpoints import fetch_checkpoint
 from sam_pipeline.model.registry import build_sam
 from tests.benchmarks.photographs import skimage_photograph

@@ -145,7 +145,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _plan_here(arguments: Sequence[str]) -> None:
-    from sam_pipeline.cli import main as command_line
+    from sam_pipeline.cli.commands import main as command_line
     from sam_pipeline.pipeline import plan
 
     # The images that are named are nowhere, so the look at the first of them, a request or twenty, is left out.

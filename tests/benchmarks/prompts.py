@@ -27,11 +27,11 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
+from sam_pipeline.masks.geometry.resize import resize_image
 from sam_pipeline.masks.prediction import encode
 from sam_pipeline.masks.prompted import PromptedMaskGenerator
 from sam_pipeline.masks.prompts import Prompt
-from sam_pipeline.masks.resize import resize_image
-from sam_pipeline.masks.shared_decoder import SharedDecoder
 from sam_pipeline.model.checkpoints import fetch_checkpoint
 from sam_pipeline.model.registry import build_sam
 from tests.benchmarks.contender import peak_bytes

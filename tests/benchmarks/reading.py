@@ -61,9 +61,9 @@ def measure(data: bytes, repeats: int) -> dict[str, float]:
 
 def _read(data: bytes, job: Any, repeats: int) -> tuple[pa.Table, float]:
     """The rows of a batch, and what one took."""
-    from sam_pipeline.pipeline import stages
-    from sam_pipeline.pipeline.blocks import images_of
-    from sam_pipeline.pipeline.columns import chunks_of
+    from sam_pipeline.pipeline.workers import stages
+    from sam_pipeline.pipeline.workers.blocks import images_of
+    from sam_pipeline.pipeline.workers.columns import chunks_of
     from tests.pipeline.jobs import Monitor
 
     place = dict.fromkeys(("size_bytes", "etag", "location", "error", "extra"))
@@ -80,9 +80,9 @@ def _read(data: bytes, job: Any, repeats: int) -> tuple[pa.Table, float]:
 def _embed(images: pa.Table, job: Any, repeats: int) -> float:
     import torch
 
-    from sam_pipeline.pipeline import engine as engine_module
-    from sam_pipeline.pipeline.fitting_size import FittingSize
-    from sam_pipeline.pipeline.stages import encode_images
+    from sam_pipeline.pipeline.workers import engine as engine_module
+    from sam_pipeline.pipeline.workers.fitting_size import FittingSize
+    from sam_pipeline.pipeline.workers.stages import encode_images
 
     torch.set_num_threads(1)
     embeddings = torch.rand(_BATCH, 256, 64, 64).to(torch.bfloat16, memory_format=torch.channels_last)
@@ -97,9 +97,9 @@ def _embed(images: pa.Table, job: Any, repeats: int) -> float:
 
 def _tiny() -> float:
     from sam_pipeline.config import AnnotateConfig, PlanConfig
-    from sam_pipeline.pipeline.columns import chunks_of
     from sam_pipeline.pipeline.plan import ensure_plan
-    from sam_pipeline.pipeline.stages import read_images
+    from sam_pipeline.pipeline.workers.columns import chunks_of
+    from sam_pipeline.pipeline.workers.stages import read_images
     from tests.faults.fake_engine import Instructions, fake_backend, image_file
     from tests.pipeline.jobs import Monitor, job_of
 

@@ -25,12 +25,12 @@ FUNCTIONS: dict[str, dict[str, tuple[str, ...]]] = {
             "sam_pipeline.masks.generator:MaskGenerator.encode",
         ),
         "decode": (
-            "sam_pipeline.masks.shared_decoder:SharedDecoder.share",
-            "sam_pipeline.masks.shared_decoder:SharedDecoder.decode",
+            "sam_pipeline.masks.decoder.shared_decoder:SharedDecoder.share",
+            "sam_pipeline.masks.decoder.shared_decoder:SharedDecoder.decode",
         ),
         "masks": (
             "sam_pipeline.masks.generator:MaskGenerator._decode_batch",
-            "sam_pipeline.masks.upscaling:Upscaling.runs",
+            "sam_pipeline.masks.full_resolution.upscaling:Upscaling.runs",
         ),
         "rest": (),
     },

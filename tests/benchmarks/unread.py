@@ -15,8 +15,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from sam_pipeline.config import MaskConfig
-from sam_pipeline.pipeline import stages
 from sam_pipeline.pipeline.job import Crops
+from sam_pipeline.pipeline.workers import stages
 from tests.faults.fake_engine import SIZE
 
 _BYTES = b"an image"

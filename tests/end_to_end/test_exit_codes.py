@@ -1,6 +1,6 @@
 """Exit codes of runs in which nothing, or not everything, succeeded, with an engine that finds rectangles.
 
-The other codes: 1 of verify is in tests/test_cli.py, 1 of a run that stopped in tests/faults/test_poison.py, 2
+The other codes: 1 of verify is in tests/cli/test_commands.py, 1 of a run that stopped in tests/faults/test_poison.py, 2
 in test_refusals.py, 3 in tests/faults/test_races.py.
 """
 

@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 from sam_pipeline.config import MaskConfig
 from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.model.registry import build_sam
-from sam_pipeline.storage.delta import TABLE_ID_KEY, sha256_in_name, table_id
+from sam_pipeline.storage.tables.delta import TABLE_ID_KEY, sha256_in_name, table_id
 from tests.end_to_end.pictures import HEIGHT, WIDTH, photo
 from tests.end_to_end.settings import NUM_PHOTOS, SETTINGS
 from tests.end_to_end.tables import num_data_files, read_rows

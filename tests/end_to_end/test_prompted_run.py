@@ -8,11 +8,11 @@ import torch
 
 from sam_pipeline.config import MaskConfig
 from sam_pipeline.masks import prediction
+from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
 from sam_pipeline.masks.generator import MaskGenerator
+from sam_pipeline.masks.geometry.resize import resize_image
 from sam_pipeline.masks.prompted import PromptedMaskGenerator
 from sam_pipeline.masks.prompts import Prompt, UnusablePrompt
-from sam_pipeline.masks.resize import resize_image
-from sam_pipeline.masks.shared_decoder import SharedDecoder
 from sam_pipeline.model.registry import build_sam
 from tests.end_to_end.pictures import HEIGHT, WIDTH, photo
 from tests.end_to_end.settings import NUM_PHOTOS, SMALL_SHARDS

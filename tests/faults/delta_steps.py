@@ -10,8 +10,8 @@ from multiprocessing import get_context
 
 import pyarrow as pa
 
-from sam_pipeline.storage.delta import commit_files, create_table, put_parquet
-from sam_pipeline.storage.filesystem import StorageOptions
+from sam_pipeline.storage.objects.filesystem import StorageOptions
+from sam_pipeline.storage.tables.delta import commit_files, create_table, put_parquet
 
 SCHEMA = pa.schema([pa.field("image_id", pa.int64(), nullable=False), pa.field("data", pa.string())])
 

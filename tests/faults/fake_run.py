@@ -7,7 +7,7 @@ import json
 import os
 from functools import partial
 
-from sam_pipeline import cli
+from sam_pipeline.cli import commands as cli
 from sam_pipeline.pipeline import annotate
 from tests.faults.fake_engine import Instructions, fake_backend
 

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sam_pipeline.config import AnnotateConfig
-from sam_pipeline.storage.image_reading import DecodeError, TooLargeError, decode_image
+from sam_pipeline.storage.inputs.decoding.image_reading import DecodeError, TooLargeError, decode_image
 from tests.storage.image_files import variants
 
 MAX_PIXELS = AnnotateConfig.max_pixels

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 TESTS = ("-x", "-q", "-p", "no:cacheprovider", "tests/storage/test_commit_protocol.py")
 
-DELTA, TABLE = "sam_pipeline/storage/delta.py", "sam_pipeline/storage/mask_table.py"
+DELTA, TABLE = "sam_pipeline/storage/tables/delta.py", "sam_pipeline/storage/tables/results.py"
 
 BREAKS = {
     "commit before the PUT": [

@@ -23,13 +23,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sam_pipeline import cli
+from sam_pipeline.cli import commands as cli
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.pipeline import plan as planning
-from sam_pipeline.storage.mask_table import MaskTable, put_shard
-from sam_pipeline.storage.sources.inputs import ListedInput
-from sam_pipeline.storage.sources.source_image import SOURCE_SCHEMA
-from sam_pipeline.storage.verify import Verification, verify
+from sam_pipeline.storage.inputs.list_input import ListedInput
+from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA
+from sam_pipeline.storage.maintenance.verify import Verification, verify
+from sam_pipeline.storage.tables.results import MaskTable, put_shard
 from tests.faults.resume_at_scale import FINGERPRINT, ROWS_PER_SHARD, SHARDS_PER_COMMIT, make, result_rows, uris
 
 INPUT = "s3://bucket/images"

@@ -25,10 +25,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sam_pipeline.storage.delta import commit_files, create_table, put_parquet, table_id
-from sam_pipeline.storage.mask_table import MaskTable, put_shard, read_header, read_state
-from sam_pipeline.storage.plan_table import read_plan
-from sam_pipeline.storage.schema import IMAGES_SCHEMA, MASKS_SCHEMA
+from sam_pipeline.storage.tables.delta import commit_files, create_table, put_parquet, table_id
+from sam_pipeline.storage.tables.plan import read_plan
+from sam_pipeline.storage.tables.results import MaskTable, put_shard, read_header, read_state
+from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA, MASKS_SCHEMA
 
 T = TypeVar("T")
 

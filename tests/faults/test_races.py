@@ -7,7 +7,7 @@ import pytest
 
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.pipeline.plan import ensure_plan
-from sam_pipeline.storage.verify import verify
+from sam_pipeline.storage.maintenance.verify import verify
 from tests.faults.conftest import put_images
 from tests.faults.test_driver_kills import ROOM_FOR_TWO
 from tests.processes import Program

@@ -9,18 +9,18 @@ import pytest
 from deltalake import DeltaTable
 
 from sam_pipeline.errors import InputError, StorageUnavailableError
-from sam_pipeline.storage import retrying
-from sam_pipeline.storage.delta import open_table
-from sam_pipeline.storage.delta_place import delta_storage_options
-from sam_pipeline.storage.fetching import ChangedError, fetch, find_probe
-from sam_pipeline.storage.filesystem import open_filesystem
+from sam_pipeline.storage.inputs.fetching import ChangedError, fetch, find_probe
+from sam_pipeline.storage.inputs.source_object import SourceImage, image_of_row
+from sam_pipeline.storage.objects import retrying
+from sam_pipeline.storage.objects.filesystem import open_filesystem
+from sam_pipeline.storage.objects.retrying import error_kind, is_transient, retried
 from sam_pipeline.storage.prompts.prompt_files import read_prompts
 from sam_pipeline.storage.prompts.prompt_rows import PromptOptions
-from sam_pipeline.storage.retrying import error_kind, is_transient, retried
-from sam_pipeline.storage.sources.source_image import SourceImage, image_of_row
+from sam_pipeline.storage.tables.delta import open_table
+from sam_pipeline.storage.tables.delta_place import delta_storage_options
 from tests.faults.delta_steps import create_and_commit
 from tests.faults.proxy import NO_RANDOM_FAULTS, TRANSIENT, Fault, RandomFaults, Rule, fault_proxy
-from tests.storage.sources.listings import list_images
+from tests.storage.inputs.listings import list_images
 
 pytestmark = pytest.mark.s3
 
@@ -118,7 +118,7 @@ def test_with_three_requests_in_ten_failing_everything_is_done_and_the_same(prox
 def test_a_listing_that_fails_is_never_a_shorter_listing(proxy, options, bucket, fault, pattern, monkeypatch):
     proxy.rules.append(Rule(fault, method="GET"))
     monkeypatch.setattr(
-        "sam_pipeline.storage.sources.files.retried", lambda call, **options: retried(call, **options, limit_s=0)
+        "sam_pipeline.storage.inputs.listing.files.retried", lambda call, **options: retried(call, **options, limit_s=0)
     )
     filesystem, _ = open_filesystem(f"s3://{bucket}", options)
     filesystem.invalidate_cache()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from sam_pipeline.pipeline.device_faults import is_device_lost, is_out_of_memory
+from sam_pipeline.pipeline.workers.device_faults import is_device_lost, is_out_of_memory
 
 
 def a_failed_assertion_loses_the_device() -> str:

@@ -7,12 +7,12 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from sam_pipeline.model.image_encoder import ImageEncoderViT
-from sam_pipeline.model.mask_decoder import MaskDecoder
-from sam_pipeline.model.prompt_encoder import PromptEncoder
+from sam_pipeline.model.networks.image_encoder import ImageEncoderViT
+from sam_pipeline.model.networks.mask_decoder import MaskDecoder
+from sam_pipeline.model.networks.prompt_encoder import PromptEncoder
+from sam_pipeline.model.networks.tiny_vit import TinyViT
+from sam_pipeline.model.networks.two_way_transformer import TwoWayTransformer
 from sam_pipeline.model.sam import Sam
-from sam_pipeline.model.tiny_vit import TinyViT
-from sam_pipeline.model.two_way_transformer import TwoWayTransformer
 from tests.random_weights import randomise
 
 IMG_SIZE = 1024

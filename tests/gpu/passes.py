@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sam_pipeline.masks.image_side import ImageSideWeights, SharedTokens
-from sam_pipeline.masks.triton_image_side import TritonImageSide
-from sam_pipeline.masks.upscaling import Upscaling
+from sam_pipeline.masks.decoder.image_side import ImageSideWeights, SharedTokens
+from sam_pipeline.masks.decoder.triton_image_side import TritonImageSide
+from sam_pipeline.masks.full_resolution.upscaling import Upscaling
 from tests.gpu.bench import Bench
 from tests.gpu.networks import random_sam
 

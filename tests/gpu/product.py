@@ -13,13 +13,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig
-from sam_pipeline.masks.crops import prepare_crops
+from sam_pipeline.masks.geometry.crops import prepare_crops
 from sam_pipeline.masks.prompts import ImagePrompts
 from sam_pipeline.model.checkpoints import resolve_checkpoint, sha256_of
 from sam_pipeline.model.registry import build_sam
 from sam_pipeline.model.sam import Sam
-from sam_pipeline.pipeline.engine import SamEngine
 from sam_pipeline.pipeline.job import EncodedImage, Job
+from sam_pipeline.pipeline.workers.engine import SamEngine
 from tests.gpu.bench import Bench
 from tests.gpu.networks import sam_around, shallow_encoder
 

@@ -55,7 +55,7 @@ STEPS = tuple(
 
 # Its children begin with torch imported, 5 s each, and without a CUDA context.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "sam_pipeline.pipeline.engine", "tests.gpu.running"])
+CONTEXT.set_forkserver_preload(["torch", "sam_pipeline.pipeline.workers.engine", "tests.gpu.running"])
 
 
 def run_steps(bench: Bench, steps: Sequence[Step], total_s: float) -> bool:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import settings
 from torch import nn
 
-from sam_pipeline.model.image_encoder import ImageEncoderViT
+from sam_pipeline.model.networks.image_encoder import ImageEncoderViT
 from sam_pipeline.model.registry import assemble_sam
 from sam_pipeline.model.sam import Sam
 from tests.parity.oracle import randomise

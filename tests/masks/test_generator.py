@@ -4,11 +4,11 @@ import torch
 
 from sam_pipeline.config import MaskConfig
 from sam_pipeline.masks.candidates import Candidates, to_records
-from sam_pipeline.masks.crops import prepare_crops
+from sam_pipeline.masks.decoder.shared_decoder import PlainDecoder
+from sam_pipeline.masks.full_resolution.upscaling import Upscaling
 from sam_pipeline.masks.generator import MaskGenerator, remove_small_regions
-from sam_pipeline.masks.runs import Runs
-from sam_pipeline.masks.shared_decoder import PlainDecoder
-from sam_pipeline.masks.upscaling import Upscaling
+from sam_pipeline.masks.geometry.crops import prepare_crops
+from sam_pipeline.masks.runs.runs import Runs
 from tests.parity.oracle import official_generator
 
 SETTINGS = {

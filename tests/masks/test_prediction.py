@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from sam_pipeline.masks.geometry.resize import resize_image
 from sam_pipeline.masks.prediction import decode_prompts, encode, exact_float32
-from sam_pipeline.masks.resize import resize_image
 
 
 @pytest.fixture

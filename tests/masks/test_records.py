@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from sam_pipeline.masks import rle
 from sam_pipeline.masks.records import MaskRecord
-from sam_pipeline.masks.runs import Runs
+from sam_pipeline.masks.runs import rle
+from sam_pipeline.masks.runs.runs import Runs
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from sam_pipeline import guarded_http
 from sam_pipeline.errors import CheckpointError, ConfigError
 from sam_pipeline.model import checkpoints
 from sam_pipeline.model.checkpoints import (
@@ -24,6 +23,7 @@ from sam_pipeline.model.checkpoints import (
     sha256_of,
     verify_checkpoint,
 )
+from sam_pipeline.safety import guarded_http
 
 CONTENT = b"weights"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

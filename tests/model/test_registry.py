@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from sam_pipeline.errors import CheckpointError, ConfigError
-from sam_pipeline.model.image_encoder import ImageEncoderViT
+from sam_pipeline.model.networks.image_encoder import ImageEncoderViT
+from sam_pipeline.model.networks.tiny_vit import TinyViT
 from sam_pipeline.model.registry import assemble_sam, build_sam, sam_model_registry
-from sam_pipeline.model.tiny_vit import TinyViT
 
 
 def test_keys_are_the_official_ones():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sam_pipeline.model.image_encoder import ImageEncoderViT
+from sam_pipeline.model.networks.image_encoder import ImageEncoderViT
 from sam_pipeline.model.registry import assemble_sam
 
 

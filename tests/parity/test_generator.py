@@ -14,9 +14,9 @@ import torch
 from pycocotools import mask as coco_mask
 
 from sam_pipeline.config import MaskConfig
-from sam_pipeline.masks.crops import prepare_crops
 from sam_pipeline.masks.generator import MaskGenerator
-from sam_pipeline.masks.grids import build_point_grid
+from sam_pipeline.masks.geometry.crops import prepare_crops
+from sam_pipeline.masks.geometry.grids import build_point_grid
 from sam_pipeline.model.registry import build_sam
 from tests.parity.oracle import official_generator, official_mobile_sam
 

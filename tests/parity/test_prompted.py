@@ -7,11 +7,12 @@ import pytest
 import skimage.data
 import torch
 
-from sam_pipeline.masks import prediction, rle
+from sam_pipeline.masks import prediction
+from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
+from sam_pipeline.masks.geometry.transforms import ResizeLongestSide
 from sam_pipeline.masks.prompted import PromptedMaskGenerator
 from sam_pipeline.masks.prompts import Prompt, UnusablePrompt
-from sam_pipeline.masks.shared_decoder import SharedDecoder
-from sam_pipeline.masks.transforms import ResizeLongestSide
+from sam_pipeline.masks.runs import rle
 from sam_pipeline.model.registry import build_sam
 from tests.parity.oracle import official_mobile_sam, official_predictor
 

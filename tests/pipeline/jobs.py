@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 
 from sam_pipeline.config import AnnotateConfig
-from sam_pipeline.pipeline.blocks import images_of
-from sam_pipeline.pipeline.columns import chunks_of
 from sam_pipeline.pipeline.job import Job
-from sam_pipeline.pipeline.stages import read_images
+from sam_pipeline.pipeline.workers.blocks import images_of
+from sam_pipeline.pipeline.workers.columns import chunks_of
+from sam_pipeline.pipeline.workers.stages import read_images
 
 
 def job_of(config=None, **changes):

@@ -9,17 +9,18 @@ import numpy as np
 import torch
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig
-from sam_pipeline.masks import triton_kernels, triton_masks, upscaling
-from sam_pipeline.masks.absorbing_image_side import AbsorbingImageSide
-from sam_pipeline.masks.batched_image_side import BatchedImageSide
-from sam_pipeline.masks.crops import generate_crop_boxes
+from sam_pipeline.masks.decoder import triton_kernels
+from sam_pipeline.masks.decoder.absorbing_image_side import AbsorbingImageSide
+from sam_pipeline.masks.decoder.batched_image_side import BatchedImageSide
+from sam_pipeline.masks.decoder.image_side import ImageSideAttentions, ImageSideWeights
+from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
+from sam_pipeline.masks.decoder.triton_image_side import TritonImageSide
+from sam_pipeline.masks.full_resolution import triton_masks, upscaling
 from sam_pipeline.masks.generator import MaskGenerator
-from sam_pipeline.masks.image_side import ImageSideAttentions, ImageSideWeights
+from sam_pipeline.masks.geometry.crops import generate_crop_boxes
 from sam_pipeline.masks.prompted import PromptedMaskGenerator
 from sam_pipeline.masks.prompts import Prompt
-from sam_pipeline.masks.shared_decoder import SharedDecoder
-from sam_pipeline.masks.triton_image_side import TritonImageSide
-from sam_pipeline.pipeline.warming import warm_decoder
+from sam_pipeline.pipeline.workers.warming import warm_decoder
 from tests.gpu.networks import random_sam
 from tests.pipeline.jobs import job_of
 

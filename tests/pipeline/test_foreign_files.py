@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
-from sam_pipeline import cli
+from sam_pipeline.cli import commands as cli
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.errors import ConfigError, OutputError, SamPipelineError
 from sam_pipeline.pipeline.plan import ensure_plan
-from sam_pipeline.storage import delta, unused_files
-from sam_pipeline.storage.plan_table import read_plan, read_planned
-from sam_pipeline.storage.vacuum import Vacuumed, vacuum
+from sam_pipeline.storage.maintenance import unused_files
+from sam_pipeline.storage.maintenance.vacuum import Vacuumed, vacuum
+from sam_pipeline.storage.tables import delta
+from sam_pipeline.storage.tables.plan import read_plan, read_planned
 from tests.storage.runs import row, shard, take_over
 
 TABLES = ("images", "masks", "prompts")

@@ -15,9 +15,9 @@ import pytest
 
 from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.errors import ConfigError, InputError
-from sam_pipeline.pipeline.columns import crops_by_image
 from sam_pipeline.pipeline.plan import ensure_plan
-from sam_pipeline.storage.plan_table import read_planned
+from sam_pipeline.pipeline.workers.columns import crops_by_image
+from sam_pipeline.storage.tables.plan import read_planned
 from tests.pipeline.jobs import job_of, read_tables
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import row, shard, take_over

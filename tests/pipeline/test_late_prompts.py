@@ -11,10 +11,10 @@ from sam_pipeline.errors import ConfigError, FencedError
 from sam_pipeline.pipeline.annotate import _begin
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.targets import resolve_targets
-from sam_pipeline.storage import delta
-from sam_pipeline.storage.delta_place import Table
-from sam_pipeline.storage.mask_table import read_header
-from sam_pipeline.storage.prompt_table import read_prompts_header
+from sam_pipeline.storage.tables import delta
+from sam_pipeline.storage.tables.delta_place import Table
+from sam_pipeline.storage.tables.prompts import read_prompts_header
+from sam_pipeline.storage.tables.results import read_header
 from tests.pipeline.test_targets import config_of, detection, file_of
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import row, shard

@@ -8,8 +8,8 @@ from sam_pipeline.errors import FencedError, InputError, OutputError, StorageUna
 from sam_pipeline.pipeline import passes
 from sam_pipeline.pipeline.monitor import Counts, Word
 from sam_pipeline.pipeline.passes import annotate_pending
-from sam_pipeline.storage.delta import DataFile
-from sam_pipeline.storage.mask_table import Shard
+from sam_pipeline.storage.tables.delta import DataFile
+from sam_pipeline.storage.tables.results import Shard
 from tests.pipeline.jobs import job_of
 
 # Ray Data warns of its own defaults whenever a context is copied.

@@ -6,9 +6,9 @@ from sam_pipeline.config import PlanConfig
 from sam_pipeline.errors import ConfigError, FencedError, InputError, OutputError
 from sam_pipeline.pipeline import plan as plan_module
 from sam_pipeline.pipeline.plan import ensure_plan, sample_images
-from sam_pipeline.storage.mask_table import delete_rows
-from sam_pipeline.storage.plan_table import Plan, confirm_plan, read_plan, read_planned
-from sam_pipeline.storage.sources.inputs import list_input
+from sam_pipeline.storage.inputs.list_input import list_input
+from sam_pipeline.storage.tables.plan import Plan, confirm_plan, read_plan, read_planned
+from sam_pipeline.storage.tables.results import delete_rows
 from tests.storage import runs
 from tests.storage.image_files import noise, saved
 

@@ -9,7 +9,7 @@ import pytest
 from sam_pipeline.pipeline import progress
 from sam_pipeline.pipeline.monitor import Counts
 from sam_pipeline.pipeline.progress import RichDisplay
-from sam_pipeline.terminal import PlainConsole
+from sam_pipeline.safety.terminal import PlainConsole
 
 
 @pytest.fixture

@@ -4,17 +4,17 @@ import logging
 
 import pytest
 
-from sam_pipeline.cli import main
+from sam_pipeline.cli.commands import main
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig
+from sam_pipeline.config.fingerprint import fingerprint, stored_settings
 from sam_pipeline.errors import CheckpointError, FingerprintMismatchError
-from sam_pipeline.fingerprint import fingerprint, stored_settings
 from sam_pipeline.model import checkpoints
 from sam_pipeline.model.checkpoints import official_sha256, sha256_of
 from sam_pipeline.pipeline import annotate as annotate_module
 from sam_pipeline.pipeline.annotate import annotate
-from sam_pipeline.storage.mask_table import MaskTable
-from sam_pipeline.storage.point_grid_files import read_point_grids
-from sam_pipeline.storage.schema import SCHEMA_VERSION
+from sam_pipeline.storage.prompts.point_grid_files import read_point_grids
+from sam_pipeline.storage.tables.results import MaskTable
+from sam_pipeline.storage.tables.schema import SCHEMA_VERSION
 from tests.storage.runs import plan, row, shard
 
 

@@ -4,14 +4,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sam_pipeline.masks import rle
-from sam_pipeline.masks.runs import Runs
-from sam_pipeline.storage.delta import table_id
-from sam_pipeline.storage.delta_place import Table
-from sam_pipeline.storage.mask_table import MaskTable, put_shard
-from sam_pipeline.storage.plan_table import write_plan
-from sam_pipeline.storage.schema import MASKS_SCHEMA
-from sam_pipeline.storage.sources.source_image import SourceImage, source_table
+from sam_pipeline.masks.runs import rle
+from sam_pipeline.masks.runs.runs import Runs
+from sam_pipeline.storage.inputs.source_object import SourceImage, source_table
+from sam_pipeline.storage.tables.delta import table_id
+from sam_pipeline.storage.tables.delta_place import Table
+from sam_pipeline.storage.tables.plan import write_plan
+from sam_pipeline.storage.tables.results import MaskTable, put_shard
+from sam_pipeline.storage.tables.schema import MASKS_SCHEMA
 from tests.stored_masks import NO_PROMPT
 
 HEIGHT, WIDTH = 12, 16

@@ -27,11 +27,13 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from sam_pipeline.errors import FencedError, OutputError
-from sam_pipeline.storage import delta, mask_table, rewriting, table_reading, unused_files
-from sam_pipeline.storage.delta_place import Table
-from sam_pipeline.storage.mask_table import delete_rows
-from sam_pipeline.storage.schema import MASKS_SCHEMA
-from sam_pipeline.storage.vacuum import vacuum
+from sam_pipeline.storage.maintenance import unused_files
+from sam_pipeline.storage.maintenance.vacuum import vacuum
+from sam_pipeline.storage.tables import delta, rewriting, table_reading
+from sam_pipeline.storage.tables import results as mask_table
+from sam_pipeline.storage.tables.delta_place import Table
+from sam_pipeline.storage.tables.results import delete_rows
+from sam_pipeline.storage.tables.schema import MASKS_SCHEMA
 from tests.storage.runs import FINGERPRINT, failed_row, row, shard, take_over
 
 NUM_IMAGES = 4

@@ -7,12 +7,12 @@ import pyarrow as pa
 import pytest
 
 from sam_pipeline.errors import DamagedFileError, OutputError, SamPipelineError
-from sam_pipeline.storage.mask_table import open_results
-from sam_pipeline.storage.plan_table import extend_plan
-from sam_pipeline.storage.result_reading import read_results
-from sam_pipeline.storage.schema import IMAGES_SCHEMA, MASKS_SCHEMA
-from sam_pipeline.storage.sources.source_image import SourceImage, source_table
-from sam_pipeline.storage.verify import verify
+from sam_pipeline.storage.inputs.source_object import SourceImage, source_table
+from sam_pipeline.storage.maintenance.verify import verify
+from sam_pipeline.storage.tables.plan import extend_plan
+from sam_pipeline.storage.tables.result_reading import read_results
+from sam_pipeline.storage.tables.results import open_results
+from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA, MASKS_SCHEMA
 from tests.storage import runs
 from tests.storage.runs import failed_row, finished, row, take_over
 

@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from sam_pipeline.regular_files import NotRegularFileError
-from sam_pipeline.storage.containers import fetch_images
-from sam_pipeline.storage.fetching import TooLargeToFetchError
-from sam_pipeline.storage.sources.source_image import SourceImage
+from sam_pipeline.safety.regular_files import NotRegularFileError
+from sam_pipeline.storage.inputs.fetching import TooLargeToFetchError
+from sam_pipeline.storage.inputs.reading import fetch_images
+from sam_pipeline.storage.inputs.source_object import SourceImage
 from tests.storage import hostile_files
 from tests.storage.hostile_files import INPUTS, MIB
 
@@ -29,9 +29,9 @@ import sys
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.prompts.prompt_files import PromptOptions, read_prompts
-from sam_pipeline.storage.containers import fetch_images
-from sam_pipeline.storage.sources.inputs import list_input
-from sam_pipeline.storage.sources.source_image import image_of_row
+from sam_pipeline.storage.inputs.reading import fetch_images
+from sam_pipeline.storage.inputs.list_input import list_input
+from sam_pipeline.storage.inputs.source_object import image_of_row
 
 def peak():
     return next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -109,8 +109,8 @@ def test_what_is_no_regular_file_is_a_row_and_the_others_come(tmp_path):
 
 
 def test_of_images_of_unknown_size_the_large_ones_come_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr("sam_pipeline.storage.containers._BYTES_AT_ONCE", 80)
-    monkeypatch.setattr("sam_pipeline.storage.fetching.MAX_IMAGE_BYTES", 1000)
+    monkeypatch.setattr("sam_pipeline.storage.inputs.reading._BYTES_AT_ONCE", 80)
+    monkeypatch.setattr("sam_pipeline.storage.inputs.fetching.MAX_IMAGE_BYTES", 1000)
     sizes = (5, 500, 10, 11, 2000, 7)
     for number, size in enumerate(sizes):
         (tmp_path / str(number)).write_bytes(bytes(size))
@@ -121,10 +121,10 @@ def test_of_images_of_unknown_size_the_large_ones_come_alone(tmp_path, monkeypat
 
 
 def test_images_of_known_size_come_in_groups_of_some_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("sam_pipeline.storage.containers._BYTES_AT_ONCE", 80)
+    monkeypatch.setattr("sam_pipeline.storage.inputs.reading._BYTES_AT_ONCE", 80)
     asked = []
     monkeypatch.setattr(
-        "sam_pipeline.storage.containers.fetch",
+        "sam_pipeline.storage.inputs.reading.fetch",
         lambda images, *_, **__: asked.append([image.size_bytes for image in images]) or [b""] * len(images),
     )
     images = [SourceImage(f"file://{tmp_path}/{size}", size, None) for size in (30, 50, 1, 200, 79, 1, 1)]

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from sam_pipeline.config import BboxFormat
-from sam_pipeline.storage.file_numbers import ID_LIMIT
+from sam_pipeline.storage.inputs.file_numbers import ID_LIMIT
 from sam_pipeline.storage.prompts.prompt_rows import KEYED_PROMPTS
 
 _Numbers = np.ndarray[Any, np.dtype[np.int64]]

@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 
 from sam_pipeline.errors import InputError
-from sam_pipeline.storage.file_numbers import as_number, file_id, whole_number
-from sam_pipeline.storage.filesystem import StorageOptions
+from sam_pipeline.storage.inputs.file_numbers import as_number, file_id, whole_number
+from sam_pipeline.storage.objects.filesystem import StorageOptions
+from sam_pipeline.storage.objects.object_reading import read_json
 from sam_pipeline.storage.prompts.image_names import names_by_id
 from sam_pipeline.storage.prompts.prompt_rows import PromptOptions
 from sam_pipeline.storage.prompts.prompt_values import MakeRow, Row
 from sam_pipeline.storage.prompts.row_tables import row_tables
-from sam_pipeline.storage.sources.object_reading import read_json
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sam_pipeline.errors import InputError
-from sam_pipeline.storage.sources.manifest import URI_COLUMNS, shown_names
+from sam_pipeline.storage.inputs.lists.manifest import URI_COLUMNS, shown_names
 
 IMAGE_ID = "image_id"
 """The column that names images by an id, as COCO's do."""

@@ -7,13 +7,13 @@ import logging
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sam_pipeline.clean_text import is_encodable
 from sam_pipeline.errors import InputError
-from sam_pipeline.storage.filesystem import StorageOptions
+from sam_pipeline.safety.clean_text import is_encodable
+from sam_pipeline.storage.inputs.listing.files import list_files
+from sam_pipeline.storage.inputs.source_object import SourceImage
+from sam_pipeline.storage.objects.filesystem import StorageOptions
+from sam_pipeline.storage.objects.object_reading import read_json
 from sam_pipeline.storage.prompts.prompt_values import text_key
-from sam_pipeline.storage.sources.files import list_files
-from sam_pipeline.storage.sources.object_reading import read_json
-from sam_pipeline.storage.sources.source_image import SourceImage
 
 logger = logging.getLogger(__name__)
 

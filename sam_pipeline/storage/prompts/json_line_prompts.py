@@ -7,15 +7,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError, StorageUnavailableError
-from sam_pipeline.storage.filesystem import StorageOptions
+from sam_pipeline.safety.clean_text import one_line
+from sam_pipeline.storage.inputs.lists.manifest_rows import line_blocks, records_of_lines
+from sam_pipeline.storage.objects.decompression import gunzipped
+from sam_pipeline.storage.objects.filesystem import StorageOptions
+from sam_pipeline.storage.objects.object_reading import open_object
 from sam_pipeline.storage.prompts.columns import IMAGE_ID, key_column
 from sam_pipeline.storage.prompts.prompt_values import MakeRow, Row
 from sam_pipeline.storage.prompts.row_tables import row_tables
-from sam_pipeline.storage.sources.decompression import gunzipped
-from sam_pipeline.storage.sources.manifest_rows import line_blocks, records_of_lines
-from sam_pipeline.storage.sources.object_reading import open_object
 
 
 def json_line_prompts(uri: str, options: StorageOptions, make: MakeRow, *, are_regions: bool) -> Iterator[pa.Table]:

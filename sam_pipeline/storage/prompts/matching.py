@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sam_pipeline.storage.name_forms import one_form
+from sam_pipeline.storage.inputs.name_forms import one_form
 
 logger = logging.getLogger(__name__)
 

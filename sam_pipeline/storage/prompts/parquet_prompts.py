@@ -10,16 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError, SamPipelineError
+from sam_pipeline.safety.clean_text import one_line
+from sam_pipeline.storage.inputs.lists.named_uris import MAX_NAME_LENGTH
+from sam_pipeline.storage.objects.bounded_parquet import bounded_parquet, column_batches
+from sam_pipeline.storage.objects.object_reading import open_object
 from sam_pipeline.storage.prompts.box_columns import box_prompts, is_list, key_texts, may_name_images
 from sam_pipeline.storage.prompts.columns import IMAGE_ID, OTHER_COLUMNS, PROMPT_COLUMNS, REGION_COLUMNS, key_column
 from sam_pipeline.storage.prompts.prompt_rows import KEYED_PROMPTS, PromptOptions
 from sam_pipeline.storage.prompts.prompt_values import MakeRow
 from sam_pipeline.storage.prompts.row_tables import MASKS_AT_ONCE, TABLE_ROWS
-from sam_pipeline.storage.sources.bounded_parquet import bounded_parquet, column_batches
-from sam_pipeline.storage.sources.named_uris import MAX_NAME_LENGTH
-from sam_pipeline.storage.sources.object_reading import open_object
 
 _BLOCK_BYTES = 4 << 20
 

@@ -10,16 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sam_pipeline.errors import InputError
-from sam_pipeline.storage.filesystem import StorageOptions
+from sam_pipeline.storage.inputs.containers.parquet_reading import PARQUET_SUFFIXES
+from sam_pipeline.storage.inputs.listing.files import list_files
+from sam_pipeline.storage.inputs.source_object import SourceImage
+from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.prompts.coco_prompts import coco_prompts
 from sam_pipeline.storage.prompts.json_line_prompts import json_line_prompts
 from sam_pipeline.storage.prompts.parquet_prompts import parquet_prompts
 from sam_pipeline.storage.prompts.prompt_rows import PromptOptions
 from sam_pipeline.storage.prompts.prompt_values import prompt_row, region_row
 from sam_pipeline.storage.prompts.yolo_labels import LABEL_SUFFIX, yolo_prompts
-from sam_pipeline.storage.sources.files import list_files
-from sam_pipeline.storage.sources.parquet_reading import PARQUET_SUFFIXES
-from sam_pipeline.storage.sources.source_image import SourceImage
 
 JSON_LINE_SUFFIXES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 COCO_SUFFIXES = (".json", ".json.gz")

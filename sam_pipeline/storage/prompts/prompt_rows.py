@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from sam_pipeline.config import BboxFormat
-from sam_pipeline.storage.filesystem import StorageOptions
+from sam_pipeline.storage.objects.filesystem import StorageOptions
 
 MASK_INPUT_SIZE = 256
 """Height and width of a mask prompt: low-resolution logits, as the predictor returns them."""

@@ -8,9 +8,9 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from sam_pipeline.clean_text import is_encodable
 from sam_pipeline.config import BboxFormat
-from sam_pipeline.storage.file_numbers import as_number, file_id, is_real, whole_number
+from sam_pipeline.safety.clean_text import is_encodable
+from sam_pipeline.storage.inputs.file_numbers import as_number, file_id, is_real, whole_number
 from sam_pipeline.storage.prompts.prompt_rows import MASK_INPUT_SIZE
 
 Row = dict[str, Any]

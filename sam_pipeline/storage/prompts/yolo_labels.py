@@ -8,15 +8,15 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from sam_pipeline.clean_text import one_line
 from sam_pipeline.errors import InputError
-from sam_pipeline.storage.fetching import fetch, find_probe
-from sam_pipeline.storage.file_numbers import as_number, is_real, whole_number
-from sam_pipeline.storage.filesystem import StorageOptions, open_filesystem
+from sam_pipeline.safety.clean_text import one_line
+from sam_pipeline.storage.inputs.fetching import fetch, find_probe
+from sam_pipeline.storage.inputs.file_numbers import as_number, is_real, whole_number
+from sam_pipeline.storage.inputs.listing.name_patterns import Below
+from sam_pipeline.storage.inputs.source_object import SourceImage
+from sam_pipeline.storage.objects.filesystem import StorageOptions, open_filesystem
 from sam_pipeline.storage.prompts.prompt_values import Row, bad_row
 from sam_pipeline.storage.prompts.row_tables import row_tables
-from sam_pipeline.storage.sources.name_patterns import Below
-from sam_pipeline.storage.sources.source_image import SourceImage
 
 LABEL_SUFFIX = ".txt"
 

@@ -9,8 +9,8 @@ from functools import partial
 import numpy as np
 import torch
 
+from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
 from sam_pipeline.masks.prediction import encode
-from sam_pipeline.masks.shared_decoder import SharedDecoder
 from sam_pipeline.model.sam import Sam
 from tests.gpu.bench import Bench
 from tests.gpu.clock import milliseconds, peak_gib, seconds

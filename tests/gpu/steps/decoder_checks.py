@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sam_pipeline.masks.shared_decoder import DecodedPrompts, PlainDecoder, SharedDecoder
+from sam_pipeline.masks.decoder.shared_decoder import DecodedPrompts, PlainDecoder, SharedDecoder
 from tests.gpu.bench import Bench
 from tests.gpu.kernels import DECODING, counted_launches, require
 from tests.gpu.networks import IMG_SIZE, grid_of_points, random_embedding, random_sam

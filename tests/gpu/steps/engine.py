@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from sam_pipeline.pipeline.engine import SamEngine
 from sam_pipeline.pipeline.job import EncodedImage
+from sam_pipeline.pipeline.workers.engine import SamEngine
 from tests.gpu.bench import Bench
 from tests.gpu.clock import peak_gib, seconds
 from tests.gpu.kernels import DECODING, MEASURING, counted_launches, require

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sam_pipeline.masks.triton_image_side import Launch
+from sam_pipeline.masks.decoder.triton_image_side import Launch
 from tests.gpu.bench import Bench
 from tests.gpu.clock import milliseconds
 from tests.gpu.kernels import counted_launches

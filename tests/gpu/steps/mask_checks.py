@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sam_pipeline.masks.filters import mask_boxes, stability_scores
-from sam_pipeline.masks.resize import preprocess_shape
-from sam_pipeline.masks.upscaling import Upscaling
+from sam_pipeline.masks.full_resolution.upscaling import Upscaling
+from sam_pipeline.masks.geometry.resize import preprocess_shape
 from tests.gpu.bench import Bench
 from tests.gpu.kernels import MEASURING, counted_launches, require
 from tests.gpu.networks import IMG_SIZE, random_sam

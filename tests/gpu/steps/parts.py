@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sam_pipeline.masks.decoder.shared_decoder import DecodedPrompts, PlainDecoder, SharedDecoder
 from sam_pipeline.masks.generator import MaskGenerator
-from sam_pipeline.masks.shared_decoder import DecodedPrompts, PlainDecoder, SharedDecoder
 from sam_pipeline.model.registry import build_sam
 from tests.gpu.bench import Bench
 from tests.gpu.clock import milliseconds, peak_gib

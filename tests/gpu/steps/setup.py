@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sam_pipeline.pipeline.limits import limit_memory
+from sam_pipeline.pipeline.workers.limits import limit_memory
 from tests.benchmarks.report import machine
 from tests.gpu.bench import Bench
 from tests.gpu.clock import milliseconds

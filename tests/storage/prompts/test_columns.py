@@ -1,9 +1,9 @@
 import pytest
 
 from sam_pipeline.errors import InputError
+from sam_pipeline.storage.inputs.lists.manifest import URI_COLUMNS, manifest_images
+from sam_pipeline.storage.inputs.source_options import SourceOptions
 from sam_pipeline.storage.prompts.columns import KEY_COLUMNS, key_column
-from sam_pipeline.storage.sources.manifest import URI_COLUMNS, manifest_images
-from sam_pipeline.storage.sources.source_options import SourceOptions
 
 
 def test_the_first_name_there_is_counts_whatever_the_order_in_the_file():

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from sam_pipeline.errors import InputError
-from sam_pipeline.storage.sources import manifest_rows
+from sam_pipeline.storage.inputs.lists import manifest_rows
 from tests.storage.prompts.reading import read_rows
 
 LINE = b'{"image": "a.jpg", "bbox": [1, 2, 3, 4]}\n'

@@ -4,9 +4,9 @@ import re
 import pyarrow as pa
 import pytest
 
+from sam_pipeline.storage.inputs.source_object import Location, SourceImage, source_table
 from sam_pipeline.storage.prompts.matching import match_images, why_none_match
-from sam_pipeline.storage.schema import IMAGES_SCHEMA
-from sam_pipeline.storage.sources.source_image import Location, SourceImage, source_table
+from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA
 
 
 def planned(*images):

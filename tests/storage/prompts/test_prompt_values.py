@@ -4,7 +4,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from sam_pipeline.storage.file_numbers import whole_number
+from sam_pipeline.storage.inputs.file_numbers import whole_number
 from sam_pipeline.storage.prompts.prompt_values import prompt_row, region_row
 
 LOGITS = np.random.default_rng(0).normal(size=(256, 256)).astype("<f4")

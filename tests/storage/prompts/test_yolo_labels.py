@@ -3,11 +3,11 @@ import os
 import pytest
 
 from sam_pipeline.errors import InputError, StorageUnavailableError
-from sam_pipeline.storage import fetching
+from sam_pipeline.storage.inputs import fetching
+from sam_pipeline.storage.inputs.source_object import SourceImage
 from sam_pipeline.storage.prompts import yolo_labels
 from sam_pipeline.storage.prompts.prompt_files import list_prompt_files, read_regions
 from sam_pipeline.storage.prompts.yolo_labels import yolo_prompts
-from sam_pipeline.storage.sources.source_image import SourceImage
 from tests.storage.prompts.reading import read_rows
 
 LINE = "3 0.5 0.5 0.5 0.5\n"

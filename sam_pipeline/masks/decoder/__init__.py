@@ -1,0 +1,1 @@
+"""The mask decoder for many prompts of one image."""

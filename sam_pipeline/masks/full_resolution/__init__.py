@@ -1,0 +1,1 @@
+"""From low-resolution logits to masks at full resolution."""

@@ -1,0 +1,1 @@
+"""Crops, grids and frames of coordinates."""

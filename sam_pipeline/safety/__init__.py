@@ -1,0 +1,1 @@
+"""What comes from outside: names, texts, files, addresses and options, checked before they are used."""

@@ -1,0 +1,1 @@
+"""The input: what can be listed, what a listing names, and its bytes and pixels."""

@@ -1,0 +1,1 @@
+"""Listing folders and buckets."""

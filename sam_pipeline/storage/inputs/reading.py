@@ -1,0 +1,189 @@
+"""Fetching planned images of every kind: objects, and what is in archives and Parquet files, in the plan's order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import groupby, islice
+from operator import itemgetter
+
+from sam_pipeline.errors import SamPipelineError
+from sam_pipeline.safety.uri_rules import HTTP_SCHEMES
+from sam_pipeline.storage.inputs.containers.parquet_reading import passes, read_parquet_rows
+from sam_pipeline.storage.inputs.containers.tars import read_tar_members
+from sam_pipeline.storage.inputs.containers.zips import unzip_member
+from sam_pipeline.storage.inputs.fetching import (
+    FETCH_LIMIT_S,
+    Fetched,
+    RefusedError,
+    TooLargeToFetchError,
+    blamed,
+    check_container,
+    fetch,
+    other_names,
+)
+from sam_pipeline.storage.inputs.source_object import Location, SourceImage
+from sam_pipeline.storage.objects.filesystem import StorageOptions
+from sam_pipeline.storage.objects.retrying import retried
+
+# Fetched at once by a task: enough to hide latency, few enough that their bytes fit beside everything else.
+_AT_ONCE = 8
+_BYTES_AT_ONCE = 2**28
+
+_GONE = (FileNotFoundError, IsADirectoryError)
+
+_Read = Callable[[Sequence[Location]], Iterator[tuple[int, Fetched]]]
+"""Locations in one container, in its order → their offsets and bytes, in one pass over it."""
+
+
+def fetch_images(
+    images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None, *, limit_s: float = FETCH_LIMIT_S
+) -> Iterator[Fetched]:
+    """Fetch images in order, holding the bytes of a few at a time.
+
+    A container is read once for all its neighbours in the plan; whether it is still the planned one is looked at
+    first. Compressed tar archives and Parquet files are read again where images do not come in reading_order. Where no
+    object has the name that a list gives, one that is called by another form of it is read.
+
+    Args:
+        images: planned ones, as neighbours in the plan.
+        options: of the storage.
+        probe_uri: see fetching.fetch.
+        limit_s: seconds in which an object, or a range of a container, must come. Each part of a compressed tar archive
+            or a Parquet file has ranges.RANGE_LIMIT_S instead.
+
+    Yields:
+        For each image its bytes, or what is wrong with it.
+
+    Raises:
+        InputError, StorageUnavailableError: see fetching.fetch.
+    """
+    for (kind, _), neighbours in groupby(images, _place):
+        group = list(neighbours)
+        if kind == "refused":
+            yield from (RefusedError(image.error) for image in group)
+        elif kind == "object":
+            yield from _fetch_some(group, options, probe_uri, limit_s)
+        elif (error := check_container(group[0], options, probe_uri)) is not None:
+            yield from (error for _ in group)
+        elif kind == "tar":
+            yield from _read_through(group, lambda left: _tar(left, options), options, probe_uri)
+        elif kind == "parquet":
+            yield from _read_through(group, lambda left: _parquet(left, options), options, probe_uri)
+        elif kind == "zip":
+            stored = _fetch_some(group, options, probe_uri, limit_s)
+            yield from (_unzipped(image, data) for image, data in zip(group, stored, strict=True))
+        else:
+            yield from _fetch_some(group, options, probe_uri, limit_s)
+
+
+def reading_order(image: SourceImage) -> tuple[str, int]:
+    """A key to sort images by, so that a container is read once, from its beginning, whatever is called how in it."""
+    return (image.uri, 0) if image.location is None else (image.location.container, image.location.offset)
+
+
+def _place(image: SourceImage) -> tuple[str, str]:
+    """What is fetched together: one container, or objects of one filesystem (a manifest may name several)."""
+    if image.error is not None:
+        return "refused", ""
+    if image.location is not None:
+        return image.location.kind, image.location.container
+    scheme, _, rest = image.uri.partition("://")
+    # One filesystem reads all of the web, where every image may be of another host.
+    return "object", "http" if scheme in HTTP_SCHEMES else f"{scheme}://{rest.partition('/')[0]}"
+
+
+def _fetch_some(
+    images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None, limit_s: float
+) -> Iterator[Fetched]:
+    """Fetch a few at a time; one that is larger than its share of their bytes comes alone."""
+    for some in _groups(images):
+        for image, answer in _fetch_by_any_name(some, options, probe_uri, limit_s):
+            if isinstance(answer, TooLargeToFetchError) and image.size_bytes is None:
+                yield from fetch([image], options, probe_uri, limit_s=limit_s)
+            else:
+                yield answer
+
+
+def _groups(images: Sequence[SourceImage]) -> Iterator[list[SourceImage]]:
+    group: list[SourceImage] = []
+    num_bytes = 0
+    for image in images:
+        planned_bytes = (image.size_bytes if image.location is None else image.location.length) or 0
+        if group and (len(group) == _AT_ONCE or num_bytes + planned_bytes > _BYTES_AT_ONCE):
+            yield group
+            group, num_bytes = [], 0
+        group.append(image)
+        num_bytes += planned_bytes
+    if group:
+        yield group
+
+
+def _fetch_by_any_name(
+    images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None, limit_s: float
+) -> list[tuple[SourceImage, Fetched]]:
+    """Fetch images at once, and those that are not there by other forms of their names; each with the name it has."""
+    fetch_at_once = partial(
+        fetch, options=options, probe_uri=probe_uri, max_bytes=_BYTES_AT_ONCE // _AT_ONCE, limit_s=limit_s
+    )
+    found = list(zip(images, fetch_at_once(images), strict=True))
+    left = {
+        index: other_names(image) for index, (image, data) in enumerate(found) if isinstance(data, FileNotFoundError)
+    }
+    while left:
+        named = {index: replace(images[index], uri=uri) for index, names in left.items() for uri in islice(names, 1)}
+        answers = dict(zip(named, fetch_at_once(list(named.values())), strict=True))
+        left = {index: left[index] for index, data in answers.items() if isinstance(data, _GONE)}
+        found = [
+            (named[index], answers[index]) if index in answers and index not in left else before
+            for index, before in enumerate(found)
+        ]
+    return found
+
+
+def _read_through(
+    images: Sequence[SourceImage], read: _Read, options: StorageOptions, probe_uri: str | None
+) -> Iterator[Fetched]:
+    """Read images in one pass over their container; an outage begins another pass at the image that it hit."""
+    locations = [image.location for image in images if image.location is not None]
+    passing: Iterator[tuple[int, Fetched]] | None = None
+
+    def next_of(left: Sequence[Location]) -> Fetched:
+        nonlocal passing
+        try:
+            passing = read(left) if passing is None else passing
+            return next(passing)[1]
+        except Exception:
+            passing = None
+            raise
+
+    for number, location in enumerate(locations):
+        what = f"read {location.container}"
+        try:
+            yield retried(partial(next_of, locations[number:]), what=what, denied_is_final=False)
+        except SamPipelineError:
+            raise
+        except Exception as error:  # noqa: BLE001  of this container, unless the probe says otherwise
+            yield blamed(error, options, probe_uri)
+
+
+def _tar(locations: Sequence[Location], options: StorageOptions) -> Iterator[tuple[int, Fetched]]:
+    for _, some in groupby(passes([location.offset for location in locations]), itemgetter(0)):
+        yield from read_tar_members(locations[0].container, [number for _, number in some], options)
+
+
+def _parquet(locations: Sequence[Location], options: StorageOptions) -> Iterator[tuple[int, Fetched]]:
+    column = locations[0].column
+    assert column is not None, "planned with one"
+    return read_parquet_rows(locations[0].container, column, [location.offset for location in locations], options)
+
+
+def _unzipped(image: SourceImage, data: Fetched) -> Fetched:
+    if isinstance(data, Exception):
+        return data
+    assert image.size_bytes is not None, "a zip archive says it"
+    try:
+        return unzip_member(data, image.size_bytes)
+    except ValueError as error:
+        return error

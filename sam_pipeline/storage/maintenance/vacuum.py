@@ -1,0 +1,63 @@
+"""Deleting the files of a run that nothing committed needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sam_pipeline.errors import ConfigError
+from sam_pipeline.storage.maintenance.unused_files import find_unused_files, remove_files
+from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri
+from sam_pipeline.storage.tables.delta import committed_epoch, confirm_epoch, open_table, table_metadata
+from sam_pipeline.storage.tables.delta_place import Table
+from sam_pipeline.storage.tables.plan import take_plan_epoch
+from sam_pipeline.storage.tables.prompts import take_prompts_epoch
+from sam_pipeline.storage.tables.results import open_results, take_results_epoch
+
+_MAX_RETENTION_HOURS = 24 * 365 * 100  # delta-rs panics at times before its calendar
+
+
+@dataclass(frozen=True)
+class Vacuumed:
+    """What a vacuum did."""
+
+    num_removed: int
+    num_foreign: int
+    """Files and folders, where the tables are, that this program did not write; they were left alone."""
+
+
+def vacuum(output: str, retention_hours: int, options: StorageOptions) -> Vacuumed:
+    """Delete files of a run's tables that nothing committed needs, and that are this old.
+
+    No file is deleted that a run or a planner could still commit. What is found was put before the epochs that are
+    taken here, or by a writer that has taken over since, which is looked for once everything is found; after that
+    nothing more is. (delta-rs finds and deletes in one go: stopped for hours in between, it would delete what was
+    committed meanwhile.)
+
+    Raises:
+        ConfigError: less than an hour, which clock skew could reduce to nothing, or more than a hundred years.
+        OutputError: there are no results.
+        FencedError: another writer took over; nothing was deleted.
+    """
+    if not 1 <= retention_hours <= _MAX_RETENTION_HOURS:
+        raise ConfigError(f"retention_hours must be in [1, {_MAX_RETENTION_HOURS}], got {retention_hours}")
+    table_metadata(open_results(output, options))  # raises for a table of another program
+    fenced = list(_fenced_tables(output, options))
+    found = [find_unused_files(table, options, retention_hours=retention_hours) for table, _ in fenced]
+    for table, epoch in fenced:
+        confirm_epoch(table, epoch)
+    for (table, _), files in zip(fenced, found, strict=True):
+        remove_files(table.uri, files.removable, options)
+    return Vacuumed(sum(len(files.removable) for files in found), sum(files.num_foreign for files in found))
+
+
+def _fenced_tables(output: str, options: StorageOptions) -> Iterator[tuple[Table, int]]:
+    """(table, epoch) of the tables to clean.
+
+    A plan, or prompts, without a commit are left out: a writer that is at its first commit takes no epoch before, since
+    an epoch would make them look finished.
+    """
+    for name, take in (("images", take_plan_epoch), ("prompts", take_prompts_epoch), ("masks", take_results_epoch)):
+        table = open_table(join_uri(output, name), options)
+        if table is not None and (name == "masks" or committed_epoch(table) is not None):
+            yield table, take(table, options)

@@ -1,0 +1,1 @@
+"""Objects in storage: names, retries, reading by ranges."""

@@ -1,1 +1,0 @@
-"""Inputs of every kind, each made into the same table of images to plan."""

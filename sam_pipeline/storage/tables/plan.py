@@ -1,0 +1,252 @@
+"""The frozen plan: which image has which id. Written into OUTPUT/images, read by every start and every worker.
+
+While there are no results it may be made anew, as the next generation. What the plan is of stands in its commits, since
+a table's metadata would need a commit of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import tenacity
+
+from sam_pipeline.errors import FencedError, OutputError
+from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA
+from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri
+from sam_pipeline.storage.tables.delta import (
+    DataFile,
+    commit_files,
+    committed_epoch,
+    committed_files,
+    committed_metadata,
+    create_table,
+    open_table,
+    put_parquet,
+    table_id,
+    table_metadata,
+    take_epoch,
+)
+from sam_pipeline.storage.tables.delta_place import Table
+from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA
+from sam_pipeline.storage.tables.table_reading import ImageIds, checked_opener, read_columns, read_file, read_image_rows
+
+_ROWS_PER_FILE = 1_000_000
+# Workers read a few hundred consecutive ids at a time: a row group is what they have to decompress for it.
+_ROWS_PER_GROUP = 16_384
+_FIRST_EPOCH = 1
+_CONFIRMATIONS = 10
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A committed plan."""
+
+    output: str
+    input: str
+    num_images: int
+    generation: int = 1
+    """How often it was made: 1, or more where it was made anew."""
+    version: int = field(default=0, compare=False)
+    """Of the table, when it was read."""
+
+
+def read_plan(output: str, options: StorageOptions) -> Plan | None:
+    """The plan of an output; None if there is none, or if planning was interrupted before its commit."""
+    table = open_table(join_uri(output, "images"), options)
+    if table is None:
+        return None
+    table_metadata(table)  # raises for a table of another program
+    if committed_epoch(table) is None:
+        return None
+    return Plan(output, **_kept(table), num_images=table.count(), version=table.version())
+
+
+def write_plan(
+    output: str, input_uri: str, images: pa.Table, options: StorageOptions, *, replaced: Plan | None = None
+) -> Plan:
+    """Commit a plan of images, (N,) rows of SOURCE_SCHEMA in the order of their ids, in one transaction.
+
+    A killed attempt leaves at most an empty table and files that no reader sees; the next attempt starts over.
+
+    Args:
+        output: folder of the run.
+        input_uri: what the images were listed from.
+        images: to plan.
+        options: storage options.
+        replaced: the plan whose place it takes. Whoever replaces one makes sure, after it was read, that there are no
+            results; a run that begins them meanwhile confirms its plan first, and then this fails.
+
+    Raises:
+        FencedError: another planner committed first, or another run has begun.
+        OutputError: the place cannot be written.
+    """
+    uri = join_uri(output, "images")
+    table = open_table(uri, options) or create_table(uri, IMAGES_SCHEMA, {"input": input_uri}, options)
+    table_metadata(table)  # raises for a table of another program
+    epoch = committed_epoch(table)
+    if replaced is None and epoch is not None:
+        # A commit from this snapshot would meet no conflict and plan every image a second time.
+        raise FencedError(f"another run made a plan in {uri} meanwhile; the same command uses it")
+    if replaced is not None and table.version() != replaced.version:
+        raise FencedError(f"another run changed the plan in {uri}, or has begun with it; the same command looks again")
+    # No epoch before the files of a first plan are put: a table that has one counts as a plan.
+    epoch = _FIRST_EPOCH if replaced is None else take_plan_epoch(table, options)
+    files = [_put(table, _rows(images, start), options) for start in range(0, images.num_rows, _ROWS_PER_FILE)]
+    generation = 1 if replaced is None else replaced.generation + 1
+    _commit(table, files, options, epoch, committed_files(table), input=input_uri, generation=generation)
+    return Plan(output, input_uri, images.num_rows, generation, table.version())
+
+
+def take_plan_epoch(table: Table, options: StorageOptions) -> int:
+    """Fence other writers of a plan; see storage.delta.take_epoch.
+
+    The commit says again what the plan is of, because delta-rs deletes entries of the log that are old.
+    """
+    return take_epoch(table, IMAGES_SCHEMA, options, custom_metadata={"plan": json.dumps(_kept(table))})
+
+
+def confirm_plan(plan: Plan, options: StorageOptions) -> None:
+    """Make sure that a plan is the newest, by a commit after which none that was read before can take its place.
+
+    Raises:
+        FencedError: it was made anew meanwhile.
+        OutputError: the place cannot be written.
+    """
+    # Of two runs that confirm one plan at once none is to stop for it: which goes on is decided by the results.
+    attempts = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(FencedError),
+        stop=tenacity.stop_after_attempt(_CONFIRMATIONS),
+        wait=tenacity.wait_random(0, 0.2),
+        reraise=True,
+    )
+    attempts(_confirm, plan, options)
+
+
+def check_plan(plan: Plan, options: StorageOptions) -> None:
+    """Make sure that a plan was not made anew since it was read.
+
+    Raises:
+        FencedError: it was.
+    """
+    _opened(plan, options)
+
+
+def _confirm(plan: Plan, options: StorageOptions) -> None:
+    table = _opened(plan, options)
+    epoch = committed_epoch(table)
+    assert epoch is not None, "it was read"
+    _commit(table, [], options, epoch, **_kept(table))
+
+
+def extend_plan(plan: Plan, new: pa.Table, changed: pa.Table, options: StorageOptions) -> Plan:
+    """Add images to a plan and correct what it says of others, in one transaction.
+
+    Args:
+        plan: as it is now.
+        new: (N,) rows of SOURCE_SCHEMA, which get the next ids.
+        changed: (M,) rows of IMAGES_SCHEMA, which take the place of those with their image_id.
+        options: storage options.
+
+    Raises:
+        FencedError: another planner committed meanwhile; nothing was changed.
+        OutputError: the place cannot be written.
+    """
+    table = _opened(plan, options)
+    if committed_epoch(table) is None or table.count() != plan.num_images:
+        raise FencedError(f"another run changed the plan in {table.uri} meanwhile; the same command looks again")
+    if not new.num_rows and not changed.num_rows:
+        return plan
+    epoch = take_plan_epoch(table, options)
+    files = committed_files(table)
+    open_file = checked_opener(table, options)
+    replaced = [file for file in files if _ids_between(changed, file.min_image_id, file.max_image_id).num_rows]
+    put = [_put(table, _corrected(read_file(table, file, open_file), changed), options) for file in replaced]
+    starts = range(0, new.num_rows, _ROWS_PER_FILE)
+    put += [_put(table, _rows(new, start, plan.num_images), options) for start in starts]
+    _commit(table, put, options, epoch, replaced, **_kept(table))
+    return replace(plan, num_images=plan.num_images + new.num_rows, version=table.version())
+
+
+def _opened(plan: Plan, options: StorageOptions) -> Table:
+    """The table of a plan at its newest version, in which the plan is still the same but for what was added."""
+    uri = join_uri(plan.output, "images")
+    table = open_table(uri, options)
+    if table is None:
+        raise OutputError(f"the plan disappeared: {uri}")
+    if _kept(table)["generation"] != plan.generation:
+        raise FencedError(f"another run made the plan in {uri} anew; the same command uses it")
+    return table
+
+
+def _commit(
+    table: Table,
+    files: Sequence[DataFile],
+    options: StorageOptions,
+    epoch: int,
+    replaced: Sequence[DataFile] = (),
+    **kept: Any,
+) -> None:
+    metadata = {"plan": json.dumps(kept)}
+    commit_files(table, IMAGES_SCHEMA, files, options, epoch=epoch, replaced=replaced, custom_metadata=metadata)
+
+
+def _kept(table: Table) -> dict[str, Any]:
+    """What the commits of a plan say of it: input and generation."""
+    kept = committed_metadata(table, "plan")
+    # Without, it was made by a version that had one generation only.
+    return {"input": table_metadata(table)["input"], "generation": 1} if kept is None else dict(json.loads(kept))
+
+
+def _put(table: Table, rows: pa.Table, options: StorageOptions) -> DataFile:
+    return put_parquet(table.uri, rows, options, row_group_size=_ROWS_PER_GROUP, table_id=table_id(table))
+
+
+def _ids_between(rows: pa.Table, first: int, last: int) -> pa.Table:
+    return rows.filter((pc.field("image_id") >= first) & (pc.field("image_id") <= last))
+
+
+def _corrected(rows: pa.Table, changed: pa.Table) -> pa.Table:
+    ids = rows["image_id"]
+    mine = _ids_between(changed, pc.min(ids).as_py(), pc.max(ids).as_py())
+    kept = rows.filter(pc.invert(pc.is_in(ids, mine["image_id"].combine_chunks())))
+    parts = [part.select(IMAGES_SCHEMA.names).cast(IMAGES_SCHEMA) for part in (kept, mine)]
+    return pa.concat_tables(parts).sort_by("image_id")
+
+
+def iterate_planned(
+    plan: Plan, columns: Sequence[str], options: StorageOptions, *, is_checked: bool = False
+) -> Iterator[pa.Table]:
+    """Some columns of a whole plan, image_id among them, a file at a time, in any order.
+
+    Images that another start added since the plan was read are left out.
+
+    Args:
+        plan: as it was read.
+        columns: their names.
+        options: storage options.
+        is_checked: see read_columns.
+    """
+    uri = join_uri(plan.output, "images")
+    table = open_table(uri, options)
+    if table is None:
+        raise OutputError(f"the plan disappeared: {uri}")
+    for rows in read_columns(table, columns, options, is_checked=is_checked):
+        yield rows.filter(pc.field("image_id") < plan.num_images)
+
+
+def read_planned(output: str, image_ids: ImageIds, options: StorageOptions) -> pa.Table:
+    """The planned rows of images, whose ids are ascending, in id order; none for an id that is not planned."""
+    rows = read_image_rows(join_uri(output, "images"), image_ids, options)
+    return rows.sort_by("image_id").cast(IMAGES_SCHEMA)
+
+
+def _rows(images: pa.Table, start: int, first_id: int = 0) -> pa.Table:
+    part = images.slice(start, _ROWS_PER_FILE).select(SOURCE_SCHEMA.names).cast(SOURCE_SCHEMA)
+    ids = pa.array(np.arange(first_id + start, first_id + start + part.num_rows))
+    return part.add_column(0, IMAGES_SCHEMA.field("image_id"), ids)

@@ -1,0 +1,316 @@
+"""The frozen prompts of a run: which image has which. Written into OUTPUT/prompts when there are any.
+
+The prompts of an image never change: what images that are added later get is appended. So a run is pinned by the hash
+of the prompts that it began with. A table without a commit says that prompts were given and are still to be frozen.
+
+Prompts are those of one generation of the plan. Where the plan was made anew, those of an earlier one count as none;
+their place is taken by the new ones, or they are discarded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sam_pipeline.errors import FencedError, OutputError
+from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri
+from sam_pipeline.storage.tables.delta import (
+    DataFile,
+    commit_files,
+    committed_epoch,
+    committed_files,
+    committed_metadata,
+    create_table,
+    open_table,
+    put_parquet,
+    table_id,
+    take_epoch,
+)
+from sam_pipeline.storage.tables.delta_place import Table
+from sam_pipeline.storage.tables.schema import PROMPTS_SCHEMA
+from sam_pipeline.storage.tables.table_reading import ImageIds, read_columns, read_image_rows
+
+_ROWS_PER_FILE = 1_000_000
+_ROWS_PER_GROUP = 16_384
+# Prompts with a mask take 256 KiB each.
+_MASK_ROWS_PER_FILE = 1024
+_MASK_ROWS_PER_GROUP = 64
+
+Source = Mapping[str, Any]
+"""What the prompts were read from, and how: compared when the same command is given again."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What is frozen, without the prompts themselves."""
+
+    sha256: str
+    """Of the prompts that the run began with."""
+    source: Source
+    """Of the last that were added."""
+    num_images: int
+    """Planned images whose prompts are here: those with a lower image_id."""
+    num_prompts: int
+    num_regions: int
+    max_prompts: int
+    """Of an image."""
+    max_masks: int
+    """Prompts of an image that hold a mask: these are large."""
+    generation: int = 1
+    """Of the plan that they are for."""
+
+
+def announce_prompts(output: str, options: StorageOptions, generation: int = 1) -> None:
+    """Say that prompts will be frozen: a start in between must not do without them. Done before there is a plan, too.
+
+    Args:
+        output: folder of the run.
+        options: of the storage.
+        generation: of the plan that they are for.
+
+    Raises:
+        FencedError: another start froze prompts meanwhile.
+        OutputError: the place cannot be written.
+    """
+    table = create_table(join_uri(output, "prompts"), PROMPTS_SCHEMA, {}, options)
+    if generation > 1:
+        # What is frozen stays until the new plan is there.
+        _commit(table, [], _said(table) | {"announced": generation}, options, (committed_epoch(table) or 0) + 1)
+
+
+def announced_generation(output: str, options: StorageOptions) -> int | None:
+    """The generation of the plan for which prompts were announced that are not frozen; None where there is none."""
+    table = open_table(join_uri(output, "prompts"), options, denied_is_final=False)
+    if table is None:
+        return None
+    return 1 if committed_epoch(table) is None else _said(table).get("announced")
+
+
+def read_prompts_header(output: str, options: StorageOptions, generation: int = 1) -> Prompts | None:
+    """What is frozen for a generation of the plan; None if there are no prompts."""
+    table = open_table(join_uri(output, "prompts"), options, denied_is_final=False)
+    if table is None or committed_epoch(table) is None:
+        return None
+    header = _header(table)
+    return header if header is not None and header.generation == generation else None
+
+
+def check_without_prompts(output: str, options: StorageOptions, generation: int = 1) -> None:
+    """Make sure that nobody has frozen, or is about to freeze, prompts for a plan of which a start found none.
+
+    To be called by a start that has begun results, before their first row. Whoever freezes prompts announces them, and
+    then stops runs without rows: one of the two sees the other.
+
+    Raises:
+        FencedError: somebody has.
+    """
+    # In this order: what is announced may be frozen, and then announced no more, between the two.
+    is_announced = announced_generation(output, options) == generation
+    if is_announced or read_prompts_header(output, options, generation) is not None:
+        raise FencedError(f"another run gives {output} prompts; once they are frozen the same command uses them")
+
+
+def write_prompts(
+    output: str, prompts: pa.Table, source: Source, num_images: int, options: StorageOptions, generation: int = 1
+) -> Prompts:
+    """Freeze the prompts of a planned run, in one transaction, in which those of earlier generations go.
+
+    Where there were any before, these must have been announced.
+
+    Args:
+        output: folder of the run.
+        prompts: (N,) rows of PROMPTS_SCHEMA; those of an image in their order.
+        source: where they are from.
+        num_images: in the plan.
+        options: of the storage.
+        generation: of the plan.
+
+    Raises:
+        FencedError: another start froze prompts first, or goes on without any.
+        OutputError: the place cannot be written.
+    """
+    uri = join_uri(output, "prompts")
+    table = open_table(uri, options) or create_table(uri, PROMPTS_SCHEMA, {}, options)
+    epoch = committed_epoch(table)
+    frozen = None if epoch is None else _header(table)
+    if frozen is not None and frozen.generation >= generation:
+        raise FencedError(f"another run froze prompts in {uri} meanwhile; the same command uses them")
+    if epoch is not None and _said(table).get("announced") != generation:
+        raise FencedError(f"another run discarded what was announced in {uri} meanwhile; the same command looks again")
+    # No epoch before the first files are put: a table that has one counts as frozen.
+    epoch = 1 if epoch is None else take_prompts_epoch(table, options)
+    return _append(table, _sorted(prompts), source, num_images, options, generation, epoch=epoch, before=None)
+
+
+def discard_prompts(output: str, options: StorageOptions, generation: int) -> None:
+    """Remove what is left of earlier generations where the plan has no prompts: theirs, and that any were announced.
+
+    Raises:
+        FencedError: another start froze prompts meanwhile.
+        OutputError: the place cannot be written.
+    """
+    table = open_table(join_uri(output, "prompts"), options, denied_is_final=False)
+    if table is None:
+        return
+    said = _said(table)
+    if said["generation"] < generation and (committed_files(table) or "announced" in said):
+        epoch = (committed_epoch(table) or 0) + 1
+        _commit(table, [], {"generation": generation}, options, epoch, committed_files(table))
+
+
+def extend_prompts(
+    output: str, prompts: pa.Table, source: Source, num_images: int, options: StorageOptions, generation: int = 1
+) -> Prompts:
+    """Add the prompts of images that were added to the plan, in one transaction; see write_prompts.
+
+    Raises:
+        FencedError: another start did so meanwhile.
+        OutputError: there are no prompts, or the place cannot be written.
+    """
+    uri = join_uri(output, "prompts")
+    table = open_table(uri, options)
+    before = None if table is None or committed_epoch(table) is None else _header(table)
+    if table is None or before is None:
+        raise OutputError(f"the prompts disappeared: {uri}")
+    is_older = prompts.num_rows and pc.min(prompts["image_id"]).as_py() < before.num_images
+    if before.generation != generation or before.num_images >= num_images or is_older:
+        raise FencedError(f"another run added prompts to {uri} meanwhile; the same command looks again")
+    epoch = take_prompts_epoch(table, options)
+    return _append(table, _sorted(prompts), source, num_images, options, generation, epoch=epoch, before=before)
+
+
+def take_prompts_epoch(table: Table, options: StorageOptions) -> int:
+    """Fence other writers of frozen prompts; see storage.delta.take_epoch.
+
+    The commit says again what is frozen, because delta-rs deletes entries of the log that are old.
+    """
+    return take_epoch(table, PROMPTS_SCHEMA, options, custom_metadata={"prompts": json.dumps(_said(table))})
+
+
+def read_image_prompts(output: str, image_ids: ImageIds, options: StorageOptions) -> dict[int, list[dict[str, Any]]]:
+    """The prompts and regions of images, whose ids are ascending: image_id → rows of PROMPT_TYPE, in order."""
+    rows = read_image_rows(join_uri(output, "prompts"), image_ids, options)
+    # Rows of one file keep their order; those of an image are in one file.
+    by_image: dict[int, list[dict[str, Any]]] = {}
+    for row in rows.select(PROMPTS_SCHEMA.names).cast(PROMPTS_SCHEMA).to_pylist():
+        by_image.setdefault(row.pop("image_id"), []).append(row)
+    return by_image
+
+
+def count_prompts(output: str, num_images: int, options: StorageOptions) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """(num_images,) prompts of each image of a plan, regions not counted; every file is compared with what was written.
+
+    Raises:
+        DamagedFileError: a file is missing or altered.
+    """
+    counts = np.zeros(num_images, np.int64)
+    table = open_table(join_uri(output, "prompts"), options)
+    if table is None:
+        return counts
+    for rows in read_columns(table, ["image_id", "role"], options, is_checked=True):
+        is_counted = pc.and_(pc.equal(rows["role"], "prompt"), pc.less(rows["image_id"], num_images))
+        ids = rows.filter(is_counted)["image_id"].to_numpy()
+        counts += np.bincount(ids, minlength=num_images)
+    return counts
+
+
+def _append(
+    table: Table,
+    rows: pa.Table,
+    source: Source,
+    num_images: int,
+    options: StorageOptions,
+    generation: int,
+    *,
+    epoch: int,
+    before: Prompts | None,
+) -> Prompts:
+    """Add rows to those that there are, before; None: in the place of all."""
+    is_prompt, has_mask = pc.equal(rows["role"], "prompt"), rows["mask_input"].is_valid()
+    num_prompts, max_prompts = _counted(rows.filter(is_prompt))
+    num_masks, max_masks = _counted(rows.filter(has_mask))
+    per_file, per_group = (
+        (_MASK_ROWS_PER_FILE, _MASK_ROWS_PER_GROUP) if num_masks else (_ROWS_PER_FILE, _ROWS_PER_GROUP)
+    )
+    summary = {
+        "generation": generation,
+        "sha256": before.sha256 if before else _sha256(rows, per_group),
+        "source": json.dumps(source),
+        "num_images": num_images,
+        "num_prompts": num_prompts + (before.num_prompts if before else 0),
+        "num_regions": rows.num_rows - num_prompts + (before.num_regions if before else 0),
+        "max_prompts": max(max_prompts, before.max_prompts if before else 0),
+        "max_masks": max(max_masks, before.max_masks if before else 0),
+    }
+    files = [
+        put_parquet(table.uri, part, options, row_group_size=per_group, table_id=table_id(table))
+        for part in _parts(rows, per_file)
+    ]
+    _commit(table, files, summary, options, epoch, [] if before else committed_files(table))
+    header = _header(table)
+    assert header is not None, "it was just committed"
+    return header
+
+
+def _commit(
+    table: Table,
+    files: Sequence[DataFile],
+    said: Mapping[str, Any],
+    options: StorageOptions,
+    epoch: int,
+    replaced: Sequence[DataFile] = (),
+) -> None:
+    metadata = {"prompts": json.dumps(said)}
+    commit_files(table, PROMPTS_SCHEMA, files, options, epoch=epoch, replaced=replaced, custom_metadata=metadata)
+
+
+def _counted(rows: pa.Table) -> tuple[int, int]:
+    """How many there are, and how many of an image at most."""
+    _, per_image = np.unique(rows["image_id"].to_numpy(), return_counts=True)
+    return rows.num_rows, int(per_image.max(initial=0))
+
+
+def _sorted(prompts: pa.Table) -> pa.Table:
+    """In the order of image_id; stable, so that those of an image stay in their order."""
+    rows = prompts.select(PROMPTS_SCHEMA.names).cast(PROMPTS_SCHEMA)
+    order = np.argsort(rows["image_id"].to_numpy(), kind="stable")
+    return rows if (np.diff(order) == 1).all() else rows.take(pa.array(order))
+
+
+def _parts(rows: pa.Table, per_file: int) -> list[pa.Table]:
+    """Slices of about so many rows; the rows of an image are never divided."""
+    ids = rows["image_id"].to_numpy()
+    parts, start = [], 0
+    while start < len(ids):
+        stop = int(np.searchsorted(ids, ids[min(start + per_file, len(ids)) - 1], side="right"))
+        parts.append(rows.slice(start, stop - start))
+        start = stop
+    return parts
+
+
+def _said(table: Table) -> dict[str, Any]:
+    """What the newest commit says of the prompts: a generation, and what of Prompts there is for it."""
+    said: dict[str, Any] = json.loads(committed_metadata(table, "prompts") or "{}")
+    return {"generation": 1} | said
+
+
+def _header(table: Table) -> Prompts | None:
+    said = _said(table)
+    said.pop("announced", None)
+    return Prompts(**said | {"source": json.loads(said["source"])}) if "sha256" in said else None
+
+
+def _sha256(prompts: pa.Table, at_once: int) -> str:
+    """Of the rows, however they are divided into chunks; only so many are copied at once."""
+    digest = hashlib.sha256()
+    for start in range(0, prompts.num_rows, at_once):
+        (rows,) = prompts.slice(start, at_once).combine_chunks().to_batches()
+        digest.update(rows.serialize())
+    return digest.hexdigest()

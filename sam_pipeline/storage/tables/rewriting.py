@@ -1,0 +1,129 @@
+"""Replacing committed files of the results: small ones are merged, deleted rows are left out, files are dropped.
+
+Each is done in fenced commits of some files, so that a kill loses little of it. Not by delta-rs: its compaction passes
+the fence, and its deletion takes a condition as text, in which a million ids overflow its stack (deltalake 1.6.6). The
+files that are replaced stay, unseen, until a vacuum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from sam_pipeline.errors import DamagedFileError
+from sam_pipeline.storage.objects.filesystem import StorageOptions
+from sam_pipeline.storage.tables.delta import DataFile, commit_files, committed_files, put_parquet, table_id
+from sam_pipeline.storage.tables.delta_place import Table
+from sam_pipeline.storage.tables.schema import MASKS_SCHEMA
+from sam_pipeline.storage.tables.table_reading import checked_opener, read_checked, read_columns
+
+ROWS_PER_GROUP = 1024
+"""A row holds about a hundred masks, 50 KB: groups of this many rows stay near 50 MB uncompressed."""
+
+# A merge holds its rows once as Arrow and twice as a file: half a gigabyte.
+_COMPACTED_FILE_BYTES = 128 * 2**20
+_FILES_AT_ONCE = 2
+# Rows without masks take next to nothing, but readers hold the metadata of each of their groups.
+_COMPACTED_FILE_ROWS = 2**18
+
+_DELETIONS_PER_COMMIT = 64
+"""Files: what a kill makes a deletion do again."""
+
+IsDeleted = Callable[[pa.Table], npt.NDArray[np.bool_]]
+"""(rows) of a file → (rows,) which of them are to be deleted."""
+
+
+@dataclass(frozen=True)
+class Rewriter:
+    """Who may replace files of the results: the start whose epoch it is.
+
+    Methods raise FencedError once a later start took over, OutputError where a file cannot be read or the place not be
+    written, and StorageUnavailableError.
+    """
+
+    table: Table
+    """The results."""
+    epoch: int
+    options: StorageOptions
+
+    def compact(self) -> None:
+        """Merge small files."""
+        groups = list(_mergeable(committed_files(self.table)))
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+            for start in range(0, len(groups), _FILES_AT_ONCE):
+                part = groups[start : start + _FILES_AT_ONCE]
+                merged = list(pool.map(self._merge, part))
+                self._replace([file for group in part for file in group], merged, data_change=False)
+
+    def delete(self, files: Sequence[DataFile], columns: Sequence[str], is_deleted: IsDeleted) -> int:
+        """Delete rows.
+
+        Args:
+            files: that may hold some of them.
+            columns: what the choice depends on.
+            is_deleted: the choice.
+
+        Returns:
+            The number of rows.
+        """
+        counts = [int(is_deleted(rows).sum()) for rows in read_columns(self.table, columns, self.options, files=files)]
+        affected = [file for file, count in zip(files, counts, strict=True) if count]
+        emptied = {file.path for file, count in zip(files, counts, strict=True) if count == file.num_rows}
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+            for start in range(0, len(affected), _DELETIONS_PER_COMMIT):
+                part = affected[start : start + _DELETIONS_PER_COMMIT]
+                kept = [file for file in part if file.path not in emptied]
+                self._replace(part, list(pool.map(partial(self._without, is_deleted=is_deleted), kept)))
+        return sum(counts)
+
+    def drop(self, files: Sequence[DataFile]) -> None:
+        """Take files, and so all their rows, out of the table."""
+        if files:
+            self._replace(files, [])
+
+    def _replace(self, old: Sequence[DataFile], new: Sequence[DataFile], *, data_change: bool = True) -> None:
+        commit_files(
+            self.table, MASKS_SCHEMA, new, self.options, epoch=self.epoch, replaced=old, data_change=data_change
+        )
+
+    def _merge(self, files: Sequence[DataFile]) -> DataFile:
+        return self._put(rows for file in files for rows in self._row_groups(file))
+
+    def _without(self, file: DataFile, *, is_deleted: IsDeleted) -> DataFile:
+        return self._put(rows.filter(pa.array(~is_deleted(rows))) for rows in self._row_groups(file))
+
+    def _row_groups(self, file: DataFile) -> Iterator[pa.Table]:
+        """One after another: a file whole, beside what is kept of it, would be half a gigabyte more.
+
+        Its bytes are compared with what was written. Else a bit that has flipped would get a checksum of its own.
+        """
+        try:
+            yield from read_checked(file, checked_opener(self.table, self.options), MASKS_SCHEMA)
+        except DamagedFileError as error:
+            raise DamagedFileError(f"{error}; retry --damaged has its images done again") from error
+
+    def _put(self, parts: Iterator[pa.Table]) -> DataFile:
+        rows, uri = pa.concat_tables(parts), self.table.uri
+        return put_parquet(uri, rows, self.options, row_group_size=ROWS_PER_GROUP, table_id=table_id(self.table))
+
+
+def _mergeable(files: Sequence[DataFile]) -> Iterator[list[DataFile]]:
+    """Groups of two or more small files, neighbours by id, that together make a file of the size wanted."""
+    group: list[DataFile] = []
+    num_bytes = num_rows = 0
+    for file in sorted(files, key=lambda file: file.min_image_id):
+        if file.size_bytes > _COMPACTED_FILE_BYTES // 2 or file.num_rows > _COMPACTED_FILE_ROWS // 2:
+            continue
+        num_bytes, num_rows = num_bytes + file.size_bytes, num_rows + file.num_rows
+        if num_bytes > _COMPACTED_FILE_BYTES or num_rows > _COMPACTED_FILE_ROWS:
+            yield group
+            group, num_bytes, num_rows = [], file.size_bytes, file.num_rows
+        group.append(file)
+    if len(group) > 1:
+        yield group

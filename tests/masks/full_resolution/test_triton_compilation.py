@@ -1,0 +1,25 @@
+"""What Triton's interpreter takes, its compiler may refuse. No GPU is needed to compile for one."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is for Linux on x86-64")
+
+SHARED_MEMORY = 227 * 1024  # of a program on Hopper
+
+
+def test_every_launch_compiles_for_hopper_and_fits_into_its_shared_memory(pytestconfig, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(tmp_path)
+    command = [sys.executable, "-m", "tests.masks.full_resolution.triton_compilation"]
+    done = subprocess.run(command, cwd=pytestconfig.rootpath, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    kernels = [json.loads(line) for line in done.stdout.splitlines()]
+    names = [kernel["kernel"] for kernel in kernels]
+    assert names == ["average", "average", "rebuild", "upscale", "_measure", "_edges", "_edges"]
+    for kernel in kernels:
+        assert kernel["shared"] <= SHARED_MEMORY, kernel
