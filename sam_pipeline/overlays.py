@@ -16,7 +16,7 @@ from pycocotools import mask as coco_mask
 
 from sam_pipeline.storage.inputs.decoding.image_reading import decode_image
 from sam_pipeline.storage.inputs.fetching import fetch
-from sam_pipeline.storage.inputs.source_object import SourceImage
+from sam_pipeline.storage.inputs.source_object import SourceObject
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.tables.result_reading import iterate_results
 from sam_pipeline.storage.tables.results import open_results
@@ -62,7 +62,7 @@ def write_overlays(output: str, folder: Path, options: StorageOptions) -> Iterat
     columns = ["image_id", "uri", "height", "width", "masks"]
     for rows in iterate_results(open_results(output, options), columns, pc.field("status") == "ok", options):
         for row in rows.to_pylist():
-            data = fetch([SourceImage(row["uri"], None, None)], options, None)[0]
+            data = fetch([SourceObject(row["uri"], None, None)], options, None)[0]
             if isinstance(data, Exception):
                 raise data
             image = np.asarray(decode_image(data, max_pixels=row["height"] * row["width"]))

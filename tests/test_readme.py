@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from sam_pipeline.storage.inputs.source_object import SourceImage, source_table
+from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.tables.plan import write_plan
 from sam_pipeline.storage.tables.results import MaskTable, put_shard
 from sam_pipeline.storage.tables.schema import MASKS_SCHEMA
@@ -26,7 +26,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTAL
 @pytest.fixture
 def folder_with_run(tmp_path: Path) -> Path:
     output = str(tmp_path / "demo" / "run")
-    write_plan(output, "photographs", source_table([SourceImage("file:///photographs/a.png", 1, None)]), {})
+    write_plan(output, "photographs", source_table([SourceObject("file:///photographs/a.png", 1, None)]), {})
     pixels = np.zeros((6, 8), np.uint8, order="F")
     pixels[1:3, 2:5] = 1
     segmentation = coco_mask.encode(pixels)

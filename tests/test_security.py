@@ -14,7 +14,7 @@ from sam_pipeline.cli.commands import main
 from sam_pipeline.errors import InputError
 from sam_pipeline.pipeline import annotate as annotate_module
 from sam_pipeline.safety.terminal import CleanFormatter, PlainConsole
-from sam_pipeline.storage.inputs.source_object import SourceImage, source_table
+from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.tables.plan import write_plan
 from tests.storage.runs import row, shard, take_over
 
@@ -37,7 +37,7 @@ def is_plain(text):
 def doctored(tmp_path):
     """An output whose only image has the name of an attack, and a row that is unsound."""
     uri = f"s3://bucket/{EVIL}"
-    write_plan(str(tmp_path), f"s3://bucket/{EVIL}", source_table([SourceImage(uri, 1, None)]), {})
+    write_plan(str(tmp_path), f"s3://bucket/{EVIL}", source_table([SourceObject(uri, 1, None)]), {})
     take_over(str(tmp_path)).commit([shard(str(tmp_path), [row(0, uri=uri, status="decode_error")])])
     return tmp_path
 

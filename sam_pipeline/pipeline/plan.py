@@ -14,7 +14,7 @@ from sam_pipeline.pipeline.workers.limits import reading_limit
 from sam_pipeline.process.supervised import num_restarts
 from sam_pipeline.storage.inputs.first_images import check_first_images, spread_rows
 from sam_pipeline.storage.inputs.list_input import list_input
-from sam_pipeline.storage.inputs.source_object import SourceImage, image_of_row
+from sam_pipeline.storage.inputs.source_object import SourceObject, object_of_row
 from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri
 from sam_pipeline.storage.tables.output_folder import check_apart, check_output
 from sam_pipeline.storage.tables.plan import Plan, extend_plan, iterate_planned, read_plan, read_planned, write_plan
@@ -142,8 +142,8 @@ def _extended(plan: Plan, config: PlanConfig) -> Plan:
     return extend_plan(plan, new, changed, options)
 
 
-def sample_images(plan: Plan, options: StorageOptions) -> Iterator[SourceImage]:
+def sample_images(plan: Plan, options: StorageOptions) -> Iterator[SourceObject]:
     """Some images spread over a plan, each read from it only when it is asked for."""
     for image_id in spread_rows(plan.num_images):
         (row,) = read_planned(plan.output, [image_id], options).to_pylist()
-        yield image_of_row(row)
+        yield object_of_row(row)

@@ -18,7 +18,7 @@ from sam_pipeline.config.base import settings_by_name
 from sam_pipeline.errors import ConfigError, InputError
 from sam_pipeline.masks.prompts import Role
 from sam_pipeline.pipeline.workers.limits import reading_limit
-from sam_pipeline.storage.inputs.source_object import SourceImage
+from sam_pipeline.storage.inputs.source_object import SourceObject
 from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri
 from sam_pipeline.storage.prompts.image_names import list_image_names, read_image_names, with_image_names
 from sam_pipeline.storage.prompts.matching import match_images, why_none_match
@@ -223,7 +223,7 @@ def _source(config: PlanConfig) -> dict[str, Any]:
 
 
 def _version(
-    uri: str | None, config: PlanConfig, list_them: Callable[[str, StorageOptions], Sequence[SourceImage]]
+    uri: str | None, config: PlanConfig, list_them: Callable[[str, StorageOptions], Sequence[SourceObject]]
 ) -> str | None:
     if uri is None:
         return None

@@ -17,7 +17,7 @@ from sam_pipeline.cli.commands import main
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, PlanConfig, PoolConfig
 from sam_pipeline.errors import FencedError, OutputError, RunFailedError
 from sam_pipeline.pipeline import annotate as annotate_module
-from sam_pipeline.storage.inputs.source_object import SourceImage, source_table
+from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.maintenance.status import Outcome
 from sam_pipeline.storage.tables import results as mask_table
 from sam_pipeline.storage.tables.plan import extend_plan, read_plan
@@ -619,7 +619,7 @@ def test_a_status_that_is_read_while_the_plan_is_extended_has_nothing_left_below
 
     def extended_after(*arguments):
         state = real(*arguments)
-        new = source_table([SourceImage("file:///in/0002.jpg", 1, "e")])
+        new = source_table([SourceObject("file:///in/0002.jpg", 1, "e")])
         extend_plan(read_plan(str(tmp_path), {}), new, IMAGES_SCHEMA.empty_table(), {})
         take_over(str(tmp_path)).commit([shard(str(tmp_path), [row(2)])])
         return state

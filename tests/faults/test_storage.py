@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 
 from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.storage.inputs.fetching import ChangedError, fetch, find_probe
-from sam_pipeline.storage.inputs.source_object import SourceImage, image_of_row
+from sam_pipeline.storage.inputs.source_object import SourceObject, object_of_row
 from sam_pipeline.storage.objects import retrying
 from sam_pipeline.storage.objects.filesystem import open_filesystem
 from sam_pipeline.storage.objects.retrying import error_kind, is_transient, retried
@@ -32,7 +32,7 @@ SEEN_BY_DELTA = tuple(fault for fault in TRANSIENT if fault is not Fault.SHORT_B
 
 
 def images_in(uri, options):
-    return [image_of_row(row) for row in list_images(uri, options).images.to_pylist()]
+    return [object_of_row(row) for row in list_images(uri, options).images.to_pylist()]
 
 
 def data_of(index):
@@ -91,7 +91,7 @@ def test_with_three_requests_in_ten_failing_everything_is_done_and_the_same(prox
     proxy.random_faults = RandomFaults(0.3, seed=7)
     listing = list_images(f"s3://{bucket}/in", options)
     assert list_images(f"s3://{bucket}/in/*/*.jpg", options) == listing
-    images = [image_of_row(row) for row in listing.images.to_pylist()]
+    images = [object_of_row(row) for row in listing.images.to_pylist()]
     assert [image.uri for image in images] == sorted(
         f"s3://{bucket}/in/{index % 3}/{index:03}.jpg" for index in range(NUM_IMAGES)
     )
@@ -160,12 +160,12 @@ def test_credentials_that_expire_in_mid_run_stop_it(proxy, options, bucket, monk
 def test_one_forbidden_one_missing_and_one_changed_object_are_answers(s3, proxy, options, bucket):
     images = images_in(f"s3://{bucket}/in", options)
     proxy.rules.append(Rule(Fault.ACCESS_DENIED, path="003.jpg"))
-    missing = SourceImage(f"s3://{bucket}/in/none.jpg", 5, "0")
-    changed = SourceImage(images[2].uri, 7, "0")
+    missing = SourceObject(f"s3://{bucket}/in/none.jpg", 5, "0")
+    changed = SourceObject(images[2].uri, 7, "0")
     answers = fetch([images[0], images[1], missing, changed], options, images[0].uri)
     assert [type(answer) for answer in answers] == [bytes, PermissionError, FileNotFoundError, ChangedError]
     s3.put(bucket, "empty.jpg", b"")
-    shrunk, empty = (SourceImage(f"s3://{bucket}/empty.jpg", size, None) for size in (5, 0))
+    shrunk, empty = (SourceObject(f"s3://{bucket}/empty.jpg", size, None) for size in (5, 0))
     assert fetch([empty], options, images[0].uri) == [b""]
     (answer,) = fetch([shrunk], options, images[0].uri)
     assert str(answer) == "planned with 5 bytes, now 0"
@@ -188,7 +188,7 @@ def test_a_wrong_key_or_name_is_one_line_within_seconds(s3, options, bucket, key
         list_images(f"s3://{bucket}/{name}", options | key)
     assert time.monotonic() - started < 5
     assert "\n" not in str(caught.value)
-    image = SourceImage(f"s3://{bucket}/in/0/000.jpg", 1000, None)
+    image = SourceObject(f"s3://{bucket}/in/0/000.jpg", 1000, None)
     if key:
         with pytest.raises(InputError):
             find_probe([image] * 30, options | key)

@@ -6,7 +6,7 @@ import pytest
 
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.masks.runs.runs import Runs
-from sam_pipeline.storage.inputs.source_object import SourceImage, source_table
+from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.tables.delta import table_id
 from sam_pipeline.storage.tables.delta_place import Table
 from sam_pipeline.storage.tables.plan import write_plan
@@ -22,7 +22,7 @@ FLOAT_FIELDS = {"predicted_iou": pytest.approx(0.9, abs=1e-7), "stability_score"
 
 
 def plan(output, num_images):
-    images = [SourceImage(f"file:///in/{index:04}.jpg", 100 + index, f"etag-{index}") for index in range(num_images)]
+    images = [SourceObject(f"file:///in/{index:04}.jpg", 100 + index, f"etag-{index}") for index in range(num_images)]
     return write_plan(output, "/in", source_table(images), {})
 
 

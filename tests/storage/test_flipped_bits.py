@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from sam_pipeline.errors import DamagedFileError, OutputError, SamPipelineError
-from sam_pipeline.storage.inputs.source_object import SourceImage, source_table
+from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.maintenance.verify import verify
 from sam_pipeline.storage.tables.plan import extend_plan
 from sam_pipeline.storage.tables.result_reading import read_results
@@ -97,7 +97,7 @@ def test_no_flipped_bit_of_a_plan_is_carried_on_when_it_is_corrected(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    changed = source_table([SourceImage("file:///in/0000.jpg", 1, "e")])
+    changed = source_table([SourceObject("file:///in/0000.jpg", 1, "e")])
     changed = changed.add_column(0, IMAGES_SCHEMA.field("image_id"), pa.array([0]))
     with pytest.raises(DamagedFileError, match="is damaged"):
         extend_plan(plan, changed.select([]).slice(0, 0), changed, {})

@@ -12,7 +12,7 @@ import pytest
 from sam_pipeline.safety.regular_files import NotRegularFileError
 from sam_pipeline.storage.inputs.fetching import TooLargeToFetchError
 from sam_pipeline.storage.inputs.reading import fetch_images
-from sam_pipeline.storage.inputs.source_object import SourceImage
+from sam_pipeline.storage.inputs.source_object import SourceObject
 from tests.storage import hostile_files
 from tests.storage.hostile_files import INPUTS, MIB
 
@@ -31,7 +31,7 @@ from sam_pipeline.errors import InputError
 from sam_pipeline.storage.prompts.prompt_files import PromptOptions, read_prompts
 from sam_pipeline.storage.inputs.reading import fetch_images
 from sam_pipeline.storage.inputs.list_input import list_input
-from sam_pipeline.storage.inputs.source_object import image_of_row
+from sam_pipeline.storage.inputs.source_object import object_of_row
 
 def peak():
     return next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -42,7 +42,7 @@ before = peak()
 PLAN = """
 try:
     images = list_input(PlanConfig(output="run", input=sys.argv[1])).images
-    fetched = fetch_images([image_of_row(row) for row in images.slice(0, 256).to_pylist()], {}, None)
+    fetched = fetch_images([object_of_row(row) for row in images.slice(0, 256).to_pylist()], {}, None)
     print(images.num_rows, sum(isinstance(data, Exception) for data in fetched), end=" ")
 except InputError as error:
     assert len(str(error).splitlines()) == 1
@@ -102,7 +102,7 @@ def test_what_is_no_regular_file_is_a_row_and_the_others_come(tmp_path):
     (tmp_path / "fine.jpg").write_bytes(b"content")
     names = ("fifo", "folder", "link", "zero", "/dev/zero", "fine")
     uris = [name if name.startswith("/") else f"{tmp_path}/{name}.jpg" for name in names]
-    *others, fine = fetch_images([SourceImage(f"file://{uri}", None, None) for uri in uris], {}, None)
+    *others, fine = fetch_images([SourceObject(f"file://{uri}", None, None) for uri in uris], {}, None)
     kinds = [type(answer) for answer in others]
     assert kinds == [NotRegularFileError, IsADirectoryError, *[NotRegularFileError] * 3]
     assert fine == b"content"
@@ -114,7 +114,7 @@ def test_of_images_of_unknown_size_the_large_ones_come_alone(tmp_path, monkeypat
     sizes = (5, 500, 10, 11, 2000, 7)
     for number, size in enumerate(sizes):
         (tmp_path / str(number)).write_bytes(bytes(size))
-    images = [SourceImage(f"file://{tmp_path}/{number}", None, None) for number in range(len(sizes))]
+    images = [SourceObject(f"file://{tmp_path}/{number}", None, None) for number in range(len(sizes))]
     answers = list(fetch_images(images, {}, None))
     assert isinstance(answers.pop(4), TooLargeToFetchError)
     assert [len(answer) for answer in answers] == [5, 500, 10, 11, 7]
@@ -127,13 +127,13 @@ def test_images_of_known_size_come_in_groups_of_some_bytes(tmp_path, monkeypatch
         "sam_pipeline.storage.inputs.reading.fetch",
         lambda images, *_, **__: asked.append([image.size_bytes for image in images]) or [b""] * len(images),
     )
-    images = [SourceImage(f"file://{tmp_path}/{size}", size, None) for size in (30, 50, 1, 200, 79, 1, 1)]
+    images = [SourceObject(f"file://{tmp_path}/{size}", size, None) for size in (30, 50, 1, 200, 79, 1, 1)]
     assert len(list(fetch_images(images, {}, None))) == 7
     assert asked == [[30, 50], [1], [200], [79, 1], [1]]
 
 
 def test_a_file_that_grows_is_read_no_further_than_it_was(tmp_path):
     (tmp_path / "a").write_bytes(bytes(10))
-    image = SourceImage(f"file://{tmp_path}/a", 5, None)
+    image = SourceObject(f"file://{tmp_path}/a", 5, None)
     (answer,) = fetch_images([image], {}, None)
     assert str(answer) == "planned with 5 bytes, now 10"

@@ -42,7 +42,7 @@ from sam_pipeline.storage.inputs.fetching import (
     TooLargeToFetchError,
 )
 from sam_pipeline.storage.inputs.reading import fetch_images, reading_order
-from sam_pipeline.storage.inputs.source_object import image_of_row
+from sam_pipeline.storage.inputs.source_object import object_of_row
 from sam_pipeline.storage.tables.plan import read_planned
 from sam_pipeline.storage.tables.prompts import read_image_prompts
 from sam_pipeline.storage.tables.results import put_shard
@@ -56,7 +56,7 @@ def read_images(chunks: pa.Table, job: Job, block_images: int, monitor: Any) -> 
     with errors_told(monitor):
         for chunk in chunks.to_pylist():
             rows = planned_rows(np.frombuffer(chunk["image_ids"], np.int64), job)
-            rows.sort(key=lambda row: reading_order(image_of_row(row)))
+            rows.sort(key=lambda row: reading_order(object_of_row(row)))
             fetched = zip(rows, fetch_planned(rows, job), strict=True)
             prepared = (prepare_image(row, data, job) for row, data in fetched)
             while images := list(islice(prepared, block_images)):
@@ -73,7 +73,7 @@ def planned_rows(image_ids: npt.NDArray[np.int64], job: Job) -> list[dict[str, A
 
 def fetch_planned(rows: Sequence[dict[str, Any]], job: Job) -> Iterator[Fetched]:
     """Fetch the bytes of planned rows, a few at a time."""
-    images = [image_of_row(row) for row in rows]
+    images = [object_of_row(row) for row in rows]
     return fetch_images(images, job.storage_options, job.probe_uri, limit_s=fetch_limit_s(job))
 
 

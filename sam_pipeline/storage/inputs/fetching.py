@@ -13,9 +13,9 @@ from sam_pipeline.errors import ConfigError, InputError, InternalAddressError, S
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.safety.regular_files import NotRegularFileError
 from sam_pipeline.safety.uri_rules import HTTP_SCHEMES
-from sam_pipeline.storage.inputs.listing.files import source_image
+from sam_pipeline.storage.inputs.listing.files import object_of_info
 from sam_pipeline.storage.inputs.name_forms import other_forms
-from sam_pipeline.storage.inputs.source_object import MAX_IMAGE_BYTES, SourceImage
+from sam_pipeline.storage.inputs.source_object import MAX_IMAGE_BYTES, SourceObject
 from sam_pipeline.storage.objects.filesystem import StorageOptions, open_filesystem, protocol_of
 from sam_pipeline.storage.objects.ranges import read_ranges
 from sam_pipeline.storage.objects.retrying import (
@@ -67,7 +67,7 @@ _SETTLED = (
 
 
 def fetch(
-    images: Sequence[SourceImage],
+    images: Sequence[SourceObject],
     options: StorageOptions,
     probe_uri: str | None,
     *,
@@ -112,7 +112,7 @@ def fetch(
     return [answers[image.uri] for image in images]
 
 
-def find_probe(images: Iterable[SourceImage], options: StorageOptions) -> str | None:
+def find_probe(images: Iterable[SourceObject], options: StorageOptions) -> str | None:
     """The first of some images whose object can be read; for the driver, once, at the start.
 
     As when images are fetched, an object may be called by another form of the name that a list gives. Images on the web
@@ -145,13 +145,13 @@ def find_probe(images: Iterable[SourceImage], options: StorageOptions) -> str | 
     return None
 
 
-def other_names(image: SourceImage) -> Iterator[str]:
+def other_names(image: SourceObject) -> Iterator[str]:
     """Other forms of an image's name, where a list may have got it wrong: a listing knows the name, and the size."""
     if image.location is None and image.size_bytes is None and protocol_of(image.uri) not in HTTP_SCHEMES:
         yield from other_forms(image.uri)
 
 
-def _objects(images: Iterable[SourceImage]) -> Iterator[str]:
+def _objects(images: Iterable[SourceObject]) -> Iterator[str]:
     """URIs of the objects that may be a probe, each followed by the other forms of its name."""
     for image in images:
         uri = _object_uri(image)
@@ -160,7 +160,7 @@ def _objects(images: Iterable[SourceImage]) -> Iterator[str]:
             yield from other_names(image)
 
 
-def check_container(image: SourceImage, options: StorageOptions, probe_uri: str | None) -> Exception | None:
+def check_container(image: SourceObject, options: StorageOptions, probe_uri: str | None) -> Exception | None:
     """Whether the container of an image is the one that was planned.
 
     Returns:
@@ -172,9 +172,9 @@ def check_container(image: SourceImage, options: StorageOptions, probe_uri: str 
     uri = _object_uri(image)
     filesystem, path = open_filesystem(uri, options)
 
-    def look() -> SourceImage:
+    def look() -> SourceObject:
         filesystem.invalidate_cache()
-        return source_image(filesystem, filesystem.info(path))
+        return object_of_info(filesystem, filesystem.info(path))
 
     try:
         now = retried(look, what=f"read {uri}", denied_is_final=False)
@@ -198,7 +198,7 @@ def blamed(error: Exception, options: StorageOptions, probe_uri: str | None) -> 
     return error
 
 
-def _object_uri(image: SourceImage) -> str:
+def _object_uri(image: SourceObject) -> str:
     return image.uri if image.location is None else image.location.container
 
 
@@ -247,7 +247,7 @@ def wait_for_probe(probe_uri: str, options: StorageOptions) -> bool:
     retry_error_callback=lambda _: None,
 )
 def _fetch_patiently(
-    images: Sequence[SourceImage], options: StorageOptions, answers: dict[str, Fetched], limits: _Limits
+    images: Sequence[SourceObject], options: StorageOptions, answers: dict[str, Fetched], limits: _Limits
 ) -> bool:
     """Fetch what has no settled answer yet; whether an error is left that may pass."""
     unsettled = [image for image in images if not isinstance(answers.get(image.uri), _SETTLED)]
@@ -256,7 +256,7 @@ def _fetch_patiently(
     return any(isinstance(answer, Exception) and is_transient(answer) for answer in answers.values())
 
 
-def _cat(images: Sequence[SourceImage], options: StorageOptions, limits: _Limits) -> Iterator[tuple[str, Fetched]]:
+def _cat(images: Sequence[SourceObject], options: StorageOptions, limits: _Limits) -> Iterator[tuple[str, Fetched]]:
     try:
         filesystem, _ = open_filesystem(_object_uri(images[0]), options)
     except ConfigError as error:
@@ -293,7 +293,7 @@ def _size_on_disk(filesystem: Any, path: str) -> int:
     return 0
 
 
-def _byte_range(image: SourceImage, max_bytes: int) -> tuple[int | None, int | None]:
+def _byte_range(image: SourceObject, max_bytes: int) -> tuple[int | None, int | None]:
     if image.location is not None:
         assert image.location.length is not None, "a range has an end"
         return image.location.offset, image.location.offset + image.location.length
@@ -302,7 +302,7 @@ def _byte_range(image: SourceImage, max_bytes: int) -> tuple[int | None, int | N
     return (0, image.size_bytes + 1) if image.size_bytes else (None, None)
 
 
-def _compared(filesystem: Any, path: str, planned: SourceImage, answer: Fetched, max_bytes: int) -> Fetched:
+def _compared(filesystem: Any, path: str, planned: SourceObject, answer: Fetched, max_bytes: int) -> Fetched:
     """The answer; or what became of the object, where it has not the planned length."""
     if isinstance(answer, Exception) and http_status(answer) != RANGE_NOT_SATISFIABLE:
         return answer
@@ -316,7 +316,7 @@ def _compared(filesystem: Any, path: str, planned: SourceImage, answer: Fetched,
         return answer
     try:
         filesystem.invalidate_cache()
-        now = source_image(filesystem, filesystem.info(path))
+        now = object_of_info(filesystem, filesystem.info(path))
     except Exception as error:  # noqa: BLE001  sorted by the caller like any other answer
         return error
     if planned.location is None and now.size_bytes != num_planned:

@@ -12,7 +12,7 @@ from sam_pipeline.storage.inputs.fetching import Fetched
 from sam_pipeline.storage.inputs.file_kinds import HEAD_BYTES, is_image_data
 from sam_pipeline.storage.inputs.list_input import ListedInput
 from sam_pipeline.storage.inputs.reading import fetch_images, reading_order
-from sam_pipeline.storage.inputs.source_object import SourceImage, image_of_row
+from sam_pipeline.storage.inputs.source_object import SourceObject, object_of_row
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 
 NUM_LOOKED_AT = 20
@@ -47,9 +47,9 @@ def check_first_images(found: ListedInput, input_uri: str, options: StorageOptio
     )
 
 
-def spread_images(images: pa.Table) -> list[SourceImage]:
+def spread_images(images: pa.Table) -> list[SourceObject]:
     """Up to twenty images, at equal distances; images: of SOURCE_SCHEMA."""
-    return [image_of_row(images.slice(row, 1).to_pylist()[0]) for row in spread_rows(images.num_rows)]
+    return [object_of_row(images.slice(row, 1).to_pylist()[0]) for row in spread_rows(images.num_rows)]
 
 
 def spread_rows(num_rows: int) -> list[int]:
@@ -58,7 +58,7 @@ def spread_rows(num_rows: int) -> list[int]:
     return [number * (num_rows - 1) // max(1, num_sampled - 1) for number in range(num_sampled)]
 
 
-def _fetched(images: Sequence[SourceImage], options: StorageOptions) -> Iterator[Fetched]:
+def _fetched(images: Sequence[SourceObject], options: StorageOptions) -> Iterator[Fetched]:
     """The first by itself, since that is most often enough; the others some at once."""
     for some in (images[:1], images[1:]):
         yield from fetch_images(some, options, probe_uri=None)

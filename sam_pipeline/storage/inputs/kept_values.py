@@ -1,4 +1,4 @@
-"""Columns of a table as one JSON object a row, for SourceImage.extra."""
+"""Columns of a table as one JSON object a row, for SourceObject.extra."""
 
 from __future__ import annotations
 

@@ -20,8 +20,7 @@ from sam_pipeline.storage.inputs.listing.files import IMAGE_SUFFIXES, NoFilesErr
 from sam_pipeline.storage.inputs.lists.coco import coco_images
 from sam_pipeline.storage.inputs.lists.manifest import MANIFEST_SUFFIXES, TEXT_MANIFEST_SUFFIXES, manifest_images
 from sam_pipeline.storage.inputs.selection import select
-from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceImage
-from sam_pipeline.storage.inputs.source_options import SourceOptions
+from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceObject, SourceOptions
 from sam_pipeline.storage.objects.filesystem import absolute_uri
 from sam_pipeline.storage.objects.object_reading import read_head
 from sam_pipeline.storage.tables.output_folder import table_uris
@@ -145,7 +144,7 @@ def _manifests(uri: str, options: SourceOptions) -> list[str]:
 
 def _containers(
     uri: str, options: SourceOptions, suffixes: tuple[str, ...], *, what: str = "images"
-) -> list[SourceImage]:
+) -> list[SourceObject]:
     return list_files(uri, options.storage, suffixes, what=what, left_out=options.left_out)
 
 

@@ -23,7 +23,7 @@ from sam_pipeline.storage.inputs.fetching import (
     fetch,
     other_names,
 )
-from sam_pipeline.storage.inputs.source_object import Location, SourceImage
+from sam_pipeline.storage.inputs.source_object import Location, SourceObject
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.retrying import retried
 
@@ -38,7 +38,7 @@ _Read = Callable[[Sequence[Location]], Iterator[tuple[int, Fetched]]]
 
 
 def fetch_images(
-    images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None, *, limit_s: float = FETCH_LIMIT_S
+    images: Sequence[SourceObject], options: StorageOptions, probe_uri: str | None, *, limit_s: float = FETCH_LIMIT_S
 ) -> Iterator[Fetched]:
     """Fetch images in order, holding the bytes of a few at a time.
 
@@ -78,12 +78,12 @@ def fetch_images(
             yield from _fetch_some(group, options, probe_uri, limit_s)
 
 
-def reading_order(image: SourceImage) -> tuple[str, int]:
+def reading_order(image: SourceObject) -> tuple[str, int]:
     """A key to sort images by, so that a container is read once, from its beginning, whatever is called how in it."""
     return (image.uri, 0) if image.location is None else (image.location.container, image.location.offset)
 
 
-def _place(image: SourceImage) -> tuple[str, str]:
+def _place(image: SourceObject) -> tuple[str, str]:
     """What is fetched together: one container, or objects of one filesystem (a manifest may name several)."""
     if image.error is not None:
         return "refused", ""
@@ -95,7 +95,7 @@ def _place(image: SourceImage) -> tuple[str, str]:
 
 
 def _fetch_some(
-    images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None, limit_s: float
+    images: Sequence[SourceObject], options: StorageOptions, probe_uri: str | None, limit_s: float
 ) -> Iterator[Fetched]:
     """Fetch a few at a time; one that is larger than its share of their bytes comes alone."""
     for some in _groups(images):
@@ -106,8 +106,8 @@ def _fetch_some(
                 yield answer
 
 
-def _groups(images: Sequence[SourceImage]) -> Iterator[list[SourceImage]]:
-    group: list[SourceImage] = []
+def _groups(images: Sequence[SourceObject]) -> Iterator[list[SourceObject]]:
+    group: list[SourceObject] = []
     num_bytes = 0
     for image in images:
         planned_bytes = (image.size_bytes if image.location is None else image.location.length) or 0
@@ -121,8 +121,8 @@ def _groups(images: Sequence[SourceImage]) -> Iterator[list[SourceImage]]:
 
 
 def _fetch_by_any_name(
-    images: Sequence[SourceImage], options: StorageOptions, probe_uri: str | None, limit_s: float
-) -> list[tuple[SourceImage, Fetched]]:
+    images: Sequence[SourceObject], options: StorageOptions, probe_uri: str | None, limit_s: float
+) -> list[tuple[SourceObject, Fetched]]:
     """Fetch images at once, and those that are not there by other forms of their names; each with the name it has."""
     fetch_at_once = partial(
         fetch, options=options, probe_uri=probe_uri, max_bytes=_BYTES_AT_ONCE // _AT_ONCE, limit_s=limit_s
@@ -143,7 +143,7 @@ def _fetch_by_any_name(
 
 
 def _read_through(
-    images: Sequence[SourceImage], read: _Read, options: StorageOptions, probe_uri: str | None
+    images: Sequence[SourceObject], read: _Read, options: StorageOptions, probe_uri: str | None
 ) -> Iterator[Fetched]:
     """Read images in one pass over their container; an outage begins another pass at the image that it hit."""
     locations = [image.location for image in images if image.location is not None]
@@ -179,7 +179,7 @@ def _parquet(locations: Sequence[Location], options: StorageOptions) -> Iterator
     return read_parquet_rows(locations[0].container, column, [location.offset for location in locations], options)
 
 
-def _unzipped(image: SourceImage, data: Fetched) -> Fetched:
+def _unzipped(image: SourceObject, data: Fetched) -> Fetched:
     if isinstance(data, Exception):
         return data
     assert image.size_bytes is not None, "a zip archive says it"

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from sam_pipeline.storage.objects.filesystem import StorageOptions
+
 MAX_IMAGE_BYTES = 2**30
 """Larger images are not fetched: a worker holds what it fetches in memory."""
 
@@ -36,7 +38,7 @@ class Location:
 
 
 @dataclass(frozen=True, slots=True)
-class SourceImage:
+class SourceObject:
     """One image to annotate, as planning saw it."""
 
     uri: str
@@ -52,6 +54,24 @@ class SourceImage:
     """Why it is not to be fetched: the image ends as a row with status fetch_error and this error."""
     extra: str | None = None
     """What the source says about it and the user asked to keep: a JSON object."""
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What the sources are told; each takes what concerns it."""
+
+    storage: StorageOptions
+    """Fsspec options of remote filesystems."""
+    column: str | None = None
+    """Of a manifest or a Parquet file: the column with the URIs or the images. None: found by its name and type."""
+    image_root: str | None = None
+    """Folder or prefix that relative names in a manifest or an annotation file start from; None: where that file is."""
+    keep: tuple[str, ...] = ()
+    """Other columns of a manifest or a Parquet file to keep with each image, in SourceObject.extra."""
+    allow_http: bool = False
+    """Whether images may be fetched from http and https URIs."""
+    left_out: tuple[str, ...] = ()
+    """Folders below the input that are no part of it: the tables of the output."""
 
 
 SOURCE_FIELDS = [
@@ -75,15 +95,15 @@ SOURCE_FIELDS = [
 ]
 
 SOURCE_SCHEMA = pa.schema(SOURCE_FIELDS)
-"""SourceImage as Arrow, in which sources give millions of them."""
+"""SourceObject as Arrow, in which sources give millions of them."""
 
 
-def source_table(images: Iterable[SourceImage]) -> pa.Table:
+def source_table(images: Iterable[SourceObject]) -> pa.Table:
     """Images as a table of SOURCE_SCHEMA."""
     return pa.Table.from_pylist([asdict(image) for image in images], schema=SOURCE_SCHEMA)
 
 
-def image_of_row(row: Mapping[str, Any]) -> SourceImage:
+def object_of_row(row: Mapping[str, Any]) -> SourceObject:
     """The image of a row of SOURCE_SCHEMA, or of the plan."""
     location = None if row["location"] is None else Location(**row["location"])
-    return SourceImage(row["uri"], row["size_bytes"], row["etag"], location, row["error"], row["extra"])
+    return SourceObject(row["uri"], row["size_bytes"], row["etag"], location, row["error"], row["extra"])

@@ -13,9 +13,7 @@ from sam_pipeline.storage.inputs.file_numbers import as_number, file_id, whole_n
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.object_reading import read_json
 from sam_pipeline.storage.prompts.image_names import names_by_id
-from sam_pipeline.storage.prompts.prompt_rows import PromptOptions
-from sam_pipeline.storage.prompts.prompt_values import MakeRow, Row
-from sam_pipeline.storage.prompts.row_tables import row_tables
+from sam_pipeline.storage.prompts.prompt_rows import MakeRow, PromptOptions, Row, row_tables
 
 logger = logging.getLogger(__name__)
 

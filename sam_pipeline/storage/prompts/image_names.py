@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from sam_pipeline.errors import InputError
 from sam_pipeline.safety.clean_text import is_encodable
 from sam_pipeline.storage.inputs.listing.files import list_files
-from sam_pipeline.storage.inputs.source_object import SourceImage
+from sam_pipeline.storage.inputs.source_object import SourceObject
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.object_reading import read_json
 from sam_pipeline.storage.prompts.prompt_values import text_key
@@ -18,7 +18,7 @@ from sam_pipeline.storage.prompts.prompt_values import text_key
 logger = logging.getLogger(__name__)
 
 
-def list_image_names(uri: str, options: StorageOptions) -> list[SourceImage]:
+def list_image_names(uri: str, options: StorageOptions) -> list[SourceObject]:
     """The file that names are read from, whatever its suffix, with what changes when it does.
 
     Raises:

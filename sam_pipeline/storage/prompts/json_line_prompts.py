@@ -13,9 +13,7 @@ from sam_pipeline.storage.inputs.lists.manifest_rows import line_blocks, records
 from sam_pipeline.storage.objects.decompression import gunzipped
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.object_reading import open_object
-from sam_pipeline.storage.prompts.columns import IMAGE_ID, key_column
-from sam_pipeline.storage.prompts.prompt_values import MakeRow, Row
-from sam_pipeline.storage.prompts.row_tables import row_tables
+from sam_pipeline.storage.prompts.prompt_rows import IMAGE_ID, MakeRow, Row, key_column, row_tables
 
 
 def json_line_prompts(uri: str, options: StorageOptions, make: MakeRow, *, are_regions: bool) -> Iterator[pa.Table]:

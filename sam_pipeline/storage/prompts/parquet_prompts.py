@@ -16,10 +16,18 @@ from sam_pipeline.storage.inputs.lists.named_uris import MAX_NAME_LENGTH
 from sam_pipeline.storage.objects.bounded_parquet import bounded_parquet, column_batches
 from sam_pipeline.storage.objects.object_reading import open_object
 from sam_pipeline.storage.prompts.box_columns import box_prompts, is_list, key_texts, may_name_images
-from sam_pipeline.storage.prompts.columns import IMAGE_ID, OTHER_COLUMNS, PROMPT_COLUMNS, REGION_COLUMNS, key_column
-from sam_pipeline.storage.prompts.prompt_rows import KEYED_PROMPTS, PromptOptions
-from sam_pipeline.storage.prompts.prompt_values import MakeRow
-from sam_pipeline.storage.prompts.row_tables import MASKS_AT_ONCE, TABLE_ROWS
+from sam_pipeline.storage.prompts.prompt_rows import (
+    IMAGE_ID,
+    KEYED_PROMPTS,
+    MASKS_AT_ONCE,
+    OTHER_COLUMNS,
+    PROMPT_COLUMNS,
+    REGION_COLUMNS,
+    TABLE_ROWS,
+    MakeRow,
+    PromptOptions,
+    key_column,
+)
 
 _BLOCK_BYTES = 4 << 20
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.inputs.containers.parquet_reading import PARQUET_SUFFIXES
 from sam_pipeline.storage.inputs.listing.files import list_files
-from sam_pipeline.storage.inputs.source_object import SourceImage
+from sam_pipeline.storage.inputs.source_object import SourceObject
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.prompts.coco_prompts import coco_prompts
 from sam_pipeline.storage.prompts.json_line_prompts import json_line_prompts
@@ -81,7 +81,7 @@ def read_regions(uri: str, options: PromptOptions) -> Iterator[pa.Table]:
         raise InputError(f"no regions in {uri}")
 
 
-def list_prompt_files(uri: str, options: StorageOptions) -> list[SourceImage]:
+def list_prompt_files(uri: str, options: StorageOptions) -> list[SourceObject]:
     """The files that prompts are read from, with what changes when they do: one, or all labels of a folder.
 
     Raises:

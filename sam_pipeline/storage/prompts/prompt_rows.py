@@ -1,12 +1,16 @@
-"""What every file of prompts gives: one row a prompt, with the image that it names; and how such a file is read."""
+"""What every file of prompts is read into: tables with a row a prompt; and which columns of such a file are read."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from sam_pipeline.config import BboxFormat
+from sam_pipeline.errors import InputError
+from sam_pipeline.storage.inputs.lists.manifest import URI_COLUMNS, shown_names
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 
 MASK_INPUT_SIZE = 256
@@ -42,6 +46,32 @@ KEYED_PROMPTS = pa.schema(
 """Prompts as a file has them. key: which image, in the file's own words (a URI, a name, a number); null where the file
 names none. is_image_id: whether the file calls it an id of the image, as COCO does."""
 
+Row = dict[str, Any]
+"""Of KEYED_PROMPTS; what is not in it is null."""
+
+MakeRow = Callable[[object, int, Mapping[str, Any]], Row]
+"""(key, prompt_id, fields) → a row: prompt_values.prompt_row or region_row."""
+
+TABLE_ROWS = 65_536
+"""The most rows of a table."""
+MASKS_AT_ONCE = 256
+"""The most mask prompts of a table: each is 256 KiB."""
+
+IMAGE_ID = "image_id"
+"""The column that names images by an id, as COCO's do."""
+
+KEY_COLUMNS = (*URI_COLUMNS, IMAGE_ID)
+"""Where images are looked for, in this order: a file that has both knows its images better by name than by number."""
+
+PROMPT_COLUMNS = ("bbox", "point_coords", "mask_input")
+"""What describes an object, of which there must be one."""
+
+REGION_COLUMNS = ("polygon", "bbox")
+"""What describes a region, of which there must be one."""
+
+OTHER_COLUMNS = ("point_labels", "category_id", "score")
+"""What else of a prompt is read."""
+
 
 @dataclass(frozen=True)
 class PromptOptions:
@@ -55,3 +85,40 @@ class PromptOptions:
     """Prompts with a lower score are left out."""
     planned_from: str | None = None
     """What the images were planned from. Where that is the file of prompts itself, its images go by their ids."""
+
+
+def key_column(uri: str, columns: Mapping[str, bool], *, are_regions: bool) -> str:
+    """Choose the column that names the image.
+
+    Args:
+        uri: of the file, for messages.
+        columns: by name, whether they may hold text or whole numbers.
+        are_regions: whether regions are wanted, not prompts.
+
+    Raises:
+        InputError: there is none, or none that describes an object or region.
+    """
+    key = next((name for name in KEY_COLUMNS if columns.get(name)), None)
+    if key is None:
+        raise InputError(
+            f"no column of {uri} names the image, by text or whole numbers in one of {', '.join(KEY_COLUMNS)}; its "
+            f"columns: {shown_names(columns)}"
+        )
+    needed = REGION_COLUMNS if are_regions else PROMPT_COLUMNS
+    if not any(name in columns for name in needed):
+        raise InputError(f"{uri} has none of the columns {', '.join(needed)}; its columns: {shown_names(columns)}")
+    return key
+
+
+def row_tables(rows: Iterable[Row]) -> Iterator[pa.Table]:
+    """Tables of KEYED_PROMPTS with up to TABLE_ROWS rows, MASKS_AT_ONCE of them with a mask."""
+    some: list[Row] = []
+    num_masks = 0
+    for row in rows:
+        some.append(row)
+        num_masks += row.get("mask_input") is not None
+        if len(some) == TABLE_ROWS or num_masks == MASKS_AT_ONCE:
+            yield pa.Table.from_pylist(some, schema=KEYED_PROMPTS)
+            some, num_masks = [], 0
+    if some:
+        yield pa.Table.from_pylist(some, schema=KEYED_PROMPTS)

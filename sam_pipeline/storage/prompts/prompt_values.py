@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -11,13 +11,7 @@ import numpy as np
 from sam_pipeline.config import BboxFormat
 from sam_pipeline.safety.clean_text import is_encodable
 from sam_pipeline.storage.inputs.file_numbers import as_number, file_id, is_real, whole_number
-from sam_pipeline.storage.prompts.prompt_rows import MASK_INPUT_SIZE
-
-Row = dict[str, Any]
-"""Of KEYED_PROMPTS; what is not in it is null."""
-
-MakeRow = Callable[[object, int, Mapping[str, Any]], Row]
-"""(key, prompt_id, fields) → a row: prompt_row or region_row."""
+from sam_pipeline.storage.prompts.prompt_rows import MASK_INPUT_SIZE, Row
 
 _MASK_SHAPES = ((MASK_INPUT_SIZE**2,), (MASK_INPUT_SIZE, MASK_INPUT_SIZE), (1, MASK_INPUT_SIZE, MASK_INPUT_SIZE))
 

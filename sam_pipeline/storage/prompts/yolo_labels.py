@@ -12,11 +12,11 @@ from sam_pipeline.errors import InputError
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.inputs.fetching import fetch, find_probe
 from sam_pipeline.storage.inputs.file_numbers import as_number, is_real, whole_number
-from sam_pipeline.storage.inputs.listing.name_patterns import Below
-from sam_pipeline.storage.inputs.source_object import SourceImage
+from sam_pipeline.storage.inputs.listing.path_pattern import PathPattern
+from sam_pipeline.storage.inputs.source_object import SourceObject
 from sam_pipeline.storage.objects.filesystem import StorageOptions, open_filesystem
-from sam_pipeline.storage.prompts.prompt_values import Row, bad_row
-from sam_pipeline.storage.prompts.row_tables import row_tables
+from sam_pipeline.storage.prompts.prompt_rows import Row, row_tables
+from sam_pipeline.storage.prompts.prompt_values import bad_row
 
 LABEL_SUFFIX = ".txt"
 
@@ -31,7 +31,7 @@ _FILES_AT_ONCE = 256
 _BYTES_AT_ONCE = 64 << 20
 
 
-def yolo_prompts(files: Sequence[SourceImage], uri: str, options: StorageOptions) -> Iterator[pa.Table]:
+def yolo_prompts(files: Sequence[SourceObject], uri: str, options: StorageOptions) -> Iterator[pa.Table]:
     """Read labels: `class cx cy w h [confidence] [track]`. See prompt_files.read_prompts.
 
     The image is called as the file, below the folder and without suffix. The prompt_id is the line, from 0.
@@ -49,7 +49,7 @@ def yolo_prompts(files: Sequence[SourceImage], uri: str, options: StorageOptions
     return row_tables(_rows(files, uri, options))
 
 
-def _rows(files: Sequence[SourceImage], uri: str, options: StorageOptions) -> Iterator[Row]:
+def _rows(files: Sequence[SourceObject], uri: str, options: StorageOptions) -> Iterator[Row]:
     filesystem, root = open_filesystem(uri, options)
     for file in files:
         if file.error is not None:  # its name is no text, so it cannot be asked for
@@ -63,8 +63,8 @@ def _rows(files: Sequence[SourceImage], uri: str, options: StorageOptions) -> It
             yield from _label_rows(_key(filesystem._strip_protocol(file.uri), root), content)
 
 
-def _batches(files: Sequence[SourceImage]) -> Iterator[list[SourceImage]]:
-    batch: list[SourceImage] = []
+def _batches(files: Sequence[SourceObject]) -> Iterator[list[SourceObject]]:
+    batch: list[SourceObject] = []
     num_bytes = 0
     for file in files:
         if file.uri.rpartition("/")[2].lower() == _NAMES_OF_CLASSES:
@@ -83,7 +83,7 @@ def _key(path: str, root: str) -> str:
     if path == root:
         folder = path.rpartition("/")[0]
     else:
-        folder = root.rstrip("/") if path.startswith(root.rstrip("/") + "/") else Below(root, is_glob=True).root
+        folder = root.rstrip("/") if path.startswith(root.rstrip("/") + "/") else PathPattern(root, is_glob=True).root
     return path.removeprefix(f"{folder}/")[: -len(LABEL_SUFFIX)]
 
 

@@ -6,7 +6,7 @@ import os
 from glob import has_magic
 
 from sam_pipeline.errors import ConfigError, OutputError
-from sam_pipeline.storage.inputs.listing.name_patterns import Below
+from sam_pipeline.storage.inputs.listing.path_pattern import PathPattern
 from sam_pipeline.storage.inputs.listing.store_listing import folder_names
 from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri, open_filesystem
 from sam_pipeline.storage.objects.retrying import retried
@@ -57,7 +57,7 @@ def check_apart(input_uri: str, output: str, options: StorageOptions) -> None:
         ConfigError: the input is the output itself, or lies where a table of it is.
     """
     protocol, path = _place(input_uri, options)
-    begins = [path, _resolved(protocol, Below(path, is_glob=True).root)] if has_magic(path) else [path]
+    begins = [path, _resolved(protocol, PathPattern(path, is_glob=True).root)] if has_magic(path) else [path]
     for uri in table_uris(output):
         if any(_is_at_or_below((protocol, begin), _place(uri, options)) for begin in begins):
             raise ConfigError(f"the input {input_uri} lies where the output keeps a table ({uri}); use another output")

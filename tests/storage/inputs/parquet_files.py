@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sam_pipeline.storage.inputs.containers.parquet_reading import read_parquet_rows
-from sam_pipeline.storage.inputs.source_object import SourceImage
+from sam_pipeline.storage.inputs.source_object import SourceObject
 
 HUGGING_FACE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -15,7 +15,7 @@ def data_of(row):
 
 def write(path, columns, **options):
     pq.write_table(pa.table(columns), path, **options)
-    return SourceImage(str(path), path.stat().st_size, "v1")
+    return SourceObject(str(path), path.stat().st_size, "v1")
 
 
 def hugging_face(values):

@@ -11,7 +11,7 @@ from sam_pipeline.errors import ConfigError, InputError, StorageUnavailableError
 from sam_pipeline.safety import uri_rules
 from sam_pipeline.storage.inputs import fetching
 from sam_pipeline.storage.inputs.fetching import ChangedError, RefusedError, TooLargeToFetchError, fetch, find_probe
-from sam_pipeline.storage.inputs.source_object import Location, SourceImage
+from sam_pipeline.storage.inputs.source_object import Location, SourceObject
 from tests.storage.objects.test_retrying import of_s3fs
 
 BUSY = of_s3fs("SlowDown", 503)
@@ -73,12 +73,12 @@ def planned(*names, **changes):
     for name in names:
         data = FlakyStore.store[f"/{name}"].getvalue() if f"/{name}" in FlakyStore.store else b"1234567890"
         fields = {"uri": f"flaky://{name}", "size_bytes": len(data), "etag": md5(data).hexdigest()} | changes
-        images.append(SourceImage(**fields))
+        images.append(SourceObject(**fields))
     return images
 
 
 def in_folder(folder, *names):
-    return [SourceImage(f"file://{folder}/{name}", None, None) for name in names]
+    return [SourceObject(f"file://{folder}/{name}", None, None) for name in names]
 
 
 def fetch_flaky(*names):
@@ -119,7 +119,7 @@ def test_an_image_asked_for_twice_is_fetched_once_and_given_twice(flaky):
 
 def test_two_spellings_of_one_path_are_both_answered(tmp_path):
     (tmp_path / "a").write_bytes(b"a")
-    images = [SourceImage(uri, 1, None) for uri in (f"file://{tmp_path}/a", f"{tmp_path}/a")]
+    images = [SourceObject(uri, 1, None) for uri in (f"file://{tmp_path}/a", f"{tmp_path}/a")]
     assert fetch(images, {}, None) == [b"a", b"a"]
 
 
@@ -296,7 +296,7 @@ def test_of_an_unknown_length_no_more_comes_than_a_worker_takes(flaky, monkeypat
 def test_ranges_of_a_container_come_as_they_are_and_empty_ones_are_not_asked_for(flaky):
     flaky().pipe_file("/tar", b"0123456789")
     places = [Location("flaky://tar", "range", 2, 3), Location("flaky://tar", "range", 5, 0)]
-    images = [SourceImage(f"flaky://tar#{place.offset}", place.length, None, place) for place in places]
+    images = [SourceObject(f"flaky://tar#{place.offset}", place.length, None, place) for place in places]
     assert fetch(images, {}, "flaky://probe") == [b"234", b""]
     assert flaky.calls == {"/tar": 1}
 
@@ -307,8 +307,8 @@ def test_an_empty_object_of_unknown_length_is_empty(flaky):
 
 
 def test_neither_the_web_nor_what_planning_refused_is_a_probe(flaky):
-    refused = SourceImage("flaky://a", 10, None, error="refused")
-    images = [SourceImage("http://127.0.0.1:1/a.png", None, None), refused, *planned("b")]
+    refused = SourceObject("flaky://a", 10, None, error="refused")
+    images = [SourceObject("http://127.0.0.1:1/a.png", None, None), refused, *planned("b")]
     assert find_probe(images, {}) == "flaky://b"
 
 
@@ -320,7 +320,7 @@ def test_a_store_that_cannot_be_opened_is_the_fault_of_its_images_alone(flaky, m
 
     real = fetching.open_filesystem
     monkeypatch.setattr(fetching, "open_filesystem", open_filesystem)
-    images = [SourceImage(f"gs://b/{name}.jpg", None, None) for name in "ab"]
+    images = [SourceObject(f"gs://b/{name}.jpg", None, None) for name in "ab"]
     answers = fetch(images, {}, "flaky://probe")
     assert [(type(answer), str(answer)) for answer in answers] == [
         (RefusedError, "cannot open 'gs://b/a.jpg': install gcsfs")
@@ -354,10 +354,10 @@ def test_where_all_are_gone_there_is_no_probe(flaky):
 
 @pytest.mark.parametrize(("listed", "stored"), [("a%20b", "/a b"), ("in\\a", "/in/a"), ("e\u0301", "/\u00e9")])
 def test_an_object_that_is_called_by_another_form_of_its_name_is_a_probe(flaky, listed, stored):
-    images = [SourceImage(f"flaky://bucket{name}", None, None) for name in ("/none", f"/{listed}")]
+    images = [SourceObject(f"flaky://bucket{name}", None, None) for name in ("/none", f"/{listed}")]
     flaky().pipe_file(f"/bucket{stored}", b"found")
     assert find_probe(images, {}) == f"flaky://bucket{stored}"
-    with_size = [SourceImage(image.uri, 5, None) for image in images]
+    with_size = [SourceObject(image.uri, 5, None) for image in images]
     assert find_probe(with_size, {}) is None
 
 

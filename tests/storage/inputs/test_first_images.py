@@ -15,7 +15,7 @@ from sam_pipeline.storage.inputs import first_images
 from sam_pipeline.storage.inputs import reading as containers
 from sam_pipeline.storage.inputs.first_images import check_first_images, spread_images
 from sam_pipeline.storage.inputs.list_input import list_input
-from sam_pipeline.storage.inputs.source_object import SourceImage, source_table
+from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from tests.storage.image_files import noise, saved
 
 PNG = saved(noise(4, 5), "PNG")
@@ -134,7 +134,7 @@ def test_remote_images_are_looked_at_where_they_are(tmp_path):
     [(1, [0]), (7, list(range(7))), (21, [*range(19), 20]), (39, list(range(0, 39, 2))), (96, list(range(0, 96, 5)))],
 )
 def test_at_most_twenty_images_from_the_first_to_the_last_are_looked_at(num_images, sampled):
-    images = source_table(SourceImage(f"s3://b/{index}", 1, None) for index in range(num_images))
+    images = source_table(SourceObject(f"s3://b/{index}", 1, None) for index in range(num_images))
     assert [image.uri for image in spread_images(images)] == [f"s3://b/{index}" for index in sampled]
 
 

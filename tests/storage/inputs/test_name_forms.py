@@ -9,8 +9,7 @@ from sam_pipeline.storage.inputs.lists.coco import coco_images
 from sam_pipeline.storage.inputs.lists.manifest import manifest_images
 from sam_pipeline.storage.inputs.name_forms import one_form, other_forms
 from sam_pipeline.storage.inputs.reading import fetch_images
-from sam_pipeline.storage.inputs.source_object import SourceImage, image_of_row
-from sam_pipeline.storage.inputs.source_options import SourceOptions
+from sam_pipeline.storage.inputs.source_object import SourceObject, SourceOptions, object_of_row
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 
@@ -61,7 +60,7 @@ def test_what_a_list_names_in_another_form_is_read(tmp_path, kind):
         images = [{"id": number, "file_name": name} for number, name in enumerate(LISTED)]
         (tmp_path / "coco.json").write_text(json.dumps({"images": images}))
         (table,) = coco_images(str(tmp_path / "coco.json"), SourceOptions({}))
-    found = read([image_of_row(row) for row in table.to_pylist()])
+    found = read([object_of_row(row) for row in table.to_pylist()])
     assert found == [FileNotFoundError if name is None else os.fsencode(name) for name in LISTED.values()]
 
 
@@ -77,8 +76,8 @@ def test_only_what_is_not_there_is_asked_for_again(tmp_path, monkeypatch):
     )
     for name in (f"{NFC}.jpg", "a.jpg"):
         (tmp_path / name).write_bytes(b"x")
-    listed = [SourceImage(f"file://{tmp_path}/{name}", None, None) for name in (f"{NFC}.jpg", "a.jpg", "b.jpg")]
-    gone = SourceImage(f"file://{tmp_path}/{NFD}.jpg", 1, None)
+    listed = [SourceObject(f"file://{tmp_path}/{name}", None, None) for name in (f"{NFC}.jpg", "a.jpg", "b.jpg")]
+    gone = SourceObject(f"file://{tmp_path}/{NFD}.jpg", 1, None)
     assert read([*listed, gone]) == [b"x", b"x", FileNotFoundError, FileNotFoundError]
     assert asked == [image.uri for image in (*listed, gone)]
 
@@ -91,5 +90,5 @@ def test_a_store_is_asked_for_other_forms_of_what_it_has_not(s3, monkeypatch):
     for name in ("a b.jpg", f"{NFD}.jpg", "train/1.jpg"):
         s3.put(bucket, name, name.encode())
     listed = ["a%20b.jpg", f"{NFC}.jpg", "train\\1.jpg", "gone%20.jpg"]
-    found = read([SourceImage(f"s3://{bucket}/{name}", None, None) for name in listed])
+    found = read([SourceObject(f"s3://{bucket}/{name}", None, None) for name in listed])
     assert found == [b"a b.jpg", f"{NFD}.jpg".encode(), b"train/1.jpg", FileNotFoundError]

@@ -5,7 +5,7 @@ import pytest
 
 from sam_pipeline.storage.inputs import reading as containers
 from sam_pipeline.storage.inputs.reading import fetch_images, reading_order
-from sam_pipeline.storage.inputs.source_object import Location, SourceImage
+from sam_pipeline.storage.inputs.source_object import Location, SourceObject
 
 
 def test_images_of_many_web_hosts_are_fetched_some_at_once_and_those_of_buckets_apart(monkeypatch):
@@ -16,7 +16,7 @@ def test_images_of_many_web_hosts_are_fetched_some_at_once_and_those_of_buckets_
         lambda images, *_, **__: asked.append(len(images)) or [image.uri.encode() for image in images],
     )
     uris = [*(f"https://host-{number}/a.jpg" for number in range(10)), "s3://a/a.jpg", "s3://b/a.jpg", "s3://b/b.jpg"]
-    found = list(fetch_images([SourceImage(uri, None, None) for uri in uris], {}, None))
+    found = list(fetch_images([SourceObject(uri, None, None) for uri in uris], {}, None))
     assert found == [uri.encode() for uri in uris]
     assert asked == [8, 2, 1, 2]
 
@@ -39,7 +39,7 @@ def members(tmp_path, monkeypatch):
 
     monkeypatch.setattr(containers, "read_tar_members", noted)
     images = [
-        SourceImage(f"{uri}#{name}", 5, None, Location(uri, "tar", number, 5)) for number, name in enumerate(names)
+        SourceObject(f"{uri}#{name}", 5, None, Location(uri, "tar", number, 5)) for number, name in enumerate(names)
     ]
     return images, passes
 
@@ -70,7 +70,7 @@ def test_images_that_a_list_names_otherwise_are_fetched_some_at_once_too(tmp_pat
         (tmp_path / f"a {number}.png").write_bytes(b"%d" % number)
     uris = [f"file://{tmp_path}/a%20{number}.png" for number in range(7)]
     uris += [f"file://{tmp_path}/a 7.png", f"file://{tmp_path}/no%20such\\file.png"]
-    *found, gone = fetch_images([SourceImage(uri, None, None) for uri in uris], {}, None)
+    *found, gone = fetch_images([SourceObject(uri, None, None) for uri in uris], {}, None)
     assert found == [b"%d" % number for number in range(8)]
     assert isinstance(gone, FileNotFoundError)
     assert asked[:3] == [8, 7, 1]
@@ -79,5 +79,5 @@ def test_images_that_a_list_names_otherwise_are_fetched_some_at_once_too(tmp_pat
 def test_a_large_image_that_a_list_names_otherwise_comes_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(containers, "_BYTES_AT_ONCE", 16)
     (tmp_path / "a b.png").write_bytes(b"large")
-    (data,) = fetch_images([SourceImage(f"file://{tmp_path}/a%20b.png", None, None)], {}, None)
+    (data,) = fetch_images([SourceObject(f"file://{tmp_path}/a%20b.png", None, None)], {}, None)
     assert data == b"large"

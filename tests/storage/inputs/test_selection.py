@@ -8,18 +8,18 @@ import pytest
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.inputs import selection
 from sam_pipeline.storage.inputs.selection import select, take_rows
-from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, Location, SourceImage, source_table
+from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, Location, SourceObject, source_table
 from tests.storage.inputs.listings import list_images
 
 LETTERS = [f"s3://bucket/in/{letter}.jpg" for letter in "abcdefghij"]
 
 
 def table(*uris):
-    return source_table(SourceImage(uri, number, f"etag {number}") for number, uri in enumerate(uris))
+    return source_table(SourceObject(uri, number, f"etag {number}") for number, uri in enumerate(uris))
 
 
 def member(container, name):
-    return SourceImage(f"{container}#{name}", 5, None, Location(container, "range", 0, 5))
+    return SourceObject(f"{container}#{name}", 5, None, Location(container, "range", 0, 5))
 
 
 def chosen(images, **options):
@@ -101,7 +101,7 @@ def test_the_name_of_a_member_is_a_last_part_and_that_of_an_object_is_not_divide
         [
             member("s3://b/x.tar", "cat.jpg"),
             member("s3://b/x.tar", "sub/cat.jpg"),
-            SourceImage("s3://b/a#cat.jpg", 1, None),
+            SourceObject("s3://b/a#cat.jpg", 1, None),
         ]
     )
     assert chosen(images, include=["cat.jpg"]) == ["s3://b/x.tar#cat.jpg", "s3://b/x.tar#sub/cat.jpg"]
@@ -141,7 +141,7 @@ def test_a_pattern_means_the_same_in_the_input(pattern, tmp_path):
 def test_images_are_put_in_the_order_of_their_uris_with_all_that_is_known():
     uris = ["s3://b/c", "s3://b/B", "s3://b/é", "s3://b/a/z", "s3://b/a"]
     images = source_table(
-        SourceImage(uri, number, str(number), Location(uri, "parquet", number, None, "x"), None, "{}")
+        SourceObject(uri, number, str(number), Location(uri, "parquet", number, None, "x"), None, "{}")
         for number, uri in enumerate(uris)
     )
     expected = sorted(images.to_pylist(), key=lambda row: row["uri"])

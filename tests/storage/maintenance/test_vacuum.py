@@ -10,7 +10,7 @@ import pytest
 from deltalake import DeltaTable
 
 from sam_pipeline.errors import ConfigError, FencedError, OutputError
-from sam_pipeline.storage.inputs.source_object import SourceImage, source_table
+from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.maintenance import vacuum as vacuum_module
 from sam_pipeline.storage.maintenance.vacuum import Vacuumed, vacuum
 from sam_pipeline.storage.maintenance.verify import verify
@@ -31,7 +31,7 @@ from tests.storage.runs import failed_row, finished, plan, row, shard, take_over
 from tests.storage.tables.test_results import as_stored, files, stored
 
 ROWS = [row(0), row(1, 0), failed_row(2), row(3, 3), row(4, 1)]
-NEW = source_table([SourceImage("file:///in/new.jpg", 1, "e")])
+NEW = source_table([SourceObject("file:///in/new.jpg", 1, "e")])
 NOTHING_CHANGED = IMAGES_SCHEMA.empty_table()
 
 
@@ -82,7 +82,7 @@ def test_a_vacuum_removes_what_planners_left_once_there_is_a_plan(output):
     take_over(output)
     uri = f"{output}/images"
     create_table(uri, IMAGES_SCHEMA, {"input": "/in"}, {})
-    rows = source_table([SourceImage("a", 1, "e")]).add_column(0, IMAGES_SCHEMA.field("image_id"), pa.array([0]))
+    rows = source_table([SourceObject("a", 1, "e")]).add_column(0, IMAGES_SCHEMA.field("image_id"), pa.array([0]))
     put_parquet(uri, rows, {}, row_group_size=1, table_id=delta.table_id(DeltaTable(uri)))
     age(output, 2)
     assert removed(output) == 0
@@ -300,7 +300,7 @@ def test_a_vacuum_makes_no_plan_and_no_prompts_look_finished(output):
     assert vacuum(output, 1, {}) == Vacuumed(0, 0)
     assert read_plan(output, {}) is None
     assert read_prompts_header(output, {}) is None
-    images = [SourceImage("file:///in/0000.jpg", 1, "e")]
+    images = [SourceObject("file:///in/0000.jpg", 1, "e")]
     assert write_plan(output, "/in", source_table(images), {}).num_images == 1
     assert write_prompts(output, prompts_of(0), {}, 1, {}).num_prompts == 1
 

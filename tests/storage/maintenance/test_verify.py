@@ -9,7 +9,7 @@ import pytest
 from sam_pipeline.errors import DamagedFileError, FencedError, OutputError, StorageUnavailableError
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.masks.runs.runs import Runs
-from sam_pipeline.storage.inputs.source_object import SourceImage, source_table
+from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.maintenance import verify as verify_module
 from sam_pipeline.storage.maintenance.verify import retry_damaged, verify
 from sam_pipeline.storage.tables import delta, table_reading
@@ -276,7 +276,7 @@ def test_a_retry_of_what_is_damaged_fences_a_run_in_progress(output):
 def test_a_plan_that_is_extended_meanwhile_loses_and_adds_nothing(output, monkeypatch):
     finished(output, [row(0), row(1)])
     plan_of_two = read_plan(output, {})
-    extend_plan(plan_of_two, source_table([SourceImage("file:///in/0002.jpg", 1, "e")]), NOTHING_CHANGED, {})
+    extend_plan(plan_of_two, source_table([SourceObject("file:///in/0002.jpg", 1, "e")]), NOTHING_CHANGED, {})
     table = take_over(output)
     table.commit([shard(output, [row(2)])])
     write_prompts(output, pa.Table.from_pylist([PROMPT_OF_IMAGE_2], schema=PROMPTS_SCHEMA), {}, 3, {})

@@ -14,8 +14,7 @@ import pytest
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.inputs.containers.tars import read_tar_members, tar_images
 from sam_pipeline.storage.inputs.lists.manifest import manifest_images
-from sam_pipeline.storage.inputs.source_object import SourceImage
-from sam_pipeline.storage.inputs.source_options import SourceOptions
+from sam_pipeline.storage.inputs.source_object import SourceObject, SourceOptions
 from sam_pipeline.storage.objects import decompression
 from sam_pipeline.storage.objects.decompression import Decompressed, gunzipped
 from sam_pipeline.storage.objects.object_reading import read_json
@@ -46,7 +45,7 @@ def test_an_archive_that_unpacks_to_far_more_is_an_error_in_planning_and_in_read
     (tmp_path / "shard.tar.x").write_bytes(data)
     uri = f"file://{tmp_path}/shard.tar.x"
     tracemalloc.start()
-    (table,) = tar_images([SourceImage(uri, len(data), None)], SourceOptions({}))
+    (table,) = tar_images([SourceObject(uri, len(data), None)], SourceOptions({}))
     ((number, answer),) = read_tar_members(uri, [0], {})
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

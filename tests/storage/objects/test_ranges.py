@@ -18,7 +18,7 @@ from sam_pipeline.storage.inputs import fetching
 from sam_pipeline.storage.inputs.containers import parquet_reading
 from sam_pipeline.storage.inputs.containers.parquet_reading import read_parquet_rows
 from sam_pipeline.storage.inputs.fetching import fetch
-from sam_pipeline.storage.inputs.source_object import SourceImage
+from sam_pipeline.storage.inputs.source_object import SourceObject
 from sam_pipeline.storage.objects import ranges
 from sam_pipeline.storage.objects.filesystem import open_filesystem
 from sam_pipeline.storage.objects.ranges import ObjectFile, TooSlowError, read_range, read_ranges
@@ -164,7 +164,7 @@ def test_an_image_that_drips_from_a_web_server_ends_as_an_error(monkeypatch):
     monkeypatch.setattr(guarded_http, "is_internal_address", lambda _: False)
     with dripping_server(0.05) as port:
         start = time.monotonic()
-        (answer,) = fetch([SourceImage(f"http://127.0.0.1:{port}/a.jpg", None, None)], {}, None, limit_s=1)
+        (answer,) = fetch([SourceObject(f"http://127.0.0.1:{port}/a.jpg", None, None)], {}, None, limit_s=1)
         assert str(answer) == "it did not come within 1 s"
         assert 2 <= time.monotonic() - start < 20  # twice, as any error that is blamed on an image
     assert fetching.FETCH_LIMIT_S * 2 < 600

@@ -4,13 +4,15 @@ import re
 import pyarrow as pa
 import pytest
 
-from sam_pipeline.storage.inputs.source_object import Location, SourceImage, source_table
+from sam_pipeline.storage.inputs.source_object import Location, SourceObject, source_table
 from sam_pipeline.storage.prompts.matching import match_images, why_none_match
 from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA
 
 
 def planned(*images):
-    rows = source_table([image if isinstance(image, SourceImage) else SourceImage(image, 1, None) for image in images])
+    rows = source_table(
+        [image if isinstance(image, SourceObject) else SourceObject(image, 1, None) for image in images]
+    )
     return rows.add_column(0, IMAGES_SCHEMA.field("image_id"), pa.array(range(len(images)), pa.int64()))
 
 
@@ -75,7 +77,7 @@ NFC, NFD = "caf\u00e9", "cafe\u0301"
 def test_a_key_in_another_form_names_the_one_image_that_is_meant(key, name):
     images = planned("s3://b/other.jpg", f"s3://b/{name}")
     assert match([key], images) == [1]
-    in_tar = SourceImage(f"s3://b/0.tar#{name}", 1, None, Location("s3://b/0.tar", "range", 0, 1))
+    in_tar = SourceObject(f"s3://b/0.tar#{name}", 1, None, Location("s3://b/0.tar", "range", 0, 1))
     assert match([key], planned("s3://b/other.jpg", in_tar)) == [1]
 
 
@@ -101,7 +103,7 @@ def test_a_name_that_several_images_have_is_nobodys_and_is_said(caplog):
 def test_the_ids_of_a_coco_file_come_before_names():
     extras = ['{"coco_image_id": 7}', '{"coco_image_id": "b\\"", "license": 1}', '{"license": 7}', None]
     images = planned(
-        *(SourceImage(f"s3://b/{name}", 1, None, extra=extra) for name, extra in zip("7abc", extras, strict=True))
+        *(SourceObject(f"s3://b/{name}", 1, None, extra=extra) for name, extra in zip("7abc", extras, strict=True))
     )
     assert match(["7", 'b"', "a", "c", "8"], images, are_ids=True) == [0, 1, 1, 3, -1]
 
@@ -109,7 +111,7 @@ def test_the_ids_of_a_coco_file_come_before_names():
 def test_a_name_is_not_looked_for_among_the_ids_of_a_coco_file_nor_an_id_among_names():
     # As annotation tools write it: ids from 0, names from 1.
     images = planned(
-        *(SourceImage(f"s3://b/{n + 1}.jpg", 1, None, extra=f'{{"coco_image_id": {n}}}') for n in range(3))
+        *(SourceObject(f"s3://b/{n + 1}.jpg", 1, None, extra=f'{{"coco_image_id": {n}}}') for n in range(3))
     )
     names = ["1", "2.jpg", "3", "0"]
     assert match(names, images) == [0, 1, 2, -1]
@@ -135,7 +137,7 @@ def test_a_local_path_is_a_uri():
 def test_members_of_archives_are_named_as_if_these_were_folders():
     images = planned(
         *(
-            SourceImage(f"s3://b/{shard}.tar#{member}", 1, None, Location(f"s3://b/{shard}.tar", "range", 0, 1))
+            SourceObject(f"s3://b/{shard}.tar#{member}", 1, None, Location(f"s3://b/{shard}.tar", "range", 0, 1))
             for shard, member in (("0", "n1/a.jpg"), ("1", "n1/a.jpg"), ("1", "b.jpg"))
         )
     )
@@ -151,7 +153,7 @@ def test_nothing_matches_nothing():
     assert match(["a"], FOLDER.slice(0, 0)) == [-1]
 
 
-WITH_IDS = planned(SourceImage("s3://b/7.jpg", 1, None, extra='{"coco_image_id": 42}'))
+WITH_IDS = planned(SourceObject("s3://b/7.jpg", 1, None, extra='{"coco_image_id": 42}'))
 
 
 @pytest.mark.parametrize(

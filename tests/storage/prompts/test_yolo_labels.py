@@ -4,7 +4,7 @@ import pytest
 
 from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.storage.inputs import fetching
-from sam_pipeline.storage.inputs.source_object import SourceImage
+from sam_pipeline.storage.inputs.source_object import SourceObject
 from sam_pipeline.storage.prompts import yolo_labels
 from sam_pipeline.storage.prompts.prompt_files import list_prompt_files, read_regions
 from sam_pipeline.storage.prompts.yolo_labels import yolo_prompts
@@ -182,7 +182,7 @@ def test_a_file_that_is_gone_is_an_input_error_that_names_it(tmp_path):
 
 def test_files_of_unknown_size_are_read_whole(tmp_path):
     put(tmp_path, a=LINE)
-    (table,) = yolo_prompts([SourceImage(f"file://{tmp_path}/a.txt", None, None)], str(tmp_path), {})
+    (table,) = yolo_prompts([SourceObject(f"file://{tmp_path}/a.txt", None, None)], str(tmp_path), {})
     assert table["key"].to_pylist() == ["a"]
 
 
@@ -232,7 +232,7 @@ def store(monkeypatch):
     return make
 
 
-FILES = [SourceImage("s3://b/labels/a.txt", len(LINE), "1"), SourceImage("s3://b/labels/b.txt", 0, "2")]
+FILES = [SourceObject("s3://b/labels/a.txt", len(LINE), "1"), SourceObject("s3://b/labels/b.txt", 0, "2")]
 
 
 def test_a_store_is_asked_for_ranges_since_a_whole_object_costs_two_requests(store):

@@ -7,7 +7,7 @@ from s3fs import S3FileSystem
 
 from sam_pipeline.errors import ConfigError, OutputError
 from sam_pipeline.storage.inputs.listing.files import list_files
-from sam_pipeline.storage.inputs.source_object import SourceImage, source_table
+from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.objects.filesystem import open_filesystem
 from sam_pipeline.storage.tables.delta import create_table, open_table
 from sam_pipeline.storage.tables.delta_place import Table, delta_storage_options, delta_uri
@@ -42,7 +42,7 @@ def _only_these_keys(monkeypatch, tmp_path):
 
 
 def a_plan(output, options):
-    return write_plan(output, "/in", source_table([SourceImage("file:///in/a.jpg", 1, None)]), options)
+    return write_plan(output, "/in", source_table([SourceObject("file:///in/a.jpg", 1, None)]), options)
 
 
 @pytest.mark.parametrize(

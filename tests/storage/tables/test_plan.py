@@ -6,7 +6,7 @@ import pytest
 from deltalake import DeltaTable
 
 from sam_pipeline.errors import FencedError, OutputError
-from sam_pipeline.storage.inputs.source_object import Location, SourceImage, source_table
+from sam_pipeline.storage.inputs.source_object import Location, SourceObject, source_table
 from sam_pipeline.storage.tables import plan as plan_table
 from sam_pipeline.storage.tables.delta_place import Table
 from sam_pipeline.storage.tables.plan import (
@@ -22,7 +22,7 @@ from sam_pipeline.storage.tables.plan import (
 )
 from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA
 
-IMAGES = [SourceImage(f"s3://b/{index:02}.jpg", index * 10, None if index % 2 else f"e{index}") for index in range(10)]
+IMAGES = [SourceObject(f"s3://b/{index:02}.jpg", index * 10, None if index % 2 else f"e{index}") for index in range(10)]
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_delta_table_of_another_program_is_not_taken_for_a_plan(output):
             use()
 
 
-NEW = [SourceImage("s3://b/new.tar#a.jpg", 5, "t", Location("s3://b/new.tar", "range", 512, 5), None, '{"a": 1}')]
+NEW = [SourceObject("s3://b/new.tar#a.jpg", 5, "t", Location("s3://b/new.tar", "range", 512, 5), None, '{"a": 1}')]
 
 
 def corrected(image_id, image):

@@ -13,14 +13,14 @@ from sam_pipeline.errors import InputError, SamPipelineError
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.inputs.listing.files import IMAGE_SUFFIXES
 from sam_pipeline.storage.inputs.listing.passed_over import Kind, PassedOver, hidden_folder
-from sam_pipeline.storage.inputs.source_object import SourceImage, source_table
+from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.objects.range_file import StorageFaultError
 
 _NUM_THREADS = 8
 _MAX_INDEXES = 2 * _NUM_THREADS  # held at once: being made, or waiting for the archives before them
 _TABLE_ROWS = 16_384
 
-Member = SourceImage | tuple[Kind, str] | None
+Member = SourceObject | tuple[Kind, str] | None
 """Of a file in an archive: its image; what is passed over, and its name; or None for a file that is no image."""
 
 _Index = tuple[list[pa.Table], int, PassedOver]
@@ -28,8 +28,8 @@ _Index = tuple[list[pa.Table], int, PassedOver]
 
 
 def tables_in_order(
-    containers: Iterable[SourceImage],
-    index: Callable[[SourceImage], Iterator[Member]],
+    containers: Iterable[SourceObject],
+    index: Callable[[SourceObject], Iterator[Member]],
     on_skipped: Callable[[int], None] | None,
 ) -> Iterator[pa.Table]:
     """Index archives in eight threads, and give what they hold in the order of the archives.
@@ -48,7 +48,7 @@ def tables_in_order(
     is_over = threading.Event()
     passed_over = PassedOver()
 
-    def indexed(container: SourceImage) -> _Index:
+    def indexed(container: SourceObject) -> _Index:
         tables, images, num_skipped, others = [], [], 0, PassedOver()
         try:
             for found in index(container):
@@ -92,7 +92,7 @@ def tables_in_order(
         executor.shutdown(cancel_futures=True)
 
 
-def in_hidden_folder(container: SourceImage, name: str) -> tuple[Kind, str] | None:
+def in_hidden_folder(container: SourceObject, name: str) -> tuple[Kind, str] | None:
     """What to give for a member that is in a hidden folder; None if it is in none."""
     folder = hidden_folder(f"/{name}".replace("\\", "/"))  # as some programs on Windows write it
     return None if folder is None else ("hidden folder", f"{container.uri}#{folder[1:]}")
@@ -113,6 +113,6 @@ def unique(name: str, seen: Counter[str]) -> str:
     return name if seen[name] == 1 else f"{name}~{seen[name]}"
 
 
-def broken(container: SourceImage, error: str) -> SourceImage:
+def broken(container: SourceObject, error: str) -> SourceObject:
     """The one row of an archive that says what is wrong with it as a whole."""
-    return SourceImage(f"{container.uri}#", None, container.etag, error=error)
+    return SourceObject(f"{container.uri}#", None, container.etag, error=error)

@@ -25,8 +25,7 @@ from sam_pipeline.storage.inputs.file_kinds import HEAD_BYTES, is_image_data
 from sam_pipeline.storage.inputs.kept_values import MAX_OBJECT_BYTES, check_keepable, json_objects
 from sam_pipeline.storage.inputs.lists.manifest import URI_COLUMNS
 from sam_pipeline.storage.inputs.lists.manifest_rows import holds_text
-from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceImage, source_table
-from sam_pipeline.storage.inputs.source_options import SourceOptions
+from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceObject, SourceOptions, source_table
 from sam_pipeline.storage.objects.retrying import retried
 
 _IMAGE_NAMES = ("image", "img", "bytes", "jpg", "png", "content")
@@ -64,7 +63,7 @@ def is_parquet_of_images(uri: str, options: SourceOptions) -> bool:
     return any(not names_uris or name in _IMAGE_NAMES or path != name for name, path in candidates.items())
 
 
-def parquet_images(containers: Iterable[SourceImage], options: SourceOptions) -> Iterator[pa.Table]:
+def parquet_images(containers: Iterable[SourceObject], options: SourceOptions) -> Iterator[pa.Table]:
     """Plan every row of Parquet files as an image.
 
     An image is named `part.parquet#000000017`, so that the order of the URIs is that of the rows, in which they are
@@ -92,7 +91,7 @@ def parquet_images(containers: Iterable[SourceImage], options: SourceOptions) ->
         if isinstance(planned, Exception):
             num_failures += 1
             first_failure = first_failure or f"{container.uri}: {one_line(planned)}"
-            yield source_table([SourceImage(f"{container.uri}#", None, container.etag, error=one_line(planned))])
+            yield source_table([SourceObject(f"{container.uri}#", None, container.etag, error=one_line(planned))])
         else:
             yield from planned.tables(container)
     if first_failure and num_failures == num_files:
@@ -110,7 +109,7 @@ class _Planned:
     extra: list[pa.Array] | None
     """JSON objects, for each 100,000 rows."""
 
-    def tables(self, container: SourceImage) -> Iterator[pa.Table]:
+    def tables(self, container: SourceObject) -> Iterator[pa.Table]:
         """The rows as images."""
         for number, first in enumerate(range(0, self.num_rows, _ROWS_AT_ONCE)):
             rows = pa.array(range(first, min(first + _ROWS_AT_ONCE, self.num_rows)), pa.int64())
@@ -142,10 +141,10 @@ class _Planned:
 
 
 def _planned(
-    containers: Iterable[SourceImage], options: SourceOptions
-) -> Iterator[tuple[SourceImage, _Planned | Exception]]:
+    containers: Iterable[SourceObject], options: SourceOptions
+) -> Iterator[tuple[SourceObject, _Planned | Exception]]:
     """The files in their order, of which a few are read ahead."""
-    ahead: deque[tuple[SourceImage, Future[_Planned | Exception]]] = deque()
+    ahead: deque[tuple[SourceObject, Future[_Planned | Exception]]] = deque()
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         for container in containers:
             ahead.append((container, pool.submit(_plan_or_say, container, options)))
@@ -157,7 +156,7 @@ def _planned(
             yield oldest, planned.result()
 
 
-def _plan_or_say(container: SourceImage, options: SourceOptions) -> _Planned | Exception:
+def _plan_or_say(container: SourceObject, options: SourceOptions) -> _Planned | Exception:
     try:
         return retried(partial(_plan, container.uri, options), what=f"read {container.uri}")
     except (SamPipelineError, MemoryError):

@@ -35,8 +35,7 @@ from sam_pipeline.storage.inputs.containers.archives import (
 )
 from sam_pipeline.storage.inputs.kept_values import json_text
 from sam_pipeline.storage.inputs.listing.passed_over import Kind
-from sam_pipeline.storage.inputs.source_object import Location, SourceImage
-from sam_pipeline.storage.inputs.source_options import SourceOptions
+from sam_pipeline.storage.inputs.source_object import Location, SourceObject, SourceOptions
 from sam_pipeline.storage.objects.decompression import Decompressed
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.range_file import RangeFile, StorageFaultError
@@ -55,7 +54,7 @@ _BZIP2 = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
 
 
 def tar_images(
-    containers: Iterable[SourceImage], options: SourceOptions, on_skipped: Callable[[int], None] | None = None
+    containers: Iterable[SourceObject], options: SourceOptions, on_skipped: Callable[[int], None] | None = None
 ) -> Iterator[pa.Table]:
     """Index tar archives: one row for each image among their members, in order of archives and members.
 
@@ -154,14 +153,14 @@ class _Entry(NamedTuple):
 
     sample: object
     """What images have in common with their siblings."""
-    image: SourceImage | None
+    image: SourceObject | None
     kept: Mapping[str, str]
     """A sibling's content as JSON, by its extension; null where it cannot be kept."""
     passed_over: tuple[Kind, str] | None = None
     """What else there is to say of it."""
 
 
-def _index(container: SourceImage, options: SourceOptions, extensions: set[str]) -> Iterator[Member]:
+def _index(container: SourceObject, options: SourceOptions, extensions: set[str]) -> Iterator[Member]:
     """What is in an archive; the extensions of what is kept join the others."""
     for _, group in groupby(_entries(container, options), key=lambda entry: entry.sample):
         members: list[Member] = []
@@ -173,10 +172,10 @@ def _index(container: SourceImage, options: SourceOptions, extensions: set[str])
         extensions.update(kept)
         extra = "{" + ", ".join(f"{json_text(name)}: {value}" for name, value in kept.items()) + "}" if kept else None
         for member in members:
-            yield replace(member, extra=extra) if isinstance(member, SourceImage) else member
+            yield replace(member, extra=extra) if isinstance(member, SourceObject) else member
 
 
-def _entries(container: SourceImage, options: SourceOptions) -> Iterator[_Entry]:
+def _entries(container: SourceObject, options: SourceOptions) -> Iterator[_Entry]:
     keep = {name.lower() for name in options.keep}
     seen: Counter[str] = Counter()
     num_members = 0
@@ -216,15 +215,15 @@ def _early_end(num_members: int, error: Exception) -> str:
     return f"archive ends early after {num_members} members ({one_line(error)})"
 
 
-def _image(container: SourceImage, name: str, member: tarfile.TarInfo, kind: str, number: int) -> SourceImage:
+def _image(container: SourceObject, name: str, member: tarfile.TarInfo, kind: str, number: int) -> SourceObject:
     uri = f"{container.uri}#{name}"
     if member.issparse():
-        return SourceImage(uri, member.size, container.etag, error="sparse file in a tar archive: not supported")
+        return SourceObject(uri, member.size, container.etag, error="sparse file in a tar archive: not supported")
     if kind == "tar":
         location = Location(container.uri, "tar", number, member.size)
     else:
         location = Location(container.uri, "range", member.offset_data, member.size)
-    return SourceImage(uri, member.size, container.etag, location)
+    return SourceObject(uri, member.size, container.etag, location)
 
 
 def _kept(extension: str, stream: Any, member: tarfile.TarInfo) -> tuple[str, str | None]:

@@ -25,8 +25,7 @@ from sam_pipeline.storage.inputs.containers.archives import (
     unique,
 )
 from sam_pipeline.storage.inputs.containers.zip_directory import Entry, ZipDirectory
-from sam_pipeline.storage.inputs.source_object import Location, SourceImage
-from sam_pipeline.storage.inputs.source_options import SourceOptions
+from sam_pipeline.storage.inputs.source_object import Location, SourceObject, SourceOptions
 from sam_pipeline.storage.objects.range_file import RangeFile, StorageFaultError
 
 # PKWARE's APPNOTE, 4.3.7: signature, version, flags, method, time, date, CRC-32, sizes, lengths of name and extra.
@@ -48,7 +47,7 @@ _OTHER_METHODS = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstd", 95: "xz"}
 
 
 def zip_images(
-    containers: Iterable[SourceImage], options: SourceOptions, on_skipped: Callable[[int], None] | None = None
+    containers: Iterable[SourceObject], options: SourceOptions, on_skipped: Callable[[int], None] | None = None
 ) -> Iterator[pa.Table]:
     """Index zip archives: one row for each image among their members, in order of archives and their directories.
 
@@ -75,7 +74,7 @@ def zip_images(
     return tables_in_order(containers, partial(_index, options=options), on_skipped)
 
 
-def _index(container: SourceImage, options: SourceOptions) -> Iterator[Member]:
+def _index(container: SourceObject, options: SourceOptions) -> Iterator[Member]:
     """What is in an archive."""
     try:
         directory = ZipDirectory(RangeFile(container.uri, container.size_bytes, options.storage))
@@ -122,7 +121,7 @@ def _again(directory: ZipDirectory, repeated: bytes) -> Iterator[tuple[Entry, in
         raise StorageFaultError(ValueError("it changed while it was read")) from error
 
 
-def _image(container: SourceImage, name: str, entry: Entry, starts: array[int]) -> SourceImage:
+def _image(container: SourceObject, name: str, entry: Entry, starts: array[int]) -> SourceObject:
     """A row for a member.
 
     Args:
@@ -153,8 +152,8 @@ def _image(container: SourceImage, name: str, entry: Entry, starts: array[int]) 
         error = f"damaged zip archive: a member of {entry.size_bytes} bytes"
     size_bytes = min(entry.size_bytes, _MAX_SIZE_BYTES)
     if error is not None:
-        return SourceImage(uri, size_bytes, container.etag, error=error)
-    return SourceImage(uri, size_bytes, container.etag, Location(container.uri, "zip", entry.offset, length))
+        return SourceObject(uri, size_bytes, container.etag, error=error)
+    return SourceObject(uri, size_bytes, container.etag, Location(container.uri, "zip", entry.offset, length))
 
 
 def unzip_member(data: bytes, size_bytes: int) -> bytes:

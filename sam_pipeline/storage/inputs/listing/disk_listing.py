@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from sam_pipeline.storage.inputs.listing.name_patterns import Below
 from sam_pipeline.storage.inputs.listing.passed_over import LOG_FOLDER, PassedOver
+from sam_pipeline.storage.inputs.listing.path_pattern import PathPattern
 
 _ENTRIES_AT_ONCE = 20_000
 
@@ -22,7 +22,7 @@ class Retry(Protocol):
 
 
 @dataclass
-class Found:
+class ListingPage:
     """A part of a listing."""
 
     files: list[tuple[str, int | None, str | None]] = field(default_factory=list)
@@ -32,7 +32,7 @@ class Found:
     passed_over: PassedOver = field(default_factory=PassedOver)
 
 
-def walk_disk(below: Below, is_wanted: Callable[[str], bool], retry: Retry) -> Iterator[Found]:
+def walk_disk(pattern: PathPattern, is_wanted: Callable[[str], bool], retry: Retry) -> Iterator[ListingPage]:
     """Walk a folder to the bottom. Links to files are followed; links to folders are not, since they may form a loop.
 
     They are noted, and so are hidden folders and those of Delta tables.
@@ -40,20 +40,20 @@ def walk_disk(below: Below, is_wanted: Callable[[str], bool], retry: Retry) -> I
     Raises:
         OSError: a folder cannot be read: fsspec's find would pass over it in silence.
     """
-    folders = [below.root or "/"]
+    folders = [pattern.root or "/"]
     while folders:
         folder = folders.pop()
         entries = retry(partial(_entries, folder))
-        table = below.table_folder(f"{folder}/{LOG_FOLDER}/")
+        table = pattern.table_folder(f"{folder}/{LOG_FOLDER}/")
         if table is not None and any(entry.name == LOG_FOLDER and entry.is_dir() for entry in entries):
-            found = Found()
+            found = ListingPage()
             found.passed_over.add("table folder", table)
             yield found
             continue
         while entries:
             some = entries[-_ENTRIES_AT_ONCE:]
             del entries[-_ENTRIES_AT_ONCE:]  # each holds on to what it was asked for
-            found, subfolders = retry(partial(_look_at, some, below, is_wanted))
+            found, subfolders = retry(partial(_look_at, some, pattern, is_wanted))
             folders += subfolders
             yield found
 
@@ -64,20 +64,20 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 
 def _look_at(
-    entries: Sequence[os.DirEntry[str]], below: Below, is_wanted: Callable[[str], bool]
-) -> tuple[Found, list[str]]:
+    entries: Sequence[os.DirEntry[str]], pattern: PathPattern, is_wanted: Callable[[str], bool]
+) -> tuple[ListingPage, list[str]]:
     """Sort entries of a folder into files and folders to walk."""
-    found, folders = Found(), []
+    found, folders = ListingPage(), []
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
-            if below.may_hold(entry.path):
+            if pattern.may_hold(entry.path):
                 folders.append(entry.path)
-            elif below.hidden_folder(f"{entry.path}/") is not None:
+            elif pattern.hidden_folder(f"{entry.path}/") is not None:
                 found.passed_over.add("hidden folder", entry.path)
         elif entry.is_symlink() and os.path.isdir(entry.path):
-            if below.may_hold(entry.path):
+            if pattern.may_hold(entry.path):
                 found.passed_over.add("linked folder", entry.path)
-        elif below.matches(entry.path) and _is_file(entry):
+        elif pattern.matches(entry.path) and _is_file(entry):
             if is_wanted(entry.name):
                 found.files += _file(entry)
             else:

@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from sam_pipeline.errors import InputError, SamPipelineError
 from sam_pipeline.safety.clean_text import is_encodable, one_line
-from sam_pipeline.storage.inputs.listing.disk_listing import Found, Retry, walk_disk
-from sam_pipeline.storage.inputs.listing.name_patterns import Below
+from sam_pipeline.storage.inputs.listing.disk_listing import ListingPage, Retry, walk_disk
 from sam_pipeline.storage.inputs.listing.passed_over import PassedOver
+from sam_pipeline.storage.inputs.listing.path_pattern import PathPattern
 from sam_pipeline.storage.inputs.listing.store_listing import etag_of, walk_store
-from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceImage, image_of_row
+from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceObject, object_of_row
 from sam_pipeline.storage.objects.filesystem import StorageOptions, open_filesystem
 from sam_pipeline.storage.objects.retrying import retried
 
@@ -49,14 +49,14 @@ def list_files(
     *,
     what: str = "images",
     left_out: tuple[str, ...] = (),
-) -> list[SourceImage]:
+) -> list[SourceObject]:
     """All files of an input that end in one of the suffixes, in the order of their URIs; see file_images.
 
     Raises:
         InputError, StorageUnavailableError: see file_images.
     """
     parts = file_images(input_uri, options, suffixes, what=what, left_out=left_out)
-    files = [image_of_row(row) for part in parts for row in part.images.to_pylist()]
+    files = [object_of_row(row) for part in parts for row in part.images.to_pylist()]
     return sorted(files, key=lambda file: file.uri)
 
 
@@ -104,8 +104,8 @@ def file_images(
     passed_over = PassedOver()
     try:
         apart = tuple(open_filesystem(uri, options) for uri in left_out)
-        below = _below(filesystem, path, apart, _retry_of(input_uri))
-        found = _find(filesystem, below, is_wanted, _retry_of(input_uri))
+        pattern = _pattern(filesystem, path, apart, _retry_of(input_uri))
+        found = _find(filesystem, pattern, is_wanted, _retry_of(input_uri))
         for part in _merged(found):
             num_images += len(part.files)
             num_skipped += part.num_others
@@ -127,36 +127,40 @@ def file_images(
         )
 
 
-def source_image(filesystem: Any, info: Mapping[str, Any]) -> SourceImage:
+def object_of_info(filesystem: Any, info: Mapping[str, Any]) -> SourceObject:
     """What fsspec's listing or info says of one object."""
-    return SourceImage(filesystem.unstrip_protocol(info["name"]), info.get("size"), etag_of(info))
+    return SourceObject(filesystem.unstrip_protocol(info["name"]), info.get("size"), etag_of(info))
 
 
-def _below(filesystem: Any, path: str, left_out: tuple[tuple[Any, str], ...], retry: Retry) -> Below:
+def _pattern(filesystem: Any, path: str, left_out: tuple[tuple[Any, str], ...], retry: Retry) -> PathPattern:
     """What to list; left_out are (filesystem, path) of folders."""
     is_local = "file" in filesystem.protocol
     if not is_local and has_magic(path.partition("/")[0]):
         raise InputError("the name of a bucket must not be a pattern")
-    below = Below(path, is_glob=has_magic(path) and not retry(partial(_exists, filesystem, path), is_first=True))
+    pattern = PathPattern(
+        path, is_glob=has_magic(path) and not retry(partial(_exists, filesystem, path), is_first=True)
+    )
     folders = [folder.rstrip("/") for other, folder in left_out if other.protocol == filesystem.protocol]
     if is_local:
         # As the walk names them, which follows no link but the one it may begin with.
-        root = os.path.realpath(below.root or "/").rstrip("/")
+        root = os.path.realpath(pattern.root or "/").rstrip("/")
         real = [os.path.realpath(folder) for folder in folders]
-        folders = [below.root.rstrip("/") + folder[len(root) :] for folder in real if folder.startswith(f"{root}/")]
-    return replace(below, left_out=tuple(folders))
+        folders = [pattern.root.rstrip("/") + folder[len(root) :] for folder in real if folder.startswith(f"{root}/")]
+    return replace(pattern, left_out=tuple(folders))
 
 
-def _find(filesystem: Any, below: Below, is_wanted: Callable[[str], bool], retry: Retry) -> Iterator[Found]:
+def _find(
+    filesystem: Any, pattern: PathPattern, is_wanted: Callable[[str], bool], retry: Retry
+) -> Iterator[ListingPage]:
     if "file" not in filesystem.protocol:
-        return walk_store(filesystem, below, is_wanted, retry)
-    if not below.is_glob:
-        info = retry(partial(filesystem.info, below.path))
+        return walk_store(filesystem, pattern, is_wanted, retry)
+    if not pattern.is_glob:
+        info = retry(partial(filesystem.info, pattern.path))
         if info["type"] == "file":
-            return iter([Found([(below.path, info["size"], etag_of(info))])])
+            return iter([ListingPage([(pattern.path, info["size"], etag_of(info))])])
         if info["type"] != "directory":
             raise InputError("it is neither a folder nor a regular file")
-    return walk_disk(below, is_wanted, retry)
+    return walk_disk(pattern, is_wanted, retry)
 
 
 def _exists(filesystem: Any, path: str) -> bool:
@@ -180,16 +184,16 @@ def _ends_in(name: str, suffixes: tuple[str, ...]) -> bool:
     return not name.startswith(".") and name.lower().endswith(suffixes)
 
 
-def _merged(parts: Iterator[Found]) -> Iterator[Found]:
+def _merged(parts: Iterator[ListingPage]) -> Iterator[ListingPage]:
     """The same in larger parts: a page of S3 has a thousand objects, a folder may have one file."""
-    merged = Found()
+    merged = ListingPage()
     for part in parts:
         merged.files += part.files
         merged.num_others += part.num_others
         merged.passed_over.update(part.passed_over)
         if len(merged.files) >= _ROWS_AT_ONCE:
             yield merged
-            merged = Found()
+            merged = ListingPage()
     yield merged
 
 

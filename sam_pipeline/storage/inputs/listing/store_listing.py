@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from sam_pipeline.storage.inputs.listing.disk_listing import Found, Retry
-from sam_pipeline.storage.inputs.listing.name_patterns import Below
+from sam_pipeline.storage.inputs.listing.disk_listing import ListingPage, Retry
+from sam_pipeline.storage.inputs.listing.path_pattern import PathPattern
 
 _AT_ONCE = 16
 
@@ -43,17 +43,19 @@ class _Request:
 
 
 @dataclass
-class _Page:
+class _StorePage:
     infos: list[Mapping[str, Any]]
     """Objects, in fsspec's form."""
     prefixes: list[str] = field(default_factory=list)
-    """Below, each with a slash at its end."""
+    """Those below, each with a slash at its end."""
     token: str | None = None
     tables: set[str] = field(default_factory=set)
     """Folders of Delta tables that it tells of, and nothing of what is in them."""
 
 
-def walk_store(filesystem: Any, below: Below, is_wanted: Callable[[str], bool], retry: Retry) -> Iterator[Found]:
+def walk_store(
+    filesystem: Any, pattern: PathPattern, is_wanted: Callable[[str], bool], retry: Retry
+) -> Iterator[ListingPage]:
     """List what is below a prefix, or matches a glob, but nothing in folders of Delta tables.
 
     Only of a table that has a thousand objects whose names sort before `_delta_log` some are listed: they come first.
@@ -64,39 +66,39 @@ def walk_store(filesystem: Any, below: Below, is_wanted: Callable[[str], bool], 
     is_s3 = "s3" in _protocols(filesystem)
     list_page = partial(_s3_page if is_s3 else _page, filesystem)
     # Hugging Face limits the number of requests, and a listing of all below takes the fewest.
-    is_split = "hf" not in _protocols(filesystem) or below.is_level_by_level
+    is_split = "hf" not in _protocols(filesystem) or pattern.is_level_by_level
     # S3 lists by the beginnings of names, others by folders.
-    start = below.stem if is_s3 and below.is_glob else f"{below.root.rstrip('/')}/"
+    start = pattern.stem if is_s3 and pattern.is_glob else f"{pattern.root.rstrip('/')}/"
     is_empty = True
-    for request, page in _pages(list_page, _Request(start, one_level=is_split), below, retry):
-        found = Found()
+    for request, page in _pages(list_page, _Request(start, one_level=is_split), pattern, retry):
+        found = ListingPage()
         for table in page.tables:
             found.passed_over.add("table folder", table)
         for prefix in page.prefixes:
-            if (hidden := below.hidden_folder(prefix)) is not None:
+            if (hidden := pattern.hidden_folder(prefix)) is not None:
                 found.passed_over.add("hidden folder", hidden)
         for info in page.infos:
             name = info["name"]
             # Empty objects whose key ends in a slash are the folder markers of S3 consoles.
             if info["type"] != "file" or name.endswith("/"):
                 continue
-            if not below.matches(name):
-                if (hidden := below.hidden_folder(name)) is not None:
+            if not pattern.matches(name):
+                if (hidden := pattern.hidden_folder(name)) is not None:
                     found.passed_over.add("hidden folder", hidden)
                 continue
             if request.without_own and "/" not in name[len(request.prefix) :]:
                 continue
-            if name.rstrip("/") == below.path.rstrip("/") or is_wanted(name.rsplit("/", 1)[-1]):
+            if name.rstrip("/") == pattern.path.rstrip("/") or is_wanted(name.rsplit("/", 1)[-1]):
                 found.files.append((name, info.get("size"), etag_of(info)))
             else:
                 found.num_others += 1
         is_empty = is_empty and not (found.files or found.num_others or found.passed_over.folders)
         yield found
-    if is_empty and not below.is_glob:
+    if is_empty and not pattern.is_glob:
         # An object of that name, or an error where an empty prefix would say nothing.
-        info = retry(partial(filesystem.info, below.path), is_first=True)
+        info = retry(partial(filesystem.info, pattern.path), is_first=True)
         if info["type"] == "file":
-            yield Found([(info["name"], info.get("size"), etag_of(info))])
+            yield ListingPage([(info["name"], info.get("size"), etag_of(info))])
 
 
 def folder_names(filesystem: Any, folder: str) -> Iterator[str]:
@@ -128,12 +130,12 @@ def etag_of(info: Mapping[str, Any]) -> str | None:
 
 
 def _pages(
-    list_page: Callable[[_Request], _Page], first: _Request, below: Below, retry: Retry
-) -> Iterator[tuple[_Request, _Page]]:
+    list_page: Callable[[_Request], _StorePage], first: _Request, pattern: PathPattern, retry: Retry
+) -> Iterator[tuple[_Request, _StorePage]]:
     """All pages in any order, at most so many at once; what is held does not grow with the number of objects."""
     waiting = deque([first])
     prefixes: dict[str, list[str]] = {}
-    running: dict[Future[_Page], _Request] = {}
+    running: dict[Future[_StorePage], _Request] = {}
     tables: set[str] = set()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         while waiting or running:
@@ -143,34 +145,34 @@ def _pages(
                 running[pool.submit(call)] = request
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                request, page = running.pop(future), _without_tables(future.result(), below, tables)
+                request, page = running.pop(future), _without_tables(future.result(), pattern, tables)
                 yield request, page
-                wanted = [prefix for prefix in page.prefixes if below.may_hold(prefix[:-1])]
-                if below.is_level_by_level:
+                wanted = [prefix for prefix in page.prefixes if pattern.may_hold(prefix[:-1])]
+                if pattern.is_level_by_level:
                     waiting += (_Request(prefix, True) for prefix in wanted)
                 else:
                     prefixes.setdefault(request.prefix, []).extend(wanted)
                 if page.token is not None:
                     waiting.appendleft(replace(request, token=page.token))
-                elif not below.is_level_by_level:
+                elif not pattern.is_level_by_level:
                     below_it = prefixes.pop(request.prefix)
                     waiting += _split(request, [each for each in below_it if not each.startswith(tuple(tables))])
 
 
-def _without_tables(page: _Page, below: Below, tables: set[str]) -> _Page:
+def _without_tables(page: _StorePage, pattern: PathPattern, tables: set[str]) -> _StorePage:
     """A page without what is in folders of Delta tables.
 
     Args:
         page: as the store gives it.
-        below: what is listed.
+        pattern: what is listed.
         tables: such folders that earlier pages told of, with a slash at the end; those of this page are added.
     """
     names = [*page.prefixes, *(info["name"] for info in page.infos)]
-    found = {table for name in names if (table := below.table_folder(name)) is not None}
+    found = {table for name in names if (table := pattern.table_folder(name)) is not None}
     tables |= {f"{table}/" for table in found}
     starts = tuple(tables)
     infos = [info for info in page.infos if not info["name"].startswith(starts)]
-    return _Page(infos, [prefix for prefix in page.prefixes if not prefix.startswith(starts)], page.token, found)
+    return _StorePage(infos, [prefix for prefix in page.prefixes if not prefix.startswith(starts)], page.token, found)
 
 
 def _split(request: _Request, prefixes: list[str]) -> Iterator[_Request]:
@@ -183,7 +185,7 @@ def _split(request: _Request, prefixes: list[str]) -> Iterator[_Request]:
     yield from (_Request(prefix, one_level, level) for prefix in prefixes)
 
 
-def _s3_page(filesystem: Any, request: _Request) -> _Page:
+def _s3_page(filesystem: Any, request: _Request) -> _StorePage:
     # Not find, which holds all objects at once, about 1 KB each.
     bucket, _, _ = filesystem.split_path(request.prefix)
     arguments = {"Bucket": bucket, "Prefix": request.prefix[len(bucket) + 1 :], **filesystem.req_kw}
@@ -192,7 +194,7 @@ def _s3_page(filesystem: Any, request: _Request) -> _Page:
     if request.token is not None:
         arguments["ContinuationToken"] = request.token
     answer = filesystem.call_s3("list_objects_v2", **arguments)
-    return _Page(
+    return _StorePage(
         [
             {"name": f"{bucket}/{entry['Key']}", "size": entry["Size"], "ETag": entry.get("ETag"), "type": "file"}
             for entry in answer.get("Contents", ())
@@ -202,19 +204,19 @@ def _s3_page(filesystem: Any, request: _Request) -> _Page:
     )
 
 
-def _page(filesystem: Any, request: _Request) -> _Page:
+def _page(filesystem: Any, request: _Request) -> _StorePage:
     """Everything at once: fsspec has no pages."""
     path = request.prefix.rstrip("/")
     try:
         if not request.one_level:
-            return _Page(list(filesystem.find(path, detail=True).values()))
+            return _StorePage(list(filesystem.find(path, detail=True).values()))
         infos = filesystem.ls(path, detail=True)
     except FileNotFoundError:
-        return _Page([])  # the caller asks for an object of that name
+        return _StorePage([])  # the caller asks for an object of that name
     finally:
         filesystem.invalidate_cache(path)  # some hold all they have listed
     folders = [info["name"].rstrip("/") for info in infos if info["type"] == "directory"]
-    return _Page(
+    return _StorePage(
         [info for info in infos if info["type"] != "directory"],
         [f"{folder}/" for folder in folders if folder != path],
     )

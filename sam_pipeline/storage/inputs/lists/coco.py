@@ -11,8 +11,7 @@ from sam_pipeline.errors import InputError
 from sam_pipeline.storage.inputs.file_numbers import file_id
 from sam_pipeline.storage.inputs.kept_values import checked_size, json_text
 from sam_pipeline.storage.inputs.lists.named_uris import named_uris, names_of
-from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA
-from sam_pipeline.storage.inputs.source_options import SourceOptions
+from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceOptions
 from sam_pipeline.storage.objects.object_reading import read_json
 
 _TABLE_ROWS = 65_536

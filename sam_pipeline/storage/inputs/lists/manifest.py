@@ -24,7 +24,7 @@ from sam_pipeline.storage.inputs.lists.manifest_rows import (
     tab_separated_rows,
 )
 from sam_pipeline.storage.inputs.lists.named_uris import named_uris
-from sam_pipeline.storage.inputs.source_options import SourceOptions
+from sam_pipeline.storage.inputs.source_object import SourceOptions
 from sam_pipeline.storage.objects.decompression import gunzipped
 from sam_pipeline.storage.objects.object_reading import open_object
 

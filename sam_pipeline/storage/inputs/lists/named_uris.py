@@ -18,8 +18,7 @@ import pyarrow.compute as pc
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.safety.clean_text import is_encodable, one_line
 from sam_pipeline.safety.uri_rules import HTTP_SCHEMES, check_uri, local_path
-from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA
-from sam_pipeline.storage.inputs.source_options import SourceOptions
+from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceOptions
 from sam_pipeline.storage.objects.filesystem import absolute_uri, protocol_of
 
 MAX_NAME_LENGTH = 2**13

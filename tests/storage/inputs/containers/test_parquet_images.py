@@ -12,8 +12,13 @@ from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.storage.inputs.containers import parquet_images as planning
 from sam_pipeline.storage.inputs.containers.parquet_images import is_parquet_of_images, parquet_images
 from sam_pipeline.storage.inputs.containers.parquet_reading import read_parquet_rows
-from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, Location, SourceImage, image_of_row
-from sam_pipeline.storage.inputs.source_options import SourceOptions
+from sam_pipeline.storage.inputs.source_object import (
+    SOURCE_SCHEMA,
+    Location,
+    SourceObject,
+    SourceOptions,
+    object_of_row,
+)
 from sam_pipeline.storage.objects.retrying import retried
 from tests.storage.image_files import noise, saved
 from tests.storage.inputs.parquet_files import data_of, hugging_face, read, write
@@ -24,7 +29,7 @@ OPTIONS = SourceOptions({})
 def images_in(containers, options=OPTIONS):
     tables = list(parquet_images(containers, options))
     assert all(table.schema == SOURCE_SCHEMA for table in tables)
-    return [image_of_row(row) for table in tables for row in table.to_pylist()]
+    return [object_of_row(row) for table in tables for row in table.to_pylist()]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +63,7 @@ def test_a_row_is_an_image_and_no_bytes_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", None)
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", None)
     assert images_in([container]) == [
-        SourceImage(f"{container.uri}#{row:09}", None, "v1", Location(container.uri, "parquet", row, None, "image"))
+        SourceObject(f"{container.uri}#{row:09}", None, "v1", Location(container.uri, "parquet", row, None, "image"))
         for row in range(3)
     ]
 
@@ -76,7 +81,7 @@ def test_many_rows_come_in_parts_that_go_on_counting(tmp_path, monkeypatch):
     container = write(tmp_path / "a.parquet", columns, row_group_size=3)
     tables = list(parquet_images([container], SourceOptions({}, keep=("n",))))
     assert [table.num_rows for table in tables] == [4, 4, 2]
-    images = [image_of_row(row) for table in tables for row in table.to_pylist()]
+    images = [object_of_row(row) for table in tables for row in table.to_pylist()]
     assert [image.location.offset for image in images] == list(range(10))
     assert [json.loads(image.extra)["n"] for image in images] == list(range(10))
 
@@ -188,11 +193,11 @@ def test_files_that_cannot_be_used_are_one_row_each_and_others_go_on(tmp_path):
     damaged = tmp_path / "damaged.parquet"
     damaged.write_bytes(b"PAR1 this is not all of it")
     containers = [
-        SourceImage(str(damaged), 5, "v0"),
+        SourceObject(str(damaged), 5, "v0"),
         write(tmp_path / "good.parquet", {"image": [b"x", b"y"], "label": [1, 2]}),
         write(tmp_path / "other.parquet", {"uri": ["a"], "label": [1]}),
         write(tmp_path / "bare.parquet", {"image": [b"x"]}),
-        SourceImage(str(tmp_path / "gone.parquet"), 5, None),
+        SourceObject(str(tmp_path / "gone.parquet"), 5, None),
     ]
     images = images_in(containers, SourceOptions({}, keep=("label",)))
     assert [(image.uri, image.location is None) for image in images] == [
@@ -227,7 +232,7 @@ def test_files_come_in_their_order_and_few_are_held(tmp_path, monkeypatch):
     def containers():
         for number in range(50):
             asked_for.append(number)
-            yield SourceImage(container.uri, None, str(number))
+            yield SourceObject(container.uri, None, str(number))
 
     tables = parquet_images(containers(), OPTIONS)
     assert next(tables)["etag"].to_pylist() == ["0"]
@@ -260,8 +265,8 @@ def test_remote_files_are_planned_and_read(tmp_path):
     filesystem.pipe(uri, (tmp_path / "a.parquet").read_bytes())
     try:
         assert is_parquet_of_images(uri, OPTIONS)
-        (image, *_) = images_in([SourceImage(uri, None, None)])
-        assert image == SourceImage(f"{uri}#000000000", None, None, Location(uri, "parquet", 0, None, "image"))
+        (image, *_) = images_in([SourceObject(uri, None, None)])
+        assert image == SourceObject(f"{uri}#000000000", None, None, Location(uri, "parquet", 0, None, "image"))
         assert list(read_parquet_rows(uri, "image", [3], {})) == [(3, data_of(3))]
     finally:
         filesystem.rm(uri)

@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.storage.inputs.containers import archives, tars
 from sam_pipeline.storage.inputs.containers.tars import read_tar_members, tar_images
-from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceImage, image_of_row
-from sam_pipeline.storage.inputs.source_options import SourceOptions
+from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceObject, SourceOptions, object_of_row
 from sam_pipeline.storage.objects import range_file
 from sam_pipeline.storage.objects.local_files import LocalFiles
 
@@ -73,16 +72,16 @@ class Store:
     def put(self, data, name="shard.tar", size_bytes=None):
         self.filesystem.pipe_file(f"{self.path}/{name}", data)
         uri = f"{self.root}/{name}" if "://" in self.root else f"file://{self.root}/{name}"
-        return SourceImage(uri, len(data) if size_bytes is None else size_bytes, "etag-of-shard")
+        return SourceObject(uri, len(data) if size_bytes is None else size_bytes, "etag-of-shard")
 
     def index(self, *data, keep=(), **options):
         containers = [
-            item if isinstance(item, SourceImage) else self.put(item, f"{number:05d}.tar")
+            item if isinstance(item, SourceObject) else self.put(item, f"{number:05d}.tar")
             for number, item in enumerate(data)
         ]
         tables = list(tar_images(containers, SourceOptions({}, keep=tuple(keep)), **options))
         assert all(table.schema == SOURCE_SCHEMA for table in tables)
-        return [image_of_row(row) for table in tables for row in table.to_pylist()]
+        return [object_of_row(row) for table in tables for row in table.to_pylist()]
 
     def content(self, image):
         """The bytes of an image as a worker would take them."""
@@ -515,14 +514,14 @@ def test_the_archives_are_given_in_their_order_while_several_are_read_and_few_ar
         begun.append(container.uri)
         if container.uri == "0":
             assert gate.wait(10)
-        return (SourceImage(f"{container.uri}#{i}", 1, None) for i in range(5))
+        return (SourceObject(f"{container.uri}#{i}", 1, None) for i in range(5))
 
     def listed():
         for i in range(60):
             taken.append(i)
             if i == 9:
                 gate.set()  # the first is finished last
-            yield SourceImage(str(i), 1, None)
+            yield SourceObject(str(i), 1, None)
 
     taken = []
     tables = archives.tables_in_order(listed(), slow, None)
@@ -539,9 +538,9 @@ def test_leaving_early_ends_the_threads(memory):
             yield None
 
     def once(container):
-        return iter([SourceImage("a#b", 1, None)]) if container.uri == "0" else endless(container)
+        return iter([SourceObject("a#b", 1, None)]) if container.uri == "0" else endless(container)
 
-    tables = archives.tables_in_order((SourceImage(str(i), 1, None) for i in range(20)), once, None)
+    tables = archives.tables_in_order((SourceObject(str(i), 1, None) for i in range(20)), once, None)
     next(tables)
     assert [thread for thread in threading.enumerate() if thread.name.startswith("index")]
     tables.close()
@@ -585,7 +584,7 @@ def test_an_outage_ends_planning_instead_of_planning_without_an_archive(memory, 
 
 def test_an_archive_that_is_gone_or_closed_to_us_ends_planning(memory, monkeypatch):
     with pytest.raises(InputError, match=r"cannot read memory:///none\.tar: .*none\.tar"):
-        memory.index(SourceImage("memory:///none.tar", 10240, None))
+        memory.index(SourceObject("memory:///none.tar", 10240, None))
     container = memory.put(gzip.compress(packed(*pictures(3))))
     Faulty(monkeypatch, PermissionError("Access Denied"), times=10**6)
     with pytest.raises(InputError, match=r"cannot read .*: Access Denied"):

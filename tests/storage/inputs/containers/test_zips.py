@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.storage.inputs.containers import zip_directory, zips
 from sam_pipeline.storage.inputs.containers.zips import unzip_member, zip_images
-from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceImage, image_of_row
-from sam_pipeline.storage.inputs.source_options import SourceOptions
+from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceObject, SourceOptions, object_of_row
 from sam_pipeline.storage.objects.local_files import LocalFiles
 
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
@@ -80,17 +79,17 @@ class Store:
 
     def put(self, data, name="a.zip"):
         self.filesystem.pipe_file(f"{self.path}/{name}", data)
-        return SourceImage(f"{self.root}/{name}", len(data), "etag-of-zip")
+        return SourceObject(f"{self.root}/{name}", len(data), "etag-of-zip")
 
     def index(self, *data, **options):
         containers = [
-            item if isinstance(item, SourceImage) else self.put(item, f"{number:03d}.zip")
+            item if isinstance(item, SourceObject) else self.put(item, f"{number:03d}.zip")
             for number, item in enumerate(data)
         ]
         self.ranges.clear()
         tables = list(zip_images(containers, SourceOptions({}), **options))
         assert all(table.schema == SOURCE_SCHEMA for table in tables)
-        return [image_of_row(row) for table in tables for row in table.to_pylist()]
+        return [object_of_row(row) for table in tables for row in table.to_pylist()]
 
     def stored(self, image):
         """What a worker fetches of an image."""
@@ -187,7 +186,7 @@ def test_offsets_beyond_four_gigabytes(tmp_path, monkeypatch):
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("a.jpg", b"far behind")
     store = Store("local", tmp_path, monkeypatch)
-    (image,) = store.index(SourceImage(f"file://{path}", path.stat().st_size, None))
+    (image,) = store.index(SourceObject(f"file://{path}", path.stat().st_size, None))
     assert image.location.offset == 5 << 30
     assert store.content(image) == b"far behind"
 

@@ -11,8 +11,8 @@ from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.safety import uri_rules
 from sam_pipeline.storage.inputs.fetching import fetch
 from sam_pipeline.storage.inputs.listing import disk_listing, files, store_listing
-from sam_pipeline.storage.inputs.listing.files import file_images, list_files, source_image
-from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceImage, image_of_row
+from sam_pipeline.storage.inputs.listing.files import file_images, list_files, object_of_info
+from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceObject, object_of_row
 from sam_pipeline.storage.objects.filesystem import open_filesystem
 from sam_pipeline.storage.objects.retrying import retried
 from tests.storage.inputs.listings import list_images
@@ -32,7 +32,7 @@ def uris(listing):
 
 
 def images_of(listing):
-    return [image_of_row(row) for row in listing.images.to_pylist()]
+    return [object_of_row(row) for row in listing.images.to_pylist()]
 
 
 def names(listing, folder):
@@ -73,7 +73,7 @@ def test_what_the_listing_saw_of_a_file_is_kept(tmp_path):
     put(tmp_path, "a.jpg", data=b"12345")
     (image,) = images_of(list_images(str(tmp_path), {}))
     mtime = os.stat(tmp_path / "a.jpg").st_mtime
-    assert image == SourceImage(uri=f"file://{tmp_path}/a.jpg", size_bytes=5, etag=str(mtime))
+    assert image == SourceObject(uri=f"file://{tmp_path}/a.jpg", size_bytes=5, etag=str(mtime))
 
 
 def test_empty_files_are_listed_since_they_are_data(tmp_path):
@@ -295,7 +295,7 @@ def test_folder_markers_are_no_images_and_etags_lose_their_quotes(monkeypatch):
     monkeypatch.setattr(uri_rules, "DATA_SCHEMES", (*uri_rules.DATA_SCHEMES, "listed"))
     fsspec.register_implementation("listed", ListedStore, clobber=True)
     listing = list_images("listed://bucket/in", {})
-    assert images_of(listing) == [SourceImage("listed://bucket/in/b.jpg", 7, "9a0f-2")]
+    assert images_of(listing) == [SourceObject("listed://bucket/in/b.jpg", 7, "9a0f-2")]
     assert listing.num_skipped == 0
 
 
@@ -315,7 +315,7 @@ def test_the_listing_and_the_file_alone_agree_on_what_changes_with_it(tmp_path):
     (tmp_path / "in/link.jpg").symlink_to("../real/a.jpg")
     (listed,) = images_of(list_images(str(tmp_path / "in"), {}))
     filesystem, path = open_filesystem(str(tmp_path / "in/link.jpg"), {})
-    assert listed == source_image(filesystem, filesystem.info(path))
+    assert listed == object_of_info(filesystem, filesystem.info(path))
     assert listed.etag == "1.0"
     assert images_of(list_images(str(tmp_path / "in/link.jpg"), {})) == [listed]
 

@@ -11,7 +11,7 @@ from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.storage.inputs.listing import files, store_listing
 from sam_pipeline.storage.inputs.listing.files import file_images, list_files
 from sam_pipeline.storage.inputs.listing.store_listing import etag_of
-from sam_pipeline.storage.inputs.source_object import SourceImage, image_of_row
+from sam_pipeline.storage.inputs.source_object import SourceObject, object_of_row
 from sam_pipeline.storage.objects.retrying import retried
 from tests.storage.inputs.fake_s3 import FakeS3
 from tests.storage.inputs.listings import list_images
@@ -46,7 +46,7 @@ def test_what_changes_with_an_object_is_told_in_the_words_of_each_store():
 def test_an_object_is_listed_with_its_size_and_etag(store):
     store(["in/a.jpg"])
     (row,) = list_images("s3://bucket/in", {}).images.to_pylist()
-    assert image_of_row(row) == SourceImage("s3://bucket/in/a.jpg", 8, "in/a.jpg")
+    assert object_of_row(row) == SourceObject("s3://bucket/in/a.jpg", 8, "in/a.jpg")
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 3, 1000])
@@ -198,8 +198,8 @@ def test_containers_are_listed_by_their_suffixes(store):
     store(["in/b.tar", "in/a/a.TAR.GZ", "in/a/c.jpg", "in/.d.tar"])
     found = list_files("s3://bucket/in", {}, (".tar", ".tar.gz"))
     assert found == [
-        SourceImage("s3://bucket/in/a/a.TAR.GZ", 13, "in/a/a.TAR.GZ"),
-        SourceImage("s3://bucket/in/b.tar", 8, "in/b.tar"),
+        SourceObject("s3://bucket/in/a/a.TAR.GZ", 13, "in/a/a.TAR.GZ"),
+        SourceObject("s3://bucket/in/b.tar", 8, "in/b.tar"),
     ]
     with pytest.raises(InputError, match=r"4 files, none ending in one of \.parquet"):
         list_files("s3://bucket/in", {}, (".parquet",))

@@ -7,8 +7,7 @@ import pytest
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.inputs.lists import coco
 from sam_pipeline.storage.inputs.lists.coco import coco_images
-from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA
-from sam_pipeline.storage.inputs.source_options import SourceOptions
+from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceOptions
 
 URL = "http://images.cocodataset.org/val2017/000000000139.jpg"
 

@@ -17,8 +17,7 @@ from sam_pipeline.errors import ConfigError, InputError, StorageUnavailableError
 from sam_pipeline.storage.inputs.lists import manifest_rows
 from sam_pipeline.storage.inputs.lists.manifest import manifest_images
 from sam_pipeline.storage.inputs.lists.named_uris import NamedUris
-from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA
-from sam_pipeline.storage.inputs.source_options import SourceOptions
+from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceOptions
 
 FORMATS = ["parquet", "csv", "csv.gz", "jsonl", "jsonl.gz", "ndjson", "CSV", "Parquet"]
 

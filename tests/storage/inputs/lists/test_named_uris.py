@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.storage.inputs.lists.named_uris import NamedUris, named_uris, names_of
-from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA
-from sam_pipeline.storage.inputs.source_options import SourceOptions
+from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceOptions
 
 HERE = named_uris("/data/in/list.csv", SourceOptions({}))
 THERE = named_uris("s3://bucket/in/list.csv", SourceOptions({}))

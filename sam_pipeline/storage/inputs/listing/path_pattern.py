@@ -13,7 +13,7 @@ from sam_pipeline.storage.inputs.listing.passed_over import LOG_FOLDER, hidden_f
 
 
 @dataclass(frozen=True)
-class Below:
+class PathPattern:
     """What a listing is to find: everything below a path, or what a glob matches; but not in hidden folders or tables.
 
     Paths are those of fsspec: without a scheme, with slashes, with none at the end.

@@ -1,9 +1,11 @@
+import pyarrow as pa
 import pytest
 
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.inputs.lists.manifest import URI_COLUMNS, manifest_images
-from sam_pipeline.storage.inputs.source_options import SourceOptions
-from sam_pipeline.storage.prompts.columns import KEY_COLUMNS, key_column
+from sam_pipeline.storage.inputs.source_object import SourceOptions
+from sam_pipeline.storage.prompts import prompt_rows as module
+from sam_pipeline.storage.prompts.prompt_rows import KEY_COLUMNS, KEYED_PROMPTS, key_column, row_tables
 
 
 def test_the_first_name_there_is_counts_whatever_the_order_in_the_file():
@@ -56,3 +58,23 @@ def test_something_must_describe_the_object(column, are_regions, counts):
 def test_of_many_columns_the_first_are_shown():
     with pytest.raises(InputError, match=r"'c19' and 480 more$"):
         key_column("f", {f"c{number}": True for number in range(500)}, are_regions=False)
+
+
+def rows(count, mask_input=None):
+    for prompt_id in range(count):
+        named = {"key": "a", "is_image_id": False, "prompt_id": prompt_id}
+        yield named | {"is_relative": False, "mask_input": mask_input}
+
+
+@pytest.mark.parametrize(
+    ("count", "mask_input", "sizes"),
+    [(0, None, []), (5, None, [5]), (10, None, [5, 5]), (11, None, [5, 5, 1]), (5, b"1234", [2, 2, 1])],
+)
+def test_tables_have_so_many_rows_and_fewer_with_masks(monkeypatch, count, mask_input, sizes):
+    monkeypatch.setattr(module, "TABLE_ROWS", 5)
+    monkeypatch.setattr(module, "MASKS_AT_ONCE", 2)
+    tables = list(row_tables(rows(count, mask_input)))
+    assert [table.num_rows for table in tables] == sizes
+    assert all(table.schema == KEYED_PROMPTS for table in tables)
+    numbers = pa.concat_tables([KEYED_PROMPTS.empty_table(), *tables])["prompt_id"]
+    assert numbers.to_pylist() == list(range(count))
