@@ -14,9 +14,10 @@ from sam_pipeline.pipeline.workers.limits import reading_limit
 from sam_pipeline.process.supervised import num_restarts
 from sam_pipeline.storage.inputs.first_images import check_first_images, spread_rows
 from sam_pipeline.storage.inputs.list_input import list_input
+from sam_pipeline.storage.inputs.listing.output_tables import check_apart
 from sam_pipeline.storage.inputs.source_object import SourceObject, object_of_row
 from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri
-from sam_pipeline.storage.tables.output_folder import check_apart, check_output
+from sam_pipeline.storage.tables.output_folder import check_output
 from sam_pipeline.storage.tables.plan import Plan, extend_plan, iterate_planned, read_plan, read_planned, write_plan
 from sam_pipeline.storage.tables.prompts import announce_prompts, discard_prompts
 from sam_pipeline.storage.tables.results import MaskTable, read_header

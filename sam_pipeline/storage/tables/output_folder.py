@@ -1,24 +1,14 @@
-"""Where a run keeps its tables, and what must not stand there: files of others, or the images themselves."""
+"""What must not stand where a run keeps its tables: files of others."""
 
 from __future__ import annotations
 
-import os
-from glob import has_magic
-
-from sam_pipeline.errors import ConfigError, OutputError
-from sam_pipeline.storage.inputs.listing.path_pattern import PathPattern
+from sam_pipeline.errors import OutputError
+from sam_pipeline.storage.inputs.listing.output_tables import table_uris
 from sam_pipeline.storage.inputs.listing.store_listing import folder_names
-from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri, open_filesystem
+from sam_pipeline.storage.objects.filesystem import StorageOptions, open_filesystem
 from sam_pipeline.storage.objects.retrying import retried
 from sam_pipeline.storage.tables.delta import open_table, output_errors, table_metadata
 from sam_pipeline.storage.tables.schema import PROMPTS_SCHEMA
-
-_TABLES = ("images", "prompts", "masks")
-
-
-def table_uris(output: str) -> tuple[str, ...]:
-    """The folders of an output's tables."""
-    return tuple(join_uri(output, name) for name in _TABLES)
 
 
 def check_output(output: str, options: StorageOptions) -> None:
@@ -41,45 +31,6 @@ def check_output(output: str, options: StorageOptions) -> None:
         # A table of prompts has no metadata.
         elif [field.name for field in table.schema().fields] != PROMPTS_SCHEMA.names:
             table_metadata(table)  # raises for a table of another program
-
-
-def check_apart(input_uri: str, output: str, options: StorageOptions) -> None:
-    """Refuse an output whose tables would lie among the images of the input.
-
-    An output in a folder of its own below the input is fine: listing leaves its tables out.
-
-    Args:
-        input_uri: a folder or prefix, a glob, or a file.
-        output: folder of the run.
-        options: storage options.
-
-    Raises:
-        ConfigError: the input is the output itself, or lies where a table of it is.
-    """
-    protocol, path = _place(input_uri, options)
-    begins = [path, _resolved(protocol, PathPattern(path, is_glob=True).root)] if has_magic(path) else [path]
-    for uri in table_uris(output):
-        if any(_is_at_or_below((protocol, begin), _place(uri, options)) for begin in begins):
-            raise ConfigError(f"the input {input_uri} lies where the output keeps a table ({uri}); use another output")
-    if (protocol, path) == _place(output, options):
-        raise ConfigError(
-            f"the output {output} is the folder of the images; use another output, such as {join_uri(output, 'run')}"
-        )
-
-
-def _place(uri: str, options: StorageOptions) -> tuple[str, str]:
-    """(kind of storage, path in it), the same for all names of one place."""
-    filesystem, path = open_filesystem(uri, options)
-    protocol = filesystem.protocol if isinstance(filesystem.protocol, str) else filesystem.protocol[0]
-    return protocol, _resolved(protocol, path)
-
-
-def _resolved(protocol: str, path: str) -> str:
-    return os.path.realpath(path) if protocol == "file" else path.rstrip("/")
-
-
-def _is_at_or_below(place: tuple[str, str], folder: tuple[str, str]) -> bool:
-    return place[0] == folder[0] and f"{place[1]}/".startswith(f"{folder[1].rstrip('/')}/")
 
 
 def _first_foreign_name(uri: str, options: StorageOptions) -> str | None:
