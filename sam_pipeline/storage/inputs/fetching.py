@@ -178,21 +178,22 @@ def check_container(image: SourceObject, options: StorageOptions, probe_uri: str
 
     try:
         now = retried(look, what=f"read {uri}", denied_is_final=False)
-    except SamPipelineError:
-        raise
     except Exception as error:  # noqa: BLE001  of this container, unless the probe says otherwise
-        return blamed(error, options, probe_uri)
+        return confirm_image_error(error, options, probe_uri)
     if image.etag not in (None, now.etag):
         return ChangedError(f"{uri} was planned with ETag {image.etag}, now {now.etag}")
     return None
 
 
-def blamed(error: Exception, options: StorageOptions, probe_uri: str | None) -> Exception:
-    """An error that is an object's own: given back, once the probe could be read.
+def confirm_image_error(error: Exception, options: StorageOptions, probe_uri: str | None) -> Exception:
+    """Return the error of an image or container once the probe could be read, so that it is not the storage's.
 
     Raises:
-        InputError, StorageUnavailableError: it is the storage's.
+        SamPipelineError: the error is one.
+        InputError, StorageUnavailableError: the probe cannot be read either.
     """
+    if isinstance(error, SamPipelineError):
+        raise error
     if probe_uri is not None and not isinstance(error, (FileNotFoundError, IsADirectoryError)):
         wait_for_probe(probe_uri, options)
     return error

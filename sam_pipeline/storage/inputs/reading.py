@@ -8,7 +8,6 @@ from functools import partial
 from itertools import groupby, islice
 from operator import itemgetter
 
-from sam_pipeline.errors import SamPipelineError
 from sam_pipeline.safety.uri_rules import HTTP_SCHEMES
 from sam_pipeline.storage.inputs.containers.parquet_reading import passes, read_parquet_rows
 from sam_pipeline.storage.inputs.containers.tars import read_tar_members
@@ -18,8 +17,8 @@ from sam_pipeline.storage.inputs.fetching import (
     Fetched,
     RefusedError,
     TooLargeToFetchError,
-    blamed,
     check_container,
+    confirm_image_error,
     fetch,
     other_names,
 )
@@ -162,10 +161,8 @@ def _read_through(
         what = f"read {location.container}"
         try:
             yield retried(partial(next_of, locations[number:]), what=what, denied_is_final=False)
-        except SamPipelineError:
-            raise
         except Exception as error:  # noqa: BLE001  of this container, unless the probe says otherwise
-            yield blamed(error, options, probe_uri)
+            yield confirm_image_error(error, options, probe_uri)
 
 
 def _tar(locations: Sequence[Location], options: StorageOptions) -> Iterator[tuple[int, Fetched]]:

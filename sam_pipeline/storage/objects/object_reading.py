@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,22 @@ from sam_pipeline.storage.objects.retrying import retried
 _MAX_JSON_BYTES = 2**30
 
 
+@contextmanager
+def input_errors(what: str) -> Iterator[None]:
+    """Turn what storage and its libraries raise into an InputError of one line; what is the rest of "cannot …".
+
+    Raises:
+        SamPipelineError, MemoryError: as they are.
+        InputError: for any other exception.
+    """
+    try:
+        yield
+    except (SamPipelineError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(f"cannot {what}: {one_line(error)}") from error
+
+
 def open_object(uri: str, options: StorageOptions) -> io.BufferedReader:
     """Open an object, local or remote, for reading and seeking; of a remote one some parts are held in memory.
 
@@ -27,22 +44,19 @@ def open_object(uri: str, options: StorageOptions) -> io.BufferedReader:
         StorageUnavailableError: the storage did not answer for two minutes; also when reading.
     """
     filesystem, path = open_filesystem(uri, options)
-    try:
-        info = retried(partial(filesystem.info, path), what=f"read {uri}")
-        if "file" in filesystem.protocol:
-            return open_regular(path)
-        if info["type"] != "file":
-            raise InputError(f"cannot read {uri}: it is a folder")
-    except FileNotFoundError:
-        raise InputError(f"input not found: {uri}") from None
-    except IsADirectoryError:
-        raise InputError(f"cannot read {uri}: it is a folder") from None
-    except NotRegularFileError as error:
-        raise InputError(f"cannot read {uri}: {error.strerror}") from None
-    except (SamPipelineError, MemoryError):
-        raise
-    except Exception as error:
-        raise InputError(f"cannot read {uri}: {one_line(error)}") from error
+    with input_errors(f"read {uri}"):
+        try:
+            info = retried(partial(filesystem.info, path), what=f"read {uri}")
+            if "file" in filesystem.protocol:
+                return open_regular(path)
+        except FileNotFoundError:
+            raise InputError(f"input not found: {uri}") from None
+        except IsADirectoryError:
+            raise InputError(f"cannot read {uri}: it is a folder") from None
+        except NotRegularFileError as error:
+            raise InputError(f"cannot read {uri}: {error.strerror}") from None
+    if info["type"] != "file":
+        raise InputError(f"cannot read {uri}: it is a folder")
     return io.BufferedReader(_RetriedFile(filesystem, path, info, uri), PART_BYTES)
 
 
@@ -54,15 +68,13 @@ def read_head(uri: str, options: StorageOptions, num_bytes: int) -> bytes | None
         StorageUnavailableError: the storage did not answer for two minutes.
     """
     filesystem, path = open_filesystem(uri, options)
-    try:
-        if retried(partial(filesystem.info, path), what=f"read {uri}")["type"] != "file":
+    with input_errors(f"read {uri}"):
+        try:
+            info = retried(partial(filesystem.info, path), what=f"read {uri}")
+        except (FileNotFoundError, NotADirectoryError):
             return None
-    except (FileNotFoundError, NotADirectoryError):
+    if info["type"] != "file":
         return None
-    except (SamPipelineError, MemoryError):
-        raise
-    except Exception as error:
-        raise InputError(f"cannot read {uri}: {one_line(error)}") from error
     with open_object(uri, options) as file:
         return file.read(num_bytes)
 
@@ -74,26 +86,21 @@ def read_json(uri: str, options: StorageOptions) -> Any:
         InputError: nothing there, a folder, no permission, larger than 1 GiB, or not JSON.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
-    with open_object(uri, options) as file:
-        try:
-            if (num_bytes := file.seek(0, io.SEEK_END)) > _MAX_JSON_BYTES:
-                limit = f"the limit is {_MAX_JSON_BYTES}"
-                raise InputError(f"cannot read {uri}: {num_bytes} bytes of JSON, {limit}; use JSON Lines or Parquet")
-            file.seek(0)
-            unpacked: Any = gunzipped(file) if uri.lower().endswith(".gz") else file
-            content = unpacked.read(_MAX_JSON_BYTES + 1)
-            if len(content) > _MAX_JSON_BYTES:
-                raise InputError(f"cannot read {uri}: more than {_MAX_JSON_BYTES} bytes of JSON; use Parquet")
-            try:
-                return json.loads(content)
-            except (ValueError, RecursionError) as error:
-                if _are_json_lines(content):
-                    raise InputError(f"cannot read {uri}: it holds JSON Lines: call it .jsonl") from None
-                raise InputError(f"cannot read {uri}: not JSON ({one_line(error)})") from error
-        except (SamPipelineError, MemoryError):
-            raise
-        except Exception as error:  # it is not gzip, or unpacks to too much
-            raise InputError(f"cannot read {uri}: {one_line(error)}") from error
+    # Errors here: it is too large, it is not gzip, or it unpacks to too much.
+    with open_object(uri, options) as file, input_errors(f"read {uri}"):
+        if (num_bytes := file.seek(0, io.SEEK_END)) > _MAX_JSON_BYTES:
+            raise ValueError(f"{num_bytes} bytes of JSON, the limit is {_MAX_JSON_BYTES}; use JSON Lines or Parquet")
+        file.seek(0)
+        unpacked: Any = gunzipped(file) if uri.lower().endswith(".gz") else file
+        content = unpacked.read(_MAX_JSON_BYTES + 1)
+        if len(content) > _MAX_JSON_BYTES:
+            raise ValueError(f"more than {_MAX_JSON_BYTES} bytes of JSON; use Parquet")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        if _are_json_lines(content):
+            raise InputError(f"cannot read {uri}: it holds JSON Lines: call it .jsonl") from None
+        raise InputError(f"cannot read {uri}: not JSON ({one_line(error)})") from error
 
 
 def _are_json_lines(content: bytes) -> bool:

@@ -7,12 +7,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from sam_pipeline.errors import InputError, StorageUnavailableError
-from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.inputs.lists.manifest_rows import line_blocks, records_of_lines
 from sam_pipeline.storage.objects.decompression import gunzipped
 from sam_pipeline.storage.objects.filesystem import StorageOptions
-from sam_pipeline.storage.objects.object_reading import open_object
+from sam_pipeline.storage.objects.object_reading import input_errors, open_object
 from sam_pipeline.storage.prompts.prompt_rows import IMAGE_ID, MakeRow, Row, key_column, row_tables
 
 
@@ -38,13 +36,8 @@ def _rows(uri: str, options: StorageOptions, make: MakeRow, *, are_regions: bool
 
 def _records(uri: str, options: StorageOptions) -> Iterator[list[dict[str, Any]]]:
     num_lines = 0
-    with open_object(uri, options) as file:
-        try:
-            content = gunzipped(file) if uri.lower().endswith(".gz") else file
-            for block in line_blocks(content):
-                yield records_of_lines(block, num_lines)
-                num_lines += block.count(b"\n")
-        except (StorageUnavailableError, MemoryError):
-            raise
-        except Exception as error:  # which line is none, or that it is not gzip
-            raise InputError(f"cannot read {uri}: {one_line(error)}") from error
+    with open_object(uri, options) as file, input_errors(f"read {uri}"):
+        content = gunzipped(file) if uri.lower().endswith(".gz") else file
+        for block in line_blocks(content):
+            yield records_of_lines(block, num_lines)
+            num_lines += block.count(b"\n")

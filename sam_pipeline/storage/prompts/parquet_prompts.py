@@ -10,11 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from sam_pipeline.errors import InputError, SamPipelineError
-from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.inputs.lists.named_uris import MAX_NAME_LENGTH
 from sam_pipeline.storage.objects.bounded_parquet import bounded_parquet, column_batches
-from sam_pipeline.storage.objects.object_reading import open_object
+from sam_pipeline.storage.objects.object_reading import input_errors, open_object
 from sam_pipeline.storage.prompts.box_columns import box_prompts, is_list, key_texts, may_name_images
 from sam_pipeline.storage.prompts.prompt_rows import (
     IMAGE_ID,
@@ -49,23 +47,18 @@ def parquet_prompts(uri: str, options: PromptOptions, make: MakeRow, *, are_regi
 
 def _batches(uri: str, options: PromptOptions, *, are_regions: bool) -> Iterator[pa.RecordBatch]:
     """The columns that count, with the image's name as text in `key`, and is_image_id."""
-    with open_object(uri, options.storage) as file:
-        try:
-            schema = bounded_parquet(file, _BLOCK_BYTES).schema_arrow
-            columns = {field.name: may_name_images(field.type) for field in schema}
-            key = key_column(uri, columns, are_regions=are_regions)
-            used = REGION_COLUMNS if are_regions else (*PROMPT_COLUMNS, *OTHER_COLUMNS)
-            fields = [name for name in used if name in columns]
-            lengths = dict.fromkeys([key, *fields], MAX_NAME_LENGTH + 1)
-            batch_rows = MASKS_AT_ONCE if "mask_input" in fields else TABLE_ROWS
-            for batch in column_batches(file, lengths, batch_rows, _BLOCK_BYTES):
-                keys, are_ids = key_texts(batch.column(key)), pa.repeat(key == IMAGE_ID, batch.num_rows)
-                arrays = [keys, are_ids, *(batch.column(name) for name in fields)]
-                yield pa.RecordBatch.from_arrays(arrays, names=["key", "is_image_id", *fields])
-        except (SamPipelineError, MemoryError):
-            raise
-        except Exception as error:
-            raise InputError(f"cannot read {uri}: {one_line(error)}") from error
+    with open_object(uri, options.storage) as file, input_errors(f"read {uri}"):
+        schema = bounded_parquet(file, _BLOCK_BYTES).schema_arrow
+        columns = {field.name: may_name_images(field.type) for field in schema}
+        key = key_column(uri, columns, are_regions=are_regions)
+        used = REGION_COLUMNS if are_regions else (*PROMPT_COLUMNS, *OTHER_COLUMNS)
+        fields = [name for name in used if name in columns]
+        lengths = dict.fromkeys([key, *fields], MAX_NAME_LENGTH + 1)
+        batch_rows = MASKS_AT_ONCE if "mask_input" in fields else TABLE_ROWS
+        for batch in column_batches(file, lengths, batch_rows, _BLOCK_BYTES):
+            keys, are_ids = key_texts(batch.column(key)), pa.repeat(key == IMAGE_ID, batch.num_rows)
+            arrays = [keys, are_ids, *(batch.column(name) for name in fields)]
+            yield pa.RecordBatch.from_arrays(arrays, names=["key", "is_image_id", *fields])
 
 
 def _row_by_row(

@@ -26,6 +26,7 @@ from sam_pipeline.storage.inputs.kept_values import MAX_OBJECT_BYTES, check_keep
 from sam_pipeline.storage.inputs.lists.manifest import URI_COLUMNS
 from sam_pipeline.storage.inputs.lists.manifest_rows import holds_text
 from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceObject, SourceOptions, source_table
+from sam_pipeline.storage.objects.object_reading import input_errors
 from sam_pipeline.storage.objects.retrying import retried
 
 _IMAGE_NAMES = ("image", "img", "bytes", "jpg", "png", "content")
@@ -48,14 +49,11 @@ def is_parquet_of_images(uri: str, options: SourceOptions) -> bool:
         InputError: the file cannot be read.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
-    try:
-        schema = retried(partial(_schema, uri, options), what=f"read {uri}")
-    except (SamPipelineError, MemoryError):
-        raise
-    except FileNotFoundError:
-        raise InputError(f"input not found: {uri}") from None
-    except Exception as error:
-        raise InputError(f"cannot read {uri}: {one_line(error)}") from error
+    with input_errors(f"read {uri}"):
+        try:
+            schema = retried(partial(_schema, uri, options), what=f"read {uri}")
+        except FileNotFoundError:
+            raise InputError(f"input not found: {uri}") from None
     candidates = _candidates(schema)
     if options.column is not None:
         return options.column in candidates

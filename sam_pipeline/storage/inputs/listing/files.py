@@ -14,14 +14,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from sam_pipeline.errors import InputError, SamPipelineError
-from sam_pipeline.safety.clean_text import is_encodable, one_line
+from sam_pipeline.errors import InputError
+from sam_pipeline.safety.clean_text import is_encodable
 from sam_pipeline.storage.inputs.listing.disk_listing import ListingPage, Retry, walk_disk
 from sam_pipeline.storage.inputs.listing.passed_over import PassedOver
 from sam_pipeline.storage.inputs.listing.path_pattern import PathPattern
 from sam_pipeline.storage.inputs.listing.store_listing import etag_of, walk_store
 from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceObject, object_of_row
 from sam_pipeline.storage.objects.filesystem import StorageOptions, open_filesystem
+from sam_pipeline.storage.objects.object_reading import input_errors
 from sam_pipeline.storage.objects.retrying import retried
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
@@ -102,24 +103,19 @@ def file_images(
         return found
 
     passed_over = PassedOver()
-    try:
-        apart = tuple(open_filesystem(uri, options) for uri in left_out)
-        pattern = _pattern(filesystem, path, apart, _retry_of(input_uri))
-        found = _find(filesystem, pattern, is_wanted, _retry_of(input_uri))
-        for part in _merged(found):
-            num_images += len(part.files)
-            num_skipped += part.num_others
-            passed_over.update(part.passed_over)
-            yield Listing(_table(filesystem, part.files), part.num_others)
-    except FileNotFoundError:
-        hint = "; in a pattern there are *, ? and [0-9], but no braces" if "{" in input_uri else ""
-        raise InputError(f"input not found: {input_uri}{hint}") from None
-    except InputError as error:
-        raise InputError(f"cannot list {input_uri}: {error}") from error
-    except (SamPipelineError, MemoryError):
-        raise
-    except Exception as error:
-        raise InputError(f"cannot list {input_uri}: {one_line(error)}") from error
+    with input_errors(f"list {input_uri}"):
+        try:
+            apart = tuple(open_filesystem(uri, options) for uri in left_out)
+            pattern = _pattern(filesystem, path, apart, _retry_of(input_uri))
+            found = _find(filesystem, pattern, is_wanted, _retry_of(input_uri))
+            for part in _merged(found):
+                num_images += len(part.files)
+                num_skipped += part.num_others
+                passed_over.update(part.passed_over)
+                yield Listing(_table(filesystem, part.files), part.num_others)
+        except FileNotFoundError:
+            hint = "; in a pattern there are *, ? and [0-9], but no braces" if "{" in input_uri else ""
+            raise InputError(f"input not found: {input_uri}{hint}") from None
     passed_over.log()
     if not num_images:
         raise NoFilesError(
@@ -136,7 +132,7 @@ def _pattern(filesystem: Any, path: str, left_out: tuple[tuple[Any, str], ...], 
     """What to list; left_out are (filesystem, path) of folders."""
     is_local = "file" in filesystem.protocol
     if not is_local and has_magic(path.partition("/")[0]):
-        raise InputError("the name of a bucket must not be a pattern")
+        raise ValueError("the name of a bucket must not be a pattern")
     pattern = PathPattern(
         path, is_glob=has_magic(path) and not retry(partial(_exists, filesystem, path), is_first=True)
     )
@@ -159,7 +155,7 @@ def _find(
         if info["type"] == "file":
             return iter([ListingPage([(pattern.path, info["size"], etag_of(info))])])
         if info["type"] != "directory":
-            raise InputError("it is neither a folder nor a regular file")
+            raise ValueError("it is neither a folder nor a regular file")
     return walk_disk(pattern, is_wanted, retry)
 
 

@@ -9,8 +9,8 @@ from functools import partial
 
 import pyarrow as pa
 
-from sam_pipeline.errors import InputError, SamPipelineError
-from sam_pipeline.safety.clean_text import one_line, without_credentials
+from sam_pipeline.errors import InputError
+from sam_pipeline.safety.clean_text import without_credentials
 from sam_pipeline.storage.inputs.containers.parquet_reading import PARQUET_SUFFIXES
 from sam_pipeline.storage.inputs.listing.files import IMAGE_SUFFIXES
 from sam_pipeline.storage.inputs.lists.manifest_rows import (
@@ -26,7 +26,7 @@ from sam_pipeline.storage.inputs.lists.manifest_rows import (
 from sam_pipeline.storage.inputs.lists.named_uris import named_uris
 from sam_pipeline.storage.inputs.source_object import SourceOptions
 from sam_pipeline.storage.objects.decompression import gunzipped
-from sam_pipeline.storage.objects.object_reading import open_object
+from sam_pipeline.storage.objects.object_reading import input_errors, open_object
 
 _TEXT_READERS: dict[str, RowReader] = {
     ".csv": csv_rows,
@@ -79,18 +79,13 @@ def manifest_images(uri: str, options: SourceOptions) -> Iterator[pa.Table]:
     if read is None:
         raise InputError(f"not a manifest: {uri} does not end in one of {', '.join(MANIFEST_SUFFIXES)}")
     num_rows = 0
-    with open_object(uri, options.storage) as file:
-        try:
-            content = gunzipped(file) if uri.lower().endswith(".gz") else file
-            for names, extra in read(content, partial(_wanted_columns, uri, options)):
-                for first in range(0, len(names), _TABLE_ROWS):
-                    some = names.slice(first, _TABLE_ROWS)
-                    yield naming.table(some, num_rows, None if extra is None else extra.slice(first, _TABLE_ROWS))
-                    num_rows += len(some)
-        except (SamPipelineError, MemoryError):
-            raise
-        except Exception as error:
-            raise InputError(f"cannot read {uri}: {one_line(error)}") from error
+    with open_object(uri, options.storage) as file, input_errors(f"read {uri}"):
+        content = gunzipped(file) if uri.lower().endswith(".gz") else file
+        for names, extra in read(content, partial(_wanted_columns, uri, options)):
+            for first in range(0, len(names), _TABLE_ROWS):
+                some = names.slice(first, _TABLE_ROWS)
+                yield naming.table(some, num_rows, None if extra is None else extra.slice(first, _TABLE_ROWS))
+                num_rows += len(some)
     if num_rows == 0:
         raise InputError(f"no images in {uri}: it has no rows")
 
