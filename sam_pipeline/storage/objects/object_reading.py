@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.safety.regular_files import NotRegularFileError, open_regular
 from sam_pipeline.storage.objects.decompression import gunzipped
 from sam_pipeline.storage.objects.filesystem import StorageOptions, open_filesystem
-from sam_pipeline.storage.objects.ranges import PART_BYTES, ObjectFile
+from sam_pipeline.storage.objects.range_file import PART_BYTES, ObjectFile
 from sam_pipeline.storage.objects.retrying import retried
 
 _MAX_JSON_BYTES = 2**30
@@ -57,7 +57,8 @@ def open_object(uri: str, options: StorageOptions) -> io.BufferedReader:
             raise InputError(f"cannot read {uri}: {error.strerror}") from None
     if info["type"] != "file":
         raise InputError(f"cannot read {uri}: it is a folder")
-    return io.BufferedReader(_RetriedFile(filesystem, path, info, uri), PART_BYTES)
+    retry = partial(retried, what=f"read {uri}", denied_is_final=False)
+    return io.BufferedReader(ObjectFile(filesystem, path, info, retry), PART_BYTES)
 
 
 def read_head(uri: str, options: StorageOptions, num_bytes: int) -> bytes | None:
@@ -109,14 +110,3 @@ def _are_json_lines(content: bytes) -> bool:
         return all(isinstance(json.loads(line), dict) for line in content.split(b"\n", 2)[:2])
     except (ValueError, RecursionError):
         return False
-
-
-class _RetriedFile(ObjectFile):
-    """An object of which each part is asked for again where that may help."""
-
-    def __init__(self, filesystem: Any, path: str, info: Mapping[str, Any], uri: str) -> None:
-        super().__init__(filesystem, path, info)
-        self._uri = uri
-
-    def _part(self, start: int, end: int) -> bytes:
-        return retried(partial(super()._part, start, end), what=f"read {self._uri}", denied_is_final=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,9 @@ from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.objects.filesystem import StorageOptions, open_filesystem
 from sam_pipeline.storage.objects.ranges import read_range
 from sam_pipeline.storage.objects.retrying import retried
+
+PART_BYTES = 8 << 20
+"""No more of an object is asked for at once, so that each request has the time of ranges.RANGE_LIMIT_S."""
 
 # After a jump this holds the headers of a WebDataset sample: of its picture, and of a few small files beside it.
 _MIN_READ_BYTES = 2**13
@@ -31,16 +35,78 @@ class StorageFaultError(Exception):
         self.error = error
 
 
-class RangeFile:
-    """An object as a seekable file, read by ranges of bytes of which each is tried again by itself.
-
-    It reads ahead: 8 KiB after a jump, and twice as much each time, up to 4 MiB, while little or nothing is skipped.
+class ObjectFile(io.RawIOBase):
+    """An object as a file, of which what is asked for is read, in parts of 8 MiB.
 
     Args:
-        uri: of the object.
-        size_bytes: of the object; None: asked for.
+        filesystem: of fsspec.
+        path: of the object.
+        info: what the filesystem says of it: its size, and on S3 the ETag that it must still have when it is read.
+        retry: makes the request for a part, and makes it again where that may help. Without one it is made once.
+
+    Raises:
+        OSError: in seek: before the beginning.
+        ConnectionError: in read: fewer bytes came than there are.
+        Exception: in read: see read_range.
+    """
+
+    def __init__(
+        self,
+        filesystem: Any,
+        path: str,
+        info: Mapping[str, Any],
+        retry: Callable[[Callable[[], Any]], Any] = lambda call: call(),
+    ) -> None:
+        self.size_bytes: int = info["size"]
+        self._filesystem, self._path, self._etag, self._retry = filesystem, path, info.get("ETag"), retry
+        self._position = 0
+
+    def readable(self) -> bool:
+        """True, always."""
+        return True
+
+    def seekable(self) -> bool:
+        """True, always."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to an offset from the beginning, here or the end, and no further than the end."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size_bytes}[whence]
+        if start + offset < 0:
+            raise OSError(f"{start + offset} is before the beginning")
+        self._position = min(start + offset, self.size_bytes)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer, unless the object ends before."""
+        start, end = self._position, min(self._position + len(buffer), self.size_bytes)
+        for first in range(start, end, PART_BYTES):
+            last = min(first + PART_BYTES, end)
+            buffer[first - start : last - start] = self._retry(partial(self._range, first, last))
+        self._position = end
+        return end - start
+
+    def _range(self, start: int, end: int) -> bytes:
+        data = read_range(self._filesystem, self._path, start, end, self._etag)
+        if len(data) != end - start:
+            self._check_size()
+            raise ConnectionError(f"{len(data)} of {end - start} bytes came")
+        return data
+
+    def _check_size(self) -> None:
+        """Called where fewer bytes came than were asked for."""
+
+
+class ReadAheadFile(ObjectFile):
+    """An archive as a file, of which more is read than what is asked for.
+
+    After a jump it is 8 KiB, and twice as much each time, up to 4 MiB, while little or nothing is skipped.
+
+    Args:
+        uri: of the archive.
+        size_bytes: of the archive; None: asked for.
         options: of the storage.
-        limit_s: see retrying.retried.
+        limit_s: see retrying.retried, with which each request is made.
 
     Raises:
         StorageFaultError: here and in read: the range cannot be read.
@@ -49,32 +115,12 @@ class RangeFile:
 
     def __init__(self, uri: str, size_bytes: int | None, options: StorageOptions, *, limit_s: float = 120) -> None:
         self.uri = uri
-        self._filesystem, self._path = open_filesystem(uri, options)
-        self._retried = partial(retried, what=f"read {uri}", limit_s=limit_s)
-        self._position = self._start = 0
-        self._held = b""
+        retry = partial(retried, what=f"read {uri}", limit_s=limit_s)
+        super().__init__(*open_filesystem(uri, options), {"size": size_bytes}, partial(_from_storage, retry))
+        self._start, self._held = 0, b""
         self._ahead_bytes = _MIN_READ_BYTES
-        self.size_bytes = self._from_storage(self._size_now) if size_bytes is None else size_bytes
-
-    def seekable(self) -> bool:
-        """True, always."""
-        return True
-
-    def readable(self) -> bool:
-        """True, always."""
-        return True
-
-    def tell(self) -> int:
-        """The position, in bytes from the beginning."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Move to an offset from the beginning (0), here (1) or the end (2), and no further than the end."""
-        start = (0, self._position, self.size_bytes)[whence]
-        if start + offset < 0:
-            raise OSError(f"{start + offset} is before the beginning")
-        self._position = min(start + offset, self.size_bytes)
-        return self._position
+        if size_bytes is None:
+            self.size_bytes = self._retry(self._size_now)
 
     def read(self, size: int = -1) -> bytes:
         """Read up to the end or size bytes; fewer only at the end."""
@@ -92,27 +138,24 @@ class RangeFile:
             begun = self._held[first - self._start :] if self._start <= first < held_to else b""
             begin = first + len(begun)
             fetch = partial(self._range, begin, min(max(last, begin + self._ahead_bytes), self.size_bytes))
-            self._start, self._held = first, begun + self._from_storage(fetch)
+            self._start, self._held = first, begun + self._retry(fetch)
         self._position = last
         return self._held[first - self._start : last - self._start]
 
-    def _from_storage(self, call: Callable[[], Any]) -> Any:
-        try:
-            return self._retried(call)
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise StorageFaultError(error) from error
-
-    def _range(self, start: int, end: int) -> bytes:
-        data = read_range(self._filesystem, self._path, start, end)
-        if len(data) == end - start:
-            return data
+    def _check_size(self) -> None:
         if (size_now := self._size_now()) != self.size_bytes:
             raise ValueError(f"listed with {self.size_bytes} bytes, now {size_now}")
-        raise ConnectionError(f"{len(data)} of {end - start} bytes came")
 
     def _size_now(self) -> int:
         self._filesystem.invalidate_cache()
         size_bytes: int = self._filesystem.info(self._path)["size"]
         return size_bytes
+
+
+def _from_storage(retry: Callable[[Callable[[], Any]], Any], call: Callable[[], Any]) -> Any:
+    try:
+        return retry(call)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise StorageFaultError(error) from error

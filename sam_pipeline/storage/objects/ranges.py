@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fsspec.asyn import AsyncFileSystem, sync
@@ -12,62 +11,12 @@ from fsspec.asyn import AsyncFileSystem, sync
 RANGE_LIMIT_S = 120.0
 """For a range of some megabytes of what is read from its beginning to its end, or in steps."""
 
-PART_BYTES = 8 << 20
-
 Range = tuple[int | None, int | None]
 """First byte, and the one after the last."""
 
 
 class TooSlowError(Exception):
     """The bytes did not come in time, although some may have."""
-
-
-class ObjectFile(io.RawIOBase):
-    """An object as a file, read in parts of 8 MiB, each with a limit of time.
-
-    Args:
-        filesystem: remote, of fsspec.
-        path: of the object.
-        info: what the filesystem says of it.
-
-    Raises:
-        ConnectionError: when it is read: fewer bytes came than there are.
-        Exception: when it is read: see read_range.
-    """
-
-    def __init__(self, filesystem: Any, path: str, info: Mapping[str, Any]) -> None:
-        self._filesystem, self._path = filesystem, path
-        self._size_bytes, self._etag = info["size"], info.get("ETag")
-        self._position = 0
-
-    def readable(self) -> bool:
-        """True, always."""
-        return True
-
-    def seekable(self) -> bool:
-        """True, always."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Move to an offset from the beginning, here, or the end."""
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
-        self._position = start + offset
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill the buffer, unless the object ends before."""
-        start, end = self._position, min(self._position + len(buffer), self._size_bytes)
-        for first in range(start, end, PART_BYTES):
-            part = self._part(first, min(first + PART_BYTES, end))
-            buffer[first - start : first - start + len(part)] = part
-        self._position = max(start, end)
-        return self._position - start
-
-    def _part(self, start: int, end: int) -> bytes:
-        data = read_range(self._filesystem, self._path, start, end, self._etag)
-        if len(data) != end - start:
-            raise ConnectionError(f"{len(data)} of {end - start} bytes came")
-        return data
 
 
 def read_range(filesystem: Any, path: str, start: int, end: int, etag: str | None = None) -> bytes:
@@ -90,7 +39,7 @@ def read_range(filesystem: Any, path: str, start: int, end: int, etag: str | Non
     try:
         answer: bytes = sync(filesystem.loop, _read, filesystem, path, start, end, RANGE_LIMIT_S, etag)
     except TooSlowError as error:
-        raise TimeoutError(str(error)) from error  # which may pass
+        raise TimeoutError(str(error)) from error  # which is transient
     return answer
 
 
@@ -132,7 +81,7 @@ async def _read(
     except TimeoutError:
         if not limit.expired():
             raise  # the client's own, of one wait
-        # Without its cause, which would count as passing.
+        # Without its cause, which would count as transient.
         raise TooSlowError(f"it did not come within {limit_s:g} s") from None
 
 

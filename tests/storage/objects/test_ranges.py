@@ -19,9 +19,10 @@ from sam_pipeline.storage.inputs.containers import parquet_reading
 from sam_pipeline.storage.inputs.containers.parquet_reading import read_parquet_rows
 from sam_pipeline.storage.inputs.fetching import fetch
 from sam_pipeline.storage.inputs.source_object import SourceObject
-from sam_pipeline.storage.objects import ranges
+from sam_pipeline.storage.objects import range_file, ranges
 from sam_pipeline.storage.objects.filesystem import open_filesystem
-from sam_pipeline.storage.objects.ranges import ObjectFile, TooSlowError, read_range, read_ranges
+from sam_pipeline.storage.objects.range_file import ObjectFile
+from sam_pipeline.storage.objects.ranges import TooSlowError, read_range, read_ranges
 
 
 class Slow(AsyncFileSystem):
@@ -77,7 +78,7 @@ class Store(AsyncFileSystem):
 
 
 def test_an_object_is_read_as_a_file_in_parts_that_each_have_the_time(monkeypatch):
-    monkeypatch.setattr(ranges, "PART_BYTES", 4)
+    monkeypatch.setattr(range_file, "PART_BYTES", 4)
     store = Store(b"0123456789")
     with ObjectFile(store, "a", store.info("a")) as file:
         assert file.read(6) == b"012345"

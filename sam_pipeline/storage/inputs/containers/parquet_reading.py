@@ -17,7 +17,7 @@ from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.inputs.source_object import MAX_IMAGE_BYTES
 from sam_pipeline.storage.objects.bounded_parquet import bounded_parquet, column_batches
 from sam_pipeline.storage.objects.filesystem import StorageOptions, open_filesystem
-from sam_pipeline.storage.objects.ranges import ObjectFile
+from sam_pipeline.storage.objects.range_file import ObjectFile
 from sam_pipeline.storage.objects.retrying import is_denied, is_transient
 
 PARQUET_SUFFIXES = (".parquet", ".pq")

@@ -38,7 +38,7 @@ from sam_pipeline.storage.inputs.listing.passed_over import Kind
 from sam_pipeline.storage.inputs.source_object import Location, SourceObject, SourceOptions
 from sam_pipeline.storage.objects.decompression import Decompressed
 from sam_pipeline.storage.objects.filesystem import StorageOptions
-from sam_pipeline.storage.objects.range_file import RangeFile, StorageFaultError
+from sam_pipeline.storage.objects.range_file import ReadAheadFile, StorageFaultError
 from sam_pipeline.storage.objects.retrying import is_denied, is_transient
 
 MAX_KEPT_BYTES = 2**20
@@ -116,7 +116,7 @@ def read_tar_members(
         return
     num_members = 0
     try:
-        stream, _ = _opened(RangeFile(container, None, options, limit_s=30))
+        stream, _ = _opened(ReadAheadFile(container, None, options, limit_s=30))
         for number, member in enumerate(_members(stream)):
             if number == wanted[0]:
                 answer = _data(stream, member, max_bytes)
@@ -181,7 +181,7 @@ def _entries(container: SourceObject, options: SourceOptions) -> Iterator[_Entry
     num_members = 0
     is_tar = False
     try:
-        stream, kind = _opened(RangeFile(container.uri, container.size_bytes, options.storage))
+        stream, kind = _opened(ReadAheadFile(container.uri, container.size_bytes, options.storage))
         for number, member in enumerate(_members(stream)):
             is_tar = True
             folder, _, base = member.name.rpartition("/")
@@ -310,7 +310,7 @@ def _check_data(stream: Any, member: tarfile.TarInfo) -> None:
         raise tarfile.ReadError("unexpected end of data")
 
 
-def _opened(file: RangeFile) -> tuple[Any, str]:
+def _opened(file: ReadAheadFile) -> tuple[Any, str]:
     """The archive without its compression; and "tar" if it had one, else "range"."""
     start = file.read(16)
     file.seek(0)

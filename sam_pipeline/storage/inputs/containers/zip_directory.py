@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from zipfile import BadZipFile
 
-from sam_pipeline.storage.objects.range_file import RangeFile
+from sam_pipeline.storage.objects.range_file import ReadAheadFile
 
 # Read in one request: the end record, the longest comment, and all of a small archive's directory.
 _TAIL_BYTES = 2**17
@@ -67,7 +67,7 @@ class ZipDirectory:
         StorageFaultError: here and in entries: the file cannot be read.
     """
 
-    def __init__(self, file: RangeFile) -> None:
+    def __init__(self, file: ReadAheadFile) -> None:
         self._file = file
         file.seek(max(0, file.size_bytes - _TAIL_BYTES))
         tail = file.read()

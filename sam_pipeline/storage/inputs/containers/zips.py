@@ -26,7 +26,7 @@ from sam_pipeline.storage.inputs.containers.archives import (
 )
 from sam_pipeline.storage.inputs.containers.zip_directory import Entry, ZipDirectory
 from sam_pipeline.storage.inputs.source_object import Location, SourceObject, SourceOptions
-from sam_pipeline.storage.objects.range_file import RangeFile, StorageFaultError
+from sam_pipeline.storage.objects.range_file import ReadAheadFile, StorageFaultError
 
 # PKWARE's APPNOTE, 4.3.7: signature, version, flags, method, time, date, CRC-32, sizes, lengths of name and extra.
 _LOCAL_HEADER = struct.Struct("<4s5HLLLHH")
@@ -77,7 +77,7 @@ def zip_images(
 def _index(container: SourceObject, options: SourceOptions) -> Iterator[Member]:
     """What is in an archive."""
     try:
-        directory = ZipDirectory(RangeFile(container.uri, container.size_bytes, options.storage))
+        directory = ZipDirectory(ReadAheadFile(container.uri, container.size_bytes, options.storage))
         starts, repeated = _survey(directory)
     except zipfile.BadZipFile as error:
         yield broken(container, f"not a zip archive, or a damaged one ({one_line(error)})")

@@ -11,7 +11,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from sam_pipeline.storage.inputs.containers.zip_directory import ZipDirectory
-from sam_pipeline.storage.objects.range_file import RangeFile
+from sam_pipeline.storage.objects.range_file import ReadAheadFile
 
 URI = "memory:///directories/a.zip"
 END_SIGNATURE = b"PK\5\6"
@@ -21,7 +21,7 @@ IN_EXTRA = 0xFFFFFFFF
 
 def file_of(data):
     fsspec.filesystem("memory").pipe_file("/directories/a.zip", data)
-    return RangeFile(URI, len(data), {})
+    return ReadAheadFile(URI, len(data), {})
 
 
 def read(data):
@@ -231,7 +231,7 @@ def test_a_directory_above_the_limit_is_not_read(tmp_path):
         file.truncate(2**28 + 1)
         file.seek(0, 2)
         file.write(end_record(0xFFFF, 2**28 + 1, 0))
-    file = RangeFile(f"file://{path}", path.stat().st_size, {})
+    file = ReadAheadFile(f"file://{path}", path.stat().st_size, {})
     tracemalloc.start()
     try:
         with pytest.raises(zipfile.BadZipFile, match=r"^its directory has 268435457 bytes, the limit is 268435456$"):
