@@ -68,7 +68,7 @@ _SETTLED = (
 
 def fetch(
     images: Sequence[SourceObject],
-    options: StorageOptions,
+    storage_options: StorageOptions,
     probe_uri: str | None,
     *,
     max_bytes: int | None = None,
@@ -82,7 +82,7 @@ def fetch(
 
     Args:
         images: as planned: objects, or ranges of containers, which come as they are stored.
-        options: of the storage.
+        storage_options: of the storage.
         probe_uri: an image that could be read when the run began, from find_probe. Without one every error that is
             left after the retries is the image's answer.
         max_bytes: of an image whose size is not planned; None: MAX_IMAGE_BYTES, which holds for the others.
@@ -101,10 +101,10 @@ def fetch(
     confirmations = 0
     limits = _Limits(max_bytes or MAX_IMAGE_BYTES, limit_s)
     for _ in range(_MAX_ROUNDS):
-        _fetch_patiently(images, options, answers, limits)
+        _fetch_patiently(images, storage_options, answers, limits)
         if all(isinstance(answers[image.uri], _SETTLED) for image in images):
             break
-        confirmations = confirmations + 1 if probe_uri is None or wait_for_probe(probe_uri, options) else 0
+        confirmations = confirmations + 1 if probe_uri is None or wait_for_probe(probe_uri, storage_options) else 0
         if confirmations == 2:
             break
     else:
@@ -112,7 +112,7 @@ def fetch(
     return [answers[image.uri] for image in images]
 
 
-def find_probe(images: Iterable[SourceObject], options: StorageOptions) -> str | None:
+def find_probe(images: Iterable[SourceObject], storage_options: StorageOptions) -> str | None:
     """The first of some images whose object can be read; for the driver, once, at the start.
 
     As when images are fetched, an object may be called by another form of the name that a list gives. Images on the web
@@ -128,7 +128,7 @@ def find_probe(images: Iterable[SourceObject], options: StorageOptions) -> str |
     failure: Exception | None = None
     for uri in _objects(images):
         try:
-            retried(partial(_probe, uri, options), what=f"read {uri}")
+            retried(partial(_probe, uri, storage_options), what=f"read {uri}")
             return uri
         except (FileNotFoundError, IsADirectoryError):
             continue
@@ -160,7 +160,7 @@ def _objects(images: Iterable[SourceObject]) -> Iterator[str]:
             yield from other_names(image)
 
 
-def check_container(image: SourceObject, options: StorageOptions, probe_uri: str | None) -> Exception | None:
+def check_container(image: SourceObject, storage_options: StorageOptions, probe_uri: str | None) -> Exception | None:
     """Whether the container of an image is the one that was planned.
 
     Returns:
@@ -170,7 +170,7 @@ def check_container(image: SourceObject, options: StorageOptions, probe_uri: str
         InputError, StorageUnavailableError: as in fetch.
     """
     uri = _object_uri(image)
-    filesystem, path = open_filesystem(uri, options)
+    filesystem, path = open_filesystem(uri, storage_options)
 
     def look() -> SourceObject:
         filesystem.invalidate_cache()
@@ -179,13 +179,13 @@ def check_container(image: SourceObject, options: StorageOptions, probe_uri: str
     try:
         now = retried(look, what=f"read {uri}", denied_is_final=False)
     except Exception as error:  # noqa: BLE001  of this container, unless the probe says otherwise
-        return confirm_image_error(error, options, probe_uri)
+        return confirm_image_error(error, storage_options, probe_uri)
     if image.etag not in (None, now.etag):
         return ChangedError(f"{uri} was planned with ETag {image.etag}, now {now.etag}")
     return None
 
 
-def confirm_image_error(error: Exception, options: StorageOptions, probe_uri: str | None) -> Exception:
+def confirm_image_error(error: Exception, storage_options: StorageOptions, probe_uri: str | None) -> Exception:
     """Return the error of an image or container once the probe could be read, so that it is not the storage's.
 
     Raises:
@@ -195,7 +195,7 @@ def confirm_image_error(error: Exception, options: StorageOptions, probe_uri: st
     if isinstance(error, SamPipelineError):
         raise error
     if probe_uri is not None and not isinstance(error, (FileNotFoundError, IsADirectoryError)):
-        wait_for_probe(probe_uri, options)
+        wait_for_probe(probe_uri, storage_options)
     return error
 
 
@@ -203,9 +203,9 @@ def _object_uri(image: SourceObject) -> str:
     return image.uri if image.location is None else image.location.container
 
 
-def _probe(uri: str, options: StorageOptions) -> None:
+def _probe(uri: str, storage_options: StorageOptions) -> None:
     """Read one byte of an object, by GET: the answer to a HEAD would not say what is wrong."""
-    filesystem, path = open_filesystem(uri, options)
+    filesystem, path = open_filesystem(uri, storage_options)
     try:
         filesystem.cat_file(path, start=0, end=1)
     except OSError as error:
@@ -213,7 +213,7 @@ def _probe(uri: str, options: StorageOptions) -> None:
             raise
 
 
-def wait_for_probe(probe_uri: str, options: StorageOptions) -> bool:
+def wait_for_probe(probe_uri: str, storage_options: StorageOptions) -> bool:
     """Wait until the probe can be read; whether the first attempt was enough.
 
     Raises:
@@ -225,7 +225,7 @@ def wait_for_probe(probe_uri: str, options: StorageOptions) -> bool:
     def attempt() -> None:
         nonlocal attempts
         attempts += 1
-        _probe(probe_uri, options)
+        _probe(probe_uri, storage_options)
 
     try:
         retried(attempt, what=f"read {probe_uri}", denied_is_final=False)
@@ -248,18 +248,20 @@ def wait_for_probe(probe_uri: str, options: StorageOptions) -> bool:
     retry_error_callback=lambda _: None,
 )
 def _fetch_patiently(
-    images: Sequence[SourceObject], options: StorageOptions, answers: dict[str, Fetched], limits: _Limits
+    images: Sequence[SourceObject], storage_options: StorageOptions, answers: dict[str, Fetched], limits: _Limits
 ) -> bool:
     """Fetch what has no settled answer yet; whether an error is left that may pass."""
     unsettled = [image for image in images if not isinstance(answers.get(image.uri), _SETTLED)]
     if unsettled:
-        answers.update(_cat(list({image.uri: image for image in unsettled}.values()), options, limits))
+        answers.update(_cat(list({image.uri: image for image in unsettled}.values()), storage_options, limits))
     return any(isinstance(answer, Exception) and is_transient(answer) for answer in answers.values())
 
 
-def _cat(images: Sequence[SourceObject], options: StorageOptions, limits: _Limits) -> Iterator[tuple[str, Fetched]]:
+def _cat(
+    images: Sequence[SourceObject], storage_options: StorageOptions, limits: _Limits
+) -> Iterator[tuple[str, Fetched]]:
     try:
-        filesystem, _ = open_filesystem(_object_uri(images[0]), options)
+        filesystem, _ = open_filesystem(_object_uri(images[0]), storage_options)
     except ConfigError as error:
         yield from ((image.uri, RefusedError(one_line(error))) for image in images)
         return

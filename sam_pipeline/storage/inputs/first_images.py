@@ -24,7 +24,7 @@ _REMEDIES = {
 }
 
 
-def check_first_images(found: ListedInput, input_uri: str, options: StorageOptions) -> None:
+def check_first_images(found: ListedInput, input_uri: str, storage_options: StorageOptions) -> None:
     """Refuse an input of which none of twenty images, spread over it, can be read and begins as an image does.
 
     It ends with the first that does: of most inputs one image is read.
@@ -36,7 +36,7 @@ def check_first_images(found: ListedInput, input_uri: str, options: StorageOptio
     first, *others = spread_images(found.images)
     images = [first, *sorted(others, key=reading_order)]
     first_problem = ""
-    for image, data in zip(images, _fetched(images, options), strict=True):
+    for image, data in zip(images, _fetched(images, storage_options), strict=True):
         problem = _problem(data)
         if problem is None:
             return
@@ -58,10 +58,10 @@ def spread_rows(num_rows: int) -> list[int]:
     return [number * (num_rows - 1) // max(1, num_sampled - 1) for number in range(num_sampled)]
 
 
-def _fetched(images: Sequence[SourceObject], options: StorageOptions) -> Iterator[Fetched]:
+def _fetched(images: Sequence[SourceObject], storage_options: StorageOptions) -> Iterator[Fetched]:
     """The first by itself, since that is most often enough; the others some at once."""
     for some in (images[:1], images[1:]):
-        yield from fetch_images(some, options, probe_uri=None)
+        yield from fetch_images(some, storage_options, probe_uri=None)
 
 
 def _problem(data: Fetched) -> str | None:

@@ -70,17 +70,17 @@ def list_input(config: PlanConfig) -> ListedInput:
     assert config.input is not None, "checked by the caller"
     uri = absolute_uri(config.input)
     left_out = table_uris(absolute_uri(config.output))
-    options = SourceOptions(
+    source_options = SourceOptions(
         config.storage_options, config.input_column, config.image_root, config.keep, config.allow_http, left_out
     )
-    input_format = config.input_format if config.input_format != "auto" else _format_of(uri, options)
+    input_format = config.input_format if config.input_format != "auto" else _format_of(uri, source_options)
     try:
-        found = list(_images(uri, input_format, options))
+        found = list(_images(uri, input_format, source_options))
     except NoFilesError as error:
         if config.input_format != "auto" or input_format != "files":
             raise
-        input_format = _format_below(uri, options, error)
-        found = list(_images(uri, input_format, options))
+        input_format = _format_below(uri, source_options, error)
+        found = list(_images(uri, input_format, source_options))
     chosen = select(
         pa.concat_tables([SOURCE_SCHEMA.empty_table(), *found]),
         config.include,
@@ -98,8 +98,8 @@ def list_input(config: PlanConfig) -> ListedInput:
     return ListedInput(chosen.images, input_format)
 
 
-def _images(uri: str, input_format: InputFormat, options: SourceOptions) -> Iterator[pa.Table]:
-    if input_format in ("files", "zip") and (options.keep or options.column is not None):
+def _images(uri: str, input_format: InputFormat, source_options: SourceOptions) -> Iterator[pa.Table]:
+    if input_format in ("files", "zip") and (source_options.keep or source_options.column is not None):
         raise ConfigError(f"keep and input_column are for inputs with columns; {uri} is read as {input_format}")
     num_skipped, containers = 0, set[str]()
 
@@ -113,19 +113,19 @@ def _images(uri: str, input_format: InputFormat, options: SourceOptions) -> Iter
 
     match input_format:
         case "manifest":
-            for part in _manifests(uri, options):
-                yield from manifest_images(part, options)
+            for part in _manifests(uri, source_options):
+                yield from manifest_images(part, source_options)
         case "coco":
-            yield from coco_images(uri, options)
+            yield from coco_images(uri, source_options)
         case "parquet":
-            yield from parquet_images(_containers(uri, options, PARQUET_SUFFIXES), options)
+            yield from parquet_images(_containers(uri, source_options, PARQUET_SUFFIXES), source_options)
         case "webdataset":
-            yield from tar_images(_containers(uri, options, TAR_SUFFIXES), options, count_skipped)
+            yield from tar_images(_containers(uri, source_options, TAR_SUFFIXES), source_options, count_skipped)
         case "zip":
-            yield from zip_images(_containers(uri, options, ZIP_SUFFIXES), options, count_skipped)
+            yield from zip_images(_containers(uri, source_options, ZIP_SUFFIXES), source_options, count_skipped)
         case _:
             images = file_images(
-                uri, options.storage, IMAGE_SUFFIXES, left_out=options.left_out, on_other=note_container
+                uri, source_options.storage, IMAGE_SUFFIXES, left_out=source_options.left_out, on_other=note_container
             )
             for listing in images:
                 count_skipped(listing.num_skipped)
@@ -135,20 +135,20 @@ def _images(uri: str, input_format: InputFormat, options: SourceOptions) -> Iter
         logger.info("skipped %d files that are not images%s", num_skipped, others)
 
 
-def _manifests(uri: str, options: SourceOptions) -> list[str]:
+def _manifests(uri: str, source_options: SourceOptions) -> list[str]:
     """The parts of a manifest: most often one, else those in a folder or of a pattern."""
-    if read_head(uri, options.storage, 1) is not None:
+    if read_head(uri, source_options.storage, 1) is not None:
         return [uri]
-    return [file.uri for file in _containers(uri, options, MANIFEST_SUFFIXES, what="manifests")]
+    return [file.uri for file in _containers(uri, source_options, MANIFEST_SUFFIXES, what="manifests")]
 
 
 def _containers(
-    uri: str, options: SourceOptions, suffixes: tuple[str, ...], *, what: str = "images"
+    uri: str, source_options: SourceOptions, suffixes: tuple[str, ...], *, what: str = "images"
 ) -> list[SourceObject]:
-    return list_files(uri, options.storage, suffixes, what=what, left_out=options.left_out)
+    return list_files(uri, source_options.storage, suffixes, what=what, left_out=source_options.left_out)
 
 
-def _format_of(uri: str, options: SourceOptions) -> InputFormat:
+def _format_of(uri: str, source_options: SourceOptions) -> InputFormat:
     """The format of an input by the end of its URI, or by its first bytes; a folder is taken for one of images.
 
     Raises:
@@ -156,11 +156,11 @@ def _format_of(uri: str, options: SourceOptions) -> InputFormat:
     """
     by_suffix = _format_by_suffix(uri)
     if by_suffix is not None:
-        return _parquet_format(uri, options) if by_suffix == "parquet" else by_suffix
-    head = read_head(uri, options.storage, HEAD_BYTES)
+        return _parquet_format(uri, source_options) if by_suffix == "parquet" else by_suffix
+    head = read_head(uri, source_options.storage, HEAD_BYTES)
     if head is None:
-        asks_for_columns = bool(options.keep) or options.column is not None
-        return _format_below(uri, options, None) if asks_for_columns else "files"
+        asks_for_columns = bool(source_options.keep) or source_options.column is not None
+        return _format_below(uri, source_options, None) if asks_for_columns else "files"
     if uri.lower().endswith(IMAGE_SUFFIXES) or is_image_data(head):
         return "files"
     kinds = "; ".join(f"{what} ({', '.join(suffixes)})" for what, suffixes in _KINDS.items())
@@ -173,12 +173,12 @@ def _format_by_suffix(uri: str) -> InputFormat | None:
     return next((found for suffixes, found in _FORMATS_BY_SUFFIX.items() if uri.lower().endswith(suffixes)), None)
 
 
-def _format_below(uri: str, options: SourceOptions, no_images: NoFilesError | None) -> InputFormat:
+def _format_below(uri: str, source_options: SourceOptions, no_images: NoFilesError | None) -> InputFormat:
     """The format of the archives or Parquet files in a folder, or what a pattern matches, where that is one.
 
     Args:
         uri: of the folder, or the pattern.
-        options: all are used.
+        source_options: all are used.
         no_images: that there are no images in it; None if that is not known.
 
     Raises:
@@ -186,7 +186,7 @@ def _format_below(uri: str, options: SourceOptions, no_images: NoFilesError | No
     """
     suffixes = tuple(suffix for some in _FORMATS_BY_SUFFIX for suffix in some)
     try:
-        files = _containers(uri, options, suffixes)
+        files = _containers(uri, source_options, suffixes)
     except NoFilesError:
         if no_images is not None:
             raise no_images from None
@@ -204,11 +204,11 @@ def _format_below(uri: str, options: SourceOptions, no_images: NoFilesError | No
     (input_format,) = containers
     logger.info("%s holds %d files to be read as %s", uri, counts[input_format], input_format)
     if input_format == "parquet":
-        return _parquet_format(uri, options)
+        return _parquet_format(uri, source_options)
     return input_format
 
 
-def _parquet_format(uri: str, options: SourceOptions) -> InputFormat:
+def _parquet_format(uri: str, source_options: SourceOptions) -> InputFormat:
     """Whether Parquet files hold images or name them, by the columns of the first."""
-    first = _containers(uri, options, PARQUET_SUFFIXES)[0]
-    return "parquet" if is_parquet_of_images(first.uri, options) else "manifest"
+    first = _containers(uri, source_options, PARQUET_SUFFIXES)[0]
+    return "parquet" if is_parquet_of_images(first.uri, source_options) else "manifest"

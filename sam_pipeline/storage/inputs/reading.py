@@ -37,7 +37,11 @@ _Read = Callable[[Sequence[Location]], Iterator[tuple[int, Fetched]]]
 
 
 def fetch_images(
-    images: Sequence[SourceObject], options: StorageOptions, probe_uri: str | None, *, limit_s: float = FETCH_LIMIT_S
+    images: Sequence[SourceObject],
+    storage_options: StorageOptions,
+    probe_uri: str | None,
+    *,
+    limit_s: float = FETCH_LIMIT_S,
 ) -> Iterator[Fetched]:
     """Fetch images in order, holding the bytes of a few at a time.
 
@@ -47,7 +51,7 @@ def fetch_images(
 
     Args:
         images: planned ones, as neighbours in the plan.
-        options: of the storage.
+        storage_options: of the storage.
         probe_uri: see fetching.fetch.
         limit_s: seconds in which an object, or a range of a container, must come. Each part of a compressed tar archive
             or a Parquet file has ranges.RANGE_LIMIT_S instead.
@@ -63,18 +67,18 @@ def fetch_images(
         if kind == "refused":
             yield from (RefusedError(image.error) for image in group)
         elif kind == "object":
-            yield from _fetch_some(group, options, probe_uri, limit_s)
-        elif (error := check_container(group[0], options, probe_uri)) is not None:
+            yield from _fetch_some(group, storage_options, probe_uri, limit_s)
+        elif (error := check_container(group[0], storage_options, probe_uri)) is not None:
             yield from (error for _ in group)
         elif kind == "tar":
-            yield from _read_through(group, lambda left: _tar(left, options), options, probe_uri)
+            yield from _read_through(group, lambda left: _tar(left, storage_options), storage_options, probe_uri)
         elif kind == "parquet":
-            yield from _read_through(group, lambda left: _parquet(left, options), options, probe_uri)
+            yield from _read_through(group, lambda left: _parquet(left, storage_options), storage_options, probe_uri)
         elif kind == "zip":
-            stored = _fetch_some(group, options, probe_uri, limit_s)
+            stored = _fetch_some(group, storage_options, probe_uri, limit_s)
             yield from (_unzipped(image, data) for image, data in zip(group, stored, strict=True))
         else:
-            yield from _fetch_some(group, options, probe_uri, limit_s)
+            yield from _fetch_some(group, storage_options, probe_uri, limit_s)
 
 
 def reading_order(image: SourceObject) -> tuple[str, int]:
@@ -94,13 +98,13 @@ def _place(image: SourceObject) -> tuple[str, str]:
 
 
 def _fetch_some(
-    images: Sequence[SourceObject], options: StorageOptions, probe_uri: str | None, limit_s: float
+    images: Sequence[SourceObject], storage_options: StorageOptions, probe_uri: str | None, limit_s: float
 ) -> Iterator[Fetched]:
     """Fetch a few at a time; one that is larger than its share of their bytes comes alone."""
     for some in _groups(images):
-        for image, answer in _fetch_by_any_name(some, options, probe_uri, limit_s):
+        for image, answer in _fetch_by_any_name(some, storage_options, probe_uri, limit_s):
             if isinstance(answer, TooLargeToFetchError) and image.size_bytes is None:
-                yield from fetch([image], options, probe_uri, limit_s=limit_s)
+                yield from fetch([image], storage_options, probe_uri, limit_s=limit_s)
             else:
                 yield answer
 
@@ -120,11 +124,15 @@ def _groups(images: Sequence[SourceObject]) -> Iterator[list[SourceObject]]:
 
 
 def _fetch_by_any_name(
-    images: Sequence[SourceObject], options: StorageOptions, probe_uri: str | None, limit_s: float
+    images: Sequence[SourceObject], storage_options: StorageOptions, probe_uri: str | None, limit_s: float
 ) -> list[tuple[SourceObject, Fetched]]:
     """Fetch images at once, and those that are not there by other forms of their names; each with the name it has."""
     fetch_at_once = partial(
-        fetch, options=options, probe_uri=probe_uri, max_bytes=_BYTES_AT_ONCE // _AT_ONCE, limit_s=limit_s
+        fetch,
+        storage_options=storage_options,
+        probe_uri=probe_uri,
+        max_bytes=_BYTES_AT_ONCE // _AT_ONCE,
+        limit_s=limit_s,
     )
     found = list(zip(images, fetch_at_once(images), strict=True))
     left = {
@@ -142,7 +150,7 @@ def _fetch_by_any_name(
 
 
 def _read_through(
-    images: Sequence[SourceObject], read: _Read, options: StorageOptions, probe_uri: str | None
+    images: Sequence[SourceObject], read: _Read, storage_options: StorageOptions, probe_uri: str | None
 ) -> Iterator[Fetched]:
     """Read images in one pass over their container; an outage begins another pass at the image that it hit."""
     locations = [image.location for image in images if image.location is not None]
@@ -162,18 +170,20 @@ def _read_through(
         try:
             yield retried(partial(next_of, locations[number:]), what=what, denied_is_final=False)
         except Exception as error:  # noqa: BLE001  of this container, unless the probe says otherwise
-            yield confirm_image_error(error, options, probe_uri)
+            yield confirm_image_error(error, storage_options, probe_uri)
 
 
-def _tar(locations: Sequence[Location], options: StorageOptions) -> Iterator[tuple[int, Fetched]]:
+def _tar(locations: Sequence[Location], storage_options: StorageOptions) -> Iterator[tuple[int, Fetched]]:
     for _, some in groupby(passes([location.offset for location in locations]), itemgetter(0)):
-        yield from read_tar_members(locations[0].container, [number for _, number in some], options)
+        yield from read_tar_members(locations[0].container, [number for _, number in some], storage_options)
 
 
-def _parquet(locations: Sequence[Location], options: StorageOptions) -> Iterator[tuple[int, Fetched]]:
+def _parquet(locations: Sequence[Location], storage_options: StorageOptions) -> Iterator[tuple[int, Fetched]]:
     column = locations[0].column
     assert column is not None, "planned with one"
-    return read_parquet_rows(locations[0].container, column, [location.offset for location in locations], options)
+    return read_parquet_rows(
+        locations[0].container, column, [location.offset for location in locations], storage_options
+    )
 
 
 def _unzipped(image: SourceObject, data: Fetched) -> Fetched:

@@ -42,14 +42,14 @@ class _LimitedFile:
         return getattr(self._file, name)
 
 
-def bounded_parquet(file: Any, buffer_bytes: int, metadata: Any = None, **options: Any) -> pq.ParquetFile:
+def bounded_parquet(file: Any, buffer_bytes: int, metadata: Any = None, **pyarrow_options: Any) -> pq.ParquetFile:
     """Read a Parquet file's footer; pages are read later.
 
     Args:
         file: as Python's files in binary mode.
         buffer_bytes: asked for at once when pages are read.
         metadata: the footer, if it was read before.
-        options: of pyarrow.
+        pyarrow_options: of pyarrow.ParquetFile.
 
     Raises:
         ValueError: a footer of more than 16 MiB; when rows are read, a page of more than 1 GiB.
@@ -57,7 +57,7 @@ def bounded_parquet(file: Any, buffer_bytes: int, metadata: Any = None, **option
     """
     limited = _LimitedFile(file)
     # Not pre_buffer: it holds the column of a whole row group.
-    parquet = pq.ParquetFile(limited, metadata=metadata, pre_buffer=False, buffer_size=buffer_bytes, **options)
+    parquet = pq.ParquetFile(limited, metadata=metadata, pre_buffer=False, buffer_size=buffer_bytes, **pyarrow_options)
     limited.is_footer_read = True
     return parquet
 

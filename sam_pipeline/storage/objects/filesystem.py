@@ -35,7 +35,7 @@ def protocol_of(uri: str) -> str:
     return uri.split("://", 1)[0].lower() if "://" in uri else "file"
 
 
-def open_filesystem(uri: str, options: StorageOptions) -> tuple[Any, str]:
+def open_filesystem(uri: str, storage_options: StorageOptions) -> tuple[Any, str]:
     """Return (fsspec filesystem, path inside it).
 
     Options apply to remote filesystems only, and not to http: they may hold what is meant for the storage. Whether http
@@ -51,9 +51,9 @@ def open_filesystem(uri: str, options: StorageOptions) -> tuple[Any, str]:
     try:
         # Not fsspec.core.url_to_fs: it would take a "::" in the name of a file for a chain.
         driver: Any = LocalFiles if protocol == "file" else fsspec.get_filesystem_class(protocol)
-        remote_options = {} if protocol == "file" else {**driver._get_kwargs_from_urls(uri), **options}
+        remote_options = {} if protocol == "file" else {**driver._get_kwargs_from_urls(uri), **storage_options}
         if protocol in S3_SCHEMES:
-            remote_options["config_kwargs"] = _client_config(options)
+            remote_options["config_kwargs"] = _client_config(storage_options)
         filesystem = driver(**remote_options)
         if protocol in S3_SCHEMES:
             filesystem.retries = 1  # it would nest its own five in each other; see retrying.py
@@ -65,14 +65,14 @@ def open_filesystem(uri: str, options: StorageOptions) -> tuple[Any, str]:
         raise ConfigError(f"cannot open {uri!r}: {one_line(error)}") from error
 
 
-def _client_config(options: StorageOptions) -> dict[str, Any]:
+def _client_config(storage_options: StorageOptions) -> dict[str, Any]:
     """Settings of botocore: what the user gave over time-outs of seconds and no retries of its own."""
     ours = {
         "connect_timeout": _CONNECT_TIMEOUT_S,
         "read_timeout": _READ_TIMEOUT_S,
         "retries": {"total_max_attempts": 1},  # one layer of retries, with one limit in time: retrying.py
     }
-    return {**ours, **(options.get("config_kwargs") or {})}
+    return {**ours, **(storage_options.get("config_kwargs") or {})}
 
 
 def join_uri(uri: str, *names: str) -> str:

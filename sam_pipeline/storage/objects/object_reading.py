@@ -36,14 +36,14 @@ def input_errors(what: str) -> Iterator[None]:
         raise InputError(f"cannot {what}: {one_line(error)}") from error
 
 
-def open_object(uri: str, options: StorageOptions) -> io.BufferedReader:
+def open_object(uri: str, storage_options: StorageOptions) -> io.BufferedReader:
     """Open an object, local or remote, for reading and seeking; of a remote one some parts are held in memory.
 
     Raises:
         InputError: nothing there, a folder, or no permission.
         StorageUnavailableError: the storage did not answer for two minutes; also when reading.
     """
-    filesystem, path = open_filesystem(uri, options)
+    filesystem, path = open_filesystem(uri, storage_options)
     with input_errors(f"read {uri}"):
         try:
             info = retried(partial(filesystem.info, path), what=f"read {uri}")
@@ -61,14 +61,14 @@ def open_object(uri: str, options: StorageOptions) -> io.BufferedReader:
     return io.BufferedReader(ObjectFile(filesystem, path, info, retry), PART_BYTES)
 
 
-def read_head(uri: str, options: StorageOptions, num_bytes: int) -> bytes | None:
+def read_head(uri: str, storage_options: StorageOptions, num_bytes: int) -> bytes | None:
     """Read the first bytes of an object; None where there is none of this name, but a folder perhaps.
 
     Raises:
         InputError: no permission.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
-    filesystem, path = open_filesystem(uri, options)
+    filesystem, path = open_filesystem(uri, storage_options)
     with input_errors(f"read {uri}"):
         try:
             info = retried(partial(filesystem.info, path), what=f"read {uri}")
@@ -76,11 +76,11 @@ def read_head(uri: str, options: StorageOptions, num_bytes: int) -> bytes | None
             return None
     if info["type"] != "file":
         return None
-    with open_object(uri, options) as file:
+    with open_object(uri, storage_options) as file:
         return file.read(num_bytes)
 
 
-def read_json(uri: str, options: StorageOptions) -> Any:
+def read_json(uri: str, storage_options: StorageOptions) -> Any:
     """Read an object's JSON into memory, where it may take twenty times its size; it is gzipped if it is called .gz.
 
     Raises:
@@ -88,7 +88,7 @@ def read_json(uri: str, options: StorageOptions) -> Any:
         StorageUnavailableError: the storage did not answer for two minutes.
     """
     # Errors here: it is too large, it is not gzip, or it unpacks to too much.
-    with open_object(uri, options) as file, input_errors(f"read {uri}"):
+    with open_object(uri, storage_options) as file, input_errors(f"read {uri}"):
         if (num_bytes := file.seek(0, io.SEEK_END)) > _MAX_JSON_BYTES:
             raise ValueError(f"{num_bytes} bytes of JSON, the limit is {_MAX_JSON_BYTES}; use JSON Lines or Parquet")
         file.seek(0)

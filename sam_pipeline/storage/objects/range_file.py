@@ -105,7 +105,7 @@ class ReadAheadFile(ObjectFile):
     Args:
         uri: of the archive.
         size_bytes: of the archive; None: asked for.
-        options: of the storage.
+        storage_options: of the storage.
         limit_s: see retrying.retried, with which each request is made.
 
     Raises:
@@ -113,10 +113,12 @@ class ReadAheadFile(ObjectFile):
         ValueError: in read: more than 256 MiB at once.
     """
 
-    def __init__(self, uri: str, size_bytes: int | None, options: StorageOptions, *, limit_s: float = 120) -> None:
+    def __init__(
+        self, uri: str, size_bytes: int | None, storage_options: StorageOptions, *, limit_s: float = 120
+    ) -> None:
         self.uri = uri
         retry = partial(retried, what=f"read {uri}", limit_s=limit_s)
-        super().__init__(*open_filesystem(uri, options), {"size": size_bytes}, partial(_from_storage, retry))
+        super().__init__(*open_filesystem(uri, storage_options), {"size": size_bytes}, partial(_from_storage, retry))
         self._start, self._held = 0, b""
         self._ahead_bytes = _MIN_READ_BYTES
         if size_bytes is None:

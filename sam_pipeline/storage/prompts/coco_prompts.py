@@ -18,20 +18,20 @@ from sam_pipeline.storage.prompts.prompt_rows import MakeRow, PromptOptions, Row
 logger = logging.getLogger(__name__)
 
 
-def coco_prompts(uri: str, options: PromptOptions, make: MakeRow, *, are_regions: bool) -> Iterator[pa.Table]:
+def coco_prompts(uri: str, prompt_options: PromptOptions, make: MakeRow, *, are_regions: bool) -> Iterator[pa.Table]:
     """Read COCO's JSON, which is held in memory. See prompt_files.read_prompts.
 
     The image is what `images` call it, where there are any, else its image_id; that alone if the images were planned
     from the same file. The prompt_id is the annotation's id, or else its position. Ids are the same as number, as text
     and as a float: 7, "7", 7.0.
     """
-    return row_tables(_rows(uri, options, make, are_regions=are_regions))
+    return row_tables(_rows(uri, prompt_options, make, are_regions=are_regions))
 
 
-def _rows(uri: str, options: PromptOptions, make: MakeRow, *, are_regions: bool) -> Iterator[Row]:
-    entries, names = _content(uri, options.storage)
+def _rows(uri: str, prompt_options: PromptOptions, make: MakeRow, *, are_regions: bool) -> Iterator[Row]:
+    entries, names = _content(uri, prompt_options.storage)
     other_ids: list[object] = []
-    if uri == options.planned_from:
+    if uri == prompt_options.planned_from:
         names = {}
     for position, entry in enumerate(entries):
         fields = entry if isinstance(entry, dict) else {}
@@ -54,9 +54,9 @@ def _rows(uri: str, options: PromptOptions, make: MakeRow, *, are_regions: bool)
         )
 
 
-def _content(uri: str, options: StorageOptions) -> tuple[list[Any], dict[str, str]]:
+def _content(uri: str, storage_options: StorageOptions) -> tuple[list[Any], dict[str, str]]:
     """The annotations, and the names of images by id."""
-    content = read_json(uri, options)
+    content = read_json(uri, storage_options)
     if isinstance(content, list):
         return content, {}
     entries = content.get("annotations") if isinstance(content, dict) else None

@@ -18,22 +18,22 @@ from sam_pipeline.storage.prompts.prompt_values import text_key
 logger = logging.getLogger(__name__)
 
 
-def list_image_names(uri: str, options: StorageOptions) -> list[SourceObject]:
+def list_image_names(uri: str, storage_options: StorageOptions) -> list[SourceObject]:
     """The file that names are read from, whatever its suffix, with what changes when it does.
 
     Raises:
         InputError: nothing there.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
-    return list_files(uri, options, (".json", ".json.gz"), what="names of images")
+    return list_files(uri, storage_options, (".json", ".json.gz"), what="names of images")
 
 
-def read_image_names(uri: str, options: StorageOptions) -> pa.Table:
+def read_image_names(uri: str, storage_options: StorageOptions) -> pa.Table:
     """Read which file each image id stands for.
 
     Args:
         uri: of a COCO file with a list of `images`.
-        options: of the storage.
+        storage_options: of the storage.
 
     Returns:
         (N,) rows with the columns id and file_name, both text; each id once, with its first name.
@@ -42,7 +42,7 @@ def read_image_names(uri: str, options: StorageOptions) -> pa.Table:
         InputError: nothing there, not JSON, or without an image that has an id and a file_name.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
-    content = read_json(uri, options)
+    content = read_json(uri, storage_options)
     names = names_by_id(content.get("images") if isinstance(content, dict) else None)
     if not names:
         raise InputError(f"no image in {uri} has an id and a file_name: prompt_images is a COCO file that has both")

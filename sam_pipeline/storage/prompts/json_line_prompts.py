@@ -14,18 +14,20 @@ from sam_pipeline.storage.objects.object_reading import input_errors, open_objec
 from sam_pipeline.storage.prompts.prompt_rows import IMAGE_ID, MakeRow, Row, key_column, row_tables
 
 
-def json_line_prompts(uri: str, options: StorageOptions, make: MakeRow, *, are_regions: bool) -> Iterator[pa.Table]:
+def json_line_prompts(
+    uri: str, storage_options: StorageOptions, make: MakeRow, *, are_regions: bool
+) -> Iterator[pa.Table]:
     """Read JSON Lines, of which the columns are the fields in the first four megabytes. See prompt_files.read_prompts.
 
     The prompt_id is the number of the object, from 0; blank lines are none.
     """
-    return row_tables(_rows(uri, options, make, are_regions=are_regions))
+    return row_tables(_rows(uri, storage_options, make, are_regions=are_regions))
 
 
-def _rows(uri: str, options: StorageOptions, make: MakeRow, *, are_regions: bool) -> Iterator[Row]:
+def _rows(uri: str, storage_options: StorageOptions, make: MakeRow, *, are_regions: bool) -> Iterator[Row]:
     key: str | None = None
     num_rows = 0
-    for records in _records(uri, options):
+    for records in _records(uri, storage_options):
         if key is None and records:
             names = dict.fromkeys(name for record in records for name in record)
             key = key_column(uri, dict.fromkeys(names, True), are_regions=are_regions)
@@ -34,9 +36,9 @@ def _rows(uri: str, options: StorageOptions, make: MakeRow, *, are_regions: bool
         num_rows += len(records)
 
 
-def _records(uri: str, options: StorageOptions) -> Iterator[list[dict[str, Any]]]:
+def _records(uri: str, storage_options: StorageOptions) -> Iterator[list[dict[str, Any]]]:
     num_lines = 0
-    with open_object(uri, options) as file, input_errors(f"read {uri}"):
+    with open_object(uri, storage_options) as file, input_errors(f"read {uri}"):
         content = gunzipped(file) if uri.lower().endswith(".gz") else file
         for block in line_blocks(content):
             yield records_of_lines(block, num_lines)

@@ -30,24 +30,24 @@ from sam_pipeline.storage.prompts.prompt_rows import (
 _BLOCK_BYTES = 4 << 20
 
 
-def parquet_prompts(uri: str, options: PromptOptions, make: MakeRow, *, are_regions: bool) -> Iterator[pa.Table]:
+def parquet_prompts(uri: str, prompt_options: PromptOptions, make: MakeRow, *, are_regions: bool) -> Iterator[pa.Table]:
     """Read Parquet, of which only the columns that count. See prompt_files.read_prompts.
 
     The prompt_id is the number of the row, from 0. Prompts that are boxes and no more are read a column at a time, all
     others row by row.
     """
     num_rows = 0
-    for batch in _batches(uri, options, are_regions=are_regions):
+    for batch in _batches(uri, prompt_options, are_regions=are_regions):
         boxes, others = None, np.arange(batch.num_rows)
         if not are_regions:
-            boxes, others = box_prompts(batch, num_rows, options.bbox_format)
+            boxes, others = box_prompts(batch, num_rows, prompt_options.bbox_format)
         yield _merged(boxes, _row_by_row(batch, num_rows, others, make), others)
         num_rows += batch.num_rows
 
 
-def _batches(uri: str, options: PromptOptions, *, are_regions: bool) -> Iterator[pa.RecordBatch]:
+def _batches(uri: str, prompt_options: PromptOptions, *, are_regions: bool) -> Iterator[pa.RecordBatch]:
     """The columns that count, with the image's name as text in `key`, and is_image_id."""
-    with open_object(uri, options.storage) as file, input_errors(f"read {uri}"):
+    with open_object(uri, prompt_options.storage) as file, input_errors(f"read {uri}"):
         schema = bounded_parquet(file, _BLOCK_BYTES).schema_arrow
         columns = {field.name: may_name_images(field.type) for field in schema}
         key = key_column(uri, columns, are_regions=are_regions)

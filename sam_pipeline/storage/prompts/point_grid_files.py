@@ -24,20 +24,20 @@ class PointGrids:
     """Of the numbers, however the file writes them."""
 
 
-def read_point_grids(uri: str, num_layers: int, options: StorageOptions) -> PointGrids:
+def read_point_grids(uri: str, num_layers: int, storage_options: StorageOptions) -> PointGrids:
     """Read [[x, y], …], or a list of such lists, from JSON.
 
     Args:
         uri: of the file.
         num_layers: how many there must be: one for the image and one for each crop layer.
-        options: of the storage.
+        storage_options: of the storage.
 
     Raises:
         ConfigError: the file holds something else, another number of grids, or points outside [0, 1].
         InputError: there is no such file, or no permission, or it is not JSON.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
-    content = read_json(uri, options)
+    content = read_json(uri, storage_options)
     if _depth(content) == 2:
         content = [content]
     try:

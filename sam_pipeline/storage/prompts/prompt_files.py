@@ -28,7 +28,7 @@ _SUFFIXES = (*COCO_SUFFIXES, *JSON_LINE_SUFFIXES, *PARQUET_SUFFIXES, LABEL_SUFFI
 logger = logging.getLogger(__name__)
 
 
-def read_prompts(uri: str, options: PromptOptions) -> Iterator[pa.Table]:
+def read_prompts(uri: str, prompt_options: PromptOptions) -> Iterator[pa.Table]:
     """Read the prompts of a file; those with too low a score, or none where one is asked for, are left out.
 
     Where a prompt has an error and no score, the error may be in the score, so it stays.
@@ -38,7 +38,7 @@ def read_prompts(uri: str, options: PromptOptions) -> Iterator[pa.Table]:
 
     Args:
         uri: of COCO results or annotations (.json, .json.gz), JSON Lines, Parquet, or a folder of YOLO labels (.txt).
-        options: all are used.
+        prompt_options: all are used.
 
     Yields:
         Tables of KEYED_PROMPTS with up to 65,536 rows, in the file's order.
@@ -49,39 +49,41 @@ def read_prompts(uri: str, options: PromptOptions) -> Iterator[pa.Table]:
         StorageUnavailableError: the storage did not answer for two minutes.
     """
     num_rows = num_scores = num_left_out = 0
-    for part in _read(uri, options, are_regions=False):
+    for part in _read(uri, prompt_options, are_regions=False):
         num_rows += part.num_rows
-        if options.min_score is None:
+        if prompt_options.min_score is None:
             yield part
             continue
         num_scores += part.num_rows - part["score"].null_count
         is_unknown = pc.and_(part["score"].is_null(), part["error"].is_valid())
-        is_enough = pc.fill_null(pc.greater_equal(part["score"], options.min_score), False)
+        is_enough = pc.fill_null(pc.greater_equal(part["score"], prompt_options.min_score), False)
         kept = part.filter(pc.or_(is_unknown, is_enough))
         num_left_out += part.num_rows - kept.num_rows
         yield kept
     if not num_rows:
         raise InputError(f"no prompts in {uri}")
-    if options.min_score is not None and not num_scores:
+    if prompt_options.min_score is not None and not num_scores:
         raise InputError(f"min_score needs scores, {uri} has none")
     if num_left_out:
-        logger.info("%d prompts have a score below %g, or none, and are left out", num_left_out, options.min_score)
+        logger.info(
+            "%d prompts have a score below %g, or none, and are left out", num_left_out, prompt_options.min_score
+        )
 
 
-def read_regions(uri: str, options: PromptOptions) -> Iterator[pa.Table]:
+def read_regions(uri: str, prompt_options: PromptOptions) -> Iterator[pa.Table]:
     """Read regions of interest from the same kinds of files: polygon, or segmentation in COCO files, or else bbox.
 
     Yields and raises what read_prompts does; scores are not looked at.
     """
     num_rows = 0
-    for part in _read(uri, options, are_regions=True):
+    for part in _read(uri, prompt_options, are_regions=True):
         num_rows += part.num_rows
         yield part
     if not num_rows:
         raise InputError(f"no regions in {uri}")
 
 
-def list_prompt_files(uri: str, options: StorageOptions) -> list[SourceObject]:
+def list_prompt_files(uri: str, storage_options: StorageOptions) -> list[SourceObject]:
     """The files that prompts are read from, with what changes when they do: one, or all labels of a folder.
 
     Raises:
@@ -89,9 +91,9 @@ def list_prompt_files(uri: str, options: StorageOptions) -> list[SourceObject]:
         StorageUnavailableError: the storage did not answer for two minutes.
     """
     if _holds_labels(uri):
-        files = list_files(uri, options, (LABEL_SUFFIX,), what="YOLO labels")
+        files = list_files(uri, storage_options, (LABEL_SUFFIX,), what="YOLO labels")
     else:
-        files = list_files(uri, options, _SUFFIXES, what="prompts")
+        files = list_files(uri, storage_options, _SUFFIXES, what="prompts")
         if len(files) > 1:
             raise InputError(f"prompts are one file, or a folder of YOLO labels: {uri} names {len(files)} files")
     # A file named outright is listed whatever its suffix.
@@ -102,16 +104,16 @@ def list_prompt_files(uri: str, options: StorageOptions) -> list[SourceObject]:
     return files
 
 
-def _read(uri: str, options: PromptOptions, *, are_regions: bool) -> Iterator[pa.Table]:
-    make = partial(region_row if are_regions else prompt_row, bbox_format=options.bbox_format)
+def _read(uri: str, prompt_options: PromptOptions, *, are_regions: bool) -> Iterator[pa.Table]:
+    make = partial(region_row if are_regions else prompt_row, bbox_format=prompt_options.bbox_format)
     if _holds_labels(uri):
-        return yolo_prompts(list_prompt_files(uri, options.storage), uri, options.storage)
+        return yolo_prompts(list_prompt_files(uri, prompt_options.storage), uri, prompt_options.storage)
     name = uri.lower()
     if name.endswith(COCO_SUFFIXES):
-        return coco_prompts(uri, options, make, are_regions=are_regions)
+        return coco_prompts(uri, prompt_options, make, are_regions=are_regions)
     if name.endswith(JSON_LINE_SUFFIXES):
-        return json_line_prompts(uri, options.storage, make, are_regions=are_regions)
-    return parquet_prompts(uri, options, make, are_regions=are_regions)
+        return json_line_prompts(uri, prompt_options.storage, make, are_regions=are_regions)
+    return parquet_prompts(uri, prompt_options, make, are_regions=are_regions)
 
 
 def _holds_labels(uri: str) -> bool:

@@ -31,7 +31,7 @@ _FILES_AT_ONCE = 256
 _BYTES_AT_ONCE = 64 << 20
 
 
-def yolo_prompts(files: Sequence[SourceObject], uri: str, options: StorageOptions) -> Iterator[pa.Table]:
+def yolo_prompts(files: Sequence[SourceObject], uri: str, storage_options: StorageOptions) -> Iterator[pa.Table]:
     """Read labels: `class cx cy w h [confidence] [track]`. See prompt_files.read_prompts.
 
     The image is called as the file, below the folder and without suffix. The prompt_id is the line, from 0.
@@ -44,20 +44,20 @@ def yolo_prompts(files: Sequence[SourceObject], uri: str, options: StorageOption
     Args:
         files: as listed. classes.txt is passed over.
         uri: a folder, a glob or a file: what was listed.
-        options: of the storage.
+        storage_options: of the storage.
     """
-    return row_tables(_rows(files, uri, options))
+    return row_tables(_rows(files, uri, storage_options))
 
 
-def _rows(files: Sequence[SourceObject], uri: str, options: StorageOptions) -> Iterator[Row]:
-    filesystem, root = open_filesystem(uri, options)
+def _rows(files: Sequence[SourceObject], uri: str, storage_options: StorageOptions) -> Iterator[Row]:
+    filesystem, root = open_filesystem(uri, storage_options)
     for file in files:
         if file.error is not None:  # its name is no text, so it cannot be asked for
             yield bad_row(_row(None, 0), file.error)
     named = [file for file in files if file.error is None]
-    probe_uri = find_probe(named, options)
+    probe_uri = find_probe(named, storage_options)
     for batch in _batches(named):
-        for file, content in zip(batch, fetch(batch, options, probe_uri), strict=True):
+        for file, content in zip(batch, fetch(batch, storage_options, probe_uri), strict=True):
             if isinstance(content, Exception):
                 raise InputError(f"cannot read {file.uri}: {one_line(content)}") from content
             yield from _label_rows(_key(filesystem._strip_protocol(file.uri), root), content)

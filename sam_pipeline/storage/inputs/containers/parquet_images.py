@@ -40,7 +40,7 @@ class _UnusableError(Exception):
     """A file has not the columns that were asked for; another may."""
 
 
-def is_parquet_of_images(uri: str, options: SourceOptions) -> bool:
+def is_parquet_of_images(uri: str, source_options: SourceOptions) -> bool:
     """Whether a Parquet file holds images, by its columns; else it is a list of their URIs.
 
     Bytes beside a column with the name of URIs may be anything, such as a hash, unless they are called as images are.
@@ -51,17 +51,17 @@ def is_parquet_of_images(uri: str, options: SourceOptions) -> bool:
     """
     with input_errors(f"read {uri}"):
         try:
-            schema = retried(partial(_schema, uri, options), what=f"read {uri}")
+            schema = retried(partial(_schema, uri, source_options), what=f"read {uri}")
         except FileNotFoundError:
             raise InputError(f"input not found: {uri}") from None
     candidates = _candidates(schema)
-    if options.column is not None:
-        return options.column in candidates
+    if source_options.column is not None:
+        return source_options.column in candidates
     names_uris = any(name in schema.names and holds_text(schema.field(name).type) for name in URI_COLUMNS)
     return any(not names_uris or name in _IMAGE_NAMES or path != name for name, path in candidates.items())
 
 
-def parquet_images(containers: Iterable[SourceObject], options: SourceOptions) -> Iterator[pa.Table]:
+def parquet_images(containers: Iterable[SourceObject], source_options: SourceOptions) -> Iterator[pa.Table]:
     """Plan every row of Parquet files as an image.
 
     An image is named `part.parquet#000000017`, so that the order of the URIs is that of the rows, in which they are
@@ -71,8 +71,8 @@ def parquet_images(containers: Iterable[SourceObject], options: SourceOptions) -
 
     Args:
         containers: Parquet files, as a listing saw them.
-        options: column is the one with the images; by default the only one with bytes, or one of a usual name, or the
-            only one that begins as images do. Those in keep go into extra.
+        source_options: column is the one with the images; by default the only one with bytes, or one of a usual name,
+            or the only one that begins as images do. Those in keep go into extra.
 
     Yields:
         Tables of SOURCE_SCHEMA of at most 100,000 rows, in the order of the files and their rows. A file that is
@@ -84,7 +84,7 @@ def parquet_images(containers: Iterable[SourceObject], options: SourceOptions) -
     """
     num_files = num_failures = 0
     first_failure = ""
-    for container, planned in _planned(containers, options):
+    for container, planned in _planned(containers, source_options):
         num_files += 1
         if isinstance(planned, Exception):
             num_failures += 1
@@ -139,13 +139,13 @@ class _Planned:
 
 
 def _planned(
-    containers: Iterable[SourceObject], options: SourceOptions
+    containers: Iterable[SourceObject], source_options: SourceOptions
 ) -> Iterator[tuple[SourceObject, _Planned | Exception]]:
     """The files in their order, of which a few are read ahead."""
     ahead: deque[tuple[SourceObject, Future[_Planned | Exception]]] = deque()
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         for container in containers:
-            ahead.append((container, pool.submit(_plan_or_say, container, options)))
+            ahead.append((container, pool.submit(_plan_or_say, container, source_options)))
             if len(ahead) > _FILES_AT_ONCE:
                 oldest, planned = ahead.popleft()
                 yield oldest, planned.result()
@@ -154,35 +154,37 @@ def _planned(
             yield oldest, planned.result()
 
 
-def _plan_or_say(container: SourceObject, options: SourceOptions) -> _Planned | Exception:
+def _plan_or_say(container: SourceObject, source_options: SourceOptions) -> _Planned | Exception:
     try:
-        return retried(partial(_plan, container.uri, options), what=f"read {container.uri}")
+        return retried(partial(_plan, container.uri, source_options), what=f"read {container.uri}")
     except (SamPipelineError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001  of this file: others go on
         return error
 
 
-def _plan(uri: str, options: SourceOptions) -> _Planned:
-    with open_parquet(uri, options.storage) as parquet:
-        column = _image_column(parquet, options.column)
-        for name in options.keep:
+def _plan(uri: str, source_options: SourceOptions) -> _Planned:
+    with open_parquet(uri, source_options.storage) as parquet:
+        column = _image_column(parquet, source_options.column)
+        for name in source_options.keep:
             if name not in parquet.schema_arrow.names:
                 raise _UnusableError(f"no column {name!r} to keep: there are {_names(parquet.schema_arrow)}")
             check_keepable(name, parquet.schema_arrow.field(name).type)
-        extra = _kept(uri, options) if options.keep else None
+        extra = _kept(uri, source_options) if source_options.keep else None
         return _Planned(parquet.metadata.num_rows, column, why_null(parquet, column), extra)
 
 
-def _kept(uri: str, options: SourceOptions) -> list[pa.Array]:
-    batches = read_columns(uri, dict.fromkeys(options.keep, MAX_OBJECT_BYTES + 1), _ROWS_AT_ONCE, options.storage)
-    kept = [json_objects({name: batch.column(name) for name in options.keep}) for batch in batches]
+def _kept(uri: str, source_options: SourceOptions) -> list[pa.Array]:
+    batches = read_columns(
+        uri, dict.fromkeys(source_options.keep, MAX_OBJECT_BYTES + 1), _ROWS_AT_ONCE, source_options.storage
+    )
+    kept = [json_objects({name: batch.column(name) for name in source_options.keep}) for batch in batches]
     extra = pa.chunked_array(kept, pa.string())
     return [extra.slice(first, _ROWS_AT_ONCE).combine_chunks() for first in range(0, len(extra), _ROWS_AT_ONCE)]
 
 
-def _schema(uri: str, options: SourceOptions) -> pa.Schema:
-    with open_parquet(uri, options.storage) as parquet:
+def _schema(uri: str, source_options: SourceOptions) -> pa.Schema:
+    with open_parquet(uri, source_options.storage) as parquet:
         schema: pa.Schema = parquet.schema_arrow
         return schema
 

@@ -43,29 +43,29 @@ class NullRows:
 
 
 @contextmanager
-def open_parquet(uri: str, options: StorageOptions) -> Iterator[pq.ParquetFile]:
+def open_parquet(uri: str, storage_options: StorageOptions) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file, local or remote, and read its footer.
 
     Raises:
         OSError, pa.ArrowException: damaged, or whatever the storage says.
     """
     with (
-        _opened(uri, options) as stream,
+        _opened(uri, storage_options) as stream,
         bounded_parquet(stream, _BUFFER_BYTES, page_checksum_verification=True) as parquet,
     ):
         yield parquet
 
 
 def read_columns(
-    uri: str, columns: Mapping[str, int], batch_rows: int, options: StorageOptions
+    uri: str, columns: Mapping[str, int], batch_rows: int, storage_options: StorageOptions
 ) -> Iterator[pa.RecordBatch]:
     """Read some columns of a file from its first row to its last; see column_batches."""
-    with _opened(uri, options) as stream:
+    with _opened(uri, storage_options) as stream:
         yield from column_batches(stream, columns, batch_rows, _BUFFER_BYTES)
 
 
-def _opened(uri: str, options: StorageOptions) -> Any:
-    filesystem, path = open_filesystem(uri, options)
+def _opened(uri: str, storage_options: StorageOptions) -> Any:
+    filesystem, path = open_filesystem(uri, storage_options)
     if isinstance(filesystem, AsyncFileSystem):
         info = filesystem.info(path)
         if info["type"] != "file":
@@ -87,7 +87,7 @@ def why_null(parquet: pq.ParquetFile, column: str) -> list[NullRows]:
 
 
 def read_parquet_rows(
-    container: str, column: str, rows: Sequence[int], options: StorageOptions
+    container: str, column: str, rows: Sequence[int], storage_options: StorageOptions
 ) -> Iterator[tuple[int, bytes | Exception]]:
     """Read the images of some rows, each row group once and only as far as needed.
 
@@ -95,7 +95,7 @@ def read_parquet_rows(
         container: URI of the Parquet file.
         column: path of the column, `bytes` or `image.bytes`.
         rows: their numbers in the file, from 0. Where they do not ascend, the file is read again from there.
-        options: of the storage.
+        storage_options: of the storage.
 
     Yields:
         Each row, in the given order, with the bytes or an UnreadableRowError: it is null, damaged, or not in the file.
@@ -103,7 +103,7 @@ def read_parquet_rows(
     Raises:
         Exception: whatever the storage says, at any row; and a footer that is damaged.
     """
-    with open_parquet(container, options) as parquet:
+    with open_parquet(container, storage_options) as parquet:
         num_rows = (parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups))
         starts = list(accumulate(num_rows, initial=0))
         for (_, group), some in groupby(passes(rows), lambda row: (row[0], bisect_right(starts, row[1]) - 1)):

@@ -54,7 +54,7 @@ _BZIP2 = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
 
 
 def tar_images(
-    containers: Iterable[SourceObject], options: SourceOptions, on_skipped: Callable[[int], None] | None = None
+    containers: Iterable[SourceObject], source_options: SourceOptions, on_skipped: Callable[[int], None] | None = None
 ) -> Iterator[pa.Table]:
     """Index tar archives: one row for each image among their members, in order of archives and members.
 
@@ -63,16 +63,16 @@ def tar_images(
     only names here, kept as they are; bytes of them that are no UTF-8 become backslash escapes. Of members with one
     name in an archive the second is called `name~2`, and so on.
 
-    Siblings of an image, as WebDataset has them (`0001.jpg`, `0001.json`, `0001.cls` in succession), whose extension
-    is in options.keep go into its `extra`: JSON parsed, else as text. One that is larger than 1 MiB, not UTF-8 or not
-    JSON is null there, and the log says how many and why of one.
+    WebDataset puts files with the name of an image beside it (`0001.jpg`, `0001.json`, `0001.cls` in succession). Those
+    whose extension is in source_options.keep go into the image's `extra`: JSON parsed, anything else as text. A file
+    that is larger than 1 MiB, not UTF-8 or not JSON is null there; the log counts these, with the reason for one.
 
-    What an archive holds never raises: sparse files become rows with `error`, and an archive that is damaged, ends
-    early or is none gives, after the members that were found, one row with `error` and the URI `container#`.
+    What an archive holds never raises. A sparse file becomes a row with `error`. Where an archive is damaged, cut, or
+    no tar archive at all, the members before the damage are followed by one row with `error` and the URI `container#`.
 
     Args:
         containers: the archives as listed.
-        options: storage and keep are used.
+        source_options: storage and keep are used.
         on_skipped: called once for each archive with the number of files in it that were skipped.
 
     Yields:
@@ -84,21 +84,23 @@ def tar_images(
         MemoryError: there is not enough memory, which says nothing of an archive.
     """
     extensions: set[str] = set()
-    yield from tables_in_order(containers, partial(_index, options=options, extensions=extensions), on_skipped)
-    for name in options.keep:
+    yield from tables_in_order(
+        containers, partial(_index, source_options=source_options, extensions=extensions), on_skipped
+    )
+    for name in source_options.keep:
         if name.lower() not in extensions:
             logger.warning("no image has a file .%s beside it that could be kept", name)
 
 
 def read_tar_members(
-    container: str, numbers: Iterable[int], options: StorageOptions, *, max_bytes: int = 2**30
+    container: str, numbers: Iterable[int], storage_options: StorageOptions, *, max_bytes: int = 2**30
 ) -> Iterator[tuple[int, bytes | Exception]]:
     """Stream an archive once, up to the last member wanted.
 
     Args:
         container: URI of the archive.
         numbers: of members, counted from 0 over members of every type.
-        options: of the storage.
+        storage_options: of the storage.
         max_bytes: larger members are not read; they yield a ValueError.
 
     Yields:
@@ -116,7 +118,7 @@ def read_tar_members(
         return
     num_members = 0
     try:
-        stream, _ = _opened(ReadAheadFile(container, None, options, limit_s=30))
+        stream, _ = _opened(ReadAheadFile(container, None, storage_options, limit_s=30))
         for number, member in enumerate(_members(stream)):
             if number == wanted[0]:
                 answer = _data(stream, member, max_bytes)
@@ -160,9 +162,9 @@ class _Entry(NamedTuple):
     """What else there is to say of it."""
 
 
-def _index(container: SourceObject, options: SourceOptions, extensions: set[str]) -> Iterator[Member]:
+def _index(container: SourceObject, source_options: SourceOptions, extensions: set[str]) -> Iterator[Member]:
     """What is in an archive; the extensions of what is kept join the others."""
-    for _, group in groupby(_entries(container, options), key=lambda entry: entry.sample):
+    for _, group in groupby(_entries(container, source_options), key=lambda entry: entry.sample):
         members: list[Member] = []
         kept: dict[str, str] = {}
         for entry in group:  # siblings come before and after the image
@@ -175,13 +177,13 @@ def _index(container: SourceObject, options: SourceOptions, extensions: set[str]
             yield replace(member, extra=extra) if isinstance(member, SourceObject) else member
 
 
-def _entries(container: SourceObject, options: SourceOptions) -> Iterator[_Entry]:
-    keep = {name.lower() for name in options.keep}
+def _entries(container: SourceObject, source_options: SourceOptions) -> Iterator[_Entry]:
+    keep = {name.lower() for name in source_options.keep}
     seen: Counter[str] = Counter()
     num_members = 0
     is_tar = False
     try:
-        stream, kind = _opened(ReadAheadFile(container.uri, container.size_bytes, options.storage))
+        stream, kind = _opened(ReadAheadFile(container.uri, container.size_bytes, source_options.storage))
         for number, member in enumerate(_members(stream)):
             is_tar = True
             folder, _, base = member.name.rpartition("/")

@@ -47,20 +47,20 @@ _OTHER_METHODS = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstd", 95: "xz"}
 
 
 def zip_images(
-    containers: Iterable[SourceObject], options: SourceOptions, on_skipped: Callable[[int], None] | None = None
+    containers: Iterable[SourceObject], source_options: SourceOptions, on_skipped: Callable[[int], None] | None = None
 ) -> Iterator[pa.Table]:
     """Index zip archives: one row for each image among their members, in order of archives and their directories.
 
     Members count as images by the suffix of their names; other files, hidden ones and links are skipped, and hidden
     folders are passed over. Of members with one name in an archive the second is called `name~2`, and so on.
 
-    What an archive holds never raises: members that are encrypted, compressed otherwise than by deflate, or that lie
-    over one another become rows with `error`; an archive that is damaged, cut or none gives one row with `error` and
-    the URI `container#`.
+    What an archive holds never raises. A member that is encrypted, compressed otherwise than by deflate, or overlaps
+    another becomes a row with `error`. A file that is damaged, cut, or no zip archive at all gives one row with `error`
+    and the URI `container#`.
 
     Args:
         containers: the archives as listed.
-        options: storage is used.
+        source_options: storage is used.
         on_skipped: called once for each archive with the number of files in it that were skipped.
 
     Returns:
@@ -71,13 +71,13 @@ def zip_images(
         StorageUnavailableError: the storage did not answer for two minutes.
         MemoryError: there is not enough memory, which says nothing of an archive.
     """
-    return tables_in_order(containers, partial(_index, options=options), on_skipped)
+    return tables_in_order(containers, partial(_index, source_options=source_options), on_skipped)
 
 
-def _index(container: SourceObject, options: SourceOptions) -> Iterator[Member]:
+def _index(container: SourceObject, source_options: SourceOptions) -> Iterator[Member]:
     """What is in an archive."""
     try:
-        directory = ZipDirectory(ReadAheadFile(container.uri, container.size_bytes, options.storage))
+        directory = ZipDirectory(ReadAheadFile(container.uri, container.size_bytes, source_options.storage))
         starts, repeated = _survey(directory)
     except zipfile.BadZipFile as error:
         yield broken(container, f"not a zip archive, or a damaged one ({one_line(error)})")

@@ -45,7 +45,7 @@ class Listing:
 
 def list_files(
     input_uri: str,
-    options: StorageOptions,
+    storage_options: StorageOptions,
     suffixes: tuple[str, ...],
     *,
     what: str = "images",
@@ -56,14 +56,14 @@ def list_files(
     Raises:
         InputError, StorageUnavailableError: see file_images.
     """
-    parts = file_images(input_uri, options, suffixes, what=what, left_out=left_out)
+    parts = file_images(input_uri, storage_options, suffixes, what=what, left_out=left_out)
     files = [object_of_row(row) for part in parts for row in part.images.to_pylist()]
     return sorted(files, key=lambda file: file.uri)
 
 
 def file_images(
     input_uri: str,
-    options: StorageOptions,
+    storage_options: StorageOptions,
     suffixes: tuple[str, ...] = IMAGE_SUFFIXES,
     *,
     what: str = "images",
@@ -80,7 +80,7 @@ def file_images(
 
     Args:
         input_uri: a folder or prefix, a glob, or a file, as absolute_uri makes it or as a listing names it.
-        options: of the storage.
+        storage_options: of the storage.
         suffixes: of the files to take, in lower case.
         what: is in the files, for the message where there are none.
         left_out: URIs of folders that are no part of the input.
@@ -93,7 +93,7 @@ def file_images(
         InputError: nothing there or no permission; in the end a NoFilesError if there is no such file among the files.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
-    filesystem, path = open_filesystem(input_uri, options)
+    filesystem, path = open_filesystem(input_uri, storage_options)
     num_images = num_skipped = 0
 
     def is_wanted(name: str) -> bool:
@@ -105,7 +105,7 @@ def file_images(
     passed_over = PassedOver()
     with input_errors(f"list {input_uri}"):
         try:
-            apart = tuple(open_filesystem(uri, options) for uri in left_out)
+            apart = tuple(open_filesystem(uri, storage_options) for uri in left_out)
             pattern = _pattern(filesystem, path, apart, _retry_of(input_uri))
             found = _find(filesystem, pattern, is_wanted, _retry_of(input_uri))
             for part in _merged(found):

@@ -17,7 +17,7 @@ def table_uris(output: str) -> tuple[str, ...]:
     return tuple(join_uri(output, name) for name in _TABLES)
 
 
-def check_apart(input_uri: str, output: str, options: StorageOptions) -> None:
+def check_apart(input_uri: str, output: str, storage_options: StorageOptions) -> None:
     """Refuse an output whose tables would lie among the images of the input.
 
     An output in a folder of its own below the input is fine: listing leaves its tables out.
@@ -25,25 +25,25 @@ def check_apart(input_uri: str, output: str, options: StorageOptions) -> None:
     Args:
         input_uri: a folder or prefix, a glob, or a file.
         output: folder of the run.
-        options: storage options.
+        storage_options: storage storage_options.
 
     Raises:
         ConfigError: the input is the output itself, or lies where a table of it is.
     """
-    protocol, path = _place(input_uri, options)
+    protocol, path = _place(input_uri, storage_options)
     begins = [path, _resolved(protocol, PathPattern(path, is_glob=True).root)] if has_magic(path) else [path]
     for uri in table_uris(output):
-        if any(_is_at_or_below((protocol, begin), _place(uri, options)) for begin in begins):
+        if any(_is_at_or_below((protocol, begin), _place(uri, storage_options)) for begin in begins):
             raise ConfigError(f"the input {input_uri} lies where the output keeps a table ({uri}); use another output")
-    if (protocol, path) == _place(output, options):
+    if (protocol, path) == _place(output, storage_options):
         raise ConfigError(
             f"the output {output} is the folder of the images; use another output, such as {join_uri(output, 'run')}"
         )
 
 
-def _place(uri: str, options: StorageOptions) -> tuple[str, str]:
+def _place(uri: str, storage_options: StorageOptions) -> tuple[str, str]:
     """(kind of storage, path in it), the same for all names of one place."""
-    filesystem, path = open_filesystem(uri, options)
+    filesystem, path = open_filesystem(uri, storage_options)
     protocol = filesystem.protocol if isinstance(filesystem.protocol, str) else filesystem.protocol[0]
     return protocol, _resolved(protocol, path)
 

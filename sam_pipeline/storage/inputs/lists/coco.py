@@ -18,7 +18,7 @@ _TABLE_ROWS = 65_536
 _MAX_FIELDS_SHOWN = 20
 
 
-def coco_images(uri: str, options: SourceOptions) -> Iterator[pa.Table]:
+def coco_images(uri: str, source_options: SourceOptions) -> Iterator[pa.Table]:
     """Read the images of an annotation file, which is held in memory.
 
     An image is its file_name, relative to image_root or else to the file's folder. Where no image_root says that the
@@ -28,7 +28,7 @@ def coco_images(uri: str, options: SourceOptions) -> Iterator[pa.Table]:
 
     Args:
         uri: of the annotation file.
-        options: all but column are used.
+        source_options: all but column are used.
 
     Yields:
         Tables of SOURCE_SCHEMA with up to 65,536 rows, in the file's order.
@@ -38,20 +38,20 @@ def coco_images(uri: str, options: SourceOptions) -> Iterator[pa.Table]:
         ConfigError: of image_root.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
-    naming = named_uris(uri, options)
-    entries = _entries(uri, options)
-    _check_kept(uri, entries, options.keep)
+    naming = named_uris(uri, source_options)
+    entries = _entries(uri, source_options)
+    _check_kept(uri, entries, source_options.keep)
     seen: set[int | str] = set()
     for first in range(0, len(entries), _TABLE_ROWS):
         some = entries[first : first + _TABLE_ROWS]
-        names = names_of(_name(entry, options) for entry in some)
-        extra = checked_size(pa.array([_extra(entry, options.keep) for entry in some], pa.string()))
+        names = names_of(_name(entry, source_options) for entry in some)
+        extra = checked_size(pa.array([_extra(entry, source_options.keep) for entry in some], pa.string()))
         table = naming.table(names, first, extra)
         yield _with_errors(table, [_problem(entry, seen) for entry in some], f"{naming.list_uri}#row-", first)
 
 
-def _entries(uri: str, options: SourceOptions) -> list[Any]:
-    content = read_json(uri, options.storage)
+def _entries(uri: str, source_options: SourceOptions) -> list[Any]:
+    content = read_json(uri, source_options.storage)
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise InputError(f"{uri} is not a COCO annotation file: {_what_it_is(content)}")
@@ -82,10 +82,10 @@ def _check_kept(uri: str, entries: Sequence[Any], keep: Sequence[str]) -> None:
             raise InputError(f"no image in {uri} has a field {name!r}; their fields: {', '.join(map(repr, fields))}")
 
 
-def _name(entry: Any, options: SourceOptions) -> object:
+def _name(entry: Any, source_options: SourceOptions) -> object:
     if not isinstance(entry, dict):
         return None
-    use_url = options.allow_http and options.image_root is None
+    use_url = source_options.allow_http and source_options.image_root is None
     return (entry.get("coco_url") if use_url else None) or entry.get("file_name")
 
 

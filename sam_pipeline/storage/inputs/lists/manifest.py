@@ -54,7 +54,7 @@ _MAX_NAMES_SHOWN = 20
 _MAX_VALUE_SHOWN = 60
 
 
-def manifest_images(uri: str, options: SourceOptions) -> Iterator[pa.Table]:
+def manifest_images(uri: str, source_options: SourceOptions) -> Iterator[pa.Table]:
     """Read a manifest from its beginning to its end, holding some thousand rows of it at a time.
 
     A name in it is a URI, an absolute path, or relative to image_root, or else to the manifest's folder. Of a text file
@@ -63,7 +63,7 @@ def manifest_images(uri: str, options: SourceOptions) -> Iterator[pa.Table]:
 
     Args:
         uri: of a file that ends in one of MANIFEST_SUFFIXES, in any case.
-        options: all are used. What is kept of a CSV file is text, since it has no types.
+        source_options: all are used. What is kept of a CSV file is text, since it has no types.
 
     Yields:
         Tables of SOURCE_SCHEMA with up to 65,536 rows, in the manifest's order.
@@ -73,15 +73,15 @@ def manifest_images(uri: str, options: SourceOptions) -> Iterator[pa.Table]:
         ConfigError: of image_root.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
-    naming = named_uris(uri, options)
+    naming = named_uris(uri, source_options)
     suffix = uri.lower().removesuffix(".gz")
     read = next((reader for ending, reader in _READERS.items() if suffix.endswith(ending)), None)
     if read is None:
         raise InputError(f"not a manifest: {uri} does not end in one of {', '.join(MANIFEST_SUFFIXES)}")
     num_rows = 0
-    with open_object(uri, options.storage) as file, input_errors(f"read {uri}"):
+    with open_object(uri, source_options.storage) as file, input_errors(f"read {uri}"):
         content = gunzipped(file) if uri.lower().endswith(".gz") else file
-        for names, extra in read(content, partial(_wanted_columns, uri, options)):
+        for names, extra in read(content, partial(_wanted_columns, uri, source_options)):
             for first in range(0, len(names), _TABLE_ROWS):
                 some = names.slice(first, _TABLE_ROWS)
                 yield naming.table(some, num_rows, None if extra is None else extra.slice(first, _TABLE_ROWS))
@@ -97,13 +97,13 @@ def shown_names(columns: Collection[str]) -> str:
 
 
 def _wanted_columns(
-    uri: str, options: SourceOptions, columns: Mapping[str, bool | None], first_values: FirstValues
+    uri: str, source_options: SourceOptions, columns: Mapping[str, bool | None], first_values: FirstValues
 ) -> WantedColumns:
     """Choose among the columns there are.
 
     Args:
         uri: of the manifest, for messages.
-        options: column and keep are used.
+        source_options: column and keep are used.
         columns: by name, whether they hold text; None where that cannot be said.
         first_values: of a column, to be looked at where none is named.
 
@@ -111,14 +111,14 @@ def _wanted_columns(
         InputError: there is none of that name, or none to be taken for the one with the URIs.
     """
     there = shown_names(columns)
-    asked_for = [*([] if options.column is None else [options.column]), *options.keep]
+    asked_for = [*([] if source_options.column is None else [source_options.column]), *source_options.keep]
     for name in asked_for:
         if name not in columns:
             raise InputError(f"no column {name!r} in {uri}; its columns: {there}")
-    chosen = options.column or _column_of_names(uri, columns, first_values)
+    chosen = source_options.column or _column_of_names(uri, columns, first_values)
     if columns[chosen] is False:
         raise InputError(f"column {chosen!r} of {uri} holds no text; its columns: {there}")
-    return WantedColumns(chosen, options.keep)
+    return WantedColumns(chosen, source_options.keep)
 
 
 def _column_of_names(uri: str, columns: Mapping[str, bool | None], first_values: FirstValues) -> str:

@@ -163,28 +163,28 @@ class NamedUris:
         return self._checked(self.root + "/".join(segment for segment in name.split("/") if segment != "."))
 
 
-def named_uris(list_uri: str, options: SourceOptions) -> NamedUris:
+def named_uris(list_uri: str, source_options: SourceOptions) -> NamedUris:
     """How the names in a list are to be understood.
 
     Args:
         list_uri: an absolute path or a URI, as a listing names it.
-        options: image_root and allow_http are used.
+        source_options: image_root and allow_http are used.
 
     Raises:
         ConfigError: an image_root that is not a place to read images from.
     """
     where = _uri_of(list_uri)
     root = where.rpartition("/")[0]
-    if options.image_root is not None:
-        root = options.image_root
-        if options.allow_http and protocol_of(root) in HTTP_SCHEMES:
+    if source_options.image_root is not None:
+        root = source_options.image_root
+        if source_options.allow_http and protocol_of(root) in HTTP_SCHEMES:
             check_uri(root, other_schemes=HTTP_SCHEMES)
         elif _ALL_BUCKETS.fullmatch(root):
             absolute_uri(f"{root}a-bucket")  # is the scheme one that can be read?
             root = f"{protocol_of(root)}://"
         else:
             root = _uri_of(absolute_uri(root))
-    return NamedUris(where, root if root.endswith("/") else f"{root}/", options.allow_http)
+    return NamedUris(where, root if root.endswith("/") else f"{root}/", source_options.allow_http)
 
 
 def names_of(values: Iterable[object]) -> pa.Array:
