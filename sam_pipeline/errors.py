@@ -87,7 +87,7 @@ class RunFailedError(SamPipelineError):
 
 
 class StorageUnavailableError(RunFailedError):
-    """Storage kept failing in ways that may pass (throttling, resets, time-outs), and the limit for trying is over."""
+    """Storage kept failing with transient errors (throttling, resets, time-outs) until the limit for retries."""
 
 
 class NothingSucceededError(SamPipelineError):

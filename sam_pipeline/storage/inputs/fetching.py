@@ -1,4 +1,4 @@
-"""Fetching objects and parts of objects: bytes, or what is wrong with this image, and never with the storage."""
+"""Fetching objects and ranges of them: errors of one image are answers, errors of the storage are raised."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sam_pipeline.storage.objects.retrying import (
 )
 
 FETCH_LIMIT_S = 240.0
-"""An object has so long to come, twice: less than half of what a run waits for progress."""
+"""Seconds that an object may take, in each of two tries; a run waits for progress more than twice as long."""
 
 _ATTEMPTS = 6
 _MAX_ROUNDS = 20
@@ -76,9 +76,9 @@ def fetch(
 ) -> list[Fetched]:
     """Fetch objects, or ranges of them, at once from the filesystem that the first URI names.
 
-    An error may be the image's (damaged storage of one object, a right that is missing for one key) or the storage's
-    (an outage, credentials that expired). The probe tells: an error is the image's answer only when it was left twice,
-    and both times the probe could be read at once. Otherwise this waits until the probe can be read again.
+    An error may concern one image (a damaged object, no permission for one key) or the storage (an outage, expired
+    credentials). The probe decides. An error is the image's only if it was left after two rounds of retries, and the
+    probe could be read at once after both. Otherwise this waits until the probe can be read again.
 
     Args:
         images: as planned: objects, or ranges of containers, which come as they are stored.
@@ -115,14 +115,14 @@ def fetch(
 def find_probe(images: Iterable[SourceObject], storage_options: StorageOptions) -> str | None:
     """The first of some images whose object can be read; for the driver, once, at the start.
 
-    As when images are fetched, an object may be called by another form of the name that a list gives. Images on the web
-    are no probe: each host may be down by itself.
+    Names that a list gives are tried in their other forms, as when images are fetched. Images on the web are no probe,
+    since each host may be down by itself.
 
     Returns:
         The object's URI; None if all that were tried are gone.
 
     Raises:
-        InputError: none can be read, and not because they are gone.
+        InputError: none can be read, although not all are gone.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
     failure: Exception | None = None
@@ -146,7 +146,7 @@ def find_probe(images: Iterable[SourceObject], storage_options: StorageOptions) 
 
 
 def other_names(image: SourceObject) -> Iterator[str]:
-    """Other forms of an image's name, where a list may have got it wrong: a listing knows the name, and the size."""
+    """Other forms of a name that a list gives, since it may be wrong; a listing is not, and says the size too."""
     if image.location is None and image.size_bytes is None and protocol_of(image.uri) not in HTTP_SCHEMES:
         yield from other_forms(image.uri)
 
@@ -250,7 +250,7 @@ def wait_for_probe(probe_uri: str, storage_options: StorageOptions) -> bool:
 def _fetch_patiently(
     images: Sequence[SourceObject], storage_options: StorageOptions, answers: dict[str, Fetched], limits: _Limits
 ) -> bool:
-    """Fetch what has no settled answer yet; whether an error is left that may pass."""
+    """Fetch what has no settled answer yet; whether a transient error is left."""
     unsettled = [image for image in images if not isinstance(answers.get(image.uri), _SETTLED)]
     if unsettled:
         answers.update(_cat(list({image.uri: image for image in unsettled}.values()), storage_options, limits))
@@ -289,7 +289,7 @@ def _cat(
 
 
 def _size_on_disk(filesystem: Any, path: str) -> int:
-    """Of a local file; 0 for anything else, and for one that is not there, of which reading it will tell."""
+    """The size of a local file; 0 for anything else, and for a file that is missing, which reading it will show."""
     if "file" in filesystem.protocol:
         with suppress(OSError):
             return int(filesystem.info(path)["size"])
@@ -306,7 +306,7 @@ def _byte_range(image: SourceObject, max_bytes: int) -> tuple[int | None, int | 
 
 
 def _compared(filesystem: Any, path: str, planned: SourceObject, answer: Fetched, max_bytes: int) -> Fetched:
-    """The answer; or what became of the object, where it has not the planned length."""
+    """The answer if it has the planned length; else an error that says what became of the object."""
     if isinstance(answer, Exception) and http_status(answer) != RANGE_NOT_SATISFIABLE:
         return answer
     num_bytes = len(answer) if isinstance(answer, bytes) else 0

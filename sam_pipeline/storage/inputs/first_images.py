@@ -1,4 +1,4 @@
-"""A look at some images before a plan is frozen, lest a run end with nothing but errors."""
+"""A look at some images before a plan is frozen, so that no run ends with nothing but errors."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _REMEDIES = {
 
 
 def check_first_images(found: ListedInput, input_uri: str, storage_options: StorageOptions) -> None:
-    """Refuse an input of which none of twenty images, spread over it, can be read and begins as an image does.
+    """Refuse an input if none of twenty images, spread over it, can be read and begins like an image.
 
-    It ends with the first that does: of most inputs one image is read.
+    It stops at the first that does, so that one image is read of most inputs.
 
     Raises:
         InputError: saying what is wrong with the first of them, and which setting may be.

@@ -94,7 +94,7 @@ def _json_values(values: pa.Array) -> pa.Array:
         written = _quoted(pc.strftime(values, format="%Y-%m-%dT%H:%M:%S%z" if kind.tz else "%Y-%m-%dT%H:%M:%S"))
     elif pt.is_boolean(kind) or pt.is_integer(kind) or pt.is_decimal(kind):
         written = values.cast(pa.string())
-    else:  # of other types there are few, and few rows that have them
+    else:  # other types are rare
         written = pa.array([json_text(value) for value in values.to_pylist()], pa.string())
     return pc.fill_null(written, "null")
 

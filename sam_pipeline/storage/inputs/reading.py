@@ -9,7 +9,7 @@ from itertools import groupby, islice
 from operator import itemgetter
 
 from sam_pipeline.safety.uri_rules import HTTP_SCHEMES
-from sam_pipeline.storage.inputs.containers.parquet_reading import passes, read_parquet_rows
+from sam_pipeline.storage.inputs.containers.parquet_reading import read_parquet_rows, readings
 from sam_pipeline.storage.inputs.containers.tars import read_tar_members
 from sam_pipeline.storage.inputs.containers.zips import unzip_member
 from sam_pipeline.storage.inputs.fetching import (
@@ -33,7 +33,7 @@ _BYTES_AT_ONCE = 2**28
 _GONE = (FileNotFoundError, IsADirectoryError)
 
 _Read = Callable[[Sequence[Location]], Iterator[tuple[int, Fetched]]]
-"""Locations in one container, in its order → their offsets and bytes, in one pass over it."""
+"""Locations in one container, in its order → their offsets and bytes, while the container is read once."""
 
 
 def fetch_images(
@@ -45,9 +45,9 @@ def fetch_images(
 ) -> Iterator[Fetched]:
     """Fetch images in order, holding the bytes of a few at a time.
 
-    A container is read once for all its neighbours in the plan; whether it is still the planned one is looked at
-    first. Compressed tar archives and Parquet files are read again where images do not come in reading_order. Where no
-    object has the name that a list gives, one that is called by another form of it is read.
+    Neighbours that share a container are read from it together, after a check that it is still the planned one.
+    Compressed tar archives and Parquet files are read again where images do not come in reading_order. Where no object
+    has the name that a list gives, other forms of the name are tried.
 
     Args:
         images: planned ones, as neighbours in the plan.
@@ -82,7 +82,7 @@ def fetch_images(
 
 
 def reading_order(image: SourceObject) -> tuple[str, int]:
-    """A key to sort images by, so that a container is read once, from its beginning, whatever is called how in it."""
+    """A key to sort images by, so that each container is read once, from its beginning, whatever the names in it."""
     return (image.uri, 0) if image.location is None else (image.location.container, image.location.offset)
 
 
@@ -152,17 +152,17 @@ def _fetch_by_any_name(
 def _read_through(
     images: Sequence[SourceObject], read: _Read, storage_options: StorageOptions, probe_uri: str | None
 ) -> Iterator[Fetched]:
-    """Read images in one pass over their container; an outage begins another pass at the image that it hit."""
+    """Read images while their container is read once; after an outage it is read again from the image that it hit."""
     locations = [image.location for image in images if image.location is not None]
-    passing: Iterator[tuple[int, Fetched]] | None = None
+    reading: Iterator[tuple[int, Fetched]] | None = None
 
     def next_of(left: Sequence[Location]) -> Fetched:
-        nonlocal passing
+        nonlocal reading
         try:
-            passing = read(left) if passing is None else passing
-            return next(passing)[1]
+            reading = read(left) if reading is None else reading
+            return next(reading)[1]
         except Exception:
-            passing = None
+            reading = None
             raise
 
     for number, location in enumerate(locations):
@@ -174,8 +174,8 @@ def _read_through(
 
 
 def _tar(locations: Sequence[Location], storage_options: StorageOptions) -> Iterator[tuple[int, Fetched]]:
-    for _, some in groupby(passes([location.offset for location in locations]), itemgetter(0)):
-        yield from read_tar_members(locations[0].container, [number for _, number in some], storage_options)
+    for _, some in groupby(readings([location.offset for location in locations]), itemgetter(0)):
+        yield from read_tar_members(locations[0].container, [offset for _, offset in some], storage_options)
 
 
 def _parquet(locations: Sequence[Location], storage_options: StorageOptions) -> Iterator[tuple[int, Fetched]]:

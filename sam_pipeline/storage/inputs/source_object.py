@@ -1,4 +1,4 @@
-"""What every source gives: one record an image, with where its bytes are."""
+"""The record of an image, or of a file that images or prompts are read from; and how an input is to be read."""
 
 from __future__ import annotations
 
@@ -14,15 +14,7 @@ MAX_IMAGE_BYTES = 2**30
 """Larger images are not fetched: a worker holds what it fetches in memory."""
 
 LocationKind = Literal["range", "zip", "tar", "parquet"]
-"""How an image's bytes are taken out of a container.
-
-range: they are bytes offset ≤ i < offset + length of it, as they are (a tar archive without compression).
-zip: bytes offset ≤ i < offset + length of it are a zip archive's local header, the image, stored or deflated, and
-    perhaps some bytes more; zips.unzip_member takes it out.
-tar: the container is a compressed tar archive; offset is the member's number in it, from 0. The archive is read from
-    its beginning.
-parquet: offset is the row's number in the file, from 0; column names the column, `image.bytes` a field of a struct.
-"""
+"""What an image is in its container; see Location.offset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +25,34 @@ class Location:
     """URI of the object that holds it."""
     kind: LocationKind
     offset: int
+    """Where in the container the image is, from 0, in units that depend on the kind.
+
+    range: in bytes. The image is bytes offset ≤ i < offset + length of the container, a tar archive without
+        compression.
+    zip: in bytes. Bytes offset ≤ i < offset + length of the archive are the local header, the image, stored or
+        deflated, and perhaps a few bytes more; zips.unzip_member takes the image out.
+    tar: in members of every type. The archive is compressed, so it is read from its beginning.
+    parquet: in rows of the file.
+    """
     length: int | None = None
+    """In bytes; None in Parquet files. Of a member of a compressed tar archive it is the member's own size."""
     column: str | None = None
+    """Of a Parquet file: the path of the column, `bytes`, or `image.bytes` for a field of a struct."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceObject:
-    """One image to annotate, as planning saw it."""
+    """An image to annotate as planning saw it, or a file as a listing saw it: an archive, a list, labels."""
 
     uri: str
     """Its name in the results: the object's URI, or for a member of a container the container's with a `#` and what is
     in it: `s3://bucket/shard.tar#0001.jpg`, `s3://bucket/part.parquet#0017`."""
     size_bytes: int | None
-    """Of the image; None where only reading it would tell."""
+    """Of the image or file; None where only reading it would tell."""
     etag: str | None
     """What changes when the object, or the container, does: an ETag, or a modification time where there is none."""
     location: Location | None = None
-    """None for an object that is an image."""
+    """None for an object by itself."""
     error: str | None = None
     """Why it is not to be fetched: the image ends as a row with status fetch_error and this error."""
     extra: str | None = None
@@ -58,7 +61,7 @@ class SourceObject:
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What the sources are told; each takes what concerns it."""
+    """How an input is to be read, beyond its URI; each format takes what concerns it."""
 
     storage: StorageOptions
     """Fsspec options of remote filesystems."""
@@ -95,15 +98,15 @@ SOURCE_FIELDS = [
 ]
 
 SOURCE_SCHEMA = pa.schema(SOURCE_FIELDS)
-"""SourceObject as Arrow, in which sources give millions of them."""
+"""SourceObject as Arrow, since an input may hold millions of them."""
 
 
 def source_table(images: Iterable[SourceObject]) -> pa.Table:
-    """Images as a table of SOURCE_SCHEMA."""
+    """Records as a table of SOURCE_SCHEMA."""
     return pa.Table.from_pylist([asdict(image) for image in images], schema=SOURCE_SCHEMA)
 
 
 def object_of_row(row: Mapping[str, Any]) -> SourceObject:
-    """The image of a row of SOURCE_SCHEMA, or of the plan."""
+    """The record of a row of SOURCE_SCHEMA, or of the plan."""
     location = None if row["location"] is None else Location(**row["location"])
     return SourceObject(row["uri"], row["size_bytes"], row["etag"], location, row["error"], row["extra"])

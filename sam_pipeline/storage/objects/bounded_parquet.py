@@ -26,7 +26,7 @@ _BYTES_OF_NUMBER = 8
 
 
 class _LimitedFile:
-    """A file of which first no more than a footer is read at once, and then no more than a page."""
+    """A file that refuses reads larger than a footer may be, and after the footer those larger than a page may be."""
 
     def __init__(self, file: Any) -> None:
         self._file, self.is_footer_read = file, False
@@ -96,7 +96,7 @@ def column_batches(
 
 
 def _leaves(parquet: pq.ParquetFile, columns: Mapping[str, int]) -> dict[str, int]:
-    """The columns without fields of their own that are in some columns, by path, with their numbers."""
+    """The numbers of the leaf columns below some top-level columns, by path."""
     paths = [parquet.schema.column(index).path for index in range(len(parquet.schema))]
     return {path: index for index, path in enumerate(paths) if path.partition(".")[0] in columns or path in columns}
 
@@ -132,7 +132,7 @@ def _cut_texts(column: pa.Array, length: int) -> pa.Array:
 
 
 def _decoded(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Values for their numbers in a dictionary, in parts that do not become too large."""
+    """Replace numbers in a dictionary by its values, in parts that do not become too large."""
     if batch.num_rows > 1 and sum(map(_decoded_bytes, batch.columns)) > _BATCH_BYTES:
         half = batch.num_rows // 2
         yield from _decoded(batch.slice(0, half))

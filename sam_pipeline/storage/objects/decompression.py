@@ -1,4 +1,4 @@
-"""Compressed files, which may unpack to a million times their size: read only as long as they stay in proportion."""
+"""Compressed files, read only while what they unpack to stays in proportion to their size."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _CHUNK_BYTES = 2**20
 
 
 class Decompressed(io.BufferedIOBase):
-    """What a decompressor gives, in steps between which its proportion is checked.
+    """A decompressor as a file, read in steps; after each it is checked how much it unpacked from how much.
 
     Args:
         stream: the decompressor, such as gzip.GzipFile.
         compressed: the file that it reads.
 
     Raises:
-        ValueError: in read and seek: it unpacks to more than may be.
+        ValueError: in read and seek: it unpacks to more than is allowed.
     """
 
     def __init__(self, stream: Any, compressed: Any) -> None:

@@ -1,4 +1,4 @@
-"""One place that turns what a user calls a place into an fsspec filesystem; delta_place does so for delta-rs.
+"""From a URI or a path to an fsspec filesystem; tables/delta_place.py does the same for delta-rs.
 
 Inside the program a place on this machine is an absolute path, or ``file://`` with the path as it is: nothing is
 percent-encoded, so that a stored name is read as it was written. absolute_uri makes that of what a user gives.
@@ -38,8 +38,8 @@ def protocol_of(uri: str) -> str:
 def open_filesystem(uri: str, storage_options: StorageOptions) -> tuple[Any, str]:
     """Return (fsspec filesystem, path inside it).
 
-    Options apply to remote filesystems only, and not to http: they may hold what is meant for the storage. Whether http
-    is wanted is for the caller to say, by check_uri, as absolute_uri does for inputs and outputs: it is not.
+    Options apply to remote filesystems, but not to http, since they may hold what only the storage should see. Http is
+    opened without a check: callers that do not want it refuse it by check_uri, as absolute_uri does.
 
     Raises:
         ConfigError: unknown scheme, chained URI (`::`), or a scheme whose fsspec driver is not installed.
@@ -81,7 +81,7 @@ def join_uri(uri: str, *names: str) -> str:
 
 
 def absolute_uri(uri: str) -> str:
-    """What a user calls a place, in the one spelling that all else understands.
+    """The URI or path that a user gives, in the one spelling that the rest of the program understands.
 
     A path or a file: URI becomes an absolute path, so that workers with another working directory reach the same files.
     A slash at the end is dropped everywhere, so that a folder has one name. Only for what comes from a user: in stored

@@ -1,4 +1,4 @@
-"""Fetching single images that a manifest names by http, from servers that may do as they like."""
+"""Fetching single images that a manifest names by http, from servers that are not trusted."""
 
 from __future__ import annotations
 

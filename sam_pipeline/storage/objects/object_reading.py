@@ -105,7 +105,7 @@ def read_json(uri: str, storage_options: StorageOptions) -> Any:
 
 
 def _are_json_lines(content: bytes) -> bool:
-    """Whether what is no JSON as a whole has an object in each of its first lines."""
+    """Whether text that is not JSON as a whole has a JSON object in each of its first two lines."""
     try:
         return all(isinstance(json.loads(line), dict) for line in content.split(b"\n", 2)[:2])
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""An object in storage as a file to seek in, of which only what is wanted is read."""
+"""An object in storage as a file: ranges of it are read, and not the whole object."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 from fsspec.asyn import AsyncFileSystem, sync
 
 RANGE_LIMIT_S = 120.0
-"""For a range of some megabytes of what is read from its beginning to its end, or in steps."""
+"""Seconds for one range of some megabytes, where an object is read in order or in steps."""
 
 Range = tuple[int | None, int | None]
 """First byte, and the one after the last."""

@@ -1,4 +1,4 @@
-"""One layer of retries over every storage call: what may pass is tried again, what will not is raised at once."""
+"""One layer of retries over every storage call: transient errors are retried, others are raised at once."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 RANGE_NOT_SATISFIABLE = 416
-"""What a server answers that has nothing at a range: for one, of an empty object."""
+"""The status with which a server answers that a range holds no bytes, such as any range of an empty object."""
 
-_SILENT_S = 10  # what passes sooner is no news
-_MAX_DENIALS = 6  # with the waits between them about ten seconds, in which a role's new credentials arrive
+_SILENT_S = 10  # retries before this are logged at DEBUG only
+_MAX_DENIALS = 6  # about ten seconds with the waits between them, in which new credentials of a role arrive
 
 
 class ErrorKind(Enum):
@@ -37,7 +37,7 @@ class ErrorKind(Enum):
     TRANSIENT = auto()
     """Throttling, a server's failure, a broken connection: the next attempt may succeed."""
     DENIED = auto()
-    """403 or no credentials: final at a start, but for seconds also what a role's refresh looks like."""
+    """403 or no credentials. Final when a run starts; later it may be a role whose credentials are being renewed."""
     BAD_CREDENTIALS = auto()
     """A key that does not exist, does not sign right, or has expired."""
     FINAL = auto()
@@ -92,7 +92,7 @@ def retried(call: Callable[[], T], *, what: str, denied_is_final: bool = True, l
         limit_s: no new attempt is begun this long after the first.
 
     Raises:
-        StorageUnavailableError: every attempt up to the limit failed in a way that may pass.
+        StorageUnavailableError: every attempt up to the limit failed with a transient error.
         Exception: any other error, at once and as it is.
     """
 
@@ -181,7 +181,7 @@ def _kind_alone(error: BaseException) -> ErrorKind | None:
 
 
 def _is_of_httpx(error: BaseException) -> bool:
-    """Whether a connection failed of the client of huggingface_hub, which is installed only for hf:// URIs."""
+    """Whether it is a connection error of httpx, which huggingface_hub uses and which is there only for hf:// URIs."""
     names = [(kind.__module__[:5], kind.__name__) for kind in type(error).__mro__]
     return ("httpx", "TransportError") in names
 
@@ -198,10 +198,10 @@ def _kind_of_answer(status: int, code: str) -> ErrorKind:
 
 def _kind_of_os_error(error: OSError) -> ErrorKind:
     if error.errno is not None:
-        # What a disk says (full, read-only, no permission, no such file) and what resolving a name says, which is
-        # negative, and passes.
-        passes = error.errno in _TRANSIENT_ERRNOS or error.errno < 0
-        return ErrorKind.TRANSIENT if passes else ErrorKind.FINAL
+        # Errors of a disk are final: full, read-only, no permission, no such file. Those of resolving a name are
+        # transient, and have negative numbers.
+        is_transient_number = error.errno in _TRANSIENT_ERRNOS or error.errno < 0
+        return ErrorKind.TRANSIENT if is_transient_number else ErrorKind.FINAL
     if isinstance(error, PermissionError):
         return ErrorKind.DENIED
     if isinstance(error, (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)):

@@ -1,4 +1,4 @@
-"""Prompts that are boxes and no more, a column at a time: what prompt_values gives row by row, for millions."""
+"""Prompts that are only boxes, read a column at a time: the same rows as prompt_values makes, for millions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def box_prompts(batch: pa.RecordBatch, num_rows_before: int, bbox_format: BboxFormat) -> tuple[pa.Table, _Numbers]:
-    """Take the prompts that have a right box, no points and no mask, and nothing wrong in the other columns.
+    """Take the prompts that have a valid box, no points and no mask, and nothing wrong in the other columns.
 
     Args:
         batch: key, text; is_image_id; and those of the other columns of prompts that there are.

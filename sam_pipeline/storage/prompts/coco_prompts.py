@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 def coco_prompts(uri: str, prompt_options: PromptOptions, make: MakeRow, *, are_regions: bool) -> Iterator[pa.Table]:
     """Read COCO's JSON, which is held in memory. See prompt_files.read_prompts.
 
-    The image is what `images` call it, where there are any, else its image_id; that alone if the images were planned
-    from the same file. The prompt_id is the annotation's id, or else its position. Ids are the same as number, as text
-    and as a float: 7, "7", 7.0.
+    An image goes by its file_name in `images`, or else by its image_id; always by its image_id if the images were
+    planned from the same file. The prompt_id is the annotation's id, or else its position. Ids are the same as number,
+    as text and as a float: 7, "7", 7.0.
     """
     return row_tables(_rows(uri, prompt_options, make, are_regions=are_regions))
 
@@ -66,7 +66,7 @@ def _content(uri: str, storage_options: StorageOptions) -> tuple[list[Any], dict
 
 
 def _polygons(fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The polygons of an annotation's segmentation, each by itself; run lengths have none, and then bbox counts."""
+    """The polygons of an annotation's segmentation, each by itself; run lengths have none, so bbox is used."""
     segmentation = fields.get("segmentation")
     if not isinstance(segmentation, list) or not any(isinstance(flat, list) for flat in segmentation):
         return [fields]

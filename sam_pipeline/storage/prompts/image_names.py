@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def list_image_names(uri: str, storage_options: StorageOptions) -> list[SourceObject]:
-    """The file that names are read from, whatever its suffix, with what changes when it does.
+    """The file that names are read from, whatever its suffix, with its size and ETag.
 
     Raises:
         InputError: nothing there.
@@ -64,14 +64,14 @@ def names_by_id(images: object) -> dict[str, str]:
 
 
 def with_image_names(keyed: pa.Table, names: pa.Table) -> pa.Table:
-    """Put names in the place of image ids. Ids without one are counted in the log and name no image any more.
+    """Put names in the place of image ids. Ids without a name are counted in the log, and their rows name no image.
 
     Args:
         keyed: (N,) rows of KEYED_PROMPTS.
         names: from read_image_names.
 
     Returns:
-        The same rows, of which none is called by an id.
+        The same rows, none of which has an id as its key.
     """
     keys, are_ids = keyed["key"], keyed["is_image_id"]
     ids, file_names = (names[name].combine_chunks() for name in ("id", "file_name"))

@@ -19,7 +19,7 @@ def json_line_prompts(
 ) -> Iterator[pa.Table]:
     """Read JSON Lines, of which the columns are the fields in the first four megabytes. See prompt_files.read_prompts.
 
-    The prompt_id is the number of the object, from 0; blank lines are none.
+    The prompt_id is the number of the object, from 0; blank lines do not count.
     """
     return row_tables(_rows(uri, storage_options, make, are_regions=are_regions))
 

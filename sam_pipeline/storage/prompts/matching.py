@@ -44,10 +44,10 @@ def match_images(keyed: pa.Table, planned: pa.Table) -> _Ids:
     """Find the image that each row of a file of prompts names. What names none, or several, is counted in the log.
 
     A key is an image's URI; or the end of one, from a slash on (`train/0001.jpg`, `0001.jpg`), with or without the
-    suffix. A number also names the file that is called by it with zeros in front, as COCO's are. The first of these by
-    which a key names anything counts. A key that names nothing is tried once more in another form: with a space for
-    `%20`, slashes for backslashes, letters and their accents as one (see name_forms). Where the plan was made from a
-    COCO file, what the rows call an image's id is looked for among the ids of that file first, and a number there only.
+    suffix. A number also names the file that is called by it with zeros in front, as COCO's are. The first of these
+    that names anything counts. A key that names nothing is tried once more in another form: with a space for `%20`,
+    slashes for backslashes, letters and their accents as one (see name_forms). If the plan was made from a COCO file,
+    keys that are ids are looked for among the ids of that file first, and those that are numbers only there.
 
     Args:
         keyed: (N,) rows of KEYED_PROMPTS; key and is_image_id are used.
@@ -101,7 +101,7 @@ def _found(keyed: pa.Table, planned: pa.Table) -> tuple[_Ids, _Ids, pa.Array]:
     is_named = keys >= 0
     names, is_id = encoded.dictionary.take(pa.array(keys[is_named] // 2)), keys[is_named] % 2 == 1
     found = np.full(len(names), _NONE)
-    for index, asked in _ways(names, is_id, planned):
+    for index, asked in _match_strategies(names, is_id, planned):
         left = np.flatnonzero(found == _NONE)
         if not len(left):
             break
@@ -111,8 +111,10 @@ def _found(keyed: pa.Table, planned: pa.Table) -> tuple[_Ids, _Ids, pa.Array]:
     return by_key[positions], codes, encoded.dictionary
 
 
-def _ways(names: pa.Array, is_id: npt.NDArray[np.bool_], planned: pa.Table) -> Iterator[tuple[_Index, pa.Array]]:
-    """Ways to name an image, the surest first: the index, and the keys as they are written there."""
+def _match_strategies(
+    names: pa.Array, is_id: npt.NDArray[np.bool_], planned: pa.Table
+) -> Iterator[tuple[_Index, pa.Array]]:
+    """Ways to match keys with images, the surest first: an index of names, and the keys in the form that it has."""
     ids = planned["image_id"].to_numpy()
     coco_ids = pc.struct_field(pc.extract_regex(_large(planned["extra"]), _COCO_ID), "id")
     if coco_ids.null_count < len(coco_ids):
@@ -122,11 +124,11 @@ def _ways(names: pa.Array, is_id: npt.NDArray[np.bool_], planned: pa.Table) -> I
         names = pc.if_else(pc.and_(pa.array(is_id), is_number), None, names)
     uris = _large(planned["uri"])
     in_container = planned["location"].combine_chunks().is_valid()
-    yield from _ways_by_name(names, uris, in_container, ids)
-    yield from _ways_by_name(one_form(names), one_form(uris), in_container, ids)
+    yield from _match_strategies_by_name(names, uris, in_container, ids)
+    yield from _match_strategies_by_name(one_form(names), one_form(uris), in_container, ids)
 
 
-def _ways_by_name(
+def _match_strategies_by_name(
     names: pa.Array, uris: pa.Array, in_container: pa.Array, ids: _Ids
 ) -> Iterator[tuple[_Index, pa.Array]]:
     yield _index(uris, ids), names

@@ -31,7 +31,7 @@ _BLOCK_BYTES = 4 << 20
 
 
 def parquet_prompts(uri: str, prompt_options: PromptOptions, make: MakeRow, *, are_regions: bool) -> Iterator[pa.Table]:
-    """Read Parquet, of which only the columns that count. See prompt_files.read_prompts.
+    """Read the columns of a Parquet file that are used. See prompt_files.read_prompts.
 
     The prompt_id is the number of the row, from 0. Prompts that are boxes and no more are read a column at a time, all
     others row by row.
@@ -46,7 +46,7 @@ def parquet_prompts(uri: str, prompt_options: PromptOptions, make: MakeRow, *, a
 
 
 def _batches(uri: str, prompt_options: PromptOptions, *, are_regions: bool) -> Iterator[pa.RecordBatch]:
-    """The columns that count, with the image's name as text in `key`, and is_image_id."""
+    """The columns that are used, with the image's name as text in `key`, and is_image_id."""
     with open_object(uri, prompt_options.storage) as file, input_errors(f"read {uri}"):
         schema = bounded_parquet(file, _BLOCK_BYTES).schema_arrow
         columns = {field.name: may_name_images(field.type) for field in schema}

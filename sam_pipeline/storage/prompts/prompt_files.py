@@ -29,12 +29,10 @@ logger = logging.getLogger(__name__)
 
 
 def read_prompts(uri: str, prompt_options: PromptOptions) -> Iterator[pa.Table]:
-    """Read the prompts of a file; those with too low a score, or none where one is asked for, are left out.
+    """Read the prompts of a file. With min_score, those that have a lower score or none are left out.
 
-    Where a prompt has an error and no score, the error may be in the score, so it stays.
-
-    A prompt that cannot be used is a row with an error, and the others go on. COCO's files are held in memory, of all
-    others some thousand rows.
+    A prompt that cannot be used becomes a row with an error. If it has no score either, it stays: the error may be in
+    the score. COCO's files are held in memory as a whole, of all others some thousand rows.
 
     Args:
         uri: of COCO results or annotations (.json, .json.gz), JSON Lines, Parquet, or a folder of YOLO labels (.txt).
@@ -117,5 +115,5 @@ def _read(uri: str, prompt_options: PromptOptions, *, are_regions: bool) -> Iter
 
 
 def _holds_labels(uri: str) -> bool:
-    """Whether it is a folder, unless it turns out to be a file; folders may have dots in their names."""
+    """Whether it seems to be a folder of labels: no suffix of other kinds. Folders may have dots in their names."""
     return uri.lower().endswith(LABEL_SUFFIX) or not uri.lower().endswith(_SUFFIXES)

@@ -34,7 +34,7 @@ _BYTES_AT_ONCE = 64 << 20
 def yolo_prompts(files: Sequence[SourceObject], uri: str, storage_options: StorageOptions) -> Iterator[pa.Table]:
     """Read labels: `class cx cy w h [confidence] [track]`. See prompt_files.read_prompts.
 
-    The image is called as the file, below the folder and without suffix. The prompt_id is the line, from 0.
+    The key is the path of the file below the folder, without suffix. The prompt_id is the line, from 0.
 
     Programs write a confidence, a track's id, both or none. A fifth number without a fraction, such as 7 or 1, is an
     id, which is not used; it is a confidence where one of the file's fifth numbers is written with a fraction. A

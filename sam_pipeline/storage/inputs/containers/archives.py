@@ -1,4 +1,4 @@
-"""What tar and zip archives have in common: many are indexed at once, and their images are told by their names."""
+"""What tar and zip archives have in common: many are indexed at once, and images are recognised by their names."""
 
 from __future__ import annotations
 

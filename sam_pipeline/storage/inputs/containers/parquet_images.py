@@ -37,13 +37,13 @@ _SAMPLED_ROWS = 4
 
 
 class _UnusableError(Exception):
-    """A file has not the columns that were asked for; another may."""
+    """A file lacks the columns that were asked for; another file may have them."""
 
 
 def is_parquet_of_images(uri: str, source_options: SourceOptions) -> bool:
     """Whether a Parquet file holds images, by its columns; else it is a list of their URIs.
 
-    Bytes beside a column with the name of URIs may be anything, such as a hash, unless they are called as images are.
+    Bytes beside a column of URIs may be anything, such as a hash, unless their column has a usual name for images.
 
     Raises:
         InputError: the file cannot be read.
@@ -67,7 +67,7 @@ def parquet_images(containers: Iterable[SourceObject], source_options: SourceOpt
     An image is named `part.parquet#000000017`, so that the order of the URIs is that of the rows, in which they are
     read, however many a file has or gets. Some footers are read at once.
 
-    Which image is null is found out here only where the statistics say that all of a row group are; else by the reader.
+    Null images are found here only where the statistics say that a whole row group is null; the reader finds others.
 
     Args:
         containers: Parquet files, as a listing saw them.

@@ -76,7 +76,7 @@ def _opened(uri: str, storage_options: StorageOptions) -> Any:
 
 
 def why_null(parquet: pq.ParquetFile, column: str) -> list[NullRows]:
-    """Row groups in which every image is null, by the statistics; of others only reading them would tell."""
+    """Row groups in which every image is null by the statistics; other null images are found when they are read."""
     found, first = [], 0
     for group in range(parquet.num_row_groups):
         num_rows = parquet.metadata.row_group(group).num_rows
@@ -87,18 +87,19 @@ def why_null(parquet: pq.ParquetFile, column: str) -> list[NullRows]:
 
 
 def read_parquet_rows(
-    container: str, column: str, rows: Sequence[int], storage_options: StorageOptions
+    container: str, column: str, offsets: Sequence[int], storage_options: StorageOptions
 ) -> Iterator[tuple[int, bytes | Exception]]:
     """Read the images of some rows, each row group once and only as far as needed.
 
     Args:
         container: URI of the Parquet file.
         column: path of the column, `bytes` or `image.bytes`.
-        rows: their numbers in the file, from 0. Where they do not ascend, the file is read again from there.
+        offsets: of rows; see Location.offset. Where they do not ascend, the file is read again from there.
         storage_options: of the storage.
 
     Yields:
-        Each row, in the given order, with the bytes or an UnreadableRowError: it is null, damaged, or not in the file.
+        Each offset, in the given order, with the bytes, or an UnreadableRowError where they are null, damaged, or not
+        in the file.
 
     Raises:
         Exception: whatever the storage says, at any row; and a footer that is damaged.
@@ -106,7 +107,7 @@ def read_parquet_rows(
     with open_parquet(container, storage_options) as parquet:
         num_rows = (parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups))
         starts = list(accumulate(num_rows, initial=0))
-        for (_, group), some in groupby(passes(rows), lambda row: (row[0], bisect_right(starts, row[1]) - 1)):
+        for (_, group), some in groupby(readings(offsets), lambda row: (row[0], bisect_right(starts, row[1]) - 1)):
             wanted = [row for _, row in some]
             if not 0 <= group < parquet.num_row_groups:
                 yield from ((row, UnreadableRowError(f"no row {row}: there are {starts[-1]}")) for row in wanted)
@@ -114,13 +115,13 @@ def read_parquet_rows(
             yield from _read_group(parquet, group, column, starts[group], wanted)
 
 
-def passes(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Rows, or members, each with the number of the pass that reads it: a new one begins where they do not ascend."""
+def readings(offsets: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Offsets, each after the number of the reading that it belongs to: a new one begins where they do not ascend."""
     number, last = 0, -1
-    for row in rows:
-        number += row <= last
-        last = row
-        yield number, row
+    for offset in offsets:
+        number += offset <= last
+        last = offset
+        yield number, offset
 
 
 def _read_group(
@@ -161,10 +162,10 @@ def _leaf(values: pa.Array) -> pa.Array:
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether pyarrow says it of the data; else the storage says it, or the machine."""
+    """Whether the error is pyarrow's about the data, and not one of the storage or the machine."""
     if isinstance(error, pa.ArrowException):
         return not isinstance(error, MemoryError)
-    # pyarrow takes the same type as the storage, which has numbers for what it says, or a cause.
+    # pyarrow raises OSError as storage does, but without a number and without a cause.
     is_plain = type(error) is OSError and error.errno is None and error.__cause__ is None
     return is_plain and not is_transient(error) and not is_denied(error)
 

@@ -60,8 +60,8 @@ def tar_images(
 
     Members count as images by the suffix of their names; other files, hidden ones and links are skipped, and hidden
     folders are passed over. Whether an archive is compressed is seen in its first bytes, not in its name. Names are
-    only names here, kept as they are; bytes of them that are no UTF-8 become backslash escapes. Of members with one
-    name in an archive the second is called `name~2`, and so on.
+    kept as they are, since nothing is unpacked; bytes of them that are not UTF-8 become backslash escapes. Where
+    members of an archive share a name, the second is called `name~2`, and so on.
 
     WebDataset puts files with the name of an image beside it (`0001.jpg`, `0001.json`, `0001.cls` in succession). Those
     whose extension is in source_options.keep go into the image's `extra`: JSON parsed, anything else as text. A file
@@ -93,40 +93,40 @@ def tar_images(
 
 
 def read_tar_members(
-    container: str, numbers: Iterable[int], storage_options: StorageOptions, *, max_bytes: int = 2**30
+    container: str, offsets: Iterable[int], storage_options: StorageOptions, *, max_bytes: int = 2**30
 ) -> Iterator[tuple[int, bytes | Exception]]:
     """Stream an archive once, up to the last member wanted.
 
     Args:
         container: URI of the archive.
-        numbers: of members, counted from 0 over members of every type.
+        offsets: of members; see Location.offset.
         storage_options: of the storage.
         max_bytes: larger members are not read; they yield a ValueError.
 
     Yields:
-        Each number once, in ascending order, with the member's bytes or what is wrong with it: ValueError where the
+        Each offset once, in ascending order, with the member's bytes or what is wrong with it: ValueError where the
         archive ends before it, is damaged, or has no regular file there; FileNotFoundError where the archive is gone.
 
     Raises:
         Exception: the storage's own error: access is denied (retrying.is_denied), or, after half a minute of attempts,
-            what may pass (is_transient).
+            the last transient one (is_transient).
         InputError: the compression (zstd) is not in this Python.
         MemoryError: there is not enough memory, which says nothing of the archive.
     """
-    wanted = deque(sorted(set(numbers)))
+    wanted = deque(sorted(set(offsets)))
     if not wanted:
         return
     num_members = 0
     try:
         stream, _ = _opened(ReadAheadFile(container, None, storage_options, limit_s=30))
-        for number, member in enumerate(_members(stream)):
-            if number == wanted[0]:
+        for offset, member in enumerate(_members(stream)):
+            if offset == wanted[0]:
                 answer = _data(stream, member, max_bytes)
                 wanted.popleft()
-                yield number, answer
+                yield offset, answer
                 if not wanted:
                     return
-            num_members = number + 1
+            num_members = offset + 1
         failure: Exception = ValueError(f"archive has only {num_members} members")
     except StorageFaultError as fault:
         failure = fault.error
@@ -138,8 +138,8 @@ def read_tar_members(
         failure = failure.__cause__  # the caller may know whether storage answers for other objects
     if isinstance(failure, SamPipelineError) or is_transient(failure) or is_denied(failure):
         raise failure
-    for number in wanted:
-        yield number, failure
+    for offset in wanted:
+        yield offset, failure
 
 
 def _data(stream: Any, member: tarfile.TarInfo, max_bytes: int) -> bytes | ValueError:
@@ -184,11 +184,11 @@ def _entries(container: SourceObject, source_options: SourceOptions) -> Iterator
     is_tar = False
     try:
         stream, kind = _opened(ReadAheadFile(container.uri, container.size_bytes, source_options.storage))
-        for number, member in enumerate(_members(stream)):
+        for offset, member in enumerate(_members(stream)):
             is_tar = True
             folder, _, base = member.name.rpartition("/")
             stem, _, extension = base.partition(".")
-            sample = (folder, stem) if keep else number
+            sample = (folder, stem) if keep else offset
             is_plain = member.isreg() and not member.issparse()
             kept: Mapping[str, str] = {}
             image = None
@@ -196,7 +196,7 @@ def _entries(container: SourceObject, source_options: SourceOptions) -> Iterator
             if passed_over is not None:
                 pass
             elif member.isreg() and is_image(member.name):
-                image = _image(container, unique(member.name, seen), member, kind, number)
+                image = _image(container, unique(member.name, seen), member, kind, offset)
             elif is_plain and extension.lower() in keep:
                 content, why = _kept(extension.lower(), stream, member)
                 kept = {extension.lower(): content}
@@ -217,12 +217,12 @@ def _early_end(num_members: int, error: Exception) -> str:
     return f"archive ends early after {num_members} members ({one_line(error)})"
 
 
-def _image(container: SourceObject, name: str, member: tarfile.TarInfo, kind: str, number: int) -> SourceObject:
+def _image(container: SourceObject, name: str, member: tarfile.TarInfo, kind: str, offset: int) -> SourceObject:
     uri = f"{container.uri}#{name}"
     if member.issparse():
         return SourceObject(uri, member.size, container.etag, error="sparse file in a tar archive: not supported")
     if kind == "tar":
-        location = Location(container.uri, "tar", number, member.size)
+        location = Location(container.uri, "tar", offset, member.size)
     else:
         location = Location(container.uri, "range", member.offset_data, member.size)
     return SourceObject(uri, member.size, container.etag, location)

@@ -52,7 +52,8 @@ def zip_images(
     """Index zip archives: one row for each image among their members, in order of archives and their directories.
 
     Members count as images by the suffix of their names; other files, hidden ones and links are skipped, and hidden
-    folders are passed over. Of members with one name in an archive the second is called `name~2`, and so on.
+    folders are passed over. Where members of an archive share a name, the second is called
+    `name~2`, and so on.
 
     What an archive holds never raises. A member that is encrypted, compressed otherwise than by deflate, or overlaps
     another becomes a row with `error`. A file that is damaged, cut, or no zip archive at all gives one row with `error`
@@ -131,8 +132,8 @@ def _image(container: SourceObject, name: str, entry: Entry, starts: array[int])
         starts: offsets of every local header and, last, of the directory, ascending.
     """
     uri = f"{container.uri}#{name}"
-    # The lengths of a local header's name and extra are only in itself, but the next header is seldom further than its
-    # data. Where it is, deleted members or strangers' data lie between.
+    # Only the local header itself says how long its name and extra field are. But the next header mostly follows the
+    # data at once; otherwise deleted members or foreign data lie between.
     least_bytes = _LOCAL_HEADER.size + entry.packed_bytes
     length = 0
     if 0 <= entry.offset < starts[-1]:

@@ -37,7 +37,7 @@ class PathPattern:
 
     @cached_property
     def is_level_by_level(self) -> bool:
-        """Whether matches are so many folders deep and no deeper, so that nothing below them is to be listed."""
+        """Whether all matches are at one depth, so that nothing below it needs to be listed."""
         return self.is_glob and "**" not in self.path
 
     def matches(self, name: str) -> bool:

@@ -58,7 +58,7 @@ def walk_store(
 ) -> Iterator[ListingPage]:
     """List what is below a prefix, or matches a glob, but nothing in folders of Delta tables.
 
-    Only of a table that has a thousand objects whose names sort before `_delta_log` some are listed: they come first.
+    With one exception: where a thousand objects of a table sort before its `_delta_log`, the first of them are listed.
 
     Raises:
         FileNotFoundError: nothing there; PermissionError, where an empty listing would not say so.
@@ -132,7 +132,7 @@ def etag_of(info: Mapping[str, Any]) -> str | None:
 def _pages(
     list_page: Callable[[_Request], _StorePage], first: _Request, pattern: PathPattern, retry: Retry
 ) -> Iterator[tuple[_Request, _StorePage]]:
-    """All pages in any order, at most so many at once; what is held does not grow with the number of objects."""
+    """All pages in any order, sixteen requests at a time; what is held does not grow with the number of objects."""
     waiting = deque([first])
     prefixes: dict[str, list[str]] = {}
     running: dict[Future[_StorePage], _Request] = {}

@@ -21,8 +21,8 @@ _MAX_FIELDS_SHOWN = 20
 def coco_images(uri: str, source_options: SourceOptions) -> Iterator[pa.Table]:
     """Read the images of an annotation file, which is held in memory.
 
-    An image is its file_name, relative to image_root or else to the file's folder. Where no image_root says that the
-    files are there, and http is allowed, it is its coco_url if it has one. Its extra is `{"coco_image_id": id, …}` with
+    An image is found by its file_name, relative to image_root or else to the file's folder; or by its coco_url, if it
+    has one, http is allowed and no image_root is given. Its extra is `{"coco_image_id": id, …}` with
     the fields to keep. An entry without a name or id, or with the id of an earlier one, becomes an image with an error,
     called file#row-N with N from 0.
 

@@ -42,8 +42,8 @@ TEXT_MANIFEST_SUFFIXES = tuple(f"{suffix}{zipped}" for suffix in _TEXT_READERS f
 MANIFEST_SUFFIXES = (*PARQUET_SUFFIXES, *TEXT_MANIFEST_SUFFIXES)
 
 URI_COLUMNS = ("uri", "url", "image_uri", "image_path", "path", "file_name", "image", "key")
-"""What columns that name images are called, in lists and in prompts, in the order in which they are looked for. In
-prompts the first there is counts; in lists the first whose values look like names, or else the first."""
+"""Usual names of columns that name images, in lists and in prompts, in the order in which they are looked for. In
+prompts the first that exists is used; in lists the first whose values look like names, or else the first."""
 
 # A scheme, the suffix of an image, or a path without spaces: text that names an image. Captions have none of these.
 _NAME = re.compile(

@@ -94,7 +94,7 @@ class NamedUris:
         return pa.table(columns, schema=SOURCE_SCHEMA)
 
     def _resolve_all(self, names: pa.Array, first_row: int) -> tuple[pa.Array, pa.Array]:
-        """URIs and errors of names: what is plain by a few passes over all of them, the rest by resolve."""
+        """URIs and errors of names: plain names are resolved all at once by Arrow, the rest one by one by resolve."""
         is_short = pc.less_equal(pc.utf8_length(names), MAX_NAME_LENGTH)
         has_scheme = pc.match_substring(names, "://")
         is_absolute = pc.and_not(pc.starts_with(names, "/"), has_scheme)
