@@ -52,8 +52,7 @@ def zip_images(
     """Index zip archives: one row for each image among their members, in order of archives and their directories.
 
     Members count as images by the suffix of their names; other files, hidden ones and links are skipped, and hidden
-    folders are passed over. Where members of an archive share a name, the second is called
-    `name~2`, and so on.
+    folders are passed over. Where members of an archive share a name, the second is called `name~2`, and so on.
 
     What an archive holds never raises. A member that is encrypted, compressed otherwise than by deflate, or overlaps
     another becomes a row with `error`. A file that is damaged, cut, or no zip archive at all gives one row with `error`

@@ -11,7 +11,6 @@ import tarfile
 import threading
 import uuid
 
-import fsspec
 import pyarrow as pa
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
@@ -21,9 +20,9 @@ from hypothesis import strategies as st
 from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.storage.inputs.containers import archives, tars
 from sam_pipeline.storage.inputs.containers.tars import read_tar_members, tar_images
-from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceObject, SourceOptions, object_of_row
+from sam_pipeline.storage.inputs.source_object import SourceObject
 from sam_pipeline.storage.objects import range_file
-from sam_pipeline.storage.objects.local_files import LocalFiles
+from tests.storage.inputs.archive_store import ArchiveStore, names
 
 COMPRESSORS = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -53,35 +52,9 @@ def pictures(num, num_bytes=700):
     return [File(f"{i:04d}.jpg", bytes([i % 251]) * (num_bytes + i)) for i in range(num)]
 
 
-class Store:
-    """A folder of its own on one of two filesystems, which counts what is read."""
-
-    def __init__(self, kind, tmp_path, monkeypatch):
-        self.root = str(tmp_path) if kind == "local" else f"memory:///bucket-{uuid.uuid4()}"
-        self.filesystem, self.path = fsspec.core.url_to_fs(self.root)
-        self.ranges = []
-        driver = LocalFiles if kind == "local" else MemoryFileSystem
-        real = driver.cat_file
-
-        def cat_file(filesystem, path, start=None, end=None, **options):
-            self.ranges.append((start, end))
-            return real(filesystem, path, start=start, end=end, **options)
-
-        monkeypatch.setattr(driver, "cat_file", cat_file)
-
-    def put(self, data, name="shard.tar", size_bytes=None):
-        self.filesystem.pipe_file(f"{self.path}/{name}", data)
-        uri = f"{self.root}/{name}" if "://" in self.root else f"file://{self.root}/{name}"
-        return SourceObject(uri, len(data) if size_bytes is None else size_bytes, "etag-of-shard")
-
-    def index(self, *data, keep=(), **options):
-        containers = [
-            item if isinstance(item, SourceObject) else self.put(item, f"{number:05d}.tar")
-            for number, item in enumerate(data)
-        ]
-        tables = list(tar_images(containers, SourceOptions({}, keep=tuple(keep)), **options))
-        assert all(table.schema == SOURCE_SCHEMA for table in tables)
-        return [object_of_row(row) for table in tables for row in table.to_pylist()]
+class Store(ArchiveStore):
+    suffix = ".tar"
+    list_images = staticmethod(tar_images)
 
     def content(self, image):
         """The bytes of an image as a worker would take them."""
@@ -92,24 +65,6 @@ class Store:
         ((number, data),) = read_tar_members(where.container, [where.offset], {})
         assert number == where.offset
         return data
-
-    @property
-    def num_bytes(self):
-        return sum(end - start for start, end in self.ranges)
-
-
-@pytest.fixture(params=["local", "memory"])
-def store(request, tmp_path, monkeypatch):
-    return Store(request.param, tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def memory(tmp_path, monkeypatch):
-    return Store("memory", tmp_path, monkeypatch)
-
-
-def names(images):
-    return [image.uri.partition("#")[2] for image in images]
 
 
 @pytest.mark.parametrize("suffix", ["plain", *COMPRESSORS])
@@ -123,7 +78,7 @@ def test_every_image_is_found_with_its_bytes(store, suffix, format_):
     assert [image.uri for image in images] == [f"{container.uri}#{member.name}" for member in files]
     assert [store.content(image) for image in images] == [member.content for member in files]
     for image, member in zip(images, files, strict=True):
-        assert (image.size_bytes, image.etag, image.error, image.extra) == (member.size, "etag-of-shard", None, None)
+        assert (image.size_bytes, image.etag, image.error, image.extra) == (member.size, "etag", None, None)
         assert image.location.container == container.uri
         assert image.location.kind == ("range" if suffix == "plain" else "tar")
         assert image.location.length == member.size
@@ -250,7 +205,7 @@ def test_what_is_no_archive_is_one_row_that_says_so_and_the_next_is_read(store, 
     assert bad.uri.endswith("/00000.tar#")
     assert bad.error.startswith("not a tar archive (")
     assert re.search(why, bad.error)
-    assert (bad.size_bytes, bad.etag, bad.location) == (None, "etag-of-shard", None)
+    assert (bad.size_bytes, bad.etag, bad.location) == (None, "etag", None)
     assert good.error is None
 
 

@@ -5,22 +5,19 @@ import random
 import stat
 import struct
 import tracemalloc
-import uuid
 import zipfile
 import zlib
 from contextlib import suppress
 
-import fsspec
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.storage.inputs.containers import zip_directory, zips
 from sam_pipeline.storage.inputs.containers.zips import unzip_member, zip_images
-from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceObject, SourceOptions, object_of_row
-from sam_pipeline.storage.objects.local_files import LocalFiles
+from sam_pipeline.storage.inputs.source_object import SourceObject, SourceOptions
+from tests.storage.inputs.archive_store import ArchiveStore, names
 
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 
@@ -58,38 +55,9 @@ def noise(num_bytes, seed=0):
 PICTURES = [(f"{i:03d}.jpg", noise(300 + i, i) + b"x" * 500) for i in range(20)]
 
 
-class Store:
-    """A folder of its own on one of two filesystems, which counts what is read."""
-
-    def __init__(self, kind, tmp_path, monkeypatch):
-        self.root = f"file://{tmp_path}" if kind == "local" else f"memory:///bucket-{uuid.uuid4()}"
-        self.filesystem, self.path = fsspec.core.url_to_fs(self.root)
-        self.ranges = []
-        self.fail = None
-        driver = LocalFiles if kind == "local" else MemoryFileSystem
-        real = driver.cat_file
-
-        def cat_file(filesystem, path, start=None, end=None, **options):
-            self.ranges.append((start, end))
-            if self.fail is not None:
-                raise self.fail
-            return real(filesystem, path, start=start, end=end, **options)
-
-        monkeypatch.setattr(driver, "cat_file", cat_file)
-
-    def put(self, data, name="a.zip"):
-        self.filesystem.pipe_file(f"{self.path}/{name}", data)
-        return SourceObject(f"{self.root}/{name}", len(data), "etag-of-zip")
-
-    def index(self, *data, **options):
-        containers = [
-            item if isinstance(item, SourceObject) else self.put(item, f"{number:03d}.zip")
-            for number, item in enumerate(data)
-        ]
-        self.ranges.clear()
-        tables = list(zip_images(containers, SourceOptions({}), **options))
-        assert all(table.schema == SOURCE_SCHEMA for table in tables)
-        return [object_of_row(row) for table in tables for row in table.to_pylist()]
+class Store(ArchiveStore):
+    suffix = ".zip"
+    list_images = staticmethod(zip_images)
 
     def stored(self, image):
         """What a worker fetches of an image."""
@@ -103,24 +71,6 @@ class Store:
     def content(self, image):
         return unzip_member(self.stored(image), image.size_bytes)
 
-    @property
-    def num_bytes(self):
-        return sum(end - start for start, end in self.ranges)
-
-
-@pytest.fixture(params=["local", "memory"])
-def store(request, tmp_path, monkeypatch):
-    return Store(request.param, tmp_path, monkeypatch)
-
-
-@pytest.fixture
-def memory(tmp_path, monkeypatch):
-    return Store("memory", tmp_path, monkeypatch)
-
-
-def names(images):
-    return [image.uri.partition("#")[2] for image in images]
-
 
 @pytest.mark.parametrize("method", [STORED, DEFLATED])
 @pytest.mark.parametrize("force_zip64", [False, True])
@@ -132,7 +82,7 @@ def test_every_image_is_found_with_its_bytes(store, method, force_zip64, buffer)
     assert [image.uri for image in images] == [f"{container.uri}#{name}" for name, _ in members]
     assert [store.content(image) for image in images] == [content for _, content in members]
     for image, (_, content) in zip(images, members, strict=True):
-        assert (image.size_bytes, image.etag, image.error, image.extra) == (len(content), "etag-of-zip", None, None)
+        assert (image.size_bytes, image.etag, image.error, image.extra) == (len(content), "etag", None, None)
         assert image.location.container == container.uri
 
 
@@ -324,9 +274,9 @@ def test_a_member_that_grew_much_when_compressed_is_refused(memory):
 @pytest.mark.parametrize("data", [b"", b"PK", b"PK\x03\x04" + bytes(5000), noise(10_000), noise(10**6)])
 def test_what_is_no_archive_is_one_row_that_says_so_and_the_next_is_read(store, data):
     bad, good = store.index(data, packed(PICTURES[:1]))
-    assert bad.uri.endswith("/000.zip#")
+    assert bad.uri.endswith("/00000.zip#")
     assert bad.error == "not a zip archive, or a damaged one (File is not a zip file)"
-    assert (bad.size_bytes, bad.etag, bad.location) == (None, "etag-of-zip", None)
+    assert (bad.size_bytes, bad.etag, bad.location) == (None, "etag", None)
     assert good.error is None
 
 
