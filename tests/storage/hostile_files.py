@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import os
 import struct
 import tarfile
 from collections.abc import Callable
@@ -102,31 +103,26 @@ def zip_of_names(folder: Path, num_members: int = 2_000_000) -> Path:
     return path
 
 
+def sparse(path: Path, start: bytes, num_bytes: int) -> Path:
+    """A file that is zeros after its start, and takes no room on the disk."""
+    path.write_bytes(start)
+    os.truncate(path, num_bytes)
+    return path
+
+
 def csv_of_one_field(folder: Path, num_bytes: int = 10**10) -> Path:
     """One field of gigabytes; a sparse file."""
-    path = folder / "field.csv"
-    with path.open("wb") as file:
-        file.write(b'uri\n"')
-        file.truncate(num_bytes)
-    return path
+    return sparse(folder / "field.csv", b'uri\n"', num_bytes)
 
 
 def json_lines_of_one_line(folder: Path, num_bytes: int = 10**10) -> Path:
     """One line of gigabytes; a sparse file."""
-    path = folder / "line.jsonl"
-    with path.open("wb") as file:
-        file.write(b'{"uri": "')
-        file.truncate(num_bytes)
-    return path
+    return sparse(folder / "line.jsonl", b'{"uri": "', num_bytes)
 
 
 def json_of_gigabytes(folder: Path, num_bytes: int = 10**10) -> Path:
     """A COCO file that is only large; sparse."""
-    path = folder / "coco.json"
-    with path.open("wb") as file:
-        file.write(b'{"images": [')
-        file.truncate(num_bytes)
-    return path
+    return sparse(folder / "coco.json", b'{"images": [', num_bytes)
 
 
 def json_of_depth(folder: Path) -> Path:
