@@ -47,7 +47,7 @@ def test_each_of_several_ranges_has_the_time():
     assert time.monotonic() - start < 10
 
 
-def test_a_range_that_the_driver_reads_too_slowly_may_pass(monkeypatch):
+def test_a_range_that_the_driver_reads_too_slowly_is_a_transient_error(monkeypatch):
     monkeypatch.setattr(ranges, "RANGE_LIMIT_S", 0.1)
     with pytest.raises(TimeoutError, match="did not come within"):
         read_range(Slow(), "30", 0, 4)
@@ -91,13 +91,13 @@ def test_an_object_is_read_as_a_file_in_parts_that_each_have_the_time(monkeypatc
         ObjectFile(slow, "a", slow.info("a")).read(4)
 
 
-def test_fewer_bytes_of_an_object_than_there_are_may_pass():
+def test_fewer_bytes_of_an_object_than_there_are_is_a_transient_error():
     store = Store(b"0123")
     with pytest.raises(ConnectionError, match="4 of 9 bytes came"):
         ObjectFile(store, "a", {"size": 9}).read()
 
 
-def test_rows_of_parquet_that_come_too_slowly_end_as_an_error_that_may_pass(monkeypatch):
+def test_rows_of_parquet_that_come_too_slowly_end_as_a_transient_error(monkeypatch):
     buffer = io.BytesIO()
     pq.write_table(pa.table({"image": [b"a", b"b"]}), buffer)
     store = Store(buffer.getvalue())
