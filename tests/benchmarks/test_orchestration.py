@@ -7,9 +7,10 @@ from collections import Counter
 import psutil
 import pytest
 
-from tests.benchmarks import orchestration, report
-from tests.benchmarks.orchestration import figures, main, write_images
-from tests.benchmarks.processes import ProcessWatch, Sample
+from benchmarks import report
+from benchmarks.commands import orchestration
+from benchmarks.commands.orchestration import figures, main, write_images
+from benchmarks.measured.process_watch import ProcessWatch, Sample
 
 
 def test_a_run_on_logical_gpus_is_measured(monkeypatch, tmp_path, capsys):
