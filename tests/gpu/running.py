@@ -45,10 +45,11 @@ STEPS = tuple(
         ("agreement", 45),
         ("batches", 50),
         ("profiles", 35),
-        ("processes", 55),
-        ("launches", 45),
+        ("processes", 50),
+        ("launches", 40),
+        ("faults", 20),
         ("counters", 20),
-        ("compiling", 40),
+        ("compiling", 35),
     )
 )
 """In the order of what is missed most if time runs out."""

@@ -52,7 +52,8 @@ def test_every_step_passes_dry_where_only_what_the_machine_has_can_be_imported(t
     assert ends == dict.fromkeys((step.name for step in STEPS), "passed"), done.stdout + done.stderr
     assert done.returncode == 0
     launches = {row["name"]: row["launches"] for row in read_rows(output) if "ms" in row and row["step"] == "launches"}
-    assert launches.pop("measuring, as it is") == 0, "on a CPU Numba measures"
+    on_cpu = [launches.pop(f"{call}, as it is") for call in ("measuring", "edges")]
+    assert on_cpu == [0, 0], "on a CPU Numba measures and finds edges"
     assert all(launches.values()), launches
     assert (output / "summary.md").read_text() in done.stdout
 

@@ -1,4 +1,4 @@
-"""Each kernel of the mask decoder as it is launched, and other launches; one that does not fit is a result."""
+"""Each kernel as it is launched, and other launches; one that does not fit is a result."""
 
 from __future__ import annotations
 
