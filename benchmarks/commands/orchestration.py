@@ -21,6 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.commands.planning import write_manifest
 from benchmarks.measured.orchestration_run import Setup
 from benchmarks.measured.process_watch import ProcessWatch, Sample
@@ -101,7 +103,7 @@ def _run(command: str, setup: Setup, source: Path, folder: Path, env: Mapping[st
     words = (command, json.dumps(asdict(setup)), str(source), str(folder / "output"))
     program = Program([sys.executable, "-m", "benchmarks.measured.orchestration_run", *words], env, log)
     try:
-        watch = ProcessWatch(program.process.pid, program.members)
+        watch = ProcessWatch(psutil.Process(program.process.pid), program.members)
         watch.run(lambda: program.process.poll() is not None)
     finally:
         program.kill()

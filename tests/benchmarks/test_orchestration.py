@@ -78,7 +78,7 @@ def test_cpu_of_a_worker_counts_for_what_it_does():
     command = ["bash", "-c", f'exec -a "{title}" {sys.executable} -c "$0"', program]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        watch = ProcessWatch(os.getpid(), lambda: [psutil.Process(), psutil.Process(process.pid)])
+        watch = ProcessWatch(psutil.Process(), lambda: [psutil.Process(), psutil.Process(process.pid)])
         looks = iter([False, True])
         watch.run(lambda: next(looks))
         process.stdin.close()
