@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
 from tests.gpu.bench import Bench
-from tests.gpu.results import STEP, Figures, append_row, write_summary
+from tests.gpu.instruments.results import STEP, Figures, append_row, write_summary
 
 Case = tuple[str, Callable[[], Figures]]
 Cases = Iterator[Case]

@@ -16,7 +16,7 @@ import torch
 
 from sam_pipeline.pipeline.workers.device_faults import is_device_lost, is_out_of_memory
 from tests.gpu.bench import Bench
-from tests.gpu.results import Figures
+from tests.gpu.instruments.results import Figures
 from tests.gpu.running import Cases
 
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from sam_pipeline.masks.decoder.triton_image_side import Launch
 from tests.gpu.bench import Bench
-from tests.gpu.clock import milliseconds
-from tests.gpu.kernels import counted_launches
+from tests.gpu.instruments.clock import milliseconds
+from tests.gpu.instruments.kernels import counted_launches
+from tests.gpu.instruments.results import Figures
 from tests.gpu.passes import calls_of_passes, image_side
-from tests.gpu.results import Figures
 from tests.gpu.running import Cases
 
 

@@ -11,9 +11,9 @@ from sam_pipeline.masks.filters import mask_boxes, stability_scores
 from sam_pipeline.masks.full_resolution.upscaling import Upscaling
 from sam_pipeline.masks.geometry.resize import preprocess_shape
 from tests.gpu.bench import Bench
-from tests.gpu.kernels import EDGES, MEASURING, counted_launches, require
+from tests.gpu.instruments.kernels import EDGES, MEASURING, counted_launches, require
+from tests.gpu.instruments.results import Figures
 from tests.gpu.networks import IMG_SIZE, random_sam
-from tests.gpu.results import Figures
 
 SIZES_HW = ((1500, 2250), (2250, 1500), (1333, 800), (301, 199), (1024, 1024), (40, 1900), (5, 3))
 """Landscape, portrait, odd and extreme."""
