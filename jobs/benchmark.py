@@ -1,35 +1,11 @@
-"""The benchmarks: `python -m jobs.benchmark [COMMAND] [--help]`.
-
-generator, the default COMMAND and what `make bench` runs: the whole generator beside the official one and peers.
-fidelity: do we find the official masks, on thirty photographs. curves: time against points, image size, batch and
-threads. encoder: the image encoder alone. pipeline: the whole pipeline beside the bare engine. planning: listing a
-million images. orchestration: what the graph itself costs, with an engine that computes nothing. prompts: the boxes of
-a detector beside the official predictor. reading: what an image costs the CPU on its way to and from the encoder.
-finish: the CPU half of decoding. Each prints a table and writes JSON to tests/benchmarks/results/. On a GPU:
-tests/gpu/measure.sh.
-"""
+"""Starts the benchmarks: `python -m jobs.benchmark [COMMAND] [--help]`; see benchmarks/README.md."""
 
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("generator", "fidelity", "curves", "encoder", "pipeline", "planning", "orchestration", "prompts", "reading")
-COMMANDS += ("finish",)
-
-
-def main() -> None:
-    """Run one benchmark."""
-    arguments = sys.argv[1:]
-    if arguments[:1] in (["-h"], ["--help"]):
-        print(__doc__)
-        return
-    command = arguments.pop(0) if arguments and arguments[0] in COMMANDS else "generator"
-    sys.path.insert(0, str(ROOT))  # `python jobs/benchmark.py` puts only jobs/ there
-    import_module(f"tests.benchmarks.{command}").main(arguments)
-
+from runpy import run_module
 
 if __name__ == "__main__":
-    main()
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python jobs/benchmark.py` puts only jobs/ there
+    run_module("benchmarks", run_name="__main__")

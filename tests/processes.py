@@ -230,10 +230,11 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._is_over.wait(0.02):
-            self.num_bytes = max(self.num_bytes, sum(_private_bytes(process) for process in self._list()))
+            self.num_bytes = max(self.num_bytes, sum(private_bytes(process) for process in self._list()))
 
 
-def _private_bytes(process: psutil.Process) -> int:
+def private_bytes(process: psutil.Process) -> int:
+    """Memory that it shares with no other process; 0 when it has ended."""
     try:
         memory = process.memory_info()
     except (psutil.NoSuchProcess, psutil.AccessDenied):

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -43,6 +44,12 @@ def test_the_contracts_of_import_linter_hold(pytestconfig, monkeypatch):
     monkeypatch.chdir(pytestconfig.rootpath)
     configure()
     assert lint_imports(cache_dir=None) == SUCCESS
+
+
+def test_jobs_and_the_package_import_neither_tests_nor_benchmarks(pytestconfig):
+    for folder in ("jobs", "sam_pipeline"):
+        for path in (pytestconfig.rootpath / folder).rglob("*.py"):
+            assert not re.search(r"^\s*(from|import) (tests|benchmarks)\b", path.read_text(), re.MULTILINE), path
 
 
 def test_importing_the_package_costs_nothing():

@@ -2,17 +2,17 @@ import importlib
 
 import pytest
 
-from jobs.benchmark import COMMANDS
-from tests.benchmarks.contender import CONTENDERS, PEERS
-from tests.benchmarks.curves import Setup, curves
-from tests.benchmarks.photographs import photographs, synthetic_photograph
-from tests.benchmarks.stages import FUNCTIONS, STAGES, StageClock
+from benchmarks.__main__ import COMMANDS
+from benchmarks.commands.curves import Setup, curves
+from benchmarks.measured.contender import CONTENDERS, PEERS
+from benchmarks.measured.stages import FUNCTIONS, STAGES, StageClock
+from benchmarks.photographs import photographs, synthetic_photograph
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as end:
-        importlib.import_module(f"tests.benchmarks.{command}").main(["--help"])
+        importlib.import_module(f"benchmarks.commands.{command}").main(["--help"])
     assert end.value.code == 0
     assert "--" in capsys.readouterr().out
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tests.benchmarks.fidelity import cached_masks, summary
+from benchmarks.commands.fidelity import cached_masks, summary
 
 IMAGE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
 

@@ -7,9 +7,10 @@ from collections import Counter
 import psutil
 import pytest
 
-from tests.benchmarks import orchestration, report
-from tests.benchmarks.orchestration import figures, main, write_images
-from tests.benchmarks.processes import ProcessWatch, Sample
+from benchmarks import report
+from benchmarks.commands import orchestration
+from benchmarks.commands.orchestration import figures, main, write_images
+from benchmarks.measured.process_watch import ProcessWatch, Sample
 
 
 def test_a_run_on_logical_gpus_is_measured(monkeypatch, tmp_path, capsys):
@@ -77,7 +78,7 @@ def test_cpu_of_a_worker_counts_for_what_it_does():
     command = ["bash", "-c", f'exec -a "{title}" {sys.executable} -c "$0"', program]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        watch = ProcessWatch(os.getpid(), lambda: [psutil.Process(), psutil.Process(process.pid)])
+        watch = ProcessWatch(psutil.Process(), lambda: [psutil.Process(), psutil.Process(process.pid)])
         looks = iter([False, True])
         watch.run(lambda: next(looks))
         process.stdin.close()

@@ -1,8 +1,8 @@
 import pyarrow.parquet as pq
 import pytest
 
-from tests.benchmarks import planning
-from tests.benchmarks.planning import FORMATS, main, missed, plan_manifest, write_manifest
+from benchmarks.commands import planning
+from benchmarks.commands.planning import FORMATS, main, missed, plan_manifest, write_manifest
 
 
 def test_every_format_is_planned_and_measured(monkeypatch, capsys):

@@ -1,4 +1,4 @@
-from tests.benchmarks.reading import COLUMNS, ROOT, in_checkout
+from benchmarks.commands.reading import COLUMNS, ROOT, in_checkout
 from tests.storage.image_files import noise, saved
 
 

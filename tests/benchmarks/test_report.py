@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from tests.benchmarks.report import agreement, matched_share
+from benchmarks.report import agreement, matched_share
 
 
 def square(x0, size=100, **scores):

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from tests.benchmarks.stages import STAGES, StageClock
+from benchmarks.measured.stages import STAGES, StageClock
 
 
 def test_an_inner_function_takes_its_time_from_the_outer_one():
@@ -46,6 +46,8 @@ def test_threads_of_the_engine_do_not_count_twice():
 
 
 def test_a_name_that_is_gone_is_told(capsys, monkeypatch):
-    monkeypatch.setattr("tests.benchmarks.stages.FUNCTIONS", {"ours": {"encode": ("tests.benchmarks.stages:gone",)}})
+    monkeypatch.setattr(
+        "benchmarks.measured.stages.FUNCTIONS", {"ours": {"encode": ("benchmarks.measured.stages:gone",)}}
+    )
     StageClock().watch("ours")
-    assert "tests.benchmarks.stages:gone is not there" in capsys.readouterr().err
+    assert "benchmarks.measured.stages:gone is not there" in capsys.readouterr().err

@@ -3,7 +3,7 @@
     python -m tests.faults.redo_at_scale
 
 Every second image has changed, so that every file of the plan and of the results is rewritten. Then the other commands
-go over the same run. Tables are those of resume_at_scale; the listing, which tests/benchmarks/planning.py times, is
+go over the same run. Tables are those of resume_at_scale; the listing, which benchmarks/commands/planning.py times, is
 made up.
 """
 

@@ -39,11 +39,17 @@ def test_a_commit_and_a_shard_whose_answers_are_lost_are_neither_lost_nor_done_t
     run.assert_complete()
 
 
+def begun(run, cluster):
+    """A running program that has committed some of its images."""
+    program = run.annotate(address=cluster, instructions=Instructions(seconds=0.2))
+    program.wait_until(lambda: run.num_committed() > 0)
+    return program
+
+
 @pytest.mark.soak
 def test_access_denied_in_mid_run_stops_it_with_one_line_and_no_image_is_blamed(proxied, cluster):
     run, proxy = proxied
-    program = run.annotate(address=cluster, instructions=Instructions(seconds=0.2))
-    program.wait_until(lambda: run.num_committed() > 0)
+    program = begun(run, cluster)
     proxy.rules.append(Rule(Fault.ACCESS_DENIED))
     refused = program.wait()
     assert refused.exit_code == 2, refused.stderr
@@ -61,8 +67,7 @@ def test_access_denied_in_mid_run_stops_it_with_one_line_and_no_image_is_blamed(
 @pytest.mark.soak
 def test_an_outage_shorter_than_the_limit_is_waited_for(proxied, cluster):
     run, proxy = proxied
-    program = run.annotate(address=cluster, instructions=Instructions(seconds=0.2))
-    program.wait_until(lambda: run.num_committed() > 0)
+    program = begun(run, cluster)
     outage = Rule(Fault.INTERNAL_ERROR)
     proxy.rules.append(outage)
     program.wait_until(lambda: outage.matches >= 20)

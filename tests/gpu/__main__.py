@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sam_pipeline.model.checkpoints import CACHE_VARIABLE
 from tests.gpu.bench import CACHE, DRY, FULL, Bench
-from tests.gpu.results import write_summary
+from tests.gpu.instruments.results import write_summary
 from tests.gpu.running import STEPS, TOTAL_S, run_steps
 
 

@@ -9,8 +9,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from benchmarks.photographs import skimage_photograph
 from sam_pipeline.model.checkpoints import fetch_checkpoint
-from tests.benchmarks.photographs import skimage_photograph
 from tests.gpu.bench import CACHE
 from tests.parity.oracle import mobile_sam_folder
 

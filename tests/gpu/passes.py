@@ -1,4 +1,4 @@
-"""The kernels of the mask decoder, ready to be timed."""
+"""The kernels of the mask decoder and of masks, ready to be timed."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def calls_of_passes(bench: Bench, side: TritonImageSide) -> dict[str, Callable[[
         "second pass": lambda: side.update_second(first, pushes, bias, values, read),
         "upscaling": lambda: side.upscale(second, hyper_in, kept, size, num_rows),
         "measuring": lambda: upscaling.measure(masks, offset=1.0),
+        "edges": lambda: list(upscaling.runs(list(masks))),
     }
 
 

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
 from tests.gpu.bench import Bench
-from tests.gpu.results import STEP, Figures, append_row, write_summary
+from tests.gpu.instruments.results import STEP, Figures, append_row, write_summary
 
 Case = tuple[str, Callable[[], Figures]]
 Cases = Iterator[Case]
@@ -45,10 +45,11 @@ STEPS = tuple(
         ("agreement", 45),
         ("batches", 50),
         ("profiles", 35),
-        ("processes", 55),
-        ("launches", 45),
+        ("processes", 50),
+        ("launches", 40),
+        ("faults", 20),
         ("counters", 20),
-        ("compiling", 40),
+        ("compiling", 35),
     )
 )
 """In the order of what is missed most if time runs out."""

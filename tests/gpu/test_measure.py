@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.gpu.bench import DRY, Bench
+from tests.gpu.instruments.results import STEP, append_row, read_rows, write_summary
 from tests.gpu.pack import pack
-from tests.gpu.results import STEP, append_row, read_rows, write_summary
 from tests.gpu.running import STEPS, TOTAL_S, Step, run_steps
 
 FOLDER = Path(__file__).parent
@@ -52,7 +52,8 @@ def test_every_step_passes_dry_where_only_what_the_machine_has_can_be_imported(t
     assert ends == dict.fromkeys((step.name for step in STEPS), "passed"), done.stdout + done.stderr
     assert done.returncode == 0
     launches = {row["name"]: row["launches"] for row in read_rows(output) if "ms" in row and row["step"] == "launches"}
-    assert launches.pop("measuring, as it is") == 0, "on a CPU Numba measures"
+    on_cpu = [launches.pop(f"{call}, as it is") for call in ("measuring", "edges")]
+    assert on_cpu == [0, 0], "on a CPU Numba measures and finds edges"
     assert all(launches.values()), launches
     assert (output / "summary.md").read_text() in done.stdout
 
@@ -144,7 +145,7 @@ def test_without_time_left_a_step_is_not_begun(bench):
 def test_kernels_that_did_not_run_are_named():
     pytest.importorskip("triton", reason="Triton is for Linux on x86-64")
     # Not above: tests of the kernels have Triton imported as an interpreter.
-    from tests.gpu.kernels import DECODING, counted_launches, require
+    from tests.gpu.instruments.kernels import DECODING, counted_launches, require
 
     with counted_launches() as launches:
         launches["average"] += 1

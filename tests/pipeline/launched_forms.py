@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig
+from sam_pipeline.masks import generator, prompted
 from sam_pipeline.masks.decoder import triton_kernels
 from sam_pipeline.masks.decoder.absorbing_image_side import AbsorbingImageSide
 from sam_pipeline.masks.decoder.batched_image_side import BatchedImageSide
@@ -58,7 +59,10 @@ def main(mode, multimask_output):
     forms = set()
     for name in ("average", "rebuild", "upscale"):
         setattr(triton_kernels, name, Recorder(getattr(triton_kernels, name), forms))
-    triton_masks._measure = Recorder(triton_masks._measure, forms)
+    for name in ("_measure", "_edges"):
+        setattr(triton_masks, name, Recorder(getattr(triton_masks, name), forms))
+    for module in (upscaling, generator, prompted):
+        module.finds_runs = lambda device: True
     upscaling.measure_masks = lambda logits, *rest: triton_masks.measure_masks(torch.from_numpy(logits), *rest)
 
     sam = random_sam("cpu")
@@ -67,9 +71,9 @@ def main(mode, multimask_output):
     passes = (TritonImageSide(weights, torch.bfloat16), BatchedImageSide(weights))
     decoder._image_sides = [AbsorbingImageSide(each, attentions) for each in passes]
     masks = MaskConfig(points_per_side=3, pred_iou_thresh=0, stability_score_thresh=0, crop_n_layers=1)
-    prompted = PromptedMaskGenerator(sam, decoder, multimask_output)
+    of_prompts = PromptedMaskGenerator(sam, decoder, multimask_output)
     config = AnnotateConfig(output="run", masks=masks, multimask_output=multimask_output)
-    warm_decoder(sam, decoder, prompted, job_of(config, mode=mode))
+    warm_decoder(sam, decoder, of_prompts, job_of(config, mode=mode))
     warmed = set(forms)
     forms.clear()
     for size in SIZES:
@@ -77,7 +81,7 @@ def main(mode, multimask_output):
         if mode != "prompted":
             MaskGenerator(sam, masks, "fp32", decoder).detect(torch.randn(crops, 256, 64, 64), size)
         if mode != "grid":
-            prompted.detect(torch.randn(1, 256, 64, 64), size, list(prompts()))
+            of_prompts.detect(torch.randn(1, 256, 64, 64), size, list(prompts()))
     missing = sorted(forms - warmed)
     sys.stdout.write(f"{len(warmed)} forms at the start, {len(forms)} for images, not at the start: {missing}")
 

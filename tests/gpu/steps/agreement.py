@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.report import agreement
 from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.masks.records import MaskRecord
 from sam_pipeline.model.registry import build_sam
-from tests.benchmarks.report import agreement
 from tests.gpu.bench import Bench
-from tests.gpu.clock import seconds
+from tests.gpu.instruments.clock import seconds
+from tests.gpu.instruments.results import Figures
 from tests.gpu.product import Pixels, mask_config, photographs_of_pack, vit_t_weights
-from tests.gpu.results import Figures
 from tests.gpu.running import Cases
 from tests.parity.oracle import official_generator, official_mobile_sam
 

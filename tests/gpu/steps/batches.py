@@ -13,11 +13,11 @@ from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
 from sam_pipeline.masks.prediction import encode
 from sam_pipeline.model.sam import Sam
 from tests.gpu.bench import Bench
-from tests.gpu.clock import milliseconds, peak_gib, seconds
+from tests.gpu.instruments.clock import milliseconds, peak_gib, seconds
+from tests.gpu.instruments.results import Figures
 from tests.gpu.networks import grid_of_points, random_embedding, random_sam
 from tests.gpu.passes import INPUT_SIZE_HW, NUM_ROWS, two_in_five
 from tests.gpu.product import random_model
-from tests.gpu.results import Figures
 from tests.gpu.running import Cases
 
 PROMPT_COUNTS = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89)

@@ -8,9 +8,9 @@ import torch
 
 from sam_pipeline.model.sam import Sam
 from tests.gpu.bench import Bench
-from tests.gpu.clock import milliseconds, seconds
+from tests.gpu.instruments.clock import milliseconds, seconds
+from tests.gpu.instruments.results import Figures
 from tests.gpu.product import random_model
-from tests.gpu.results import Figures
 from tests.gpu.running import Cases
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from tests.gpu.bench import FULL, Bench
+from tests.gpu.instruments.results import Figures
 from tests.gpu.passes import calls_of_passes, image_side
-from tests.gpu.results import Figures
 from tests.gpu.running import Cases
 
 KERNELS = "regex:^(average|rebuild|upscale|_measure)$"

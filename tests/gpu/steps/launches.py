@@ -1,4 +1,4 @@
-"""Each kernel of the mask decoder as it is launched, and other launches; one that does not fit is a result."""
+"""Each kernel as it is launched, and other launches; one that does not fit is a result."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from sam_pipeline.masks.decoder.triton_image_side import Launch
 from tests.gpu.bench import Bench
-from tests.gpu.clock import milliseconds
-from tests.gpu.kernels import counted_launches
+from tests.gpu.instruments.clock import milliseconds
+from tests.gpu.instruments.kernels import counted_launches
+from tests.gpu.instruments.results import Figures
 from tests.gpu.passes import calls_of_passes, image_side
-from tests.gpu.results import Figures
 from tests.gpu.running import Cases
 
 

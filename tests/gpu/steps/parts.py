@@ -14,11 +14,11 @@ from sam_pipeline.masks.decoder.shared_decoder import DecodedPrompts, PlainDecod
 from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.model.registry import build_sam
 from tests.gpu.bench import Bench
-from tests.gpu.clock import milliseconds, peak_gib
+from tests.gpu.instruments.clock import milliseconds, peak_gib
+from tests.gpu.instruments.results import Figures
 from tests.gpu.networks import grid_of_points, random_embedding, random_sam
 from tests.gpu.passes import NUM_ROWS, two_in_five
 from tests.gpu.product import as_tensor, embeddings_of_photographs, mask_config, vit_t_weights
-from tests.gpu.results import Figures
 from tests.gpu.running import Cases
 
 PHOTOGRAPHS = 16

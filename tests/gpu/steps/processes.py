@@ -10,6 +10,7 @@ from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 
 from tests.gpu.bench import Bench
+from tests.gpu.instruments.results import Figures
 from tests.gpu.product import (
     DECODED_AT_ONCE,
     ENCODED_AT_ONCE,
@@ -22,7 +23,6 @@ from tests.gpu.product import (
     random_weights,
     vit_t_weights,
 )
-from tests.gpu.results import Figures
 from tests.gpu.running import Cases
 from tests.gpu.steps.engine import FINISHERS
 

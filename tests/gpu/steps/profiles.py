@@ -11,10 +11,10 @@ from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.masks.prediction import encode
 from sam_pipeline.model.registry import build_sam
 from tests.gpu.bench import Bench
+from tests.gpu.instruments.profiling import device_kernels
+from tests.gpu.instruments.results import Figures
 from tests.gpu.passes import INPUT_SIZE_HW
 from tests.gpu.product import as_tensor, embeddings_of_photographs, mask_config, random_model, vit_t_weights
-from tests.gpu.profiling import device_kernels
-from tests.gpu.results import Figures
 from tests.gpu.running import Cases
 
 PHOTOGRAPHS = 3

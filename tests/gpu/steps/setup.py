@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.report import machine
 from sam_pipeline.pipeline.workers.limits import limit_memory
-from tests.benchmarks.report import machine
 from tests.gpu.bench import Bench
-from tests.gpu.clock import milliseconds
-from tests.gpu.profiling import device_kernels
-from tests.gpu.results import Figures
+from tests.gpu.instruments.clock import milliseconds
+from tests.gpu.instruments.profiling import device_kernels
+from tests.gpu.instruments.results import Figures
 from tests.gpu.running import Cases
 
 LIMIT_BYTES = 8 * 2**30

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from PIL import Image
 
+from benchmarks.measured.contender import run_contender
+from benchmarks.photographs import skimage_photograph
+from benchmarks.report import print_table, write_result
 from sam_pipeline.model.checkpoints import fetch_checkpoint
-from tests.benchmarks.contender import run_contender
-from tests.benchmarks.photographs import skimage_photograph
-from tests.benchmarks.report import print_table, write_result
 
 CONTENDERS = ("official", "ours")
 LONG_SIDES = (400, 800, 1500, 3000)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from sam_pipeline.masks.prediction import encode
 from tests.gpu.bench import Bench
+from tests.gpu.instruments.results import Figures
 from tests.gpu.networks import IMG_SIZE, sam_around, shallow_encoder
-from tests.gpu.results import Figures
 
 SIZES_HW = ((683, IMG_SIZE), (IMG_SIZE, 683), (IMG_SIZE, 7))
 """Landscape, portrait and a strip, of the model's input, in one batch."""

@@ -3,7 +3,7 @@
 Both load the same random weights from one file, each in a process of its own; the two take turns, and figures are
 medians. The work of an encoder does not depend on the weights, so that no checkpoint is needed.
 
-    python -m tests.benchmarks.encoder NAME MODEL_TYPE WEIGHTS IMAGE EMBEDDING
+    python -m benchmarks.commands.encoder NAME MODEL_TYPE WEIGHTS IMAGE EMBEDDING
 
 is one such process: it prints seconds and peak memory as JSON and saves its embedding.
 """
@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.measured.contender import peak_bytes
+from benchmarks.photographs import read_photograph, skimage_photograph
+from benchmarks.report import print_table, write_result
 from sam_pipeline.masks.geometry.resize import resize_image
 from sam_pipeline.masks.prediction import encode
 from sam_pipeline.model.registry import build_sam
-from tests.benchmarks.contender import peak_bytes
-from tests.benchmarks.photographs import read_photograph, skimage_photograph
-from tests.benchmarks.report import print_table, write_result
 from tests.parity.oracle import official_mobile_sam, official_sam, randomise, relative_difference
 
 NAMES = ("official", "ours")
@@ -73,7 +73,7 @@ def compare(model_type: str, image: Path, runs: int) -> dict[str, Any]:
         for _ in range(runs):
             for name in NAMES:
                 words = [name, model_type, str(weights), str(image), str(folder / name)]
-                command = [sys.executable, "-m", "tests.benchmarks.encoder", *words]
+                command = [sys.executable, "-m", "benchmarks.commands.encoder", *words]
                 printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
                 results[name].append(json.loads(printed.splitlines()[-1]))
         theirs, ours = (torch.load(folder / name, weights_only=True) for name in NAMES)

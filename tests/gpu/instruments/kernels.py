@@ -13,6 +13,8 @@ DECODING = ("average", "rebuild", "upscale")
 """Kernels of the mask decoder in bfloat16."""
 MEASURING = ("_measure",)
 """Those that find boxes and stability scores."""
+EDGES = ("_edges",)
+"""Those that find the runs of masks that are kept."""
 
 
 @contextmanager

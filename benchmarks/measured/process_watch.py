@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.processes import private_bytes
+
 KINDS = {
     "MapBatches(read_images)": "reading",
     "MapBatches(Encoder)": "encoder",
@@ -49,11 +51,11 @@ class ProcessWatch:
     does now; for what it did before, should it do nothing now.
 
     Args:
-        driver: its process id.
+        driver: its process.
         list_processes: gives all processes of the run, again each time.
     """
 
-    def __init__(self, driver: int, list_processes: Callable[[], Sequence[psutil.Process]]) -> None:
+    def __init__(self, driver: psutil.Process, list_processes: Callable[[], Sequence[psutil.Process]]) -> None:
         self._driver, self._list = driver, list_processes
         self._pids: set[int] = set()
         self._cpu_s: Counter[str] = Counter()
@@ -69,7 +71,7 @@ class ProcessWatch:
                 self._pids = {process.pid for process in self._list()}
                 next_list = now + _LIST_INTERVAL_S
                 self._look()
-                self.samples.append(Sample(now, self._cpu_s.copy(), _private_bytes(self._driver)))
+                self.samples.append(Sample(now, self._cpu_s.copy(), private_bytes(self._driver)))
             else:
                 self._look()
             time.sleep(_INTERVAL_S)
@@ -85,7 +87,7 @@ class ProcessWatch:
             self._cpu_s[kind_before if kind == IDLE else kind] += cpu_s - cpu_s_before
 
     def _kind(self, pid: int) -> str:
-        if pid == self._driver:
+        if pid == self._driver.pid:
             return "driver"
         title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
         if title.startswith("ray::IDLE"):
@@ -96,11 +98,3 @@ class ProcessWatch:
 def _cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
-
-
-def _private_bytes(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0)

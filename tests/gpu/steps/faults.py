@@ -1,7 +1,6 @@
-"""What a GPU's errors are called, and what CUDA takes of the limited memory: `python -m tests.gpu.faults`.
+"""What a GPU's errors are called, and how much of CUDA's memory counts against the limit of a worker.
 
-Each check has a process of its own, since some of them leave it with a GPU that it can use no more. Needs torch with
-CUDA and nothing else.
+Each check has a process of its own, since an error may leave it without a usable GPU.
 """
 
 from __future__ import annotations
@@ -10,11 +9,15 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from sam_pipeline.pipeline.workers.device_faults import is_device_lost, is_out_of_memory
+from tests.gpu.bench import Bench
+from tests.gpu.instruments.results import Figures
+from tests.gpu.running import Cases
 
 
 def a_failed_assertion_loses_the_device() -> str:
@@ -47,29 +50,38 @@ def the_memory_limit_counts_little_of_cuda() -> str:
     return taken
 
 
-CHECKS = (
-    a_failed_assertion_loses_the_device,
-    too_large_a_tensor_is_out_of_memory_and_the_device_goes_on,
-    the_memory_limit_counts_little_of_cuda,
-)
+def an_index_out_of_range_on_a_cpu_is_neither() -> str:
+    error = _error_of(lambda: torch.zeros(2)[torch.tensor([5])])
+    assert not is_device_lost(error), repr(error)
+    assert not is_out_of_memory(error), repr(error)
+    return type(error).__name__
 
 
-def main() -> int:
-    if not torch.cuda.is_available():
-        say("no CUDA device")
-        return 1
-    failed = 0
-    for check in CHECKS:
-        code = f"from tests.gpu.faults import *; say({check.__name__}())"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-        failed += done.returncode != 0
-        say(f"{check.__name__}: {done.stdout.strip() if done.returncode == 0 else 'FAILED ' + done.stderr[-2000:]}")
-    return 1 if failed else 0
+CHECKS = {
+    "cuda": (
+        a_failed_assertion_loses_the_device,
+        too_large_a_tensor_is_out_of_memory_and_the_device_goes_on,
+        the_memory_limit_counts_little_of_cuda,
+    ),
+    "cpu": (an_index_out_of_range_on_a_cpu_is_neither,),
+}
 
 
-def say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+def cases(bench: Bench) -> Cases:
+    names = [check.__name__ for check in CHECKS[bench.device]]
+    # All at once: each takes seconds to import torch and to start CUDA.
+    yield from [(name, partial(_answer, _start(name))) for name in names]
+
+
+def _start(name: str) -> subprocess.Popen[str]:
+    code = f"from tests.gpu.steps import faults; print(faults.{name}())"
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def _answer(process: subprocess.Popen[str]) -> Figures:
+    answer, errors = process.communicate()
+    assert process.returncode == 0, errors[-2000:]
+    return {"seen": answer.strip()}
 
 
 def _error_of(call: Callable[[], object]) -> Exception:
@@ -83,7 +95,3 @@ def _error_of(call: Callable[[], object]) -> Exception:
 def _private_bytes() -> int:
     """What RLIMIT_DATA counts, and stacks."""
     return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

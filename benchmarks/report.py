@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 MATCH_IOU = 0.99
-RESULTS = Path("tests/benchmarks/results")
+RESULTS = Path("benchmarks/results")
 
 _PACKAGES = ("torch", "numpy", "numba", "pillow", "opencv-python-headless", "triton", "segment-anything")
 

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measured.contender import CONTENDERS, run_contender
+from benchmarks.measured.stages import STAGES
+from benchmarks.photographs import skimage_photograph
+from benchmarks.report import agreement, print_table, write_result
 from sam_pipeline.model.checkpoints import fetch_checkpoint
-from tests.benchmarks.contender import CONTENDERS, run_contender
-from tests.benchmarks.photographs import skimage_photograph
-from tests.benchmarks.report import agreement, print_table, write_result
-from tests.benchmarks.stages import STAGES
 
 COLUMNS = ("photograph", "generator", "s", *STAGES, "speed-up", "peak MiB", "masks", "matched", "Δ score")
 

@@ -6,7 +6,7 @@ Seconds are those of the whole command, from the start of the interpreter to its
 
 Ends with 1 where a bar is missed: a gigabyte for a million images of a manifest, five minutes for ten million.
 
-    python -m tests.benchmarks.planning --input INPUT --output OUTPUT
+    python -m benchmarks.commands.planning --input INPUT --output OUTPUT
 
 is one such process: `sam-pipeline plan`, which prints its peak memory behind everything else.
 """
@@ -30,7 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from tests.benchmarks.report import print_table, write_result
+from benchmarks.report import print_table, write_result
 
 FORMATS = ("parquet", "csv", "jsonl")
 
@@ -66,7 +66,7 @@ def plan(source: str, env: Mapping[str, str] | None = None) -> dict[str, Any]:
         subprocess.CalledProcessError: planning failed; it has said why.
     """
     with tempfile.TemporaryDirectory(prefix="plan-") as output:
-        command = [sys.executable, "-m", "tests.benchmarks.planning", "--input", source, "--output", output]
+        command = [sys.executable, "-m", "benchmarks.commands.planning", "--input", source, "--output", output]
         start = time.perf_counter()
         printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=env).stdout
         seconds = time.perf_counter() - start

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.photographs import skimage_photograph
+from benchmarks.report import print_table, write_result
 from sam_pipeline.config import MaskConfig
 from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.masks.geometry.crops import prepare_crops
 from sam_pipeline.model.checkpoints import fetch_checkpoint
 from sam_pipeline.model.registry import build_sam
-from tests.benchmarks.photographs import skimage_photograph
-from tests.benchmarks.report import print_table, write_result
 
 _PHOTOGRAPHS = ("coffee.png", "motorcycle_left.png")
 

@@ -11,9 +11,9 @@ from sam_pipeline.masks.filters import mask_boxes, stability_scores
 from sam_pipeline.masks.full_resolution.upscaling import Upscaling
 from sam_pipeline.masks.geometry.resize import preprocess_shape
 from tests.gpu.bench import Bench
-from tests.gpu.kernels import MEASURING, counted_launches, require
+from tests.gpu.instruments.kernels import EDGES, MEASURING, counted_launches, require
+from tests.gpu.instruments.results import Figures
 from tests.gpu.networks import IMG_SIZE, random_sam
-from tests.gpu.results import Figures
 
 SIZES_HW = ((1500, 2250), (2250, 1500), (1333, 800), (301, 199), (1024, 1024), (40, 1900), (5, 3))
 """Landscape, portrait, odd and extreme."""
@@ -42,7 +42,10 @@ def pixels_are_those_of_the_cpu(bench: Bench) -> Figures:
     """What `finish` computes: the same pixels from logits on the device as on the CPU, and as by two resizes."""
     differ, pixels = 0, 0
     for upscaling, logits in _masks(bench):
-        on_device = [runs.to_mask() for runs in upscaling.runs(list(logits))]
+        with counted_launches() as launches:
+            on_device = [runs.to_mask() for runs in upscaling.runs(list(logits))]
+        if bench.device == "cuda":
+            require(launches, EDGES)
         on_cpu = [runs.to_mask() for runs in upscaling.runs(list(logits.cpu()))]
         assert all((ours == theirs).all() for ours, theirs in zip(on_device, on_cpu, strict=True)), upscaling.crop_size
         expected = (_two_resizes(upscaling, logits) > 0).cpu().numpy()

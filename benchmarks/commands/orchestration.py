@@ -21,10 +21,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.orchestration_run import Setup
-from tests.benchmarks.planning import write_manifest
-from tests.benchmarks.processes import ProcessWatch, Sample
-from tests.benchmarks.report import append_result, print_table
+import psutil
+
+from benchmarks.commands.planning import write_manifest
+from benchmarks.measured.orchestration_run import Setup
+from benchmarks.measured.process_watch import ProcessWatch, Sample
+from benchmarks.report import append_result, print_table
 from tests.faults.fake_engine import image_file
 from tests.processes import Program, clean_env
 
@@ -99,9 +101,9 @@ def _run(command: str, setup: Setup, source: Path, folder: Path, env: Mapping[st
     log = folder / command
     log.mkdir()
     words = (command, json.dumps(asdict(setup)), str(source), str(folder / "output"))
-    program = Program([sys.executable, "-m", "tests.benchmarks.orchestration_run", *words], env, log)
+    program = Program([sys.executable, "-m", "benchmarks.measured.orchestration_run", *words], env, log)
     try:
-        watch = ProcessWatch(program.process.pid, program.members)
+        watch = ProcessWatch(psutil.Process(program.process.pid), program.members)
         watch.run(lambda: program.process.poll() is not None)
     finally:
         program.kill()

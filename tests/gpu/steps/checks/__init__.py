@@ -6,12 +6,12 @@ from functools import partial
 
 from tests.gpu.bench import Bench
 from tests.gpu.running import Cases
-from tests.gpu.steps import decoder_checks, mask_checks
-from tests.gpu.steps.encoder_checks import encoder_is_that_of_the_cpu
+from tests.gpu.steps.checks import decoder, masks
+from tests.gpu.steps.checks.encoder import encoder_is_that_of_the_cpu
 
 
 def cases(bench: Bench) -> Cases:
-    for check in (*decoder_checks.CHECKS, *mask_checks.CHECKS):
+    for check in (*decoder.CHECKS, *masks.CHECKS):
         yield check.__name__, partial(check, bench)
     for model_type in bench.scale.checked_encoders:
         yield f"encoder {model_type}", partial(encoder_is_that_of_the_cpu, bench, model_type)

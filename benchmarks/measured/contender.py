@@ -1,6 +1,6 @@
 """One generator on one photograph, in a process of its own.
 
-    python -m tests.benchmarks.contender NAME IMAGE SETTINGS CHECKPOINT
+    python -m benchmarks.measured.contender NAME IMAGE SETTINGS CHECKPOINT
 
 The last line it prints is JSON: seconds for the whole generator (weights loaded, first call already made on a small
 grid, so that compilation and page faults are not counted), seconds by stage, peak memory of the process, versions
@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tests.benchmarks import peers
-from tests.benchmarks.peers import Generate
-from tests.benchmarks.photographs import PEERS_ENVIRONMENT, read_photograph
-from tests.benchmarks.report import versions
-from tests.benchmarks.stages import StageClock
+from benchmarks.measured import peers
+from benchmarks.measured.peers import Generate
+from benchmarks.measured.stages import StageClock
+from benchmarks.photographs import PEERS_ENVIRONMENT, read_photograph
+from benchmarks.report import versions
 
 if TYPE_CHECKING:
     from sam_pipeline.config import ResolvedPrecision

@@ -38,7 +38,7 @@ _NUM_TINY = 512
 
 def jpeg(quality: int) -> bytes:
     """A photograph of scikit-image's with the grain of a camera, enlarged."""
-    from tests.benchmarks.photographs import read_photograph, skimage_photograph
+    from benchmarks.photographs import read_photograph, skimage_photograph
 
     image = Image.fromarray(read_photograph(skimage_photograph("astronaut.png"))).resize(
         _SIZE, Image.Resampling.BICUBIC
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.measure is not None:
         print(json.dumps(measure(options.measure.read_bytes(), options.repeats)))
         return
-    from tests.benchmarks.report import print_table, write_result
+    from benchmarks.report import print_table, write_result
 
     checkouts = {"here": ROOT} | ({} if options.against is None else {"against": options.against.resolve()})
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}

@@ -20,14 +20,14 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.photographs import photographs, read_photograph
+from benchmarks.report import print_table, write_result
 from sam_pipeline.config import MaskConfig
 from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.model.checkpoints import fetch_checkpoint
 from sam_pipeline.model.registry import build_sam
-from tests.benchmarks.photographs import photographs, read_photograph
-from tests.benchmarks.report import print_table, write_result
 
-_BARE = "import sys; from tests.benchmarks.pipeline import bare; bare(sys.argv[1], int(sys.argv[2]))"
+_BARE = "import sys; from benchmarks.commands.pipeline import bare; bare(sys.argv[1], int(sys.argv[2]))"
 
 
 def bare(folder: str, points_per_side: int) -> None:

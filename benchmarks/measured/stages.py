@@ -99,7 +99,7 @@ class StageClock:
                     owner = functools.reduce(getattr, owners, import_module(module))
                     setattr(owner, attribute, self.wrap(stage, getattr(owner, attribute)))
                 except (ImportError, AttributeError) as error:
-                    sys.stderr.write(f"tests/benchmarks/stages.py: {name} is not there, its time is rest: {error}\n")
+                    sys.stderr.write(f"benchmarks/measured/stages.py: {name} is not there, its time is rest: {error}\n")
 
     def wrap(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, with its time added to the stage, less that of wrapped functions it calls."""

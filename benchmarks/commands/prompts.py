@@ -4,7 +4,7 @@ Both have MobileSAM's weights and the same boxes, each in a process of its own; 
 medians. The image is encoded before the clock starts: that work is the same. Ours is timed to compressed run lengths,
 the official one to pixels.
 
-    python -m tests.benchmarks.prompts NAME IMAGE BOXES CHECKPOINT
+    python -m benchmarks.commands.prompts NAME IMAGE BOXES CHECKPOINT
 
 is one such process: it prints seconds, peak memory and the masks as JSON.
 """
@@ -27,6 +27,9 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from benchmarks.measured.contender import peak_bytes
+from benchmarks.photographs import read_photograph, skimage_photograph
+from benchmarks.report import print_table, write_result
 from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
 from sam_pipeline.masks.geometry.resize import resize_image
 from sam_pipeline.masks.prediction import encode
@@ -34,9 +37,6 @@ from sam_pipeline.masks.prompted import PromptedMaskGenerator
 from sam_pipeline.masks.prompts import Prompt
 from sam_pipeline.model.checkpoints import fetch_checkpoint
 from sam_pipeline.model.registry import build_sam
-from tests.benchmarks.contender import peak_bytes
-from tests.benchmarks.photographs import read_photograph, skimage_photograph
-from tests.benchmarks.report import print_table, write_result
 from tests.parity.oracle import official_mobile_sam, official_predictor
 
 NAMES = ("official", "ours")
@@ -100,7 +100,7 @@ def compare(image: Path, count: int, seed: int, runs: int) -> dict[str, Any]:
         for _ in range(runs):
             for name in NAMES:
                 words = [name, str(image), str(boxes), str(checkpoint)]
-                command = [sys.executable, "-m", "tests.benchmarks.prompts", *words]
+                command = [sys.executable, "-m", "benchmarks.commands.prompts", *words]
                 printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
                 results[name].append(json.loads(printed.splitlines()[-1]))
     theirs, mine = (results[name][-1]["masks"] for name in NAMES)

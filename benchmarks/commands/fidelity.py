@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from benchmarks.measured.contender import official, ours
+from benchmarks.photographs import photographs, read_photograph
+from benchmarks.report import agreement, matched_share, print_table, write_result
 from sam_pipeline.config import ResolvedPrecision
 from sam_pipeline.model.checkpoints import fetch_checkpoint
-from tests.benchmarks.contender import official, ours
-from tests.benchmarks.photographs import photographs, read_photograph
-from tests.benchmarks.report import agreement, matched_share, print_table, write_result
 
 CACHE = Path(".cache/official")
 EQUAL_COUNT_BAR = 0.95

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from tests.gpu.clock import synchronize
+from tests.gpu.instruments.clock import synchronize
 
 
 def device_kernels(work: Callable[[], object], most: int = 25) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """One run of the pipeline for the benchmark of orchestration: the real graph, with an engine that computes nothing.
 
-    python -m tests.benchmarks.orchestration_run plan|annotate SETUP
+    python -m benchmarks.measured.orchestration_run plan|annotate SETUP
 
 SETUP is JSON: see Setup. Prints a line of JSON for each event, with its time.
 """
@@ -78,7 +78,7 @@ def start(command: str, setup: Setup, source: str, output: str) -> None:
     if setup.unread:
         plan.check_first_images = lambda *_: None  # type: ignore[attr-defined]
         annotate.find_probe = lambda *_: None  # type: ignore[attr-defined]
-        from tests.benchmarks import unread
+        from benchmarks.measured import unread
 
         backend = Backend(
             partial(unread.prepare, crop_size=setup.crop_size), partial(FakeEngine, instructions=instructions)
