@@ -64,7 +64,7 @@ def annotate(config: Annotated[AnnotateConfig, flags_of(AnnotateConfig)]) -> int
 def plan(config: Annotated[PlanConfig, flags_of(PlanConfig)]) -> int:
     """List the input once and freeze it, and the prompts if any, without annotating anything."""
     from sam_pipeline.pipeline.plan import ensure_plan
-    from sam_pipeline.pipeline.targets import ensure_prompts
+    from sam_pipeline.pipeline.prompt_plan import ensure_prompts
 
     made = ensure_plan(config)
     rows: dict[str, object] = {"output": config.output, "input": made.input, "images": made.num_images}

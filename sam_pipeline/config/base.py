@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args, get_ori
 
 from sam_pipeline.errors import ConfigError
 
+_MOST = 1_000_000_000
+
 
 class Settings:
     """Base of frozen dataclasses of settings, whose arguments are given by keyword.
@@ -179,3 +181,20 @@ def _checked_scalar(name: str, value: Any, kind: Any) -> Any:
 
 def _wrong(name: str, requirement: str, value: object) -> ConfigError:
     return ConfigError(f"{name} must be {requirement}, got {value!r}")
+
+
+def check(ok: bool, name: str, requirement: str, value: object) -> None:
+    """Raise ConfigError unless a setting is what it must be."""
+    if not ok:
+        raise _wrong(name, requirement, value)
+
+
+def check_amount(name: str, value: float | None) -> None:
+    """Refuse what is not above 0, and what is too much for clocks and counters; None is a default."""
+    check(value is None or value > 0, name, "above 0", value)
+    check(value is None or value <= _MOST, name, f"at most {_MOST}", value)
+
+
+def check_place(name: str, value: str | None) -> None:
+    """Refuse an empty path or URI; None is a default."""
+    check(value is None or bool(value.strip()), name, "a path or URI", value)

@@ -25,9 +25,9 @@ from sam_pipeline.pipeline.cluster import connected
 from sam_pipeline.pipeline.job import SAM, Backend, Job
 from sam_pipeline.pipeline.passes import MakeDisplay, annotate_pending
 from sam_pipeline.pipeline.plan import ensure_plan, sample_images
+from sam_pipeline.pipeline.prompt_plan import Targets, resolve_targets
 from sam_pipeline.pipeline.resources import Cluster, Resources, check_batch_fits, divide, expectation
 from sam_pipeline.pipeline.run import images_per_block
-from sam_pipeline.pipeline.targets import Targets, resolve_targets
 from sam_pipeline.process.supervised import num_restarts, tell_restart
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.inputs.fetching import find_probe

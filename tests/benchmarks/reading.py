@@ -96,7 +96,7 @@ def _embed(images: pa.Table, job: Any, repeats: int) -> float:
 
 
 def _tiny() -> float:
-    from sam_pipeline.config import AnnotateConfig, PlanConfig
+    from sam_pipeline.config import AnnotateConfig, InputConfig, PlanConfig
     from sam_pipeline.pipeline.plan import ensure_plan
     from sam_pipeline.pipeline.workers.columns import chunks_of
     from sam_pipeline.pipeline.workers.stages import read_images
@@ -108,7 +108,7 @@ def _tiny() -> float:
         source.mkdir()
         for number in range(_NUM_TINY):
             (source / f"{number:06}.png").write_bytes(image_file(number))
-        ensure_plan(PlanConfig(output=output, input=str(source)))
+        ensure_plan(PlanConfig(output=output, images=InputConfig(input=str(source))))
         job = replace(job_of(AnnotateConfig(output=output)), backend=fake_backend(Instructions(crop_size=8)))
         (chunk,) = chunks_of(np.arange(_NUM_TINY), _NUM_TINY)
         _, seconds = _timed(lambda: list(read_images(chunk, job, 1, Monitor())), 3)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from sam_pipeline.config import InputConfig
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 
 
@@ -13,13 +14,7 @@ class SourceOptions:
 
     storage: StorageOptions
     """Fsspec options of remote filesystems."""
-    column: str | None = None
-    """Of a manifest or a Parquet file: the column with the URIs or the images. None: found by its name and type."""
-    image_root: str | None = None
-    """Folder or prefix that relative names in a manifest or an annotation file start from; None: where that file is."""
-    keep: tuple[str, ...] = ()
-    """Other columns of a manifest or a Parquet file to keep with each image, in SourceImage.extra."""
-    allow_http: bool = False
-    """Whether images may be fetched from http and https URIs."""
+    images: InputConfig = field(default_factory=InputConfig)
+    """How the images are to be read."""
     left_out: tuple[str, ...] = ()
     """Folders below the input that are no part of it: the tables of the output."""

@@ -34,7 +34,7 @@ def parquet_prompts(uri: str, options: PromptOptions, make: MakeRow, *, are_regi
     for batch in _batches(uri, options, are_regions=are_regions):
         boxes, others = None, np.arange(batch.num_rows)
         if not are_regions:
-            boxes, others = box_prompts(batch, num_rows, options.bbox_format)
+            boxes, others = box_prompts(batch, num_rows, options.prompting.bbox_format)
         yield _merged(boxes, _row_by_row(batch, num_rows, others, make), others)
         num_rows += batch.num_rows
 

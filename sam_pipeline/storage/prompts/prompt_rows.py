@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from sam_pipeline.config import BboxFormat
+from sam_pipeline.config import PromptConfig
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 
 MASK_INPUT_SIZE = 256
@@ -49,9 +49,7 @@ class PromptOptions:
 
     storage: StorageOptions
     """Fsspec options of remote filesystems."""
-    bbox_format: BboxFormat = "xywh"
-    """Of the column bbox: corner and size, as in COCO, or two corners."""
-    min_score: float | None = None
-    """Prompts with a lower score are left out."""
+    prompting: PromptConfig = field(default_factory=PromptConfig)
+    """How its boxes are to be read, and which of its prompts are left out."""
     planned_from: str | None = None
     """What the images were planned from. Where that is the file of prompts itself, its images go by their ids."""

@@ -58,8 +58,8 @@ def is_parquet_of_images(uri: str, options: SourceOptions) -> bool:
     except Exception as error:
         raise InputError(f"cannot read {uri}: {one_line(error)}") from error
     candidates = _candidates(schema)
-    if options.column is not None:
-        return options.column in candidates
+    if options.images.input_column is not None:
+        return options.images.input_column in candidates
     names_uris = any(name in schema.names and holds_text(schema.field(name).type) for name in URI_COLUMNS)
     return any(not names_uris or name in _IMAGE_NAMES or path != name for name, path in candidates.items())
 
@@ -168,18 +168,19 @@ def _plan_or_say(container: SourceImage, options: SourceOptions) -> _Planned | E
 
 def _plan(uri: str, options: SourceOptions) -> _Planned:
     with open_parquet(uri, options.storage) as parquet:
-        column = _image_column(parquet, options.column)
-        for name in options.keep:
+        column = _image_column(parquet, options.images.input_column)
+        for name in options.images.keep:
             if name not in parquet.schema_arrow.names:
                 raise _UnusableError(f"no column {name!r} to keep: there are {_names(parquet.schema_arrow)}")
             check_keepable(name, parquet.schema_arrow.field(name).type)
-        extra = _kept(uri, options) if options.keep else None
+        extra = _kept(uri, options) if options.images.keep else None
         return _Planned(parquet.metadata.num_rows, column, why_null(parquet, column), extra)
 
 
 def _kept(uri: str, options: SourceOptions) -> list[pa.Array]:
-    batches = read_columns(uri, dict.fromkeys(options.keep, MAX_OBJECT_BYTES + 1), _ROWS_AT_ONCE, options.storage)
-    kept = [json_objects({name: batch.column(name) for name in options.keep}) for batch in batches]
+    keep = options.images.keep
+    batches = read_columns(uri, dict.fromkeys(keep, MAX_OBJECT_BYTES + 1), _ROWS_AT_ONCE, options.storage)
+    kept = [json_objects({name: batch.column(name) for name in keep}) for batch in batches]
     extra = pa.chunked_array(kept, pa.string())
     return [extra.slice(first, _ROWS_AT_ONCE).combine_chunks() for first in range(0, len(extra), _ROWS_AT_ONCE)]
 

@@ -65,8 +65,8 @@ def tar_images(
     name in an archive the second is called `name~2`, and so on.
 
     Siblings of an image, as WebDataset has them (`0001.jpg`, `0001.json`, `0001.cls` in succession), whose extension
-    is in options.keep go into its `extra`: JSON parsed, else as text. One that is larger than 1 MiB, not UTF-8 or not
-    JSON is null there, and the log says how many and why of one.
+    is to be kept go into its `extra`: JSON parsed, else as text. One that is larger than 1 MiB, not UTF-8 or not JSON
+    is null there, and the log says how many and why of one.
 
     What an archive holds never raises: sparse files become rows with `error`, and an archive that is damaged, ends
     early or is none gives, after the members that were found, one row with `error` and the URI `container#`.
@@ -86,7 +86,7 @@ def tar_images(
     """
     extensions: set[str] = set()
     yield from tables_in_order(containers, partial(_index, options=options, extensions=extensions), on_skipped)
-    for name in options.keep:
+    for name in options.images.keep:
         if name.lower() not in extensions:
             logger.warning("no image has a file .%s beside it that could be kept", name)
 
@@ -177,7 +177,7 @@ def _index(container: SourceImage, options: SourceOptions, extensions: set[str])
 
 
 def _entries(container: SourceImage, options: SourceOptions) -> Iterator[_Entry]:
-    keep = {name.lower() for name in options.keep}
+    keep = {name.lower() for name in options.images.keep}
     seen: Counter[str] = Counter()
     num_members = 0
     is_tar = False

@@ -41,12 +41,12 @@ def coco_images(uri: str, options: SourceOptions) -> Iterator[pa.Table]:
     """
     naming = named_uris(uri, options)
     entries = _entries(uri, options)
-    _check_kept(uri, entries, options.keep)
+    _check_kept(uri, entries, options.images.keep)
     seen: set[int | str] = set()
     for first in range(0, len(entries), _TABLE_ROWS):
         some = entries[first : first + _TABLE_ROWS]
         names = names_of(_name(entry, options) for entry in some)
-        extra = checked_size(pa.array([_extra(entry, options.keep) for entry in some], pa.string()))
+        extra = checked_size(pa.array([_extra(entry, options.images.keep) for entry in some], pa.string()))
         table = naming.table(names, first, extra)
         yield _with_errors(table, [_problem(entry, seen) for entry in some], f"{naming.list_uri}#row-", first)
 
@@ -86,7 +86,7 @@ def _check_kept(uri: str, entries: Sequence[Any], keep: Sequence[str]) -> None:
 def _name(entry: Any, options: SourceOptions) -> object:
     if not isinstance(entry, dict):
         return None
-    use_url = options.allow_http and options.image_root is None
+    use_url = options.images.allow_http and options.images.image_root is None
     return (entry.get("coco_url") if use_url else None) or entry.get("file_name")
 
 

@@ -18,6 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from sam_pipeline.config import InputConfig
 from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.storage.inputs.containers import archives, tars
 from sam_pipeline.storage.inputs.containers.tars import read_tar_members, tar_images
@@ -80,7 +81,7 @@ class Store:
             item if isinstance(item, SourceImage) else self.put(item, f"{number:05d}.tar")
             for number, item in enumerate(data)
         ]
-        tables = list(tar_images(containers, SourceOptions({}, keep=tuple(keep)), **options))
+        tables = list(tar_images(containers, SourceOptions({}, InputConfig(keep=tuple(keep))), **options))
         assert all(table.schema == SOURCE_SCHEMA for table in tables)
         return [image_of_row(row) for table in tables for row in table.to_pylist()]
 
