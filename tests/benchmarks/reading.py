@@ -64,13 +64,14 @@ def _read(data: bytes, job: Any, repeats: int) -> tuple[pa.Table, float]:
     from sam_pipeline.pipeline.workers import stages
     from sam_pipeline.pipeline.workers.blocks import images_of
     from sam_pipeline.pipeline.workers.columns import chunks_of
+    from sam_pipeline.storage.inputs.source_object import SourceImage
     from tests.pipeline.jobs import Monitor
 
-    place = dict.fromkeys(("size_bytes", "etag", "location", "error", "extra"))
-    rows = [{"image_id": number, "uri": "image.jpg", "prompts": [], **place} for number in range(_BATCH)]
+    source = SourceImage("image.jpg", None, None)
+    planned = [stages.PlannedImage(number, source, []) for number in range(_BATCH)]
     (chunk,) = chunks_of(np.arange(_BATCH), _BATCH)
     with (
-        patch.object(stages, "planned_rows", lambda *_: rows),
+        patch.object(stages, "planned_images", lambda *_: planned),
         patch.object(stages, "fetch_planned", lambda *_: [data] * _BATCH),
     ):
         blocks, seconds = _timed(lambda: list(stages.read_images(chunk, job, _BATCH, Monitor())), repeats)

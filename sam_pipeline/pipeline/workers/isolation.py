@@ -28,23 +28,25 @@ from ray.util import ActorPool
 
 from sam_pipeline.errors import RunFailedError, SamPipelineError
 from sam_pipeline.pipeline.job import Engine, Job
-from sam_pipeline.pipeline.monitor import errors_told
+from sam_pipeline.pipeline.monitor import report_errors
 from sam_pipeline.pipeline.resources import Resources
 from sam_pipeline.pipeline.workers.columns import images_table, shard_row, shards_of
 from sam_pipeline.pipeline.workers.device_faults import is_device_lost
 from sam_pipeline.pipeline.workers.limits import limit_memory_after
 from sam_pipeline.pipeline.workers.stages import (
+    PlannedImage,
     decode_masks,
     encode_images,
     fetch_limit_s,
     fetch_planned,
-    planned_rows,
+    planned_images,
     prepare_image,
-    tell_images,
+    report_progress,
 )
 from sam_pipeline.process.stopping import is_stopping
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.inputs.fetching import Fetched, wait_for_probe
+from sam_pipeline.storage.inputs.source_object import SourceImage, image_of_row
 from sam_pipeline.storage.tables.plan import read_planned
 from sam_pipeline.storage.tables.results import Shard, put_shard
 from sam_pipeline.storage.tables.schema import MASKS_SCHEMA
@@ -63,7 +65,7 @@ _Doing = Literal["start", "fetch", "stage"]
 def annotate_isolated(
     image_ids: list[int], job: Job, resources: Resources, monitor: Any, poll_s: float
 ) -> Generator[list[Shard]]:
-    """Annotate images, each alone; yields the shard of each as it is written, and nothing whenever poll_s passes.
+    """Annotate images, each alone; yields the shard of each as it is written, and an empty list every poll_s seconds.
 
     Raises:
         SamPipelineError: storage or the machines failed, which is not the image's fault.
@@ -118,23 +120,23 @@ class IsolatedAnnotator:
     def annotate(self, image_id: int) -> pa.Table:
         """Do one planned image; returns its shard's descriptor."""
         job = self._job
-        with errors_told(self._monitor):
-            (planned,) = read_planned(job.output, np.array([image_id]), job.storage_options).to_pylist()
-            results = self._results(planned)
-            tell_images(self._monitor, results)
+        with report_errors(self._monitor):
+            (row,) = read_planned(job.output, np.array([image_id]), job.storage_options).to_pylist()
+            results = self._results(image_id, image_of_row(row))
+            report_progress(self._monitor, results)
             return shard_row(put_shard(job.output, results, job.storage_options, table_id=job.table_id))
 
-    def _results(self, planned: dict[str, Any]) -> pa.Table:
+    def _results(self, image_id: int, source: SourceImage) -> pa.Table:
         for _ in range(_TRIES_ON_DEVICES):
             child = self._living_child()
-            answer = child.ask(planned["image_id"])
+            answer = child.ask(image_id)
             if not isinstance(answer, str):
                 return answer
             if not child.has_lost_device:
                 break
         if not child.is_alive() and self._job.probe_uri is not None:
             wait_for_probe(self._job.probe_uri, self._job.storage_options)  # it may have hung in storage
-        return _crashed_row(planned, answer)
+        return _crashed_row(image_id, source, answer)
 
     def _living_child(self) -> _Child:
         if self._child is None or not self._child.is_alive():
@@ -142,9 +144,10 @@ class IsolatedAnnotator:
         return self._child
 
 
-def _crashed_row(planned: dict[str, Any], reason: str) -> pa.Table:
-    row = {"image_id": planned["image_id"], "uri": planned["uri"], "status": "worker_crashed", "error": reason}
-    return pa.Table.from_pylist([row | {"num_masks": 0, "masks": [], "extra": planned["extra"]}], schema=MASKS_SCHEMA)
+def _crashed_row(image_id: int, source: SourceImage, reason: str) -> pa.Table:
+    row = {"image_id": image_id, "uri": source.uri, "status": "worker_crashed", "error": reason}
+    row |= {"num_masks": 0, "masks": [], "extra": source.extra}
+    return pa.Table.from_pylist([row], schema=MASKS_SCHEMA)
 
 
 class _Child:
@@ -185,13 +188,13 @@ class _Child:
         limits_s = self._limits_s
         try:
             while self._connection.poll(limit_s := limits_s[kind]):
-                word, *content = self._connection.recv()
-                if word == "doing":
+                message, *content = self._connection.recv()
+                if message == "doing":
                     kind, doing = content
-                elif word == "error":
+                elif message == "error":
                     raise content[0]
                 else:
-                    if word == "lost":
+                    if message == "lost":
                         self.has_lost_device = True
                         self._kill()
                     return content[0]
@@ -232,7 +235,7 @@ def _serve(job: Job, connection: Connection) -> None:
         connection.send(_annotated(*_blank_image(), engine, job, connection))
         for image_id in iter(connection.recv, None):
             try:
-                (planned,) = planned_rows(np.array([image_id]), job)
+                (planned,) = planned_images(np.array([image_id]), job)
                 (data,) = fetch_planned([planned], job)
             except MemoryError as error:
                 connection.send(_failure(error))
@@ -243,7 +246,7 @@ def _serve(job: Job, connection: Connection) -> None:
 
 
 def _annotated(
-    planned: dict[str, Any], data: Fetched, engine: Engine, job: Job, connection: Connection
+    planned: PlannedImage, data: Fetched, engine: Engine, job: Job, connection: Connection
 ) -> tuple[str, Any]:
     try:
         connection.send(("doing", "stage", "reading the image"))
@@ -268,7 +271,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _blank_image() -> tuple[dict[str, Any], bytes]:
+def _blank_image() -> tuple[PlannedImage, bytes]:
     file = io.BytesIO()
     Image.new("RGB", (64, 64), "white").save(file, "PNG")
-    return {"image_id": -1, "uri": "a blank image", "extra": None, "prompts": []}, file.getvalue()
+    data = file.getvalue()
+    return PlannedImage(-1, SourceImage("a blank image", len(data), None), []), data
