@@ -12,18 +12,11 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import pytest
 
-from sam_pipeline.config import (
-    AnnotateConfig,
-    InputConfig,
-    MaskConfig,
-    ModelConfig,
-    PlanConfig,
-    PoolConfig,
-    PromptConfig,
-    SelectionConfig,
-)
+from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, PlanConfig, PoolConfig
 from sam_pipeline.config.base import hints_of, is_settings, setting_names, settings_by_name
+from sam_pipeline.config.inputs import InputConfig, SelectionConfig
 from sam_pipeline.config.keywords import AnnotateSettings, StrPath
+from sam_pipeline.config.prompting import PromptConfig
 from sam_pipeline.errors import ConfigError
 
 CLASSES = (InputConfig, SelectionConfig, PromptConfig, ModelConfig, MaskConfig, PoolConfig, AnnotateConfig)

@@ -177,16 +177,10 @@ def test_the_default_model_is_pinned_by_its_name():
 
 def test_what_divides_the_work_and_where_it_lies_is_not_pinned():
     pools = PoolConfig(**{item.name: 2 for item in dataclasses.fields(PoolConfig)})
-    moved = annotate_config(
-        output="elsewhere",
-        input="in",
-        storage_options={"anon": True},
-        commit_interval_s=1,
-        stall_timeout_s=2,
-        num_cpus=3,
-        model=ModelConfig(checkpoint="copy.pth", device="cpu", precision="bf16"),  # precision is pinned as resolved
-        pools=pools,
-    )
+    model = ModelConfig(checkpoint="copy.pth", device="cpu", precision="bf16")  # precision is pinned as resolved
+    places = {"output": "elsewhere", "input": "in", "storage_options": {"anon": True}}
+    times = {"commit_interval_s": 1, "stall_timeout_s": 2, "num_cpus": 3}
+    moved = annotate_config(**places, **times, model=model, pools=pools)
     assert fingerprint_of(moved) == fingerprint_of(AnnotateConfig(output="out"))
 
 
