@@ -1,4 +1,4 @@
-"""What all classes of settings share: types are checked, and a setting that was given is told from a default."""
+"""Base of all classes of settings: it checks types, and remembers which settings were given and which are defaults."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Settings:
     if not TYPE_CHECKING:  # type checkers show the arguments of __init__ instead
 
         def __new__(cls, **settings: object) -> Self:
-            """Note the names of what is given: a default that is asked for is not the same as nothing."""
+            """Remember which settings are given: one that is given as its default counts as given."""
             self = super().__new__(cls)
             object.__setattr__(self, "_given", frozenset(settings))
             return self

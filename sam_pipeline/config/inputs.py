@@ -17,11 +17,11 @@ class InputConfig(Settings):
 
     input: str | None = None
     """Folder or prefix, glob in quotes (* ? [] stand for parts of one name, ** for any folders), or single file; a
-    local path or any fsspec URI. Hidden folders below it are passed over. May be left out once there is a plan."""
+    local path or any fsspec URI. Hidden folders below it are skipped. May be left out once there is a plan."""
     input_format: InputFormat = "auto"
     """What the input is: images (files), a manifest of URIs (Parquet, CSV, TSV, JSON Lines, text), parquet with image
     bytes, webdataset tar archives, zip archives, or a coco annotation file. auto goes by the suffix, for a folder by
-    what it holds, for Parquet by the columns; of files without a suffix it knows images alone."""
+    what it holds, for Parquet by the columns. A file without a suffix is taken only if it is an image."""
     input_column: str | None = None
     """Column of a manifest with the URIs, or of Parquet files with the images. Default: the only one that can be, by
     name, type and first values."""
@@ -50,11 +50,11 @@ class SelectionConfig(Settings):
     exclude: tuple[str, ...] = ()
     """No images whose URI, or the end of it, matches one of these patterns."""
     limit: int | None = None
-    """Only the first so many images, in the order of their URIs."""
+    """Plan only this many images: the first in the order of their URIs."""
     sample: int | None = None
-    """Only so many images, chosen at random by seed."""
+    """Plan only this many images, chosen at random."""
     seed: int = 0
-    """Of sample."""
+    """Seed of the random choice that sample makes."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError if a number is out of range, or two of them choose."""

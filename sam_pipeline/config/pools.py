@@ -10,15 +10,15 @@ from sam_pipeline.config.base import Settings, check_amount
 
 @dataclass(frozen=True, kw_only=True)
 class PoolConfig(Settings):
-    """How the cluster is divided. Everything left out is worked out from the CPUs and GPUs that Ray reports."""
+    """How the cluster is divided. The defaults follow from the CPUs and GPUs that Ray reports."""
 
     encode_actors: int | None = None
     """Image encoder actors."""
     decode_actors: int | None = None
     """Mask decoder actors."""
     encode_batch_size: int | None = None
-    """Images, or crops of them, that go through the encoder at once; 16 on a GPU, 1 on CPUs, where nothing is gained by
-    waiting for more."""
+    """Images, or crops of them, that go through the encoder at once; 16 on a GPU, 1 on CPUs, where
+    larger batches are no faster."""
     encode_cpus: float | None = None
     """CPUs that one encoder actor reserves."""
     decode_cpus: float | None = None
@@ -32,7 +32,7 @@ class PoolConfig(Settings):
     threads: int | None = None
     """Torch threads of an actor that computes on CPUs."""
     shard_rows: int | None = None
-    """Images a committed shard; 256 with GPUs, 4 on CPUs, so that a kill costs minutes of work in both cases."""
+    """Images in a committed shard; 256 with GPUs, 4 on CPUs, so that a kill costs minutes of work in both cases."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError naming the first setting that is out of range."""

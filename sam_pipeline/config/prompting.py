@@ -19,7 +19,8 @@ class PromptConfig(Settings):
     prompts: str | None = None
     """Boxes or points to make masks of: COCO results or annotations (.json), Parquet or JSON Lines with bbox, score,
     category_id, point_coords, point_labels, mask_input, or a folder of YOLO labels. The image is named by uri, url,
-    image_uri, image_path, path, file_name, image, key or image_id, the first there is. Frozen with the plan."""
+    image_uri, image_path, path, file_name, image, key or image_id: the first of these that the file has. Frozen with
+    the plan."""
     prompt_images: str | None = None
     """COCO file whose `images` say which file_name each image_id of the prompts and regions stands for."""
     bbox_format: BboxFormat = "xywh"

@@ -62,30 +62,30 @@ class AnnotateConfig(PlanConfig):
     mode: Mode = "auto"
     """Masks of the grid, of prompts, or of both. auto: of the prompts where the run has any, else of the grid."""
     multimask_output: bool = False
-    """Choose the best of three masks for each prompt, by predicted IoU, rather than take the one made for prompts that
-    say enough. Better for single points; boxes say enough."""
+    """Predict three masks for each prompt and keep the one with the highest predicted IoU; else predict one. Better for
+    ambiguous prompts, such as a single point; a box is not ambiguous."""
     point_grid: str | None = None
     """JSON file of point prompts in place of points_per_side: [[x, y], …] as shares of width and height, or a list of
     such lists, one for the image and one for each crop layer."""
     max_pixels: int = 100_000_000
-    """Images whose header announces more pixels than this become rows with status too_large; so do some with fewer, of
-    kinds that take more than ten bytes a pixel to decode (large WebP, CMYK or many-scan JPEG, run-length BMP)."""
+    """Images with more pixels than this, by their header, become rows with status too_large. Kinds that take more than
+    ten bytes a pixel to decode (large WebP, CMYK or many-scan JPEG, run-length BMP) may do so with fewer."""
     commit_interval_s: float = 10.0
     """Seconds between commits of finished shards."""
     stall_timeout_s: float | None = None
     """Seconds without any progress after which the run fails, to be resumed. Default: 600, and on CPUs one second
     more for each prompt of an image."""
     image_timeout_s: float | None = None
-    """Seconds after which an image that hangs in a stage costs its worker its life; tried alone at last, it becomes a
-    row with status worker_crashed. Default: a quarter of stall_timeout_s."""
+    """Seconds that a stage may take over an image, else its worker is killed. The image is then tried alone; if it
+    hangs again, it becomes a row with status worker_crashed. Default: a quarter of stall_timeout_s."""
     worker_memory_gb: float | None = None
-    """Gigabytes of its own that a worker may take beside the model; an image for which that is not enough becomes such
-    a row. Default: six tenths of the smallest machine."""
+    """Gigabytes that a worker may allocate beside the model. An image that needs more becomes a row with status
+    worker_crashed. Default: six tenths of the memory of the smallest machine."""
     max_restarts: int = 0
-    """Times in all that the run starts again by itself: after a stall, lost machines, storage that does not answer, or
-    when Ray or a machine ends its process."""
+    """How often the run may start again by itself: after a stall, lost machines, storage that does not answer, or when
+    Ray or a machine ends its process."""
     num_cpus: int | None = None
-    """CPUs for a Ray started on this machine; not for a cluster that is there already (RAY_ADDRESS)."""
+    """CPUs of a Ray that is started on this machine; without effect on a running cluster (RAY_ADDRESS)."""
     model: ModelConfig = field(default_factory=ModelConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
     pools: PoolConfig = field(default_factory=PoolConfig)

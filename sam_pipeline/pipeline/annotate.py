@@ -152,7 +152,7 @@ def _begin(
 
 
 def _weights_sha256(config: AnnotateConfig, given: Mapping[str, Any], before: RunHeader | None) -> str:
-    """The sum of a start's weights. They are looked at only if nothing else tells: a finished run needs none.
+    """The SHA-256 of a start's weights. The file is read only if nothing else says it: a finished run needs no weights.
 
     Args:
         config: the settings, with those of the run.
@@ -191,7 +191,7 @@ def _prepare_weights(model: ModelConfig, weights_sha256: str) -> None:
 
 @contextmanager
 def _ray_errors() -> Iterator[None]:
-    """Make errors of Ray that come up outside a pass (a lost machine, most often) ours, after which to start again."""
+    """Raise errors of Ray outside a pass, most often a lost machine, as RunFailedError: a new start may help."""
     try:
         yield
     except ray.exceptions.RayError as error:
@@ -217,7 +217,7 @@ class _Restarts:
         return self._num >= self._max
 
     def count(self, state: tenacity.RetryCallState) -> None:
-        """Say, also to the parent of this process, that it starts again."""
+        """Count a restart, log it and report it to the parent of this process."""
         assert state.outcome is not None, "called after an attempt"
         self._num += 1
         logger.warning("start %d failed: %s; starting again", self._num, state.outcome.exception())
@@ -225,7 +225,7 @@ class _Restarts:
 
 
 def _starts(max_restarts: int) -> tenacity.Retrying:
-    """What calls a part of a run again when that may help; over all calls, and all processes, so many times."""
+    """Call parts of a run again after transient errors. All calls and all processes share max_restarts."""
     restarts = _Restarts(max_restarts)
     return tenacity.Retrying(
         stop=restarts.are_used_up,

@@ -43,7 +43,7 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Backend:
-    """What the stages compute with. There is one in the product; tests of faults put a fast one in its place."""
+    """What the stages compute with: SAM, or a fast stand-in in tests of faults."""
 
     prepare: Callable[[Image.Image, MaskConfig], Crops]
     """An upright image of mode RGB → its resized crops; called where images are read."""
@@ -64,16 +64,16 @@ class Job:
     finishers: int
     """Threads of a decoder that make masks of what the device has found."""
     stall_timeout_s: float
-    """After so long without any progress the run fails."""
+    """Seconds without any progress after which the run fails."""
     image_timeout_s: float
-    """After so long on one image, or one batch, a stage counts as hanging and its process is ended."""
+    """Seconds on one image, or one batch, after which a stage counts as hanging and its process is ended."""
     worker_memory_bytes: int
-    """What one worker process may take; a share of the smallest machine."""
+    """What one worker process may allocate."""
     mode: ResolvedMode
     has_prompts: bool
     """Whether the run has prompts or regions."""
     max_masks: int
-    """Prompts of an image that hold a mask, at most."""
+    """The largest number of prompts with a mask that an image has."""
     point_grids: tuple[npt.NDArray[np.float64], ...] | None
     """For the image and each crop layer, (P, 2) shares of width and height; None: those of points_per_side."""
     probe_uri: str | None

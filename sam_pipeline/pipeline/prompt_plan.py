@@ -52,7 +52,7 @@ class Targets:
 
     @property
     def pinned(self) -> dict[str, Any]:
-        """What of it belongs to the fingerprint."""
+        """The part of it that is pinned in the fingerprint."""
         return {
             "mode": self.mode,
             "prompts_sha256": None if self.prompts is None else self.prompts.sha256,
@@ -155,7 +155,7 @@ def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
 
 
 def _read_as_before(config: PlanConfig, frozen: Prompts) -> PlanConfig:
-    """A configuration that reads prompts as those of the run were read, where it does not say otherwise."""
+    """The configuration, with settings that were not given taken from how the run's prompts were read."""
     names = ["bbox_format"] if config.prompting.prompts is None else ["bbox_format", "min_score", "prompt_images"]
     before = {name: frozen.source[name] for name in names if name in frozen.source}
     return settings_by_name(type(config), before | config.given())
@@ -209,7 +209,7 @@ def _resolved_mode(config: AnnotateConfig, given: _GivenPrompts) -> ResolvedMode
 
 
 def _source(prompting: PromptConfig, options: StorageOptions) -> dict[str, Any]:
-    """What tells, without reading them, whether the files and the way they are read are the same."""
+    """Identifies the files, and how they are read, without reading them: by URI, size, ETag and settings."""
     source: dict[str, Any] = {}
     for name, list_them in (
         ("prompts", list_prompt_files),
@@ -267,7 +267,7 @@ def _matched(prompting: PromptConfig, plan: Plan, storage: StorageOptions, first
 
 
 def _why_all_left_out(uri: str, options: PromptOptions) -> str:
-    """Why reading left none, which is only asked once it did: so reading them again is no loss."""
+    """Why no prompt is left. Reads the file again, since this is only asked when the run is about to stop."""
     with reading_limit():
         parts = read_prompts(absolute_uri(uri), replace(options, prompting=replace(options.prompting, min_score=None)))
         highest = max(score for part in parts if (score := pc.max(part["score"]).as_py()) is not None)

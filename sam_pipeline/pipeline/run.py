@@ -121,7 +121,7 @@ def whole_blocks(num_rows: int, block_images: int) -> int:
 
 
 def images_per_block(crops_per_image: int, resources: Resources) -> int:
-    """As many as have the crops that the encoder takes at once."""
+    """As many images as together have the crops that the encoder takes at once; one at least."""
     return max(1, resources.encode_batch_size // crops_per_image)
 
 
@@ -158,7 +158,7 @@ class Housekeeping(ExecutionCallback):
         self._give_up_lost_actors(stages, max(_LEAST_LOST_S, stall_timeout_s / 2))
 
     def _give_up_lost_actors(self, stages: Sequence[MapOperator], limit_s: float) -> None:
-        """End actors that find no machine for so long: the pass would wait for what they were given to do."""
+        """End actors that have had no machine for limit_s seconds: the pass would wait for their work."""
         now, before = time.monotonic(), self._restarting_since
         pools: list[Any] = [pool for stage in stages for pool in stage.get_autoscaling_actor_pools()]
         actors = [actor for pool in pools for actor, state in pool._running_actors.items() if state.is_restarting]

@@ -108,7 +108,7 @@ class SamEngine:
 
     @torch.inference_mode()
     def _embed(self, crops: Sequence[npt.NDArray[np.uint8]], host: Tensor, number: int) -> int:
-        """Embed the first crops; how many."""
+        """Embed the first `number` crops; returns how many."""
         _copy_to_host(prediction.encode(self._sam, crops[:number], self._job.precision), host[:number])
         return number
 

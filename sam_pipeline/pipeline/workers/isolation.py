@@ -1,9 +1,9 @@
 """The isolation pass: what a pass could not account for, one image at a time, in a process that may die.
 
 An image that crashes, hangs or exhausts its worker takes the rows near it down with it; here it has a process of its
-own, which also fetches it, and what still fails ends as a row with status worker_crashed. A failing store is not taken
-for a bad image: the process tells of it, as every reader does, once the probe has failed too. Before its first image it
-annotates a blank one: where that fails, the machine or the weights are at fault and the run stops.
+own, which also fetches it. An image that still fails ends as a row with status worker_crashed. If storage fails, the
+probe fails too, and the process reports that instead of blaming the image. Before its first image it annotates a blank
+one: if that fails, the machine or the weights are at fault and the run stops.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _RETRIES = 2  # when an annotator is lost with its machine
 _TRIES_ON_DEVICES = 2
 
 _Doing = Literal["start", "fetch", "stage"]
-"""What the child is at, by which it is known how long it may take."""
+"""What the child is doing, which decides how long it may take."""
 
 
 def annotate_isolated(
@@ -160,7 +160,7 @@ class _Child:
 
     def __init__(self, job: Job) -> None:
         self.has_lost_device = False
-        """Whether it was ended because it could use its GPU no more."""
+        """Whether it was ended because it could no longer use its GPU."""
         # Spawned: CUDA does not survive a fork, and Ray's threads would be missing in one.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -179,7 +179,7 @@ class _Child:
         return self._process.is_alive()
 
     def ask(self, image_id: int) -> pa.Table | str:
-        """The image's result row, or what became of it in words."""
+        """The image's result row, or the reason why there is none."""
         with suppress(OSError):  # it died meanwhile, of which the answer tells
             self._connection.send(image_id)
         return self._answer("fetch", "fetching the image")
@@ -210,7 +210,7 @@ class _Child:
 
 
 def _fetch_limit_s(job: Job) -> float:
-    """More than fetching takes that ends with an answer: two attempts, and two minutes of storage between them."""
+    """Longer than any fetch that still answers: two attempts, with two minutes of asking storage between them."""
     return max(job.stall_timeout_s, 2 * fetch_limit_s(job) + _OUTAGE_S)
 
 
@@ -221,7 +221,7 @@ def _cause_of_death(exit_code: int | None) -> str:
 
 
 def _serve(job: Job, connection: Connection) -> None:
-    """The child: answers each image with ("result", table) or ("failed", reason), and tells what it is doing before.
+    """The child: answers each image with ("result", table) or ("failed", reason), and reports each step before.
 
     ("lost", reason) is a failure after which the device is of no more use to this process. ("error", SamPipelineError)
     concerns the run and not an image.

@@ -88,7 +88,7 @@ def fetch_planned(images: Sequence[PlannedImage], job: Job) -> Iterator[Fetched]
 
 
 def fetch_limit_s(job: Job) -> float:
-    """In which an object must come: no less than it takes storage that stalls to be asked again."""
+    """Seconds that fetching an object may take: enough to ask a storage that stalls once more."""
     return min(FETCH_LIMIT_S, max(_LEAST_FETCH_LIMIT_S, job.image_timeout_s))
 
 
