@@ -12,7 +12,7 @@ import skimage
 from PIL import Image
 
 from sam_pipeline.cli.commands import annotate
-from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig
+from sam_pipeline.config import AnnotateConfig, InputConfig, MaskConfig, ModelConfig
 from sam_pipeline.overlays import write_overlays
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
@@ -37,7 +37,7 @@ def main() -> None:
     images, output = arguments.folder / "images", arguments.folder / "run"
     save_photographs(images)
     config = AnnotateConfig(
-        input=str(images),
+        images=InputConfig(input=str(images)),
         output=str(output),
         model=ModelConfig(model_type="vit_t"),
         masks=MaskConfig(points_per_side=arguments.points_per_side),

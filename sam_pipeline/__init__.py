@@ -10,20 +10,32 @@ from sam_pipeline.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from sam_pipeline.api import ImageRow, MaskDict, PromptError, Run, annotate, decode_mask, open_run
-    from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, PlanConfig, PoolConfig
+    from sam_pipeline.config import (
+        AnnotateConfig,
+        InputConfig,
+        MaskConfig,
+        ModelConfig,
+        PlanConfig,
+        PoolConfig,
+        PromptConfig,
+        SelectionConfig,
+    )
     from sam_pipeline.errors import SamPipelineError
 
 __all__ = [
     "AnnotateConfig",
     "ImageRow",
+    "InputConfig",
     "MaskConfig",
     "MaskDict",
     "ModelConfig",
     "PlanConfig",
     "PoolConfig",
+    "PromptConfig",
     "PromptError",
     "Run",
     "SamPipelineError",
+    "SelectionConfig",
     "annotate",
     "decode_mask",
     "open_run",
@@ -31,7 +43,16 @@ __all__ = [
 
 _HOMES = {
     "sam_pipeline.api": ("ImageRow", "MaskDict", "PromptError", "Run", "annotate", "decode_mask", "open_run"),
-    "sam_pipeline.config": ("AnnotateConfig", "MaskConfig", "ModelConfig", "PlanConfig", "PoolConfig"),
+    "sam_pipeline.config": (
+        "AnnotateConfig",
+        "InputConfig",
+        "MaskConfig",
+        "ModelConfig",
+        "PlanConfig",
+        "PoolConfig",
+        "PromptConfig",
+        "SelectionConfig",
+    ),
     "sam_pipeline.errors": ("SamPipelineError",),
 }
 

@@ -390,10 +390,10 @@ def test_a_call_that_cannot_be_is_refused_before_anything_starts(call, message):
 
 SCRIPT = """
 import json, sys
-from sam_pipeline import AnnotateConfig, MaskConfig, ModelConfig, annotate, decode_mask
+from sam_pipeline import AnnotateConfig, InputConfig, MaskConfig, ModelConfig, annotate, decode_mask
 
 config = AnnotateConfig(
-    input=sys.argv[1],
+    images=InputConfig(input=sys.argv[1]),
     output=sys.argv[2],
     num_cpus=2,
     model=ModelConfig(model_type="vit_t"),

@@ -64,13 +64,14 @@ def _read(data: bytes, job: Any, repeats: int) -> tuple[pa.Table, float]:
     from sam_pipeline.pipeline.workers import stages
     from sam_pipeline.pipeline.workers.blocks import images_of
     from sam_pipeline.pipeline.workers.columns import chunks_of
+    from sam_pipeline.storage.inputs.source_object import SourceObject
     from tests.pipeline.jobs import Monitor
 
-    place = dict.fromkeys(("size_bytes", "etag", "location", "error", "extra"))
-    rows = [{"image_id": number, "uri": "image.jpg", "prompts": [], **place} for number in range(_BATCH)]
+    source = SourceObject("image.jpg", None, None)
+    planned = [stages.PlannedImage(number, source, []) for number in range(_BATCH)]
     (chunk,) = chunks_of(np.arange(_BATCH), _BATCH)
     with (
-        patch.object(stages, "planned_rows", lambda *_: rows),
+        patch.object(stages, "planned_images", lambda *_: planned),
         patch.object(stages, "fetch_planned", lambda *_: [data] * _BATCH),
     ):
         blocks, seconds = _timed(lambda: list(stages.read_images(chunk, job, _BATCH, Monitor())), repeats)
@@ -96,7 +97,7 @@ def _embed(images: pa.Table, job: Any, repeats: int) -> float:
 
 
 def _tiny() -> float:
-    from sam_pipeline.config import AnnotateConfig, PlanConfig
+    from sam_pipeline.config import AnnotateConfig, InputConfig, PlanConfig
     from sam_pipeline.pipeline.plan import ensure_plan
     from sam_pipeline.pipeline.workers.columns import chunks_of
     from sam_pipeline.pipeline.workers.stages import read_images
@@ -108,7 +109,7 @@ def _tiny() -> float:
         source.mkdir()
         for number in range(_NUM_TINY):
             (source / f"{number:06}.png").write_bytes(image_file(number))
-        ensure_plan(PlanConfig(output=output, input=str(source)))
+        ensure_plan(PlanConfig(output=output, images=InputConfig(input=str(source))))
         job = replace(job_of(AnnotateConfig(output=output)), backend=fake_backend(Instructions(crop_size=8)))
         (chunk,) = chunks_of(np.arange(_NUM_TINY), _NUM_TINY)
         _, seconds = _timed(lambda: list(read_images(chunk, job, 1, Monitor())), 3)

@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 
-from sam_pipeline.config import AnnotateConfig, ModelConfig, PoolConfig
+from sam_pipeline.config import AnnotateConfig, InputConfig, ModelConfig, PoolConfig
 from sam_pipeline.pipeline import annotate, plan
 from sam_pipeline.pipeline.job import Backend
 from sam_pipeline.pipeline.monitor import Counts
@@ -67,7 +67,7 @@ def say(event: str, **what: Any) -> None:
 
 def start(command: str, setup: Setup, source: str, output: str) -> None:
     config = AnnotateConfig(
-        input=source,
+        images=InputConfig(input=source),
         output=output,
         num_cpus=setup.cpus,
         model=ModelConfig(model_type="vit_t"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +32,8 @@ def _crop(size: int) -> npt.NDArray[np.uint8]:
     return np.zeros((size, size, 3), np.uint8)
 
 
-def _fetch_planned(rows: Sequence[dict[str, Any]], *_: object) -> Iterator[bytes]:
-    return (_BYTES for _ in rows)
+def _fetch_planned(images: Sequence[stages.PlannedImage], *_: object) -> Iterator[bytes]:
+    return (_BYTES for _ in images)
 
 
 def _decode_image(*_: object, **__: object) -> Image.Image:

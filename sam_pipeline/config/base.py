@@ -1,4 +1,4 @@
-"""What all classes of settings share: types are checked, and a setting that was given is told from a default."""
+"""Base of all classes of settings: it checks types, and remembers which settings were given and which are defaults."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from sam_pipeline.errors import ConfigError
+
+_MOST = 1_000_000_000
 
 
 class Settings:
@@ -28,7 +30,7 @@ class Settings:
     if not TYPE_CHECKING:  # type checkers show the arguments of __init__ instead
 
         def __new__(cls, **settings: object) -> Self:
-            """Note the names of what is given: a default that is asked for is not the same as nothing."""
+            """Remember which settings are given: one that is given as its default counts as given."""
             self = super().__new__(cls)
             object.__setattr__(self, "_given", frozenset(settings))
             return self
@@ -179,3 +181,20 @@ def _checked_scalar(name: str, value: Any, kind: Any) -> Any:
 
 def _wrong(name: str, requirement: str, value: object) -> ConfigError:
     return ConfigError(f"{name} must be {requirement}, got {value!r}")
+
+
+def check(ok: bool, name: str, requirement: str, value: object) -> None:
+    """Raise ConfigError unless a setting is what it must be."""
+    if not ok:
+        raise _wrong(name, requirement, value)
+
+
+def check_amount(name: str, value: float | None) -> None:
+    """Refuse what is not above 0, and what is too much for clocks and counters; None is a default."""
+    check(value is None or value > 0, name, "above 0", value)
+    check(value is None or value <= _MOST, name, f"at most {_MOST}", value)
+
+
+def check_place(name: str, value: str | None) -> None:
+    """Refuse an empty path or URI; None is a default."""
+    check(value is None or bool(value.strip()), name, "a path or URI", value)

@@ -9,8 +9,11 @@ import os
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sam_pipeline.config import PREPROCESSING_VERSION, AnnotateConfig, MaskConfig
+from sam_pipeline.config import AnnotateConfig, MaskConfig
 from sam_pipeline.config.base import setting_names, settings_by_name
+
+PREPROCESSING_VERSION = 3
+"""Raised whenever decoding, orientation or resizing of images changes the pixels that the encoder sees."""
 
 _OF_THE_GRID = {*setting_names(MaskConfig)} - {"stability_score_offset"}
 _OF_CROPS = {"crop_nms_thresh", "crop_overlap_ratio", "crop_n_points_downscale_factor"}

@@ -13,26 +13,26 @@ class AnnotateSettings(TypedDict, total=False):
     """The settings of AnnotateConfig, and of what is nested in it, by name."""
 
     output: Required[StrPath]
+    extend: bool
+    redo_changed: bool
+    replan: bool
+    storage_options: Mapping[str, Any]
     input: StrPath | None
     input_format: InputFormat
     input_column: str | None
     image_root: StrPath | None
     keep: list[str] | tuple[str, ...]
+    allow_http: bool
     include: list[str] | tuple[str, ...]
     exclude: list[str] | tuple[str, ...]
     limit: int | None
     sample: int | None
     seed: int
-    allow_http: bool
-    extend: bool
-    redo_changed: bool
-    replan: bool
     prompts: StrPath | None
     prompt_images: StrPath | None
     bbox_format: BboxFormat
     min_score: float | None
     regions: StrPath | None
-    storage_options: Mapping[str, Any]
     mode: Mode
     multimask_output: bool
     point_grid: StrPath | None

@@ -31,8 +31,8 @@ from sam_pipeline.model.sam import Sam
 
 # Image tokens of prompts with a mask differ, and take 4 MB each: the plain decoder holds several copies of them.
 _MASK_PROMPTS_AT_ONCE = 8
-# Of all others there is one mask each, 256 KB of logits.
-_PROMPTS_AT_ONCE = 256
+MAX_PROMPTS_AT_ONCE = 256
+"""Prompts without a mask that are decoded at once: one mask each, 256 KB of logits that wait on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:
         groups[len(prompt.point_coords), prompt.box_xyxy is None, prompt.mask_input is None].append(i)
     batches = []
     for (_, _, no_mask), where in groups.items():
-        size = _PROMPTS_AT_ONCE if no_mask else _MASK_PROMPTS_AT_ONCE
+        size = MAX_PROMPTS_AT_ONCE if no_mask else _MASK_PROMPTS_AT_ONCE
         batches += [where[start : start + size] for start in range(0, len(where), size)]
     return batches
 

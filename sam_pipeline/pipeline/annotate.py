@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,19 +15,20 @@ import numpy.typing as npt
 import ray
 import tenacity
 
-from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig
+from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, ResolvedPrecision
 from sam_pipeline.config.fingerprint import absolute_place, fingerprint, settings_of_run, stored_places, stored_settings
 from sam_pipeline.errors import ClusterError, FingerprintMismatchError, RunFailedError
 from sam_pipeline.masks.geometry.crops import generate_crop_boxes
 from sam_pipeline.masks.geometry.grids import build_all_layer_point_grids
 from sam_pipeline.model.checkpoints import official_sha256, resolve_checkpoint, sha256_of
 from sam_pipeline.pipeline.cluster import connected
-from sam_pipeline.pipeline.job import SAM, Backend, Job
+from sam_pipeline.pipeline.job import Backend, Job, crops_per_image, generator_settings
 from sam_pipeline.pipeline.passes import MakeDisplay, annotate_pending
 from sam_pipeline.pipeline.plan import ensure_plan, sample_images
-from sam_pipeline.pipeline.resources import Cluster, Resources, check_batch_fits, divide, expectation
+from sam_pipeline.pipeline.prompt_plan import Targets, resolve_targets
+from sam_pipeline.pipeline.resources import Cluster, check_batch_fits, divide, expectation
 from sam_pipeline.pipeline.run import images_per_block
-from sam_pipeline.pipeline.targets import Targets, resolve_targets
+from sam_pipeline.pipeline.workers.sam_backend import SAM
 from sam_pipeline.process.supervised import num_restarts, tell_restart
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.inputs.fetching import find_probe
@@ -62,8 +63,8 @@ def annotate(config: AnnotateConfig, make_display: MakeDisplay, backend: Backend
 
     That nothing succeeded is no error here: Outcome.total_failure says so. What failed in part is a warning in the log.
 
-    What may pass by itself (a stall, lost machines, storage that does not answer) is followed by a new start, as often
-    as the configuration allows.
+    After a transient failure (a stall, lost machines, storage that does not answer) it starts again, as often as the
+    configuration allows.
 
     Raises:
         SamPipelineError: see sam_pipeline.errors; after any of them the same call resumes.
@@ -101,13 +102,34 @@ def _start(
             resources = divide(config.pools, config.model.device, config.model.model_type, cluster)
             if resources.device == "cuda":
                 logger.info("%s", expectation(resources, config.model.model_type, cluster.num_cpus))
-            job = _resolve(config, plan, targets, resources, cluster, weights_sha256, backend)
-            num_crops = images_per_block(job, resources) * job.crops_per_image
-            check_batch_fits(num_crops, job.precision, cluster.smallest_object_store_bytes)
-            table, done = _begin(config, plan, targets, _fingerprint(config, targets, job.precision, weights_sha256))
+            precision = _resolved_precision(config.model, resources.device)
+            probe_uri = find_probe(sample_images(plan, config.storage_options), config.storage_options)
+            num_crops = crops_per_image(generator_settings(config.masks, targets.mode))
+            num_at_once = images_per_block(num_crops, resources) * num_crops
+            check_batch_fits(num_at_once, precision, cluster.smallest_object_store_bytes)
+            table, done = _begin(config, plan, targets, _fingerprint(config, targets, precision, weights_sha256))
             pending_ids = np.flatnonzero(~done)
             if len(pending_ids):
-                job = replace(job, table_id=table.id)
+                stall_timeout_s = config.stall_timeout_s or _stall_timeout_s(config.masks, targets, resources.device)
+                job = Job(
+                    config=config,
+                    output=plan.output,
+                    table_id=table.id,
+                    device=resources.device,
+                    precision=precision,
+                    weights_sha256=weights_sha256,
+                    threads=resources.threads,
+                    finishers=resources.finishers,
+                    stall_timeout_s=stall_timeout_s,
+                    image_timeout_s=config.image_timeout_s or stall_timeout_s / _TIMEOUTS_BEFORE_A_STALL,
+                    worker_memory_bytes=_worker_memory_bytes(config, cluster),
+                    mode=targets.mode,
+                    has_prompts=targets.prompts is not None,
+                    max_masks=0 if targets.prompts is None else targets.prompts.max_masks,
+                    point_grids=targets.layers,
+                    probe_uri=probe_uri,
+                    backend=backend,
+                )
                 annotate_pending(table, pending_ids, job, resources, plan.num_images, make_display)
     table.compact()
 
@@ -130,7 +152,7 @@ def _begin(
 
 
 def _weights_sha256(config: AnnotateConfig, given: Mapping[str, Any], before: RunHeader | None) -> str:
-    """The sum of a start's weights. They are looked at only if nothing else tells: a finished run needs none.
+    """The SHA-256 of a start's weights. The file is read only if nothing else says it: a finished run needs no weights.
 
     Args:
         config: the settings, with those of the run.
@@ -169,7 +191,7 @@ def _prepare_weights(model: ModelConfig, weights_sha256: str) -> None:
 
 @contextmanager
 def _ray_errors() -> Iterator[None]:
-    """Make errors of Ray that come up outside a pass (a lost machine, most often) ours, after which to start again."""
+    """Raise errors of Ray outside a pass, most often a lost machine, as RunFailedError: a new start may help."""
     try:
         yield
     except ray.exceptions.RayError as error:
@@ -195,7 +217,7 @@ class _Restarts:
         return self._num >= self._max
 
     def count(self, state: tenacity.RetryCallState) -> None:
-        """Say, also to the parent of this process, that it starts again."""
+        """Count a restart, log it and report it to the parent of this process."""
         assert state.outcome is not None, "called after an attempt"
         self._num += 1
         logger.warning("start %d failed: %s; starting again", self._num, state.outcome.exception())
@@ -203,18 +225,18 @@ class _Restarts:
 
 
 def _starts(max_restarts: int) -> tenacity.Retrying:
-    """What calls a part of a run again when that may help; over all calls, and all processes, so many times."""
+    """Call parts of a run again after transient errors. All calls and all processes share max_restarts."""
     restarts = _Restarts(max_restarts)
     return tenacity.Retrying(
         stop=restarts.are_used_up,
-        retry=_may_pass,
+        retry=_is_transient,
         wait=tenacity.wait_random_exponential(multiplier=2, max=60),
         before_sleep=restarts.count,
         reraise=True,
     )
 
 
-def _may_pass(state: tenacity.RetryCallState) -> bool:
+def _is_transient(state: tenacity.RetryCallState) -> bool:
     assert state.outcome is not None, "called after an attempt"
     error = state.outcome.exception()
     # A cluster that was large enough for the first attempt has lost machines since, and may get them back.
@@ -255,40 +277,16 @@ def _finished_table(config: AnnotateConfig, plan: Plan, targets: Targets, weight
     return table if table.committed_ids(plan.num_images).all() else None
 
 
-def _resolve(
-    config: AnnotateConfig,
-    plan: Plan,
-    targets: Targets,
-    resources: Resources,
-    cluster: Cluster,
-    weights_sha256: str,
-    backend: Backend,
-) -> Job:
-    precision = config.model.precision
-    if precision == "auto":
-        precision = "bf16" if resources.device == "cuda" else "fp32"
-    stall_timeout_s = config.stall_timeout_s or _stall_timeout_s(config.masks, targets, resources.device)
-    memory_bytes = _WORKER_MEMORY_SHARE * cluster.smallest_node_memory_bytes
+def _resolved_precision(model: ModelConfig, device: str) -> ResolvedPrecision:
+    if model.precision == "auto":
+        return "bf16" if device == "cuda" else "fp32"
+    return model.precision
+
+
+def _worker_memory_bytes(config: AnnotateConfig, cluster: Cluster) -> int:
     if config.worker_memory_gb is not None:
-        memory_bytes = config.worker_memory_gb * 1e9
-    return Job(
-        config=config,
-        output=plan.output,
-        device=resources.device,
-        precision=precision,
-        weights_sha256=weights_sha256,
-        threads=resources.threads,
-        finishers=resources.finishers,
-        stall_timeout_s=stall_timeout_s,
-        image_timeout_s=config.image_timeout_s or stall_timeout_s / _TIMEOUTS_BEFORE_A_STALL,
-        worker_memory_bytes=int(memory_bytes),
-        mode=targets.mode,
-        has_prompts=targets.prompts is not None,
-        max_masks=0 if targets.prompts is None else targets.prompts.max_masks,
-        point_grids=targets.layers,
-        probe_uri=find_probe(sample_images(plan, config.storage_options), config.storage_options),
-        backend=backend,
-    )
+        return int(config.worker_memory_gb * 1e9)
+    return int(_WORKER_MEMORY_SHARE * cluster.smallest_node_memory_bytes)
 
 
 def _stall_timeout_s(masks: MaskConfig, targets: Targets, device: str) -> float:

@@ -138,7 +138,7 @@ def _start_local(num_cpus: int | None, debug: bool) -> None:
         except Exception as error:  # Ray raises of every kind, also Exception itself
             ray.shutdown()
             _kill_what_ray_started()
-            if not _may_pass(error):
+            if not _is_transient(error):
                 raise ClusterError(f"cannot start Ray on this machine: {_reason(error)}{_remedy(error)}") from error
             failure = error
         logger.warning("Ray did not start (attempt %d of %d): %s", attempt, _LOCAL_ATTEMPTS, _reason(failure))
@@ -154,7 +154,7 @@ def _kill_what_ray_started() -> None:
                 stopping.kill([process, *process.children(recursive=True)])
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     if isinstance(error, (ConnectionError, TimeoutError)):
         return True
     return not isinstance(error, (OSError, ValueError, TypeError))

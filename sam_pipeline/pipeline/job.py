@@ -11,7 +11,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ResolvedMode, ResolvedPrecision
-from sam_pipeline.masks.geometry.crops import prepare_crops
 from sam_pipeline.masks.prompts import ImagePrompts, UnusablePrompt
 from sam_pipeline.masks.records import MaskRecord
 
@@ -44,21 +43,12 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Backend:
-    """What the stages compute with. There is one in the product; tests of faults put a fast one in its place."""
+    """What the stages compute with: SAM, or a fast stand-in in tests of faults."""
 
     prepare: Callable[[Image.Image, MaskConfig], Crops]
     """An upright image of mode RGB → its resized crops; called where images are read."""
     load: Callable[[Job, ActorRole], Engine]
     """Called once in each actor."""
-
-
-def _load_sam(job: Job, role: ActorRole) -> Engine:
-    from sam_pipeline.pipeline.workers.engine import SamEngine  # torch: not for the tasks that read and write
-
-    return SamEngine(job, role)
-
-
-SAM = Backend(prepare_crops, _load_sam)
 
 
 @dataclass(frozen=True)
@@ -74,22 +64,22 @@ class Job:
     finishers: int
     """Threads of a decoder that make masks of what the device has found."""
     stall_timeout_s: float
-    """After so long without any progress the run fails."""
+    """Seconds without any progress after which the run fails."""
     image_timeout_s: float
-    """After so long on one image, or one batch, a stage counts as hanging and its process is ended."""
+    """Seconds on one image, or one batch, after which a stage counts as hanging and its process is ended."""
     worker_memory_bytes: int
-    """What one worker process may take; a share of the smallest machine."""
-    mode: ResolvedMode = "grid"
-    has_prompts: bool = False
+    """What one worker process may allocate."""
+    mode: ResolvedMode
+    has_prompts: bool
     """Whether the run has prompts or regions."""
-    max_masks: int = 0
-    """Prompts of an image that hold a mask, at most."""
-    point_grids: tuple[npt.NDArray[np.float64], ...] | None = None
+    max_masks: int
+    """The largest number of prompts with a mask that an image has."""
+    point_grids: tuple[npt.NDArray[np.float64], ...] | None
     """For the image and each crop layer, (P, 2) shares of width and height; None: those of points_per_side."""
-    probe_uri: str | None = None
-    """An image that could be read when the run began: tells a bad image from storage that fails."""
-    backend: Backend = SAM
-    table_id: str = ""
+    probe_uri: str | None
+    """An image that could be read as the run began: tells a bad image from storage that fails. None: there is none."""
+    backend: Backend
+    table_id: str
     """Of the results: MaskTable.id."""
 
     @property
@@ -98,12 +88,21 @@ class Job:
         return self.config.storage_options
 
     @property
-    def crop_settings(self) -> MaskConfig:
-        """Which crops are encoded: prompts are for the whole image."""
-        masks = self.config.masks
-        return replace(masks, crop_n_layers=0) if self.mode == "prompted" else masks
+    def generator_settings(self) -> MaskConfig:
+        """See generator_settings."""
+        return generator_settings(self.config.masks, self.mode)
 
     @property
     def crops_per_image(self) -> int:
-        """1, 5, 21 …, as generate_crop_boxes makes them."""
-        return sum(4**layer for layer in range(self.crop_settings.crop_n_layers + 1))
+        """See crops_per_image."""
+        return crops_per_image(self.generator_settings)
+
+
+def generator_settings(masks: MaskConfig, mode: ResolvedMode) -> MaskConfig:
+    """The mask generator's settings, which also say which crops are encoded: prompts are for the whole image."""
+    return replace(masks, crop_n_layers=0) if mode == "prompted" else masks
+
+
+def crops_per_image(settings: MaskConfig) -> int:
+    """1, 5, 21 …, as generate_crop_boxes makes them."""
+    return sum(4**layer for layer in range(settings.crop_n_layers + 1))

@@ -1,7 +1,7 @@
-"""Word from the workers to the driver, beside the data: each image done, and each error that concerns the whole run.
+"""What workers report to the driver, beside the data: each image done, and each error that concerns the whole run.
 
 For display and for stopping soon. The tables alone say what is done, so nothing depends on this actor's life: counts
-that die with its node are shown no more, and an error that it did not pass on comes back with the next image.
+that die with its node are shown no more, and an error that was lost with it comes back with the next image.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Counts:
 
 
 @dataclass
-class Word:
-    """What workers said so far."""
+class MonitorState:
+    """What workers have reported so far."""
 
     counts: Counts = field(default_factory=Counts)
     failure: SamPipelineError | None = None
@@ -52,28 +52,28 @@ class Word:
 
 
 class RunMonitor:
-    """The actor that workers tell."""
+    """The actor that workers report to."""
 
     def __init__(self) -> None:
-        self._word = Word()
+        self._state = MonitorState()
 
     def add(self, num_masks_by_image: list[tuple[str, int]]) -> None:
         """Count images, (status, masks) of each."""
         for status, num_masks in num_masks_by_image:
-            self._word.counts.num_by_status[status] += 1
-            self._word.counts.num_masks += num_masks
+            self._state.counts.num_by_status[status] += 1
+            self._state.counts.num_masks += num_masks
 
     def fail(self, error: SamPipelineError) -> None:
         """Take note of an error; later ones are most often its consequences."""
-        self._word.failure = self._word.failure or error
+        self._state.failure = self._state.failure or error
 
     def note(self, error: str) -> None:
         """Take note of an error that may be one image's."""
-        self._word.last_error = error
+        self._state.last_error = error
 
-    def read(self) -> Word:
-        """All that was said."""
-        return self._word
+    def read(self) -> MonitorState:
+        """All that was reported."""
+        return self._state
 
 
 def start_monitor() -> Any:
@@ -81,18 +81,18 @@ def start_monitor() -> Any:
     return ray.remote(num_cpus=0, max_restarts=-1)(RunMonitor).remote()
 
 
-def read_monitor(monitor: Any) -> Word | None:
-    """What was said so far; None when the actor does not answer now, which must not stop a run."""
+def read_monitor(monitor: Any) -> MonitorState | None:
+    """What was reported so far; None when the actor does not answer now, which must not stop a run."""
     try:
-        word: Word = ray.get(monitor.read.remote(), timeout=_ANSWER_TIMEOUT_S)
+        state: MonitorState = ray.get(monitor.read.remote(), timeout=_ANSWER_TIMEOUT_S)
     except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
         return None
-    return word
+    return state
 
 
 @contextmanager
-def errors_told(monitor: Any) -> Iterator[None]:
-    """Tell the driver of errors in a worker: Ray drops the rows of a task that fails, and goes on without a word.
+def report_errors(monitor: Any) -> Iterator[None]:
+    """Report errors of a worker to the driver: Ray drops the rows of a task that fails, and does not say why.
 
     Our own errors concern the run, which must stop; the driver raises them.
     """
@@ -107,14 +107,14 @@ def errors_told(monitor: Any) -> Iterator[None]:
 
 
 @contextmanager
-def batch_errors_told(monitor: Any) -> Iterator[None]:
-    """The same around a batch of images, with an end of this process if its device is lost.
+def report_batch_errors(monitor: Any) -> Iterator[None]:
+    """The same around a batch of images; ends this process if its device is lost.
 
     Ray then starts another one, with a device that works or an error at its start, and the batch is tried again. Left
     alive, the actor would fail every batch at once, and so take most of them.
     """
     try:
-        with errors_told(monitor):
+        with report_errors(monitor):
             yield
     except RuntimeError as error:
         if is_device_lost(error):

@@ -102,7 +102,7 @@ def annotate_pending(
 
 
 def _chunk_rows(num_pending: int, job: Job, resources: Resources) -> int:
-    block_images = images_per_block(job, resources)
+    block_images = images_per_block(job.crops_per_image, resources)
     # Whole blocks, if that leaves each encoder two of them.
     rows = max(math.ceil(num_pending / _MIN_CHUNKS), min(block_images, num_pending // (2 * resources.encode_actors)))
     rows = min(rows, _MAX_CHUNK_ROWS, _MAX_CHUNK_MASKS // max(1, job.max_masks))
@@ -110,8 +110,8 @@ def _chunk_rows(num_pending: int, job: Job, resources: Resources) -> int:
 
 
 def _last_error(monitor: Any) -> str:
-    word = read_monitor(monitor)
-    return "" if word is None or word.last_error is None else f"; the last error was {word.last_error}"
+    state = read_monitor(monitor)
+    return "" if state is None or state.last_error is None else f"; the last error was {state.last_error}"
 
 
 def _commit_all(written: Generator[list[Shard]], committer: _Committer, monitor: Any, display: Display) -> None:
@@ -121,10 +121,10 @@ def _commit_all(written: Generator[list[Shard]], committer: _Committer, monitor:
             try:
                 for shards in written:
                     committer.add(shards)
-                    if (word := read_monitor(monitor)) is not None:
-                        if word.failure is not None:
-                            raise word.failure
-                        counts = word.counts
+                    if (state := read_monitor(monitor)) is not None:
+                        if state.failure is not None:
+                            raise state.failure
+                        counts = state.counts
                     display.update(counts, committer.num_committed)
             except KeyboardInterrupt:
                 if is_stopping():  # what else is ready comes without waiting

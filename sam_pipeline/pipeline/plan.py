@@ -42,18 +42,18 @@ def ensure_plan(config: PlanConfig) -> Plan:
     output, options = absolute_uri(config.output), config.storage_options
     check_output(output, options)
     plan = read_plan(output, options)
-    if config.input is not None and (plan is None or config.extend or config.replan):
-        check_apart(absolute_uri(config.input), output, options)
+    if config.images.input is not None and (plan is None or config.extend or config.replan):
+        check_apart(absolute_uri(config.images.input), output, options)
     if plan is None:
-        if config.input is None:
+        if config.images.input is None:
             raise ConfigError(f"{config.output} has no plan yet: say which images with --input")
         return _planned(output, config, None)
     # After a lost cluster the same command runs again: of what it has results, it has made the plan anew itself.
     if config.replan and not (num_restarts() and _num_results(plan, config)):
         return _planned_anew(plan, config)
-    if config.input is not None and absolute_uri(config.input) != plan.input:
+    if config.images.input is not None and absolute_uri(config.images.input) != plan.input:
         raise ConfigError(
-            f"{config.output} was planned from {plan.input}, not {config.input}; use another --output, or "
+            f"{config.output} was planned from {plan.input}, not {config.images.input}; use another --output, or "
             "--replan while there are no results"
         )
     if config.extend:
@@ -70,16 +70,16 @@ def ensure_plan(config: PlanConfig) -> Plan:
 
 def _planned(output: str, config: PlanConfig, replaced: Plan | None) -> Plan:
     """Make a plan, perhaps in the place of another."""
-    assert config.input is not None, "checked by the caller"
+    assert config.images.input is not None, "checked by the caller"
     options = config.storage_options
     with reading_limit():
         found = list_input(config)
-    check_first_images(found, config.input, options)
+    check_first_images(found, config.images.input, options)
     if replaced is not None:
         _stop_runs_without_results(replaced, config)
-    if config.prompts is not None or config.regions is not None:
+    if config.prompting.is_given:
         announce_prompts(output, options, 1 if replaced is None else replaced.generation + 1)
-    return write_plan(output, absolute_uri(config.input), found.images, options, replaced=replaced)
+    return write_plan(output, absolute_uri(config.images.input), found.images, options, replaced=replaced)
 
 
 def _planned_anew(plan: Plan, config: PlanConfig) -> Plan:
@@ -91,7 +91,7 @@ def _planned_anew(plan: Plan, config: PlanConfig) -> Plan:
     """
     _check_no_results(plan, config)
     made = _planned(plan.output, config, plan)
-    if config.prompts is None and config.regions is None:
+    if not config.prompting.is_given:
         discard_prompts(plan.output, config.storage_options, made.generation)
     logger.info("%s was planned anew", config.output)
     return made
@@ -131,7 +131,7 @@ def _extended(plan: Plan, config: PlanConfig) -> Plan:
     changed = again.add_column(0, IMAGES_SCHEMA.field("image_id"), before["image_id"]).filter(differs)
     new = found.filter(is_new)
     num_gone = planned.num_rows - again.num_rows
-    gone = "gone, or left out now" if config.include or config.exclude else "gone"
+    gone = "gone, or left out now" if config.selection.include or config.selection.exclude else "gone"
     logger.info("%d new images, %d changed, %d %s", new.num_rows, changed.num_rows, num_gone, gone)
     if not config.redo_changed:
         if changed.num_rows:

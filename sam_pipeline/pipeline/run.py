@@ -61,7 +61,7 @@ def shard_dataset(
     """
     # Not from_arrow: it asks for the tables' sizes in tasks of a whole CPU each, for which it waits without a message.
     chunks = [row for chunk in chunks_of(pending_ids, chunk_rows) for row in chunk.to_pylist()]
-    block_images = images_per_block(job, resources)
+    block_images = images_per_block(job.crops_per_image, resources)
     # Else a shard of a few rows, the rest of a block, would follow each.
     shard_rows = whole_blocks(resources.shard_rows, block_images)
     # No more tasks than inputs: Ray Data warns of it.
@@ -120,9 +120,9 @@ def whole_blocks(num_rows: int, block_images: int) -> int:
     return num_rows - num_rows % block_images if num_rows > block_images else num_rows
 
 
-def images_per_block(job: Job, resources: Resources) -> int:
-    """As many as have the crops that the encoder takes at once."""
-    return max(1, resources.encode_batch_size // job.crops_per_image)
+def images_per_block(crops_per_image: int, resources: Resources) -> int:
+    """As many images as together have the crops that the encoder takes at once; one at least."""
+    return max(1, resources.encode_batch_size // crops_per_image)
 
 
 def configured_context(stall_timeout_s: float) -> ray.data.DataContext:
@@ -158,7 +158,7 @@ class Housekeeping(ExecutionCallback):
         self._give_up_lost_actors(stages, max(_LEAST_LOST_S, stall_timeout_s / 2))
 
     def _give_up_lost_actors(self, stages: Sequence[MapOperator], limit_s: float) -> None:
-        """End actors that find no machine for so long: the pass would wait for what they were given to do."""
+        """End actors that have had no machine for limit_s seconds: the pass would wait for their work."""
         now, before = time.monotonic(), self._restarting_since
         pools: list[Any] = [pool for stage in stages for pool in stage.get_autoscaling_actor_pools()]
         actors = [actor for pool in pools for actor, state in pool._running_actors.items() if state.is_restarting]
@@ -169,7 +169,7 @@ class Housekeeping(ExecutionCallback):
 
 
 def iterate_shards(dataset: ray.data.Dataset, poll_s: float) -> Generator[list[Shard]]:
-    """Run a dataset in a thread and yield shards as they are written; an empty list whenever poll_s passes without.
+    """Run a dataset in a thread and yield shards as they are written; an empty list every poll_s seconds.
 
     Closing the iterator ends the execution.
 
@@ -224,7 +224,7 @@ def _stop(dataset: ray.data.Dataset, thread: threading.Thread) -> None:
 def _worker_error(error: Exception) -> SamPipelineError:
     """Make our own error again of what a worker raised.
 
-    Ray passes on the text of the traceback and not the exception: neither its UserCodeException nor its
+    Ray hands over the text of the traceback and not the exception: neither its UserCodeException nor its
     ActorDiedError has a cause.
     """
     if isinstance(error, SamPipelineError):

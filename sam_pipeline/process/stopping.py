@@ -27,7 +27,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-"""Those that end the program."""
+"""The signals that end the program."""
 
 # `ray job stop` sends SIGKILL after three seconds. A child ends before its supervisor does, and says so.
 _DEADLINE_S = 2.2
@@ -36,14 +36,14 @@ _SHOW_CURSOR = "\x1b[?25h"
 
 
 class _State:
-    """Of this process; handlers of signals are, too."""
+    """State of this process, as handlers of signals are."""
 
     is_installed = False
     received: signal.Signals | None = None
     num_shields = 0
     is_deferred = False
     has_spoken = False
-    # Two processes may come to their ends, and one of them says it.
+    # Parent and child may both end, and only one of them prints the last line.
     may_speak: Callable[[int], bool] = supervised.tell_exit_code
     # Taken by the first thread that ends the process, and never given back.
     ending = threading.Lock()
@@ -73,7 +73,7 @@ def ends_on_signals(main: Callable[P, T]) -> Callable[P, T]:
 
 
 def is_stopping() -> bool:
-    """Whether a signal has arrived: then nothing is to be waited for."""
+    """Whether a signal has arrived: from then on nothing should wait."""
     return _State.received is not None
 
 
@@ -110,18 +110,18 @@ def shielded() -> Iterator[None]:
 
 
 def ask_before_speaking(may_speak: Callable[[int], bool]) -> None:
-    """Have a function asked before the last line of this process: with the exit code, when no child is left."""
+    """Set who decides whether this process prints its last line; called with the exit code, when no child is left."""
     _State.may_speak = may_speak
 
 
 def end_if_command_line(code: int, line: str) -> None:
-    """End the process from any thread, whatever its main thread waits for. Do nothing in a program of somebody else."""
+    """End the process from any thread, whatever its main thread waits for. Does nothing outside our command line."""
     if _State.is_installed:
         end(code, line)
 
 
 def end(code: int, line: str) -> NoReturn:
-    """End the process at once, and all that came of it."""
+    """End the process and all its descendants at once."""
     if not _State.ending.acquire(timeout=0.5):
         os._exit(code)  # another thread is ending the process, and hangs
     kill_descendants()  # before printing, which may wait for whoever reads
@@ -135,7 +135,7 @@ def end(code: int, line: str) -> NoReturn:
 
 
 def kill_descendants() -> None:
-    """Kill all processes that came of this one."""
+    """Kill all descendants of this process."""
     kill(psutil.Process().children(recursive=True))
 
 

@@ -19,7 +19,7 @@ RESTARTS_PIPE = "SAM_PIPELINE_RESTARTS_PIPE"
 
 
 class _Child:
-    """What this process is, if it is a child."""
+    """State of this process, if it is a child."""
 
     parent: socket.socket | None = None
     num_restarts = 0
@@ -56,10 +56,10 @@ def accept_supervision(signals: Iterable[signal.Signals]) -> None:
 
 
 def tell_exit_code(code: int) -> bool:
-    """Let the parent know that this process ends by itself and says so, whatever Ray makes of its exit code.
+    """Tell the parent that this process ends by itself, and with which code: Ray may change its exit code.
 
     Returns:
-        Whether this process may say so: it is no child, or its parent was told.
+        Whether this process may print its last line: it is no child, or its parent was told.
     """
     if _Child.parent is None:
         return True

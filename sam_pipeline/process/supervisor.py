@@ -1,7 +1,7 @@
 """Running the command in a child process, since Ray may end the process that it runs in.
 
-When the head of a cluster is silent for a minute, or comes back as another, Ray's C++ ends the driver at once: without
-a word, with exit code 1, and whatever Python would do about it. So there is a parent that says it, and starts again.
+When the head of a cluster is silent for a minute, or comes back as another, Ray's C++ ends the driver at once, with
+exit code 1 and no message, and Python cannot prevent it. So there is a parent that says it, and starts again.
 
 The child is the same command. A socket connects the two: the child tells its exit code when it ends by itself, and
 ends when its parent is gone.
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class _State:
-    """Of this process."""
+    """State of this process."""
 
     is_wanted = False
 
@@ -44,7 +44,7 @@ def want(is_wanted: bool) -> None:
 
 
 def is_wanted() -> bool:
-    """Whether a command that uses Ray is to run in a child: where it is this process's own, and this is no child."""
+    """Whether a command that uses Ray is to run in a child: the process was started for it, and is no child itself."""
     return _State.is_wanted
 
 

@@ -28,12 +28,12 @@ _RUST_FRAMES = re.compile(r"\n\s+0: .*", re.DOTALL)
 
 
 def printable(text: str) -> str:
-    """Replace what does not print: control characters, line breaks, and marks that change the direction of writing."""
+    """Replace what is not printable: control characters, line breaks, and marks that change the direction of text."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def is_encodable(text: str) -> bool:
-    """Whether text can be stored as UTF-8: not so with half a surrogate pair, as JSON and file names may hold."""
+    """Whether text can be stored as UTF-8. Text with half a surrogate pair, as in some JSON and file names, cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

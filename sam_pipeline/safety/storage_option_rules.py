@@ -19,7 +19,7 @@ _REMEDY = (
 )
 
 _PLAIN = None
-"""A value, or a list of values, that is no mapping."""
+"""Any value but a mapping, or a list of such values."""
 
 _CLIENT: dict[str, Any] = dict.fromkeys(("region_name", "endpoint_url", "use_ssl", "verify", "api_version"), _PLAIN)
 

@@ -23,6 +23,7 @@ from sam_pipeline.storage.tables import results as mask_table
 from sam_pipeline.storage.tables.plan import extend_plan, read_plan
 from sam_pipeline.storage.tables.prompts import write_prompts
 from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA, PROMPTS_SCHEMA
+from tests.configs import annotate_config
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import failed_row, finished, plan, row, shard, take_over
 
@@ -246,7 +247,7 @@ def test_every_flag_reaches_its_setting(cli, configs):
     )
     assert code == 0
     assert configs == [
-        AnnotateConfig(
+        annotate_config(
             output="out",
             input="in",
             storage_options={"anon": True},

@@ -14,10 +14,12 @@ import pytest
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, PlanConfig, PoolConfig
 from sam_pipeline.config.base import hints_of, is_settings, setting_names, settings_by_name
+from sam_pipeline.config.inputs import InputConfig, SelectionConfig
 from sam_pipeline.config.keywords import AnnotateSettings, StrPath
+from sam_pipeline.config.prompting import PromptConfig
 from sam_pipeline.errors import ConfigError
 
-CLASSES = (ModelConfig, MaskConfig, PoolConfig, AnnotateConfig)
+CLASSES = (InputConfig, SelectionConfig, PromptConfig, ModelConfig, MaskConfig, PoolConfig, AnnotateConfig)
 
 
 def made(settings_class, **values):
@@ -68,10 +70,10 @@ def test_a_value_of_another_type_is_refused_by_name_for_every_setting(settings_c
         (MaskConfig, {"points_per_side": True}, "points_per_side must be an integer, got True"),
         (MaskConfig, {"pred_iou_thresh": None}, "pred_iou_thresh must be a number, got None"),
         (ModelConfig, {"device": "mps"}, "device must be one of auto, cpu, cuda, got 'mps'"),
-        (AnnotateConfig, {"include": "*.jpg"}, "include must be a list of strings, such as ['*.jpg'], got '*.jpg'"),
-        (AnnotateConfig, {"keep": [4]}, "each of keep must be a string, got 4"),
+        (SelectionConfig, {"include": "*.jpg"}, "include must be a list of strings, such as ['*.jpg'], got '*.jpg'"),
+        (InputConfig, {"keep": [4]}, "each of keep must be a string, got 4"),
         (AnnotateConfig, {"extend": 1}, "extend must be True or False, got 1"),
-        (AnnotateConfig, {"input": b"in"}, "input must be a string, got b'in'"),
+        (InputConfig, {"input": b"in"}, "input must be a string, got b'in'"),
         (AnnotateConfig, {"masks": {}}, "masks must be a MaskConfig, got {}"),
     ],
 )
@@ -91,13 +93,13 @@ def test_options_of_another_type_are_refused_without_showing_them():
 def test_what_means_the_same_is_taken(tmp_path):
     config = AnnotateConfig(
         output=tmp_path,
-        input=Path("in"),
-        include=["*.jpg"],
+        images=InputConfig(input=Path("in")),
+        selection=SelectionConfig(include=["*.jpg"]),
         max_pixels=np.int64(7),
         commit_interval_s=np.float32(0.5),
         masks=MaskConfig(pred_iou_thresh=1),
     )
-    assert (config.output, config.input, config.include) == (str(tmp_path), "in", ("*.jpg",))
+    assert (config.output, config.images.input, config.selection.include) == (str(tmp_path), "in", ("*.jpg",))
     assert (type(config.max_pixels), type(config.commit_interval_s)) == (int, float)
     assert config.masks.pred_iou_thresh == 1
 
@@ -110,7 +112,9 @@ def test_settings_are_given_by_keyword():
 
 def test_what_was_given_is_known_also_where_it_is_the_default():
     assert AnnotateConfig(output="out").given() == {"output": "out"}
-    config = AnnotateConfig(output="out", seed=0, masks=MaskConfig(points_per_side=32), model=ModelConfig())
+    config = AnnotateConfig(
+        output="out", selection=SelectionConfig(seed=0), masks=MaskConfig(points_per_side=32), model=ModelConfig()
+    )
     expected = {"output": "out", "seed": 0, "points_per_side": 32}
     assert config.given() == expected
     assert pickle.loads(pickle.dumps(config)).given() == copy.deepcopy(config).given() == expected
@@ -139,12 +143,7 @@ def test_no_two_settings_have_one_name():
 
 def test_type_checkers_know_every_setting_by_its_name_and_type():
     typed = get_type_hints(AnnotateSettings)
-    assert list(typed) == [
-        name
-        for settings_class in (PlanConfig, AnnotateConfig, *CLASSES[:3])
-        for name, hint in hints_of(settings_class).items()
-        if not is_settings(hint) and not (settings_class is AnnotateConfig and name in hints_of(PlanConfig))
-    ]
+    assert list(typed) == setting_names(AnnotateConfig)
     assert AnnotateSettings.__required_keys__ == {
         item.name for item in fields(AnnotateConfig) if item.default is item.default_factory is MISSING
     }

@@ -4,16 +4,15 @@ import json
 import pytest
 
 from sam_pipeline.config import (
-    PREPROCESSING_VERSION,
     AnnotateConfig,
     MaskConfig,
     ModelConfig,
-    PlanConfig,
     PoolConfig,
 )
 from sam_pipeline.config.base import settings_by_name
-from sam_pipeline.config.fingerprint import fingerprint
+from sam_pipeline.config.fingerprint import PREPROCESSING_VERSION, fingerprint
 from sam_pipeline.errors import ConfigError
+from tests.configs import annotate_config, plan_config
 
 
 def changed(settings):
@@ -61,13 +60,13 @@ def test_a_mask_setting_out_of_range_is_named_with_its_value_and_its_range(name,
 @pytest.mark.parametrize("name", ["commit_interval_s", "stall_timeout_s", "image_timeout_s", "worker_memory_gb"])
 def test_what_is_no_number_is_above_nothing(name):
     with pytest.raises(ConfigError, match=f"^{name} must be above 0, got nan$"):
-        AnnotateConfig(output="out", **{name: float("nan")})
+        annotate_config(output="out", **{name: float("nan")})
 
 
 @pytest.mark.parametrize(("name", "value"), [("seed", -1), ("min_score", float("nan")), ("min_score", float("inf"))])
 def test_a_choice_that_cannot_be_is_refused(name, value):
     with pytest.raises(ConfigError, match=f"^{name} must be "):
-        PlanConfig(output="out", prompts="p", **{name: value})
+        plan_config(output="out", prompts="p", **{name: value})
 
 
 def test_the_ends_of_each_range_are_allowed():
@@ -95,7 +94,7 @@ def test_a_pool_setting_that_is_not_above_zero_is_named(name):
 def test_a_run_setting_that_is_not_above_zero_is_named(name):
     for value in (0, -1):
         with pytest.raises(ConfigError, match=f"^{name} must be above 0, got {value}$"):
-            AnnotateConfig(output="out", **{name: value})
+            annotate_config(output="out", **{name: value})
 
 
 SECONDS_AND_SHARES = ["commit_interval_s", "stall_timeout_s", "image_timeout_s", "worker_memory_gb", "encode_cpus"]
@@ -122,7 +121,7 @@ def test_a_shift_of_the_threshold_is_finite():
 
 def test_a_credential_among_the_storage_options_is_refused_without_showing_it():
     with pytest.raises(ConfigError, match="storage option 'sas' is not known, or holds a credential") as error:
-        PlanConfig(output="out", storage_options={"sas": "canary"})
+        plan_config(output="out", storage_options={"sas": "canary"})
     assert "canary" not in str(error.value)
 
 
@@ -130,7 +129,7 @@ def test_a_credential_among_the_storage_options_is_refused_without_showing_it():
 @pytest.mark.parametrize("empty", ["", " "])
 def test_an_empty_place_is_refused(name, empty):
     with pytest.raises(ConfigError, match=f"{name} must be a path or URI"):
-        AnnotateConfig(**{"output": "out", name: empty})
+        annotate_config(**{"output": "out", name: empty})
 
 
 def test_an_empty_checkpoint_is_refused():
@@ -139,7 +138,7 @@ def test_an_empty_checkpoint_is_refused():
 
 
 def test_settings_cannot_be_changed_after_they_were_checked():
-    for config in (MaskConfig(), PoolConfig(), ModelConfig(), PlanConfig(output="out"), AnnotateConfig(output="out")):
+    for config in (MaskConfig(), PoolConfig(), ModelConfig(), plan_config(output="out"), AnnotateConfig(output="out")):
         name = dataclasses.fields(config)[0].name
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(config, name, None)
@@ -178,16 +177,10 @@ def test_the_default_model_is_pinned_by_its_name():
 
 def test_what_divides_the_work_and_where_it_lies_is_not_pinned():
     pools = PoolConfig(**{item.name: 2 for item in dataclasses.fields(PoolConfig)})
-    moved = AnnotateConfig(
-        output="elsewhere",
-        input="in",
-        storage_options={"anon": True},
-        commit_interval_s=1,
-        stall_timeout_s=2,
-        num_cpus=3,
-        model=ModelConfig(checkpoint="copy.pth", device="cpu", precision="bf16"),  # precision is pinned as resolved
-        pools=pools,
-    )
+    model = ModelConfig(checkpoint="copy.pth", device="cpu", precision="bf16")  # precision is pinned as resolved
+    places = {"output": "elsewhere", "input": "in", "storage_options": {"anon": True}}
+    times = {"commit_interval_s": 1, "stall_timeout_s": 2, "num_cpus": 3}
+    moved = annotate_config(**places, **times, model=model, pools=pools)
     assert fingerprint_of(moved) == fingerprint_of(AnnotateConfig(output="out"))
 
 

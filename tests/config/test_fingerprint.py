@@ -10,6 +10,7 @@ from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig
 from sam_pipeline.config.fingerprint import fingerprint, idle_settings, settings_of_run, stored_places, stored_settings
 from sam_pipeline.errors import FingerprintMismatchError
 from sam_pipeline.storage.tables.results import check_fingerprint
+from tests.configs import annotate_config
 
 CROPS = ("crop_nms_thresh", "crop_overlap_ratio", "crop_n_points_downscale_factor")
 OTHER = {
@@ -29,7 +30,7 @@ OTHER = {
 
 def pinned(mode="grid", point_grid_sha256=None, **settings):
     masks = {name: value for name, value in settings.items() if name != "multimask_output"}
-    config = AnnotateConfig(
+    config = annotate_config(
         output="out", masks=MaskConfig(**masks), multimask_output=settings.get("multimask_output", False)
     )
     resolved = {"precision": "fp32", "weights_sha256": "aa", "schema_version": 1, "prompts_sha256": None}
@@ -39,7 +40,7 @@ def pinned(mode="grid", point_grid_sha256=None, **settings):
 def test_the_mode_of_a_run_is_found_again_and_not_taken_over():
     # Results of another mode have no rows where prompts are frozen now: the plan was made anew.
     for mode in ("grid", "prompted"):
-        resumed = settings_of_run(AnnotateConfig(output="out", prompts="p.json"), metadata(BEGUN, mode))
+        resumed = settings_of_run(annotate_config(output="out", prompts="p.json"), metadata(BEGUN, mode))
         assert resumed.mode == "auto"
 
 
@@ -142,7 +143,7 @@ def test_the_settings_of_the_run_are_said(caplog):
 
 
 def test_only_places_are_stored_beside_the_fingerprint():
-    config = AnnotateConfig(output="out", input="in", storage_options={"endpoint_url": "http://host"}, point_grid="g")
+    config = annotate_config(output="out", input="in", storage_options={"endpoint_url": "http://host"}, point_grid="g")
     assert json.loads(stored_settings(config)) == {"checkpoint": None, "point_grid": os.path.abspath("g")}
 
 

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from jobs.demo import save_photographs
-from sam_pipeline import AnnotateConfig, MaskConfig, ModelConfig, open_run
+from sam_pipeline import MaskConfig, ModelConfig, open_run
 from sam_pipeline.pipeline.plan import ensure_plan
-from sam_pipeline.pipeline.targets import ensure_prompts, resolve_targets
+from sam_pipeline.pipeline.prompt_plan import ensure_prompts, resolve_targets
+from tests.configs import annotate_config
 
 TEXT = (Path(__file__).parents[2] / "EXAMPLES.md").read_text()
 INTRODUCTION, *SECTIONS = TEXT.split("\n## ")
@@ -88,7 +89,7 @@ def test_every_example_plans_its_images_and_prompts(demo, monkeypatch):
     planned = {}
 
     def masks_of(**settings):
-        config = AnnotateConfig(**settings, model=ModelConfig(model_type="vit_t"), masks=MaskConfig(points_per_side=4))
+        config = annotate_config(**settings, model=ModelConfig(model_type="vit_t"), masks=MaskConfig(points_per_side=4))
         plan = ensure_plan(config)
         resolve_targets(config, plan)  # raises for settings that do not go together
         prompts = ensure_prompts(config, plan)

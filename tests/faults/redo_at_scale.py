@@ -24,12 +24,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sam_pipeline.cli import commands as cli
-from sam_pipeline.config import PlanConfig
 from sam_pipeline.pipeline import plan as planning
 from sam_pipeline.storage.inputs.list_input import ListedInput
 from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA
 from sam_pipeline.storage.maintenance.verify import Verification, verify
 from sam_pipeline.storage.tables.results import MaskTable, put_shard
+from tests.configs import plan_config
 from tests.faults.resume_at_scale import FINGERPRINT, ROWS_PER_SHARD, SHARDS_PER_COMMIT, make, result_rows, uris
 
 INPUT = "s3://bucket/images"
@@ -69,7 +69,7 @@ def measure(output: str, num_images: int) -> None:
     """Do everything one after another; the peaks of memory are those of all that came before as well."""
     planning.list_input = lambda config: ListedInput(listing(num_images), "files")
     with step("extend, redo changed"):
-        planning.ensure_plan(PlanConfig(output=output, input=INPUT, extend=True, redo_changed=True))
+        planning.ensure_plan(plan_config(output=output, input=INPUT, extend=True, redo_changed=True))
     with step("do them again"):
         table = MaskTable.take_over(output, FINGERPRINT, {}, {})
         pending = np.flatnonzero(~table.committed_ids(num_images))

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from sam_pipeline.config import PlanConfig
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.storage.maintenance.verify import verify
+from tests.configs import plan_config
 from tests.faults.conftest import put_images
 from tests.faults.test_driver_kills import ROOM_FOR_TWO
 from tests.processes import Program
@@ -35,7 +35,7 @@ def test_of_two_drivers_one_survives_and_the_other_says_so_in_time(run, cluster,
         output = f"s3://{bucket}/runs/{race}"
         each = replace(run, input=f"s3://{bucket}/images", output=output, num_images=NUM_IMAGES)
         if race % 2:
-            ensure_plan(PlanConfig(output=output, input=each.input))
+            ensure_plan(plan_config(output=output, input=each.input))
         programs = [each.annotate(*ROOM_FOR_TWO, *FEW_WORKERS, address=cluster) for _ in range(2)]
         with ThreadPoolExecutor() as waiting:  # each end is seen when it comes
             finished = list(waiting.map(Program.wait, programs))

@@ -18,10 +18,11 @@ from sam_pipeline.masks.prompts import ImagePrompts
 from sam_pipeline.model.checkpoints import resolve_checkpoint, sha256_of
 from sam_pipeline.model.registry import build_sam
 from sam_pipeline.model.sam import Sam
-from sam_pipeline.pipeline.job import EncodedImage, Job
+from sam_pipeline.pipeline.job import EncodedImage
 from sam_pipeline.pipeline.workers.engine import SamEngine
 from tests.gpu.bench import Bench
 from tests.gpu.networks import sam_around, shallow_encoder
+from tests.pipeline.jobs import job_of
 
 Pixels = NDArray[np.uint8]
 
@@ -98,8 +99,8 @@ def engine(bench: Bench, model_type: str, weights: Path, finishers: int = 2) -> 
     """The engine of an actor that encodes and decodes, with so many threads that finish masks."""
     model = ModelConfig(model_type=model_type, checkpoint=str(weights))
     config = AnnotateConfig(output="unused", model=model, masks=mask_config(bench))
-    limits = {"stall_timeout_s": 600, "image_timeout_s": 150, "worker_memory_bytes": 2**40}
-    job = Job(config, config.output, bench.device, bench.scale.precision, sha256_of(weights), 1, finishers, **limits)
+    weights_sha256, precision = sha256_of(weights), bench.scale.precision
+    job = job_of(config, device=bench.device, precision=precision, weights_sha256=weights_sha256, finishers=finishers)
     return SamEngine(job, "both")
 
 

@@ -8,16 +8,18 @@ from sam_pipeline.config import AnnotateConfig
 from sam_pipeline.pipeline.job import Job
 from sam_pipeline.pipeline.workers.blocks import images_of
 from sam_pipeline.pipeline.workers.columns import chunks_of
+from sam_pipeline.pipeline.workers.sam_backend import SAM
 from sam_pipeline.pipeline.workers.stages import read_images
 
 
 def job_of(config=None, **changes):
     """A job on the CPU that limits nothing; changes replace fields."""
     config = config or AnnotateConfig(output="run")
-    fields = {"output": config.output, "device": "cpu", "precision": "fp32", "weights_sha256": "0", "threads": 1}
-    fields["finishers"] = 2
-    limits = {"stall_timeout_s": 600, "image_timeout_s": 150, "worker_memory_bytes": 2**40}
-    return Job(config, **(fields | limits | changes))
+    fields = {"output": config.output, "table_id": "", "device": "cpu", "precision": "fp32", "weights_sha256": "0"}
+    fields |= {"threads": 1, "finishers": 2, "backend": SAM}
+    fields |= {"stall_timeout_s": 600, "image_timeout_s": 150, "worker_memory_bytes": 2**40}
+    fields |= {"mode": "grid", "has_prompts": False, "max_masks": 0, "point_grids": None, "probe_uri": None}
+    return Job(config, **(fields | changes))
 
 
 def read_tables(image_ids, job, chunk_rows=100, block_images=1):

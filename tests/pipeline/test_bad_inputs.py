@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sam_pipeline.config import AnnotateConfig, PlanConfig
+from sam_pipeline.config import AnnotateConfig
 from sam_pipeline.pipeline.plan import ensure_plan
+from tests.configs import plan_config
 from tests.pipeline.jobs import job_of, read_tables
 from tests.storage.image_files import noise, saved
 
@@ -29,7 +30,7 @@ def tar(path, mode="w"):
 def read(folder, source, **settings):
     """Plan and read; for each image its uri below the folder, status and error, in the order of the plan."""
     output = str(folder / "run")
-    num_images = ensure_plan(PlanConfig(output=output, input=str(source), **settings)).num_images
+    num_images = ensure_plan(plan_config(output=output, input=str(source), **settings)).num_images
     job = job_of(AnnotateConfig(output=output))
     tables = read_tables(range(num_images), job, 5)
     rows = sorted((row for table in tables for row in table.to_pylist()), key=lambda row: row["image_id"])

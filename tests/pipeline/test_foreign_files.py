@@ -18,13 +18,13 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 
 from sam_pipeline.cli import commands as cli
-from sam_pipeline.config import PlanConfig
 from sam_pipeline.errors import ConfigError, OutputError, SamPipelineError
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.storage.maintenance import unused_files
 from sam_pipeline.storage.maintenance.vacuum import Vacuumed, vacuum
 from sam_pipeline.storage.tables import delta
 from sam_pipeline.storage.tables.plan import read_plan, read_planned
+from tests.configs import plan_config
 from tests.storage.runs import row, shard, take_over
 
 TABLES = ("images", "masks", "prompts")
@@ -76,14 +76,14 @@ def test_photographs_where_a_table_would_be_are_refused_before_anything_is_writt
     before = place.names()
     for images in ("in", f"ds/{table}"):
         with pytest.raises(OutputError, match=f"{table} holds 'a.jpg' and no table of this program"):
-            ensure_plan(PlanConfig(output=f"{place.uri}/ds", input=f"{place.uri}/{images}"))
+            ensure_plan(plan_config(output=f"{place.uri}/ds", input=f"{place.uri}/{images}"))
     assert place.names() == before
 
 
 def test_a_vacuum_hours_later_removes_what_a_killed_run_put_and_nothing_else(place, monkeypatch):
     place.put("in/a.jpg", "in/b.jpg")
     output = f"{place.uri}/ds"
-    ensure_plan(PlanConfig(output=output, input=f"{place.uri}/in"))
+    ensure_plan(plan_config(output=output, input=f"{place.uri}/in"))
     take_over(output).commit([shard(output, [row(0)])])
     before = place.names("ds/masks")
     orphan = shard(output, [row(1)]).file.path
@@ -101,23 +101,23 @@ def test_an_output_among_the_images_is_refused_before_anything_is_written(place,
     place.put("ds/a.jpg")
     before = place.names()
     with pytest.raises(ConfigError, match="use another output"):
-        ensure_plan(PlanConfig(output=f"{place.uri}/ds", input=f"{place.uri}/{images}"))
+        ensure_plan(plan_config(output=f"{place.uri}/ds", input=f"{place.uri}/{images}"))
     assert place.names() == before
 
 
 @pytest.mark.parametrize("images", ["ds", "ds/**/*.jpg", "", "ds/*/*.jpg"])
 def test_the_tables_of_an_output_below_the_input_are_left_out_of_it(place, images):
     place.put("ds/photos/a.jpg", "ds/run/photos/b.jpg")
-    config = PlanConfig(output=f"{place.uri}/ds/run", input=f"{place.uri}/{images}".rstrip("/"))
+    config = plan_config(output=f"{place.uri}/ds/run", input=f"{place.uri}/{images}".rstrip("/"))
     ensure_plan(config)
     expected = ["ds/photos/a.jpg"] + (["ds/run/photos/b.jpg"] if images != "ds/*/*.jpg" else [])
     assert planned_names(place, "ds/run") == expected
     place.put("ds/photos/c.jpg", "ds/run/images/x.jpg", "ds/run/images/sub/y.jpg")
-    ensure_plan(PlanConfig(output=config.output, input=config.input, extend=True))
+    ensure_plan(plan_config(output=config.output, input=config.images.input, extend=True))
     assert planned_names(place, "ds/run") == [*expected, "ds/photos/c.jpg"]
     place.put("ds/run/masks/z.jpg")
     with pytest.raises(OutputError, match="masks holds"):
-        ensure_plan(PlanConfig(output=config.output, input=config.input, extend=True))
+        ensure_plan(plan_config(output=config.output, input=config.images.input, extend=True))
 
 
 def test_own_shards_are_no_parquet_files_of_the_input(place):
@@ -127,14 +127,16 @@ def test_own_shards_are_no_parquet_files_of_the_input(place):
     for name in ("a", "b"):
         with filesystem.open(f"{root}/ds/{name}.parquet", "wb") as file:
             pq.write_table(pa.table({"uri": [f"{name}.jpg"]}), file)
-        config = PlanConfig(output=f"{place.uri}/ds/run", input=f"{place.uri}/ds/**/*.parquet", input_format="manifest")
+        config = plan_config(
+            output=f"{place.uri}/ds/run", input=f"{place.uri}/ds/**/*.parquet", input_format="manifest"
+        )
         plan = ensure_plan(replace(config, extend=name == "b"))
     assert plan.num_images == 2
 
 
 def test_photographs_beside_our_tables_survive_a_vacuum_and_are_counted(place):
     place.put("in/a.jpg")
-    ensure_plan(PlanConfig(output=f"{place.uri}/ds", input=f"{place.uri}/in"))
+    ensure_plan(plan_config(output=f"{place.uri}/ds", input=f"{place.uri}/in"))
     output = f"{place.uri}/ds"
     take_over(output).commit([shard(output, [row(0)])])
     photographs = [f"ds/{table}/{name}" for table in TABLES for name in ("a.jpg", "sub/b.jpg")]
@@ -201,14 +203,14 @@ class World:
         assert not changed, f"{command} changed {changed}"
 
     def plan(self):
-        ensure_plan(PlanConfig(output=self.output, input=self.input))
+        ensure_plan(plan_config(output=self.output, input=self.input))
 
     def extend(self):
-        ensure_plan(PlanConfig(output=self.output, input=self.input, extend=True, redo_changed=True))
+        ensure_plan(plan_config(output=self.output, input=self.input, extend=True, redo_changed=True))
 
     def annotate(self):
         """As the command does, without a network."""
-        plan = ensure_plan(PlanConfig(output=self.output, input=self.input))
+        plan = ensure_plan(plan_config(output=self.output, input=self.input))
         table = take_over(self.output)
         for image_id in np.flatnonzero(~table.committed_ids(plan.num_images)).tolist():
             table.commit([shard(self.output, [row(image_id)])])

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sam_pipeline.config import AnnotateConfig, PlanConfig
+from sam_pipeline.config import AnnotateConfig
 from sam_pipeline.errors import ConfigError, InputError
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.workers.columns import crops_by_image
 from sam_pipeline.storage.tables.plan import read_planned
+from tests.configs import plan_config
 from tests.pipeline.jobs import job_of, read_tables
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import row, shard, take_over
@@ -90,10 +91,10 @@ def pixels(tables):
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
 def test_every_kind_gives_the_pixels_of_plain_files(tmp_path, make):
     output = str(tmp_path / "run")
-    assert ensure_plan(PlanConfig(output=output, input=str(make(tmp_path)))).num_images == len(IMAGES)
+    assert ensure_plan(plan_config(output=output, input=str(make(tmp_path)))).num_images == len(IMAGES)
     (tmp_path / "plain").mkdir()
     plain = files(tmp_path / "plain")
-    ensure_plan(PlanConfig(output=str(tmp_path / "plain-run"), input=str(plain)))
+    ensure_plan(plan_config(output=str(tmp_path / "plain-run"), input=str(plain)))
     assert pixels(read(output)) == pixels(read(str(tmp_path / "plain-run")))
 
 
@@ -101,7 +102,7 @@ def test_every_kind_gives_the_pixels_of_plain_files(tmp_path, make):
 def test_a_container_that_is_another_one_now_gives_rows_that_say_so(tmp_path, make):
     output = str(tmp_path / "run")
     container = make(tmp_path)
-    ensure_plan(PlanConfig(output=output, input=str(container)))
+    ensure_plan(plan_config(output=output, input=str(container)))
     container.write_bytes(container.read_bytes() + b"more")
     assert {table["status"][0].as_py() for table in read(output)} == {"changed"}
     container.unlink()
@@ -110,7 +111,7 @@ def test_a_container_that_is_another_one_now_gives_rows_that_say_so(tmp_path, ma
 
 def test_what_is_kept_comes_with_each_image(tmp_path):
     output = str(tmp_path / "run")
-    ensure_plan(PlanConfig(output=output, input=str(coco(tmp_path))))
+    ensure_plan(plan_config(output=output, input=str(coco(tmp_path))))
     extras = [json.loads(table["extra"][0].as_py()) for table in read(output)]
     assert extras == [{"coco_image_id": 7 + index} for index in range(len(IMAGES))]
 
@@ -119,7 +120,7 @@ def test_an_image_that_planning_refused_is_a_row_with_its_reason(tmp_path):
     (tmp_path / "a.png").write_bytes(IMAGES["0000.png"])
     (tmp_path / "list.csv").write_text("uri\nhttp://example.com/a.png\na.png\n")
     output = str(tmp_path / "run")
-    ensure_plan(PlanConfig(output=output, input=str(tmp_path / "list.csv")))
+    ensure_plan(plan_config(output=output, input=str(tmp_path / "list.csv")))
     _, table = read_tables(range(2), job_of(AnnotateConfig(output=output)), 1)
     assert table["status"][0].as_py() == "fetch_error"
     assert "--allow-http" in table["error"][0].as_py()
@@ -130,7 +131,7 @@ def test_the_first_images_or_some_at_random_or_those_that_match(tmp_path):
 
     def planned(name, **choice):
         output = str(tmp_path / name)
-        ensure_plan(PlanConfig(output=output, input=folder, **choice))
+        ensure_plan(plan_config(output=output, input=folder, **choice))
         return [row["uri"].rsplit("/", 1)[1] for row in read_planned(output, range(0, 99), {}).to_pylist()]
 
     assert planned("limit", limit=3) == list(IMAGES)[:3]
@@ -147,13 +148,13 @@ def test_the_first_images_or_some_at_random_or_those_that_match(tmp_path):
 def test_extending_adds_what_is_new_and_tells_what_changed_and_is_gone(tmp_path, caplog):
     caplog.set_level(logging.INFO, "sam_pipeline")
     folder, output = files(tmp_path), str(tmp_path / "run")
-    ensure_plan(PlanConfig(output=output, input=str(folder)))
+    ensure_plan(plan_config(output=output, input=str(folder)))
     before = read_planned(output, range(0, 99), {}).to_pylist()
     (folder / "0000-new.png").write_bytes(IMAGES["0000.png"])  # sorts in between
     (folder / "0003.png").write_bytes(IMAGES["0004.png"])
     (folder / "0005.png").unlink()
-    assert ensure_plan(PlanConfig(output=output, input=str(folder))).num_images == 12
-    assert ensure_plan(PlanConfig(output=output, input=str(folder), extend=True)).num_images == 13
+    assert ensure_plan(plan_config(output=output, input=str(folder))).num_images == 12
+    assert ensure_plan(plan_config(output=output, input=str(folder), extend=True)).num_images == 13
     assert "1 new images, 1 changed, 1 gone" in caplog.text
     assert "--redo-changed" in caplog.text
     after = read_planned(output, range(0, 99), {}).to_pylist()
@@ -163,11 +164,11 @@ def test_extending_adds_what_is_new_and_tells_what_changed_and_is_gone(tmp_path,
 
 def test_what_has_changed_is_planned_anew_and_pending_again(tmp_path):
     folder, output = files(tmp_path), str(tmp_path / "run")
-    ensure_plan(PlanConfig(output=output, input=str(folder)))
+    ensure_plan(plan_config(output=output, input=str(folder)))
     table = take_over(output)
     table.commit([shard(output, [row(image_id) for image_id in range(12)])])
     (folder / "0003.png").write_bytes(IMAGES["0004.png"] + b"longer")
-    ensure_plan(PlanConfig(output=output, input=str(folder), extend=True, redo_changed=True))
+    ensure_plan(plan_config(output=output, input=str(folder), extend=True, redo_changed=True))
     done = take_over(output).committed_ids(12)
     assert np.flatnonzero(~done).tolist() == [3]
     changed = read_planned(output, range(3, 4), {}).to_pylist()[0]
@@ -180,7 +181,7 @@ def test_rows_that_are_added_to_a_parquet_file_leave_the_names_of_the_others(tmp
     rows = [{"image": {"bytes": data, "path": name}} for name, data in IMAGES.items()]
     for count in (10, 11):
         pq.write_table(pa.Table.from_pylist(rows[:count]), tmp_path / "0.parquet")
-        plan = ensure_plan(PlanConfig(output=output, input=str(tmp_path / "0.parquet"), extend=count == 11))
+        plan = ensure_plan(plan_config(output=output, input=str(tmp_path / "0.parquet"), extend=count == 11))
     assert "1 new images, 10 changed, 0 gone" in caplog.text
     assert plan.num_images == 11
 
@@ -188,8 +189,8 @@ def test_rows_that_are_added_to_a_parquet_file_leave_the_names_of_the_others(tmp
 def test_what_patterns_leave_out_now_is_not_said_to_be_gone(tmp_path, caplog):
     caplog.set_level(logging.INFO, "sam_pipeline")
     folder, output = str(files(tmp_path)), str(tmp_path / "run")
-    ensure_plan(PlanConfig(output=output, input=folder))
-    ensure_plan(PlanConfig(output=output, input=folder, extend=True, exclude=("0001.png",)))
+    ensure_plan(plan_config(output=output, input=folder))
+    ensure_plan(plan_config(output=output, input=folder, extend=True, exclude=("0001.png",)))
     assert "0 new images, 0 changed, 1 gone, or left out now" in caplog.text
 
 
@@ -206,10 +207,10 @@ def test_a_manifest_may_come_in_parts(tmp_path, suffix):
         else:
             path.write_bytes(gzip.compress(b"".join(json.dumps({"uri": name}).encode() + b"\n" for name in names)))
     output = str(tmp_path / "run")
-    ensure_plan(PlanConfig(output=output, input=f"{tmp_path}/in/part-*.{suffix}"))
+    ensure_plan(plan_config(output=output, input=f"{tmp_path}/in/part-*.{suffix}"))
     planned = read_planned(output, range(99), {})["uri"].to_pylist()
     assert planned == [f"file://{tmp_path}/in/{name}" for name in IMAGES]
-    folder = PlanConfig(output=str(tmp_path / "folder-run"), input=f"{tmp_path}/in", input_format="manifest")
+    folder = plan_config(output=str(tmp_path / "folder-run"), input=f"{tmp_path}/in", input_format="manifest")
     assert ensure_plan(folder).num_images == len(IMAGES)
 
 
@@ -218,7 +219,7 @@ def test_a_list_in_parquet_may_have_bytes_beside_its_uris(tmp_path):
     names = list(IMAGES)
     pq.write_table(pa.table({"url": names, "phash": [b"01234567"] * len(names)}), tmp_path / "in" / "list.parquet")
     output = str(tmp_path / "run")
-    ensure_plan(PlanConfig(output=output, input=f"{tmp_path}/in/list.parquet"))
+    ensure_plan(plan_config(output=output, input=f"{tmp_path}/in/list.parquet"))
     assert [table["status"][0].as_py() for table in read(output)] == ["ok"] * len(names)
 
 
@@ -228,7 +229,7 @@ def test_files_that_are_no_images_are_counted_once_for_all_archives(tmp_path, ca
         with zipfile.ZipFile(tmp_path / f"{number}.zip", "w") as made:
             made.writestr("a.png", IMAGES["0000.png"])
             made.writestr("a.txt", "no image")
-    ensure_plan(PlanConfig(output=str(tmp_path / "run"), input=f"{tmp_path}/*.zip"))
+    ensure_plan(plan_config(output=str(tmp_path / "run"), input=f"{tmp_path}/*.zip"))
     assert [line for line in caplog.messages if "skipped" in line] == ["skipped 3 files that are not images"]
 
 
@@ -236,7 +237,7 @@ def test_files_that_are_no_images_are_counted_once_for_all_archives(tmp_path, ca
 def test_columns_of_what_has_none_are_refused(tmp_path, settings):
     for make in (files, archive):
         with pytest.raises(ConfigError, match="keep and input_column are for inputs with columns"):
-            ensure_plan(PlanConfig(output=str(tmp_path / "run"), input=str(make(tmp_path)), **settings))
+            ensure_plan(plan_config(output=str(tmp_path / "run"), input=str(make(tmp_path)), **settings))
 
 
 @pytest.mark.parametrize("settings", [{"keep": ("label",)}, {"input_column": "image"}])
@@ -244,7 +245,7 @@ def test_columns_of_a_folder_with_a_list_are_asked_for_and_its_images_are_not_de
     folder = manifest(tmp_path).parent
     message = rf"^keep and input_column need a list, .*; {folder} has 1 manifest: if .*list\.csv lists images, give it"
     with pytest.raises(InputError, match=message):
-        ensure_plan(PlanConfig(output=str(tmp_path / "run"), input=str(folder), **settings))
+        ensure_plan(plan_config(output=str(tmp_path / "run"), input=str(folder), **settings))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +261,7 @@ def test_columns_of_a_folder_with_a_list_are_asked_for_and_its_images_are_not_de
 )
 def test_settings_that_clash_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
-        PlanConfig(**({"output": "run", "input": "in"} | settings))
+        plan_config(**({"output": "run", "input": "in"} | settings))
 
 
 def test_a_manifest_may_name_images_in_several_filesystems(tmp_path):
@@ -272,7 +273,7 @@ def test_a_manifest_may_name_images_in_several_filesystems(tmp_path):
     uris = [f"memory://{tmp_path.name}/{name}" for name in list(IMAGES)[:6]] + list(IMAGES)[6:]
     (folder / "list.csv").write_text("\n".join(["uri", *uris]) + "\n")
     output = str(tmp_path / "run")
-    ensure_plan(PlanConfig(output=output, input=str(folder / "list.csv")))
+    ensure_plan(plan_config(output=output, input=str(folder / "list.csv")))
     assert [height for height, _ in pixels(read(output))] == [20 + index for index in range(12)]
 
 
@@ -282,13 +283,15 @@ def test_a_list_in_several_parts_may_be_a_folder_with_its_suffix(tmp_path):
     for number in range(3):
         names = [f"../in/{name}" for name in list(IMAGES)[number::3]]
         (tmp_path / "list.csv" / f"part-{number}.csv").write_text("\n".join(["uri", *names]))
-    assert ensure_plan(PlanConfig(output=str(tmp_path / "run"), input=f"{tmp_path}/list.csv")).num_images == len(IMAGES)
+    assert ensure_plan(plan_config(output=str(tmp_path / "run"), input=f"{tmp_path}/list.csv")).num_images == len(
+        IMAGES
+    )
 
 
 def test_a_list_of_lines_is_read(tmp_path):
     (files(tmp_path) / "list.txt").write_text("\n".join(IMAGES))
     output = str(tmp_path / "run")
-    ensure_plan(PlanConfig(output=output, input=f"{tmp_path}/in/list.txt"))
+    ensure_plan(plan_config(output=output, input=f"{tmp_path}/in/list.txt"))
     assert [table["status"][0].as_py() for table in read(output)] == ["ok"] * len(IMAGES)
 
 
@@ -299,7 +302,7 @@ def test_a_folder_of_containers_needs_no_flag(tmp_path, make, pattern):
     make(tmp_path / "in")
     (tmp_path / "in" / "README.md").write_text("no image")
     output = str(tmp_path / "run")
-    assert ensure_plan(PlanConfig(output=output, input=f"{tmp_path}/in{pattern}")).num_images == len(IMAGES)
+    assert ensure_plan(plan_config(output=output, input=f"{tmp_path}/in{pattern}")).num_images == len(IMAGES)
 
 
 @pytest.mark.parametrize("make", [tar, huggingface], ids=lambda make: make.__name__)
@@ -310,7 +313,7 @@ def test_the_output_of_another_run_below_the_input_is_no_part_of_it(tmp_path, ma
     make(tmp_path / "in")
     for run in ("run1", "run2"):
         output = f"{tmp_path}/in/{run}"
-        assert ensure_plan(PlanConfig(output=output, input=f"{tmp_path}/in{pattern}")).num_images == len(IMAGES)
+        assert ensure_plan(plan_config(output=output, input=f"{tmp_path}/in{pattern}")).num_images == len(IMAGES)
         take_over(output).commit([shard(output, [row(0)])])
     assert any("passed over 2 folders of Delta tables" in said for said in caplog.messages)
 
@@ -320,7 +323,7 @@ def test_a_folder_of_parquet_files_may_be_read_with_what_is_kept(tmp_path):
     rows = [{"image": data, "label": name} for name, data in IMAGES.items()]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "in" / "0.parquet")
     output = str(tmp_path / "run")
-    ensure_plan(PlanConfig(output=output, input=f"{tmp_path}/in", keep=("label",)))
+    ensure_plan(plan_config(output=output, input=f"{tmp_path}/in", keep=("label",)))
     assert json.loads(read_planned(output, [0], {})["extra"][0].as_py()) == {"label": "0000.png"}
 
 
@@ -329,7 +332,7 @@ def test_archives_beside_images_are_skipped_and_it_is_said_how_they_are_read(tmp
     folder = files(tmp_path)
     tar(folder)
     huggingface(folder)
-    assert ensure_plan(PlanConfig(output=str(tmp_path / "run"), input=str(folder))).num_images == len(IMAGES)
+    assert ensure_plan(plan_config(output=str(tmp_path / "run"), input=str(folder))).num_images == len(IMAGES)
     assert "skipped 2 files that are not images; --input-format parquet or webdataset reads some of them" in caplog.text
 
 
@@ -338,11 +341,11 @@ def test_a_folder_of_several_kinds_or_of_lists_is_asked_about(tmp_path):
     archive(tmp_path / "in")
     tar(tmp_path / "in")
     with pytest.raises(InputError, match=r"no images in .* other kinds \(1 webdataset, 1 zip\): .* --input-format"):
-        ensure_plan(PlanConfig(output=str(tmp_path / "run"), input=f"{tmp_path}/in"))
+        ensure_plan(plan_config(output=str(tmp_path / "run"), input=f"{tmp_path}/in"))
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists" / "photos.csv").write_text("uri\na.jpg\n")
     with pytest.raises(InputError, match=r"no images in .* other kinds \(1 manifest\): if .*photos.csv lists images"):
-        ensure_plan(PlanConfig(output=str(tmp_path / "run"), input=f"{tmp_path}/lists"))
+        ensure_plan(plan_config(output=str(tmp_path / "run"), input=f"{tmp_path}/lists"))
 
 
 @pytest.mark.parametrize(
@@ -357,24 +360,24 @@ def test_a_folder_of_several_kinds_or_of_lists_is_asked_about(tmp_path):
 def test_a_file_of_no_known_kind_is_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
-        ensure_plan(PlanConfig(output=str(tmp_path / "run"), input=f"{tmp_path}/{name}"))
+        ensure_plan(plan_config(output=str(tmp_path / "run"), input=f"{tmp_path}/{name}"))
     assert not (tmp_path / "run").exists()
 
 
 def test_an_image_without_a_suffix_is_known_by_its_first_bytes(tmp_path):
     (tmp_path / "photo").write_bytes(IMAGES["0000.png"])
-    assert ensure_plan(PlanConfig(output=str(tmp_path / "run"), input=f"{tmp_path}/photo")).num_images == 1
+    assert ensure_plan(plan_config(output=str(tmp_path / "run"), input=f"{tmp_path}/photo")).num_images == 1
 
 
 def test_a_tar_without_a_suffix_is_read_when_its_format_is_said(tmp_path):
     tar(tmp_path, name="shard")
     with pytest.raises(InputError, match="begins as a tar archive does"):
-        ensure_plan(PlanConfig(output=str(tmp_path / "run"), input=f"{tmp_path}/shard"))
-    plan = ensure_plan(PlanConfig(output=str(tmp_path / "run"), input=f"{tmp_path}/shard", input_format="webdataset"))
+        ensure_plan(plan_config(output=str(tmp_path / "run"), input=f"{tmp_path}/shard"))
+    plan = ensure_plan(plan_config(output=str(tmp_path / "run"), input=f"{tmp_path}/shard", input_format="webdataset"))
     assert plan.num_images == len(IMAGES)
 
 
 def test_an_input_that_holds_nothing_is_said_in_one_line(tmp_path):
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "empty.parquet")
     with pytest.raises(InputError, match=r"no images are left of .*empty.parquet"):
-        ensure_plan(PlanConfig(output=str(tmp_path / "run"), input=str(tmp_path / "empty.parquet")))
+        ensure_plan(plan_config(output=str(tmp_path / "run"), input=str(tmp_path / "empty.parquet")))

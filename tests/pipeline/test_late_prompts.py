@@ -10,12 +10,12 @@ import pytest
 from sam_pipeline.errors import ConfigError, FencedError
 from sam_pipeline.pipeline.annotate import _begin
 from sam_pipeline.pipeline.plan import ensure_plan
-from sam_pipeline.pipeline.targets import resolve_targets
+from sam_pipeline.pipeline.prompt_plan import resolve_targets
 from sam_pipeline.storage.tables import delta
 from sam_pipeline.storage.tables.delta_place import Table
 from sam_pipeline.storage.tables.prompts import read_prompts_header
 from sam_pipeline.storage.tables.results import read_header
-from tests.pipeline.test_targets import config_of, detection, file_of
+from tests.pipeline.test_prompt_plan import config_of, detection, file_of
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import row, shard
 

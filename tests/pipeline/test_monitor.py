@@ -4,7 +4,7 @@ import pytest
 
 from sam_pipeline.errors import InputError
 from sam_pipeline.pipeline import monitor as monitor_module
-from sam_pipeline.pipeline.monitor import RunMonitor, batch_errors_told, errors_told
+from sam_pipeline.pipeline.monitor import RunMonitor, report_batch_errors, report_errors
 from tests.pipeline.jobs import Monitor
 
 
@@ -30,7 +30,7 @@ def test_the_first_failure_is_kept_and_the_last_note():
 
 def test_an_error_of_an_image_is_noted_in_one_line_and_raised():
     monitor = Monitor()
-    with pytest.raises(ValueError, match="odd"), errors_told(monitor):
+    with pytest.raises(ValueError, match="odd"), report_errors(monitor):
         raise ValueError("odd\nand more")
     assert monitor.told == [("note", "ValueError: odd and more")]
 
@@ -43,7 +43,7 @@ def test_a_batch_that_loses_its_device_ends_the_process_once_the_driver_knows(er
     monitor, done = Monitor(), []
     monkeypatch.setattr(monitor_module, "read_monitor", lambda monitor: done.append(list(monitor.told)))
     monkeypatch.setattr(os, "_exit", done.append)
-    with pytest.raises(RuntimeError), batch_errors_told(monitor):
+    with pytest.raises(RuntimeError), report_batch_errors(monitor):
         raise error
     told = [("note", f"RuntimeError: {error}")]
     assert monitor.told == told
@@ -53,5 +53,5 @@ def test_a_batch_that_loses_its_device_ends_the_process_once_the_driver_knows(er
 def test_at_its_start_an_actor_may_not_end_its_process(monkeypatch):
     """Ray would start it again and again; so a device that is broken for good is an error."""
     monkeypatch.setattr(os, "_exit", lambda _: pytest.fail("ended"))
-    with pytest.raises(RuntimeError), errors_told(Monitor()):
+    with pytest.raises(RuntimeError), report_errors(Monitor()):
         raise LOST

@@ -6,7 +6,7 @@ import pytest
 from sam_pipeline.config import AnnotateConfig, MaskConfig
 from sam_pipeline.errors import FencedError, InputError, OutputError, StorageUnavailableError
 from sam_pipeline.pipeline import passes
-from sam_pipeline.pipeline.monitor import Counts, Word
+from sam_pipeline.pipeline.monitor import Counts, MonitorState
 from sam_pipeline.pipeline.passes import annotate_pending
 from sam_pipeline.storage.tables.delta import DataFile
 from sam_pipeline.storage.tables.results import Shard
@@ -56,7 +56,7 @@ def shard(first, last=None):
 @pytest.fixture
 def graph(monkeypatch):
     """What passes do, instead of Ray: `graph.steps` takes the pending ids of a pass and yields shards."""
-    made = SimpleNamespace(passes=[], isolated=[], word=Word(Counts()), steps=None)
+    made = SimpleNamespace(passes=[], isolated=[], state=MonitorState(Counts()), steps=None)
 
     def dataset(pending_ids, chunk_rows, *_):
         made.passes.append((pending_ids.tolist(), chunk_rows))
@@ -70,7 +70,7 @@ def graph(monkeypatch):
     monkeypatch.setattr(passes, "iterate_shards", lambda pending_ids, _: made.steps(pending_ids.tolist()))
     monkeypatch.setattr(passes, "annotate_isolated", isolated)
     monkeypatch.setattr(passes, "start_monitor", lambda: None)
-    monkeypatch.setattr(passes, "read_monitor", lambda _: made.word)
+    monkeypatch.setattr(passes, "read_monitor", lambda _: made.state)
     return made
 
 
@@ -151,7 +151,7 @@ def test_many_that_a_pass_left_go_through_another_with_one_image_a_task(graph):
 
 def test_where_passes_do_nothing_images_are_done_alone_a_few_at_a_time(graph, caplog):
     graph.steps = lambda ids: (shards for shards in ([],))
-    graph.word = Word(Counts(), last_error="ValueError: odd")
+    graph.state = MonitorState(Counts(), last_error="ValueError: odd")
     table = Table(100)
     with caplog.at_level("INFO"):
         annotate(table)
@@ -177,7 +177,7 @@ def test_what_a_worker_said_of_the_run_stops_it_and_what_was_written_is_committe
     def steps(ids):
         yield [shard(0)]
         yield [shard(1)]
-        graph.word = Word(Counts(), failure=failure)
+        graph.state = MonitorState(Counts(), failure=failure)
         yield []
         raise AssertionError("it went on")
 

@@ -2,13 +2,13 @@ import logging
 
 import pytest
 
-from sam_pipeline.config import PlanConfig
 from sam_pipeline.errors import ConfigError, FencedError, InputError, OutputError
 from sam_pipeline.pipeline import plan as plan_module
 from sam_pipeline.pipeline.plan import ensure_plan, sample_images
 from sam_pipeline.storage.inputs.list_input import list_input
 from sam_pipeline.storage.tables.plan import Plan, confirm_plan, read_plan, read_planned
 from sam_pipeline.storage.tables.results import delete_rows
+from tests.configs import plan_config
 from tests.storage import runs
 from tests.storage.image_files import noise, saved
 
@@ -29,10 +29,10 @@ def output(tmp_path):
 
 
 def test_the_input_is_listed_once_and_frozen(folder, output):
-    made = ensure_plan(PlanConfig(output=output, input=str(folder)))
+    made = ensure_plan(plan_config(output=output, input=str(folder)))
     assert made == Plan(output, str(folder), 3)
     (folder / "late.jpg").write_bytes(b"late")
-    assert ensure_plan(PlanConfig(output=output, input=str(folder))) == made
+    assert ensure_plan(plan_config(output=output, input=str(folder))) == made
     planned = read_planned(output, range(0, 10), {}).to_pylist()
     assert [(row["image_id"], row["uri"]) for row in planned] == [
         (index, f"file://{folder}/{name}") for index, name in enumerate(["a.png", "b.jpg", "sub/c.webp"])
@@ -41,40 +41,40 @@ def test_the_input_is_listed_once_and_frozen(folder, output):
 
 def test_what_a_frozen_plan_does_not_follow_is_said(folder, output, caplog):
     caplog.set_level(logging.INFO)
-    ensure_plan(PlanConfig(output=output, input=str(folder)))
-    ensure_plan(PlanConfig(output=output, input=str(folder)))
+    ensure_plan(plan_config(output=output, input=str(folder)))
+    ensure_plan(plan_config(output=output, input=str(folder)))
     assert "is frozen" not in caplog.text
-    assert ensure_plan(PlanConfig(output=output, include=("*.png",), limit=1)).num_images == 3
+    assert ensure_plan(plan_config(output=output, include=("*.png",), limit=1)).num_images == 3
     assert "is frozen with 3 images; given now, and not followed: include, limit" in caplog.text
 
 
 def test_a_plan_is_found_without_naming_its_input_and_after_the_input_is_gone(folder, output):
-    made = ensure_plan(PlanConfig(output=output, input=str(folder)))
+    made = ensure_plan(plan_config(output=output, input=str(folder)))
     for path in sorted(folder.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     folder.rmdir()
-    assert ensure_plan(PlanConfig(output=output)) == made
-    assert ensure_plan(PlanConfig(output=output, input=str(folder))) == made
+    assert ensure_plan(plan_config(output=output)) == made
+    assert ensure_plan(plan_config(output=output, input=str(folder))) == made
 
 
 def test_other_spellings_of_the_same_input_and_output_are_the_same_plan(folder, output, monkeypatch):
-    made = ensure_plan(PlanConfig(output=output, input=str(folder)))
+    made = ensure_plan(plan_config(output=output, input=str(folder)))
     monkeypatch.chdir(folder.parent)
     for spelling in ("in", "./in/", f"file://{folder}", f"{folder}/"):
-        assert ensure_plan(PlanConfig(output="run", input=spelling)) == made
-        assert ensure_plan(PlanConfig(output=f"file://{output}/", input=spelling)) == made
+        assert ensure_plan(plan_config(output="run", input=spelling)) == made
+        assert ensure_plan(plan_config(output=f"file://{output}/", input=spelling)) == made
 
 
 def test_another_input_for_a_planned_output_is_refused(folder, output, tmp_path):
-    ensure_plan(PlanConfig(output=output, input=str(folder)))
+    ensure_plan(plan_config(output=output, input=str(folder)))
     with pytest.raises(
         ConfigError, match=rf"was planned from {folder}, not {tmp_path}; use another --output, or --replan"
     ):
-        ensure_plan(PlanConfig(output=output, input=str(tmp_path)))
+        ensure_plan(plan_config(output=output, input=str(tmp_path)))
 
 
 def replanned(output, folder, **settings):
-    return ensure_plan(PlanConfig(output=output, input=str(folder), replan=True, **settings))
+    return ensure_plan(plan_config(output=output, input=str(folder), replan=True, **settings))
 
 
 @pytest.fixture
@@ -86,12 +86,12 @@ def other(tmp_path):
 
 
 def test_a_plan_without_results_is_made_anew(folder, other, output):
-    ensure_plan(PlanConfig(output=output, input=str(folder)))
+    ensure_plan(plan_config(output=output, input=str(folder)))
     made = replanned(output, other)
     assert (
         made
         == Plan(output, str(other), 1, generation=2)
-        == ensure_plan(PlanConfig(output=output))
+        == ensure_plan(plan_config(output=output))
         == read_plan(output, {})
     )
     (row,) = read_planned(output, range(9), {}).to_pylist()
@@ -101,7 +101,7 @@ def test_a_plan_without_results_is_made_anew(folder, other, output):
 
 
 def test_a_plan_whose_run_began_and_left_no_row_is_made_anew_and_the_run_is_stopped(folder, other, output):
-    ensure_plan(PlanConfig(output=output, input=str(folder)))
+    ensure_plan(plan_config(output=output, input=str(folder)))
     begun = runs.take_over(output)
     assert replanned(output, other).num_images == 1
     with pytest.raises(FencedError):
@@ -112,7 +112,7 @@ def test_a_plan_whose_run_began_and_left_no_row_is_made_anew_and_the_run_is_stop
 
 
 def test_a_plan_with_results_stays_and_its_run_is_not_disturbed(folder, other, output):
-    made = ensure_plan(PlanConfig(output=output, input=str(folder)))
+    made = ensure_plan(plan_config(output=output, input=str(folder)))
     begun = runs.take_over(output)
     begun.commit([runs.shard(output, [runs.row(0)])])
     with pytest.raises(ConfigError, match="has results of 1 images, so its plan stays: leave --replan out to go on"):
@@ -124,7 +124,7 @@ def test_a_plan_with_results_stays_and_its_run_is_not_disturbed(folder, other, o
 
 
 def test_results_that_come_while_the_input_is_listed_keep_the_plan(folder, other, output, monkeypatch):
-    made = ensure_plan(PlanConfig(output=output, input=str(folder)))
+    made = ensure_plan(plan_config(output=output, input=str(folder)))
     begun = runs.take_over(output)
 
     def list_and_commit(config):
@@ -138,7 +138,7 @@ def test_results_that_come_while_the_input_is_listed_keep_the_plan(folder, other
 
 
 def test_a_run_that_begins_while_the_plan_is_made_anew_keeps_it(folder, other, output, monkeypatch):
-    made = ensure_plan(PlanConfig(output=output, input=str(folder)))
+    made = ensure_plan(plan_config(output=output, input=str(folder)))
 
     def list_while_another_begins(config):
         runs.take_over(output)
@@ -152,7 +152,7 @@ def test_a_run_that_begins_while_the_plan_is_made_anew_keeps_it(folder, other, o
 
 
 def test_an_input_of_which_nothing_can_be_used_leaves_the_plan_as_it_is(folder, output, tmp_path):
-    made = ensure_plan(PlanConfig(output=output, input=str(folder)))
+    made = ensure_plan(plan_config(output=output, input=str(folder)))
     (tmp_path / "broken.png").write_bytes(b"")
     with pytest.raises(InputError, match="it is empty"):
         replanned(output, tmp_path / "broken.png")
@@ -165,32 +165,32 @@ def test_an_input_of_which_nothing_can_be_used_leaves_the_plan_as_it_is(folder, 
 )
 def test_a_plan_is_made_anew_of_an_input_and_not_extended_at_once(settings, message):
     with pytest.raises(ConfigError, match=message):
-        PlanConfig(**{"output": "run", "input": "in", "replan": True} | settings)
+        plan_config(**{"output": "run", "input": "in", "replan": True} | settings)
 
 
 def test_without_a_plan_an_input_is_needed(output):
     with pytest.raises(ConfigError, match="has no plan yet: say which images with --input"):
-        ensure_plan(PlanConfig(output=output))
+        ensure_plan(plan_config(output=output))
 
 
 @pytest.mark.parametrize("name", ["none", "empty"])
 def test_an_input_without_images_leaves_nothing_behind(tmp_path, output, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=name):
-        ensure_plan(PlanConfig(output=output, input=str(tmp_path / name)))
+        ensure_plan(plan_config(output=output, input=str(tmp_path / name)))
     assert read_plan(output, {}) is None
     assert not (tmp_path / "run").exists()
 
 
 def test_an_output_that_cannot_be_written_is_an_output_error(folder):
     with pytest.raises(OutputError, match="cannot use output"):
-        ensure_plan(PlanConfig(output=str(folder / "a.png" / "run"), input=str(folder)))
+        ensure_plan(plan_config(output=str(folder / "a.png" / "run"), input=str(folder)))
 
 
 def test_files_that_were_passed_over_are_mentioned(folder, output, caplog):
     (folder / "notes.txt").touch()
     with caplog.at_level(logging.INFO, logger="sam_pipeline"):
-        ensure_plan(PlanConfig(output=output, input=str(folder)))
+        ensure_plan(plan_config(output=output, input=str(folder)))
     assert caplog.messages == ["skipped 1 files that are not images"]
 
 

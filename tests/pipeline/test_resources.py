@@ -148,39 +148,17 @@ def test_the_cpu_is_used_when_asked_for_or_when_there_is_no_whole_gpu():
     assert division(PoolConfig(), "auto", 4, 0.5).device == "cpu"
 
 
-def test_what_the_user_sets_wins_on_cpus():
-    pools = PoolConfig(
-        encode_actors=2,
-        decode_actors=3,
-        encode_batch_size=5,
-        encode_cpus=0.5,
-        decode_cpus=0.7,
-        read_cpus=0.3,
-        threads=7,
-        shard_rows=9,
-    )
-    r = division(pools, "auto", 8, 0)
-    assert (r.encode_actors, r.decode_actors, r.encode_batch_size) == (2, 3, 5)
-    assert (r.encode_cpus, r.decode_cpus, r.read_cpus, r.threads, r.shard_rows) == (0.5, 0.7, 0.3, 7, 9)
+COUNTS = {"encode_actors": 2, "decode_actors": 3, "encode_batch_size": 5, "threads": 7, "shard_rows": 9}
+CPUS = {"encode_cpus": 0.5, "decode_cpus": 0.7, "read_cpus": 0.3}
+GPUS = {"encode_gpus": 0.5, "decode_gpus": 0.25}
 
 
-def test_what_the_user_sets_wins_on_gpus():
-    pools = PoolConfig(
-        encode_actors=1,
-        decode_actors=6,
-        encode_batch_size=64,
-        encode_cpus=2,
-        decode_cpus=0.25,
-        encode_gpus=0.5,
-        decode_gpus=0.25,
-        read_cpus=0.5,
-        threads=3,
-        shard_rows=1000,
-    )
-    r = division(pools, "cuda", 16, 2)
-    assert (r.encode_actors, r.decode_actors, r.encode_batch_size) == (1, 6, 64)
-    assert (r.encode_cpus, r.decode_cpus, r.encode_gpus, r.decode_gpus) == (2, 0.25, 0.5, 0.25)
-    assert (r.read_cpus, r.threads, r.shard_rows) == (0.5, 3, 1000)
+@pytest.mark.parametrize(
+    ("device", "num_gpus", "settings"), [("auto", 0, COUNTS | CPUS), ("cuda", 2, COUNTS | CPUS | GPUS)]
+)
+def test_what_the_user_sets_wins(device, num_gpus, settings):
+    r = division(PoolConfig(**settings), device, 16, num_gpus)
+    assert {name: getattr(r, name) for name in settings} == settings
 
 
 def test_actors_that_leave_no_cpu_for_reading_are_refused_with_the_arithmetic():

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from sam_pipeline.cli.commands import main
-from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig
+from sam_pipeline.config import MaskConfig, ModelConfig
 from sam_pipeline.config.fingerprint import fingerprint, stored_settings
 from sam_pipeline.errors import CheckpointError, FingerprintMismatchError
 from sam_pipeline.model import checkpoints
@@ -15,6 +15,7 @@ from sam_pipeline.pipeline.annotate import annotate
 from sam_pipeline.storage.prompts.point_grid_files import read_point_grids
 from sam_pipeline.storage.tables.results import MaskTable
 from sam_pipeline.storage.tables.schema import SCHEMA_VERSION
+from tests.configs import annotate_config
 from tests.storage.runs import plan, row, shard
 
 
@@ -40,7 +41,7 @@ def begin(tmp_path):
     """Begin a run with settings, with two of num_images done; returns its output."""
 
     def begin(num_images=2, mode="grid", weights_sha256=None, **settings):
-        config = AnnotateConfig(output=str(tmp_path / "run"), **settings)
+        config = annotate_config(output=str(tmp_path / "run"), **settings)
         grid = None if config.point_grid is None else read_point_grids(config.point_grid, 1, {}).sha256
         pinned = fingerprint(
             config,
@@ -63,7 +64,7 @@ SETTINGS = {"masks": MaskConfig(points_per_side=8), "max_pixels": 99, "model": M
 
 
 def run(output, **settings):
-    return annotate(AnnotateConfig(output=output, **settings), make_display=None)
+    return annotate(annotate_config(output=output, **settings), make_display=None)
 
 
 def test_a_finished_run_ends_at_once_without_its_settings_and_without_weights(begin):

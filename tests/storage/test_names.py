@@ -15,16 +15,16 @@ import pytest
 
 from sam_pipeline.api import open_run
 from sam_pipeline.cli.commands import main
-from sam_pipeline.config import PlanConfig
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.overlays import write_overlays
 from sam_pipeline.pipeline.plan import ensure_plan
-from sam_pipeline.pipeline.targets import ensure_prompts
+from sam_pipeline.pipeline.prompt_plan import ensure_prompts
 from sam_pipeline.storage.maintenance.vacuum import vacuum
 from sam_pipeline.storage.maintenance.verify import verify
 from sam_pipeline.storage.tables.delta_place import delta_uri
 from sam_pipeline.storage.tables.plan import read_planned
 from sam_pipeline.storage.tables.results import MaskTable, delete_rows, put_shard, read_state
+from tests.configs import plan_config
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import FINGERPRINT, HEIGHT, WIDTH, failed_row, results_table, row
 
@@ -109,7 +109,7 @@ def images(tmp_path):
 def all_commands(output, place, images, *, with_prompts):
     """What the commands do with an output, from plan to vacuum, without a network."""
     folder, prompts = images
-    config = PlanConfig(
+    config = plan_config(
         output=output,
         input=str(folder),
         prompts=str(prompts) if with_prompts else None,

@@ -151,7 +151,7 @@ def _lists(values: pa.Array, lengths: Sequence[int], list_type: pa.ListType) -> 
 
 
 def _views(array: pa.Array) -> list[memoryview]:
-    """Of the values of a binary array, which may be a slice."""
+    """A view of each value of a binary array, which may be a slice."""
     _, offsets_buffer, values = array.buffers()
     if not len(array):
         return []

@@ -1,6 +1,6 @@
-"""Errors of a GPU: which of them are of its memory, and after which its process is of no more use.
+"""Errors of a GPU: which mean that its memory ran out, and after which its process can no longer use it.
 
-They are told by their names and their words, so that the tasks that read and write need no torch.
+They are recognised by name and message, so that the tasks that read and write need no torch.
 """
 
 from __future__ import annotations

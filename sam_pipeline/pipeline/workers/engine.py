@@ -20,7 +20,7 @@ from sam_pipeline.errors import CheckpointError
 from sam_pipeline.masks import prediction
 from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
 from sam_pipeline.masks.generator import MAX_POINTS_AT_ONCE, MaskGenerator
-from sam_pipeline.masks.prompted import PromptedMaskGenerator
+from sam_pipeline.masks.prompted import MAX_PROMPTS_AT_ONCE, PromptedMaskGenerator
 from sam_pipeline.masks.prompts import UnusablePrompt
 from sam_pipeline.masks.records import MaskRecord
 from sam_pipeline.model.checkpoints import resolve_checkpoint, sha256_of
@@ -35,8 +35,6 @@ Masks = Sequence[MaskRecord | UnusablePrompt]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _EMBEDDING_SHAPE = (256, 64, 64)
-# Of prompts from files: their logits, 64 MB, wait on a CPU until they are finished.
-_PROMPTS_AT_ONCE = 256
 # With fewer, what the prompts of an image share takes most of the memory.
 _LEAST_PROMPTS_AT_ONCE = 16
 
@@ -82,13 +80,13 @@ class SamEngine:
     def _prepare_decoding(self) -> None:
         job, masks = self._job, self._job.config.masks
         decoder = SharedDecoder(self._sam, job.precision)
-        self._generator = MaskGenerator(self._sam, job.crop_settings, job.precision, decoder, job.point_grids)
+        self._generator = MaskGenerator(self._sam, job.generator_settings, job.precision, decoder, job.point_grids)
         self._prompted = PromptedMaskGenerator(
             self._sam, decoder, job.config.multimask_output, masks.stability_score_offset
         )
         self._finishers = ThreadPoolExecutor(job.finishers, "finish-masks")
         in_grids = max(len(points) for points in self._generator.point_grids)
-        self._most_prompts = _PROMPTS_AT_ONCE if job.mode == "prompted" else min(in_grids, MAX_POINTS_AT_ONCE)
+        self._most_prompts = MAX_PROMPTS_AT_ONCE if job.mode == "prompted" else min(in_grids, MAX_POINTS_AT_ONCE)
         if job.device != "cpu":
             warm_decoder(self._sam, decoder, self._prompted, job)
 
@@ -110,7 +108,7 @@ class SamEngine:
 
     @torch.inference_mode()
     def _embed(self, crops: Sequence[npt.NDArray[np.uint8]], host: Tensor, number: int) -> int:
-        """Embed the first crops; how many."""
+        """Embed the first `number` crops; returns how many."""
         _copy_to_host(prediction.encode(self._sam, crops[:number], self._job.precision), host[:number])
         return number
 
@@ -171,7 +169,7 @@ class SamEngine:
         crops = crops.to(self._job.device, non_blocking=True)
         if self._job.mode != "grid":
             prompts = image.prompts.prompts
-            size = min(_PROMPTS_AT_ONCE, prompts_at_once)
+            size = min(MAX_PROMPTS_AT_ONCE, prompts_at_once)
             for first in range(0, len(prompts), size):
                 some = prompts[first : first + size]
                 yield partial(self._prompted.finish, self._prompted.detect(crops[:1], image.original_size, some))

@@ -1,9 +1,9 @@
 """The isolation pass: what a pass could not account for, one image at a time, in a process that may die.
 
 An image that crashes, hangs or exhausts its worker takes the rows near it down with it; here it has a process of its
-own, which also fetches it, and what still fails ends as a row with status worker_crashed. A failing store is not taken
-for a bad image: the process tells of it, as every reader does, once the probe has failed too. Before its first image it
-annotates a blank one: where that fails, the machine or the weights are at fault and the run stops.
+own, which also fetches it. An image that still fails ends as a row with status worker_crashed. If storage fails, the
+probe fails too, and the process reports that instead of blaming the image. Before its first image it annotates a blank
+one: if that fails, the machine or the weights are at fault and the run stops.
 """
 
 from __future__ import annotations
@@ -28,23 +28,25 @@ from ray.util import ActorPool
 
 from sam_pipeline.errors import RunFailedError, SamPipelineError
 from sam_pipeline.pipeline.job import Engine, Job
-from sam_pipeline.pipeline.monitor import errors_told
+from sam_pipeline.pipeline.monitor import report_errors
 from sam_pipeline.pipeline.resources import Resources
 from sam_pipeline.pipeline.workers.columns import images_table, shard_row, shards_of
 from sam_pipeline.pipeline.workers.device_faults import is_device_lost
 from sam_pipeline.pipeline.workers.limits import limit_memory_after
 from sam_pipeline.pipeline.workers.stages import (
+    PlannedImage,
     decode_masks,
     encode_images,
     fetch_limit_s,
     fetch_planned,
-    planned_rows,
+    planned_images,
     prepare_image,
-    tell_images,
+    report_progress,
 )
 from sam_pipeline.process.stopping import is_stopping
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.inputs.fetching import Fetched, wait_for_probe
+from sam_pipeline.storage.inputs.source_object import SourceObject, object_of_row
 from sam_pipeline.storage.tables.plan import read_planned
 from sam_pipeline.storage.tables.results import Shard, put_shard
 from sam_pipeline.storage.tables.schema import MASKS_SCHEMA
@@ -57,13 +59,13 @@ _RETRIES = 2  # when an annotator is lost with its machine
 _TRIES_ON_DEVICES = 2
 
 _Doing = Literal["start", "fetch", "stage"]
-"""What the child is at, by which it is known how long it may take."""
+"""What the child is doing, which decides how long it may take."""
 
 
 def annotate_isolated(
     image_ids: list[int], job: Job, resources: Resources, monitor: Any, poll_s: float
 ) -> Generator[list[Shard]]:
-    """Annotate images, each alone; yields the shard of each as it is written, and nothing whenever poll_s passes.
+    """Annotate images, each alone; yields the shard of each as it is written, and an empty list every poll_s seconds.
 
     Raises:
         SamPipelineError: storage or the machines failed, which is not the image's fault.
@@ -118,23 +120,23 @@ class IsolatedAnnotator:
     def annotate(self, image_id: int) -> pa.Table:
         """Do one planned image; returns its shard's descriptor."""
         job = self._job
-        with errors_told(self._monitor):
-            (planned,) = read_planned(job.output, np.array([image_id]), job.storage_options).to_pylist()
-            results = self._results(planned)
-            tell_images(self._monitor, results)
+        with report_errors(self._monitor):
+            (row,) = read_planned(job.output, np.array([image_id]), job.storage_options).to_pylist()
+            results = self._results(image_id, object_of_row(row))
+            report_progress(self._monitor, results)
             return shard_row(put_shard(job.output, results, job.storage_options, table_id=job.table_id))
 
-    def _results(self, planned: dict[str, Any]) -> pa.Table:
+    def _results(self, image_id: int, source: SourceObject) -> pa.Table:
         for _ in range(_TRIES_ON_DEVICES):
             child = self._living_child()
-            answer = child.ask(planned["image_id"])
+            answer = child.ask(image_id)
             if not isinstance(answer, str):
                 return answer
             if not child.has_lost_device:
                 break
         if not child.is_alive() and self._job.probe_uri is not None:
             wait_for_probe(self._job.probe_uri, self._job.storage_options)  # it may have hung in storage
-        return _crashed_row(planned, answer)
+        return _crashed_row(image_id, source, answer)
 
     def _living_child(self) -> _Child:
         if self._child is None or not self._child.is_alive():
@@ -142,9 +144,10 @@ class IsolatedAnnotator:
         return self._child
 
 
-def _crashed_row(planned: dict[str, Any], reason: str) -> pa.Table:
-    row = {"image_id": planned["image_id"], "uri": planned["uri"], "status": "worker_crashed", "error": reason}
-    return pa.Table.from_pylist([row | {"num_masks": 0, "masks": [], "extra": planned["extra"]}], schema=MASKS_SCHEMA)
+def _crashed_row(image_id: int, source: SourceObject, reason: str) -> pa.Table:
+    row = {"image_id": image_id, "uri": source.uri, "status": "worker_crashed", "error": reason}
+    row |= {"num_masks": 0, "masks": [], "extra": source.extra}
+    return pa.Table.from_pylist([row], schema=MASKS_SCHEMA)
 
 
 class _Child:
@@ -157,7 +160,7 @@ class _Child:
 
     def __init__(self, job: Job) -> None:
         self.has_lost_device = False
-        """Whether it was ended because it could use its GPU no more."""
+        """Whether it was ended because it could no longer use its GPU."""
         # Spawned: CUDA does not survive a fork, and Ray's threads would be missing in one.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -176,7 +179,7 @@ class _Child:
         return self._process.is_alive()
 
     def ask(self, image_id: int) -> pa.Table | str:
-        """The image's result row, or what became of it in words."""
+        """The image's result row, or the reason why there is none."""
         with suppress(OSError):  # it died meanwhile, of which the answer tells
             self._connection.send(image_id)
         return self._answer("fetch", "fetching the image")
@@ -185,13 +188,13 @@ class _Child:
         limits_s = self._limits_s
         try:
             while self._connection.poll(limit_s := limits_s[kind]):
-                word, *content = self._connection.recv()
-                if word == "doing":
+                message, *content = self._connection.recv()
+                if message == "doing":
                     kind, doing = content
-                elif word == "error":
+                elif message == "error":
                     raise content[0]
                 else:
-                    if word == "lost":
+                    if message == "lost":
                         self.has_lost_device = True
                         self._kill()
                     return content[0]
@@ -207,7 +210,7 @@ class _Child:
 
 
 def _fetch_limit_s(job: Job) -> float:
-    """More than fetching takes that ends with an answer: two attempts, and two minutes of storage between them."""
+    """Longer than any fetch that still answers: two attempts, with two minutes of asking storage between them."""
     return max(job.stall_timeout_s, 2 * fetch_limit_s(job) + _OUTAGE_S)
 
 
@@ -218,7 +221,7 @@ def _cause_of_death(exit_code: int | None) -> str:
 
 
 def _serve(job: Job, connection: Connection) -> None:
-    """The child: answers each image with ("result", table) or ("failed", reason), and tells what it is doing before.
+    """The child: answers each image with ("result", table) or ("failed", reason), and reports each step before.
 
     ("lost", reason) is a failure after which the device is of no more use to this process. ("error", SamPipelineError)
     concerns the run and not an image.
@@ -232,7 +235,7 @@ def _serve(job: Job, connection: Connection) -> None:
         connection.send(_annotated(*_blank_image(), engine, job, connection))
         for image_id in iter(connection.recv, None):
             try:
-                (planned,) = planned_rows(np.array([image_id]), job)
+                (planned,) = planned_images(np.array([image_id]), job)
                 (data,) = fetch_planned([planned], job)
             except MemoryError as error:
                 connection.send(_failure(error))
@@ -243,7 +246,7 @@ def _serve(job: Job, connection: Connection) -> None:
 
 
 def _annotated(
-    planned: dict[str, Any], data: Fetched, engine: Engine, job: Job, connection: Connection
+    planned: PlannedImage, data: Fetched, engine: Engine, job: Job, connection: Connection
 ) -> tuple[str, Any]:
     try:
         connection.send(("doing", "stage", "reading the image"))
@@ -268,7 +271,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _blank_image() -> tuple[dict[str, Any], bytes]:
+def _blank_image() -> tuple[PlannedImage, bytes]:
     file = io.BytesIO()
     Image.new("RGB", (64, 64), "white").save(file, "PNG")
-    return {"image_id": -1, "uri": "a blank image", "extra": None, "prompts": []}, file.getvalue()
+    data = file.getvalue()
+    return PlannedImage(-1, SourceObject("a blank image", len(data), None), []), data

@@ -39,7 +39,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def each_in_time(items: Iterable[T], seconds: float) -> Iterator[T]:
-    """Pass items on, and end this process if one of them takes longer."""
+    """Hand items on, and end this process if one of them takes longer."""
     iterator = iter(items)
     while True:
         with time_limit(seconds):

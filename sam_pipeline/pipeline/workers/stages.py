@@ -1,12 +1,12 @@
 """The stages between the plan and the commit. Each takes and gives Arrow tables and delegates the work.
 
-An image that cannot be read passes through every stage with its status, without crops, and ends as a row.
+An image that cannot be read goes through every stage with its status, without crops, and ends as a row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
@@ -18,7 +18,7 @@ from PIL import Image
 from sam_pipeline.masks.prompts import ImagePrompts, UnusablePrompt, resolve_prompts
 from sam_pipeline.masks.records import MaskRecord
 from sam_pipeline.pipeline.job import EncodedImage, Engine, Job
-from sam_pipeline.pipeline.monitor import batch_errors_told, errors_told
+from sam_pipeline.pipeline.monitor import report_batch_errors, report_errors
 from sam_pipeline.pipeline.workers.blocks import as_block, images_of
 from sam_pipeline.pipeline.workers.columns import (
     PreparedImage,
@@ -42,7 +42,7 @@ from sam_pipeline.storage.inputs.fetching import (
     TooLargeToFetchError,
 )
 from sam_pipeline.storage.inputs.reading import fetch_images, reading_order
-from sam_pipeline.storage.inputs.source_object import object_of_row
+from sam_pipeline.storage.inputs.source_object import SourceObject, object_of_row
 from sam_pipeline.storage.tables.plan import read_planned
 from sam_pipeline.storage.tables.prompts import read_image_prompts
 from sam_pipeline.storage.tables.results import put_shard
@@ -50,79 +50,91 @@ from sam_pipeline.storage.tables.results import put_shard
 _LEAST_FETCH_LIMIT_S = 30.0
 
 
+@dataclass(frozen=True)
+class PlannedImage:
+    """An image of the plan: a row of IMAGES_SCHEMA, with its prompts."""
+
+    image_id: int
+    source: SourceObject
+    prompts: Sequence[dict[str, Any]]
+    """Rows of PROMPT_TYPE."""
+
+
 def read_images(chunks: pa.Table, job: Job, block_images: int, monitor: Any) -> Iterator[pa.Table]:
     """Fetch, decode, orient and resize the pending images of each chunk; yields blocks of block_images of them."""
     limit_memory(job.worker_memory_bytes)
-    with errors_told(monitor):
+    with report_errors(monitor):
         for chunk in chunks.to_pylist():
-            rows = planned_rows(np.frombuffer(chunk["image_ids"], np.int64), job)
-            rows.sort(key=lambda row: reading_order(object_of_row(row)))
-            fetched = zip(rows, fetch_planned(rows, job), strict=True)
-            prepared = (prepare_image(row, data, job) for row, data in fetched)
+            planned = planned_images(np.frombuffer(chunk["image_ids"], np.int64), job)
+            planned.sort(key=lambda image: reading_order(image.source))
+            fetched = zip(planned, fetch_planned(planned, job), strict=True)
+            prepared = (prepare_image(image, data, job) for image, data in fetched)
             while images := list(islice(prepared, block_images)):
                 yield as_block(images_table(images))
                 del images  # they are in the block
 
 
-def planned_rows(image_ids: npt.NDArray[np.int64], job: Job) -> list[dict[str, Any]]:
-    """What is planned for images, (N,) ascending: rows of IMAGES_SCHEMA, and their prompts, rows of PROMPT_TYPE."""
-    rows: list[dict[str, Any]] = read_planned(job.output, image_ids, job.storage_options).to_pylist()
+def planned_images(image_ids: npt.NDArray[np.int64], job: Job) -> list[PlannedImage]:
+    """What is planned for images, (N,) ascending."""
+    rows = read_planned(job.output, image_ids, job.storage_options).to_pylist()
     prompts = read_image_prompts(job.output, image_ids, job.storage_options) if job.has_prompts else {}
-    return [row | {"prompts": prompts.get(row["image_id"], [])} for row in rows]
+    return [PlannedImage(row["image_id"], object_of_row(row), prompts.get(row["image_id"], [])) for row in rows]
 
 
-def fetch_planned(rows: Sequence[dict[str, Any]], job: Job) -> Iterator[Fetched]:
-    """Fetch the bytes of planned rows, a few at a time."""
-    images = [object_of_row(row) for row in rows]
-    return fetch_images(images, job.storage_options, job.probe_uri, limit_s=fetch_limit_s(job))
+def fetch_planned(images: Sequence[PlannedImage], job: Job) -> Iterator[Fetched]:
+    """Fetch the bytes of planned images, a few at a time."""
+    sources = [image.source for image in images]
+    return fetch_images(sources, job.storage_options, job.probe_uri, limit_s=fetch_limit_s(job))
 
 
 def fetch_limit_s(job: Job) -> float:
-    """In which an object must come: no less than it takes storage that stalls to be asked again."""
+    """Seconds that fetching an object may take: enough to ask a storage that stalls once more."""
     return min(FETCH_LIMIT_S, max(_LEAST_FETCH_LIMIT_S, job.image_timeout_s))
 
 
-def prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> PreparedImage:
-    """One planned row and what was fetched for it → its crops, or a status and an error."""
+def prepare_image(planned: PlannedImage, data: Fetched, job: Job) -> PreparedImage:
+    """A planned image and what was fetched for it → its crops, or a status and an error."""
     with time_limit(job.image_timeout_s):
-        return _prepare_image(planned, data, job)
+        image, status, error = _decoded(data, job.config.max_pixels)
+        asks_for_nothing = job.mode == "prompted" and not planned.prompts
+        return PreparedImage(
+            image_id=planned.image_id,
+            uri=planned.source.uri,
+            height=None if image is None else image.height,
+            width=None if image is None else image.width,
+            status=status,
+            error=error,
+            extra=planned.source.extra,
+            prompts=pack_prompts(planned.prompts),
+            crops=[] if image is None or asks_for_nothing else job.backend.prepare(image, job.generator_settings),
+        )
 
 
-def _prepare_image(planned: dict[str, Any], data: Fetched, job: Job) -> PreparedImage:
-    image: Image.Image | None = None
-    status, error = "ok", None
-    if isinstance(data, MemoryError):
-        raise data  # of this worker, not of the image: alone it may be read
-    if isinstance(data, ChangedError):
-        status, error = "changed", one_line(data)
-    elif isinstance(data, TooLargeToFetchError):
-        status, error = "too_large", one_line(data)
-    elif isinstance(data, RefusedError):
-        status, error = "fetch_error", one_line(data)
-    elif isinstance(data, Exception):
-        status, error = "fetch_error", f"{type(data).__name__}: {one_line(data)}"
-    else:
-        try:
-            image = decode_image(data, max_pixels=job.config.max_pixels)
-        except DecodeError as failure:
-            status, error = "decode_error", one_line(failure)
-        except TooLargeError as failure:
-            if isinstance(failure.__cause__, MemoryError):
-                raise failure.__cause__ from None  # likewise
-            status, error = "too_large", one_line(failure)
-    height, width = (None, None) if image is None else (image.height, image.width)
-    asks_for_nothing = job.mode == "prompted" and not planned["prompts"]
-    return PreparedImage(
-        image_id=planned["image_id"],
-        uri=planned["uri"],
-        height=height,
-        width=width,
-        status=status,
-        error=error,
-        extra=planned["extra"],
-        prompts=pack_prompts(planned["prompts"]),
-        crops=[] if image is None or asks_for_nothing else job.backend.prepare(image, job.crop_settings),
-    )
+def _decoded(data: Fetched, max_pixels: int) -> tuple[Image.Image | None, str, str | None]:
+    """The image with its status, or None with a status and an error.
+
+    Raises:
+        MemoryError: this worker's, and not the image's: alone it may be read.
+    """
+    match data:
+        case MemoryError():
+            raise data
+        case ChangedError():
+            return None, "changed", one_line(data)
+        case TooLargeToFetchError():
+            return None, "too_large", one_line(data)
+        case RefusedError():
+            return None, "fetch_error", one_line(data)
+        case Exception():
+            return None, "fetch_error", f"{type(data).__name__}: {one_line(data)}"
+    try:
+        return decode_image(data, max_pixels=max_pixels), "ok", None
+    except DecodeError as failure:
+        return None, "decode_error", one_line(failure)
+    except TooLargeError as failure:
+        if isinstance(failure.__cause__, MemoryError):
+            raise failure.__cause__ from None
+        return None, "too_large", one_line(failure)
 
 
 def encode_images(images: pa.Table, engine: Engine, batch_size: int, job: Job) -> pa.Table:
@@ -162,37 +174,37 @@ class Encoder:
 
     def __init__(self, job: Job, batch_size: int, monitor: Any) -> None:
         self._job, self._batch_size, self._monitor = job, batch_size, monitor
-        with errors_told(monitor), limit_memory_after(job.worker_memory_bytes):
+        with report_errors(monitor), limit_memory_after(job.worker_memory_bytes):
             self._engine = job.backend.load(job, "encode")
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """See encode_images; blocks in, blocks out."""
-        with batch_errors_told(self._monitor):
+        with report_batch_errors(self._monitor):
             return as_block(encode_images(images_of(block), self._engine, self._batch_size, self._job))
 
 
 class Decoder:
-    """Actor: image embeddings → masks, and word of each image to the driver."""
+    """Actor: image embeddings → masks; reports each image to the driver."""
 
     def __init__(self, job: Job, monitor: Any) -> None:
         self._job, self._monitor = job, monitor
-        with errors_told(monitor), limit_memory_after(job.worker_memory_bytes):
+        with report_errors(monitor), limit_memory_after(job.worker_memory_bytes):
             self._engine = job.backend.load(job, "decode")
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """See decode_masks; a block in, a row an image out."""
-        with batch_errors_told(self._monitor):
+        with report_batch_errors(self._monitor):
             results = decode_masks(images_of(block), self._engine, self._job)
-        tell_images(self._monitor, results)
+        report_progress(self._monitor, results)
         return results
 
 
-def tell_images(monitor: Any, results: pa.Table) -> None:
-    """Let the driver show what was done."""
+def report_progress(monitor: Any, results: pa.Table) -> None:
+    """Report images to the driver, which shows what was done."""
     monitor.add.remote(list(zip(results["status"].to_pylist(), results["num_masks"].to_pylist(), strict=True)))
 
 
 def write_shard(results: pa.Table, job: Job, monitor: Any) -> pa.Table:
     """Put one shard; the driver commits it."""
-    with errors_told(monitor):
+    with report_errors(monitor):
         return shard_row(put_shard(job.output, results, job.storage_options, table_id=job.table_id))

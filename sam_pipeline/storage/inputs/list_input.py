@@ -67,39 +67,33 @@ def list_input(config: PlanConfig) -> ListedInput:
         InputError: the input cannot be read, is of no known kind, or nothing is left of it.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
-    assert config.input is not None, "checked by the caller"
-    uri = absolute_uri(config.input)
+    assert config.images.input is not None, "checked by the caller"
+    uri = absolute_uri(config.images.input)
     left_out = table_uris(absolute_uri(config.output))
-    source_options = SourceOptions(
-        config.storage_options, config.input_column, config.image_root, config.keep, config.allow_http, left_out
-    )
-    input_format = config.input_format if config.input_format != "auto" else _format_of(uri, source_options)
+    source_options = SourceOptions(config.storage_options, config.images, left_out)
+    asked_for = config.images.input_format
+    input_format = asked_for if asked_for != "auto" else _format_of(uri, source_options)
     try:
         found = list(_images(uri, input_format, source_options))
     except NoFilesError as error:
-        if config.input_format != "auto" or input_format != "files":
+        if asked_for != "auto" or input_format != "files":
             raise
         input_format = _format_below(uri, source_options, error)
         found = list(_images(uri, input_format, source_options))
-    chosen = select(
-        pa.concat_tables([SOURCE_SCHEMA.empty_table(), *found]),
-        config.include,
-        config.exclude,
-        config.limit,
-        config.sample,
-        config.seed,
-    )
+    chosen = select(pa.concat_tables([SOURCE_SCHEMA.empty_table(), *found]), config.selection)
     if chosen.num_twice:
         logger.info("%d URIs came more than once and are planned once", chosen.num_twice)
     if chosen.num_excluded:
         logger.info("%d images were left out by --include and --exclude", chosen.num_excluded)
     if not chosen.images.num_rows:
-        raise InputError(f"no images are left of {config.input}")
+        raise InputError(f"no images are left of {config.images.input}")
     return ListedInput(chosen.images, input_format)
 
 
 def _images(uri: str, input_format: InputFormat, source_options: SourceOptions) -> Iterator[pa.Table]:
-    if input_format in ("files", "zip") and (source_options.keep or source_options.column is not None):
+    if input_format in ("files", "zip") and (
+        source_options.images.keep or source_options.images.input_column is not None
+    ):
         raise ConfigError(f"keep and input_column are for inputs with columns; {uri} is read as {input_format}")
     num_skipped, containers = 0, set[str]()
 
@@ -159,7 +153,7 @@ def _format_of(uri: str, source_options: SourceOptions) -> InputFormat:
         return _parquet_format(uri, source_options) if by_suffix == "parquet" else by_suffix
     head = read_head(uri, source_options.storage, HEAD_BYTES)
     if head is None:
-        asks_for_columns = bool(source_options.keep) or source_options.column is not None
+        asks_for_columns = bool(source_options.images.keep) or source_options.images.input_column is not None
         return _format_below(uri, source_options, None) if asks_for_columns else "files"
     if uri.lower().endswith(IMAGE_SUFFIXES) or is_image_data(head):
         return "files"

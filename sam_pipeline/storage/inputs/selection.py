@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from fsspec.utils import glob_translate
 
+from sam_pipeline.config import SelectionConfig
 from sam_pipeline.errors import InputError
 from sam_pipeline.safety.clean_text import one_line
 
@@ -37,14 +38,7 @@ class Selection:
     """Dropped by include and exclude."""
 
 
-def select(
-    images: pa.Table,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    limit: int | None = None,
-    sample: int | None = None,
-    seed: int = 0,
-) -> Selection:
+def select(images: pa.Table, selection: SelectionConfig) -> Selection:
     """Choose among images, and put them in the order of their URIs.
 
     A pattern is as in the input: `*` stands for any characters of one name, `?` for one, `[abc]` and `[a-c]` for one of
@@ -54,11 +48,7 @@ def select(
 
     Args:
         images: of SOURCE_SCHEMA, in any order.
-        include: patterns, of which an image must match one; none: all images.
-        exclude: patterns, of which an image must match none.
-        limit: keep the first so many, in the order of their URIs.
-        sample: keep so many at random: the same for the same URIs, number and seed.
-        seed: of sample.
+        selection: which of them. A sample is the same for the same URIs, number and seed.
 
     Returns:
         The chosen images, of which there may be none. Of those that have the same URI the first is kept.
@@ -67,17 +57,18 @@ def select(
         InputError: a pattern that cannot be understood, such as `[z-a]`.
     """
     is_chosen = pa.chunked_array([pa.repeat(pa.scalar(True), images.num_rows)])
-    if include:
-        is_chosen = _matches(images, include, "include")
-    if exclude:
-        is_chosen = pc.and_not(is_chosen, _matches(images, exclude, "exclude"))
-    chosen = images.filter(is_chosen) if include or exclude else images
+    if selection.include:
+        is_chosen = _matches(images, selection.include, "include")
+    if selection.exclude:
+        is_chosen = pc.and_not(is_chosen, _matches(images, selection.exclude, "exclude"))
+    chosen = images.filter(is_chosen) if selection.include or selection.exclude else images
     order = _order(chosen["uri"])
     rows = order[_is_first(take_rows(chosen.select(["uri"]), order)["uri"])]
     num_twice = chosen.num_rows - len(rows)
-    rows = rows[:limit]
-    if sample is not None and sample < len(rows):
-        drawn = np.random.default_rng(seed).choice(len(rows), size=sample, replace=False, shuffle=False)
+    rows = rows[: selection.limit]
+    if selection.sample is not None and selection.sample < len(rows):
+        rng = np.random.default_rng(selection.seed)
+        drawn = rng.choice(len(rows), size=selection.sample, replace=False, shuffle=False)
         rows = rows[np.sort(drawn)]
     return Selection(take_rows(chosen, rows), num_twice, images.num_rows - chosen.num_rows)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import pyarrow as pa
 
+from sam_pipeline.config import InputConfig
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 
 MAX_IMAGE_BYTES = 2**30
@@ -65,14 +66,8 @@ class SourceOptions:
 
     storage: StorageOptions
     """Fsspec options of remote filesystems."""
-    column: str | None = None
-    """Of a manifest or a Parquet file: the column with the URIs or the images. None: found by its name and type."""
-    image_root: str | None = None
-    """Folder or prefix that relative names in a manifest or an annotation file start from; None: where that file is."""
-    keep: tuple[str, ...] = ()
-    """Other columns of a manifest or a Parquet file to keep with each image, in SourceObject.extra."""
-    allow_http: bool = False
-    """Whether images may be fetched from http and https URIs."""
+    images: InputConfig = field(default_factory=InputConfig)
+    """How the images are to be read."""
     left_out: tuple[str, ...] = ()
     """Folders below the input that are no part of it: the tables of the output."""
 

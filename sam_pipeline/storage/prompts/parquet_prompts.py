@@ -40,7 +40,7 @@ def parquet_prompts(uri: str, prompt_options: PromptOptions, make: MakeRow, *, a
     for batch in _batches(uri, prompt_options, are_regions=are_regions):
         boxes, others = None, np.arange(batch.num_rows)
         if not are_regions:
-            boxes, others = box_prompts(batch, num_rows, prompt_options.bbox_format)
+            boxes, others = box_prompts(batch, num_rows, prompt_options.prompting.bbox_format)
         yield _merged(boxes, _row_by_row(batch, num_rows, others, make), others)
         num_rows += batch.num_rows
 

@@ -46,26 +46,25 @@ def read_prompts(uri: str, prompt_options: PromptOptions) -> Iterator[pa.Table]:
             score where a least one is given.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
+    min_score = prompt_options.prompting.min_score
     num_rows = num_scores = num_left_out = 0
     for part in _read(uri, prompt_options, are_regions=False):
         num_rows += part.num_rows
-        if prompt_options.min_score is None:
+        if min_score is None:
             yield part
             continue
         num_scores += part.num_rows - part["score"].null_count
         is_unknown = pc.and_(part["score"].is_null(), part["error"].is_valid())
-        is_enough = pc.fill_null(pc.greater_equal(part["score"], prompt_options.min_score), False)
+        is_enough = pc.fill_null(pc.greater_equal(part["score"], min_score), False)
         kept = part.filter(pc.or_(is_unknown, is_enough))
         num_left_out += part.num_rows - kept.num_rows
         yield kept
     if not num_rows:
         raise InputError(f"no prompts in {uri}")
-    if prompt_options.min_score is not None and not num_scores:
+    if min_score is not None and not num_scores:
         raise InputError(f"min_score needs scores, {uri} has none")
     if num_left_out:
-        logger.info(
-            "%d prompts have a score below %g, or none, and are left out", num_left_out, prompt_options.min_score
-        )
+        logger.info("%d prompts have a score below %g, or none, and are left out", num_left_out, min_score)
 
 
 def read_regions(uri: str, prompt_options: PromptOptions) -> Iterator[pa.Table]:
@@ -103,7 +102,7 @@ def list_prompt_files(uri: str, storage_options: StorageOptions) -> list[SourceO
 
 
 def _read(uri: str, prompt_options: PromptOptions, *, are_regions: bool) -> Iterator[pa.Table]:
-    make = partial(region_row if are_regions else prompt_row, bbox_format=prompt_options.bbox_format)
+    make = partial(region_row if are_regions else prompt_row, bbox_format=prompt_options.prompting.bbox_format)
     if _holds_labels(uri):
         return yolo_prompts(list_prompt_files(uri, prompt_options.storage), uri, prompt_options.storage)
     name = uri.lower()

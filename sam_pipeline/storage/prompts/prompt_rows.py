@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from sam_pipeline.config import BboxFormat
+from sam_pipeline.config import PromptConfig
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.inputs.lists.manifest import URI_COLUMNS, shown_names
 from sam_pipeline.storage.objects.filesystem import StorageOptions
@@ -79,10 +79,8 @@ class PromptOptions:
 
     storage: StorageOptions
     """Fsspec options of remote filesystems."""
-    bbox_format: BboxFormat = "xywh"
-    """Of the column bbox: corner and size, as in COCO, or two corners."""
-    min_score: float | None = None
-    """Prompts with a lower score are left out."""
+    prompting: PromptConfig = field(default_factory=PromptConfig)
+    """How its boxes are to be read, and which of its prompts are left out."""
     planned_from: str | None = None
     """What the images were planned from. Where that is the file of prompts itself, its images go by their ids."""
 

@@ -109,7 +109,7 @@ class Parts:
 @pytest.mark.usefixtures("engine")
 def test_the_prompts_of_an_image_are_answered_in_parts_and_before_the_grid(monkeypatch, mode, of_grid):
     monkeypatch.setattr(engine_module, "PromptedMaskGenerator", Parts)
-    monkeypatch.setattr(engine_module, "_PROMPTS_AT_ONCE", 2)
+    monkeypatch.setattr(engine_module, "MAX_PROMPTS_AT_ONCE", 2)
     monkeypatch.setattr(Halves, "finish", lambda _, detections: detections)
     engine = SamEngine(job_of(threads=torch.get_num_threads(), mode=mode), "both")
     images = [EncodedImage([EMBEDDING] * 3, (1, 1), ImagePrompts("abcde")), EncodedImage([], (1, 1), ImagePrompts())]
@@ -120,7 +120,7 @@ def test_the_prompts_of_an_image_are_answered_in_parts_and_before_the_grid(monke
 @pytest.mark.usefixtures("engine")
 def test_a_fast_device_waits_for_what_it_has_detected(monkeypatch):
     monkeypatch.setattr(engine_module, "PromptedMaskGenerator", Parts)
-    monkeypatch.setattr(engine_module, "_PROMPTS_AT_ONCE", 1)
+    monkeypatch.setattr(engine_module, "MAX_PROMPTS_AT_ONCE", 1)
     engine = SamEngine(job_of(threads=torch.get_num_threads(), mode="prompted"), "both")
     images = [EncodedImage([EMBEDDING], (1, 1), ImagePrompts("abcdef")) for _ in range(2)]
     assert [len(masks) for masks in engine.decode(images)] == [6, 6]

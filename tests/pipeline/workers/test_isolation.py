@@ -2,11 +2,12 @@
 
 import pytest
 
-from sam_pipeline.config import AnnotateConfig, PlanConfig
+from sam_pipeline.config import AnnotateConfig
 from sam_pipeline.errors import RunFailedError
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.workers.columns import shards_of
 from sam_pipeline.pipeline.workers.isolation import IsolatedAnnotator, _Child
+from tests.configs import plan_config
 from tests.end_to_end.tables import read_rows
 from tests.faults.fake_engine import Instructions, fake_backend, image_file
 from tests.pipeline.jobs import Monitor, job_of
@@ -24,7 +25,7 @@ def folder(tmp_path):
 
 def job_for(folder, instructions=None, **changes):
     output = str(folder.parent / "run")
-    ensure_plan(PlanConfig(output=output, input=str(folder)))
+    ensure_plan(plan_config(output=output, input=str(folder)))
     return job_of(AnnotateConfig(output=output), backend=fake_backend(instructions or Instructions()), **changes)
 
 

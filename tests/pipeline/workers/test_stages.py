@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sam_pipeline.config import AnnotateConfig, MaskConfig, PlanConfig
+from sam_pipeline.config import AnnotateConfig, MaskConfig
 from sam_pipeline.masks.prompts import UnusablePrompt
 from sam_pipeline.masks.records import PromptedMaskRecord
 from sam_pipeline.pipeline.job import Backend
@@ -19,6 +19,7 @@ from sam_pipeline.storage.tables.prompts import write_prompts
 from sam_pipeline.storage.tables.result_reading import read_results
 from sam_pipeline.storage.tables.results import open_results
 from sam_pipeline.storage.tables.schema import PROMPTS_SCHEMA
+from tests.configs import plan_config
 from tests.pipeline.jobs import Monitor, job_of, read_tables
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import mask, results_table, row, take_over
@@ -44,7 +45,7 @@ def folder(tmp_path):
 
 def job_for(folder, **masks):
     output = str(folder.parent / "run")
-    ensure_plan(PlanConfig(output=output, input=str(folder)))
+    ensure_plan(plan_config(output=output, input=str(folder)))
     config = AnnotateConfig(output=output, max_pixels=10_000, masks=MaskConfig(**masks))
     return job_of(config)
 

@@ -5,6 +5,7 @@ import uuid
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
+from sam_pipeline.config import InputConfig
 from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceObject, SourceOptions, object_of_row
 from sam_pipeline.storage.objects.local_files import LocalFiles
 
@@ -42,7 +43,7 @@ class ArchiveStore:
             for number, item in enumerate(data)
         ]
         self.ranges.clear()
-        tables = list(self.list_images(containers, SourceOptions({}, keep=tuple(keep)), **options))
+        tables = list(self.list_images(containers, SourceOptions({}, InputConfig(keep=tuple(keep))), **options))
         assert all(table.schema == SOURCE_SCHEMA for table in tables)
         return [object_of_row(row) for table in tables for row in table.to_pylist()]
 

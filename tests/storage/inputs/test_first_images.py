@@ -9,21 +9,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sam_pipeline.config import PlanConfig
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.inputs import first_images
 from sam_pipeline.storage.inputs import reading as containers
 from sam_pipeline.storage.inputs.first_images import check_first_images, spread_images
 from sam_pipeline.storage.inputs.list_input import list_input
 from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
+from tests.configs import plan_config
 from tests.storage.image_files import noise, saved
 
 PNG = saved(noise(4, 5), "PNG")
 
 
 def check(path, **settings):
-    config = PlanConfig(output="run", input=str(path), **settings)
-    check_first_images(list_input(config), config.input, {})
+    config = plan_config(output="run", input=str(path), **settings)
+    check_first_images(list_input(config), str(path), {})
 
 
 def refused(path, **settings):

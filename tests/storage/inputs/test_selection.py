@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from sam_pipeline.config import SelectionConfig
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.inputs import selection
 from sam_pipeline.storage.inputs.selection import select, take_rows
@@ -23,7 +24,7 @@ def member(container, name):
 
 
 def chosen(images, **options):
-    return select(images, **options).images["uri"].to_pylist()
+    return select(images, SelectionConfig(**options)).images["uri"].to_pylist()
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_a_pattern_is_for_the_whole_uri_or_the_end_of_it(pattern, matches):
     uris = ["s3://bucket/in/a.jpg", "s3://bucket/in/b.jpg", "s3://bucket/in/a.png", "s3://bucket/out/long.jpg"]
     expected = [uri for uri, match in zip(uris, matches, strict=True) if match]
     assert chosen(table(*uris), include=[pattern]) == sorted(expected)
-    selected = select(table(*uris), exclude=[pattern])
+    selected = select(table(*uris), SelectionConfig(exclude=[pattern]))
     assert selected.images["uri"].to_pylist() == sorted(set(uris) - set(expected))
     assert selected.num_excluded == len(expected)
 
@@ -92,7 +93,7 @@ def test_any_and_all_patterns():
     images = table("s3://b/1.jpg", "s3://b/2.png", "s3://b/3.gif")
     assert chosen(images, include=["*.jpg", "*.png"]) == ["s3://b/1.jpg", "s3://b/2.png"]
     assert chosen(images, exclude=["*.jpg", "*.png"]) == ["s3://b/3.gif"]
-    selected = select(images, include=["*.jpg", "*.png"], exclude=["1*"])
+    selected = select(images, SelectionConfig(include=["*.jpg", "*.png"], exclude=["1*"]))
     assert (selected.images["uri"].to_pylist(), selected.num_excluded) == (["s3://b/2.png"], 2)
 
 
@@ -115,7 +116,7 @@ def test_the_name_of_a_member_is_a_last_part_and_that_of_an_object_is_not_divide
 @pytest.mark.parametrize("pattern", ["[z-a]", "a**", "in/**.jpg"])
 def test_a_pattern_that_means_nothing_is_an_input_error(pattern):
     with pytest.raises(InputError, match="cannot understand the pattern ") as caught:
-        select(table(*LETTERS), include=[pattern])
+        select(table(*LETTERS), SelectionConfig(include=[pattern]))
     assert repr(pattern) in str(caught.value)
 
 
@@ -145,22 +146,22 @@ def test_images_are_put_in_the_order_of_their_uris_with_all_that_is_known():
         for number, uri in enumerate(uris)
     )
     expected = sorted(images.to_pylist(), key=lambda row: row["uri"])
-    assert select(images).images.to_pylist() == expected
-    assert select(images).images.schema == SOURCE_SCHEMA
+    assert select(images, SelectionConfig()).images.to_pylist() == expected
+    assert select(images, SelectionConfig()).images.schema == SOURCE_SCHEMA
     assert [row["uri"] for row in expected] == ["s3://b/B", "s3://b/a", "s3://b/a/z", "s3://b/c", "s3://b/é"]
 
 
 def test_of_images_with_the_same_uri_the_first_is_kept():
     images = pa.concat_tables([table("b", "a", "b"), table("b", "c", "a")])
-    selected = select(images)
+    selected = select(images, SelectionConfig())
     assert selected.num_twice == 3
     assert selected.images.select(["uri", "size_bytes"]).to_pylist() == [
         {"uri": "a", "size_bytes": 1},
         {"uri": "b", "size_bytes": 0},
         {"uri": "c", "size_bytes": 1},
     ]
-    assert select(table("a", "a", "b"), limit=2).num_twice == 1
-    assert select(table("a", "a", "b", "b"), exclude=["b"]).num_twice == 1
+    assert select(table("a", "a", "b"), SelectionConfig(limit=2)).num_twice == 1
+    assert select(table("a", "a", "b", "b"), SelectionConfig(exclude=["b"])).num_twice == 1
 
 
 def test_a_limit_takes_the_first_in_order():
@@ -199,9 +200,9 @@ def test_nothing_is_chosen_from_nothing():
         table("a.png"),
         pa.table({field.name: pa.chunked_array([], field.type) for field in SOURCE_SCHEMA}, schema=SOURCE_SCHEMA),
     ):
-        selected = select(images, include=["*.jpg"], sample=3)
+        selected = select(images, SelectionConfig(include=["*.jpg"], sample=3))
         assert (selected.images, selected.num_twice) == (SOURCE_SCHEMA.empty_table(), 0)
-        assert select(images, include=["*.jpg"], limit=3).images.num_rows == 0
+        assert select(images, SelectionConfig(include=["*.jpg"], limit=3)).images.num_rows == 0
 
 
 def test_rows_are_taken_across_parts(monkeypatch):

@@ -11,6 +11,7 @@ import tracemalloc
 
 import pytest
 
+from sam_pipeline.config import PromptConfig
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.inputs.containers.tars import read_tar_members, tar_images
 from sam_pipeline.storage.inputs.lists.manifest import manifest_images
@@ -73,7 +74,7 @@ def test_a_list_that_unpacks_to_far_more_is_refused(tmp_path, name):
 def test_prompts_that_unpack_to_far_more_are_refused(tmp_path):
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(LISTS["a.jsonl.gz"]))
     with pytest.raises(InputError, match=REASON):
-        list(read_prompts(str(tmp_path / "a.jsonl.gz"), PromptOptions({}, "xywh", None, "")))
+        list(read_prompts(str(tmp_path / "a.jsonl.gz"), PromptOptions({}, PromptConfig(), "")))
 
 
 def test_json_that_unpacks_to_far_more_is_not_said_to_be_no_json(tmp_path):

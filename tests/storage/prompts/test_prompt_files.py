@@ -14,12 +14,13 @@ from sam_pipeline.errors import InputError
 from sam_pipeline.storage.prompts import json_line_prompts, parquet_prompts
 from sam_pipeline.storage.prompts.prompt_files import list_prompt_files, read_prompts, read_regions
 from sam_pipeline.storage.prompts.prompt_rows import KEYED_PROMPTS, PromptOptions
+from tests.storage.prompts.reading import prompt_options
 
 BOX = [1, 2, 3, 4]
 
 
 def rows_of(path, read=read_prompts, **options):
-    parts = list(read(str(path), PromptOptions({}, **options)))
+    parts = list(read(str(path), prompt_options(path, **options)))
     assert all(part.schema == KEYED_PROMPTS for part in parts)
     return [
         {name: value for name, value in row.items() if value is not None} for row in pa.concat_tables(parts).to_pylist()

@@ -55,8 +55,8 @@ def is_parquet_of_images(uri: str, source_options: SourceOptions) -> bool:
         except FileNotFoundError:
             raise InputError(f"input not found: {uri}") from None
     candidates = _candidates(schema)
-    if source_options.column is not None:
-        return source_options.column in candidates
+    if source_options.images.input_column is not None:
+        return source_options.images.input_column in candidates
     names_uris = any(name in schema.names and holds_text(schema.field(name).type) for name in URI_COLUMNS)
     return any(not names_uris or name in _IMAGE_NAMES or path != name for name, path in candidates.items())
 
@@ -165,20 +165,19 @@ def _plan_or_say(container: SourceObject, source_options: SourceOptions) -> _Pla
 
 def _plan(uri: str, source_options: SourceOptions) -> _Planned:
     with open_parquet(uri, source_options.storage) as parquet:
-        column = _image_column(parquet, source_options.column)
-        for name in source_options.keep:
+        column = _image_column(parquet, source_options.images.input_column)
+        for name in source_options.images.keep:
             if name not in parquet.schema_arrow.names:
                 raise _UnusableError(f"no column {name!r} to keep: there are {_names(parquet.schema_arrow)}")
             check_keepable(name, parquet.schema_arrow.field(name).type)
-        extra = _kept(uri, source_options) if source_options.keep else None
+        extra = _kept(uri, source_options) if source_options.images.keep else None
         return _Planned(parquet.metadata.num_rows, column, why_null(parquet, column), extra)
 
 
 def _kept(uri: str, source_options: SourceOptions) -> list[pa.Array]:
-    batches = read_columns(
-        uri, dict.fromkeys(source_options.keep, MAX_OBJECT_BYTES + 1), _ROWS_AT_ONCE, source_options.storage
-    )
-    kept = [json_objects({name: batch.column(name) for name in source_options.keep}) for batch in batches]
+    keep = source_options.images.keep
+    batches = read_columns(uri, dict.fromkeys(keep, MAX_OBJECT_BYTES + 1), _ROWS_AT_ONCE, source_options.storage)
+    kept = [json_objects({name: batch.column(name) for name in keep}) for batch in batches]
     extra = pa.chunked_array(kept, pa.string())
     return [extra.slice(first, _ROWS_AT_ONCE).combine_chunks() for first in range(0, len(extra), _ROWS_AT_ONCE)]
 

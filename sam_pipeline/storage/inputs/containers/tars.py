@@ -64,7 +64,7 @@ def tar_images(
     members of an archive share a name, the second is called `name~2`, and so on.
 
     WebDataset puts files with the name of an image beside it (`0001.jpg`, `0001.json`, `0001.cls` in succession). Those
-    whose extension is in source_options.keep go into the image's `extra`: JSON parsed, anything else as text. A file
+    whose extension is in `keep` go into the image's `extra`: JSON parsed, anything else as text. A file
     that is larger than 1 MiB, not UTF-8 or not JSON is null there; the log counts these, with the reason for one.
 
     What an archive holds never raises. A sparse file becomes a row with `error`. Where an archive is damaged, cut, or
@@ -87,7 +87,7 @@ def tar_images(
     yield from tables_in_order(
         containers, partial(_index, source_options=source_options, extensions=extensions), on_skipped
     )
-    for name in source_options.keep:
+    for name in source_options.images.keep:
         if name.lower() not in extensions:
             logger.warning("no image has a file .%s beside it that could be kept", name)
 
@@ -178,7 +178,7 @@ def _index(container: SourceObject, source_options: SourceOptions, extensions: s
 
 
 def _entries(container: SourceObject, source_options: SourceOptions) -> Iterator[_Entry]:
-    keep = {name.lower() for name in source_options.keep}
+    keep = {name.lower() for name in source_options.images.keep}
     seen: Counter[str] = Counter()
     num_members = 0
     is_tar = False

@@ -40,12 +40,12 @@ def coco_images(uri: str, source_options: SourceOptions) -> Iterator[pa.Table]:
     """
     naming = named_uris(uri, source_options)
     entries = _entries(uri, source_options)
-    _check_kept(uri, entries, source_options.keep)
+    _check_kept(uri, entries, source_options.images.keep)
     seen: set[int | str] = set()
     for first in range(0, len(entries), _TABLE_ROWS):
         some = entries[first : first + _TABLE_ROWS]
         names = names_of(_name(entry, source_options) for entry in some)
-        extra = checked_size(pa.array([_extra(entry, source_options.keep) for entry in some], pa.string()))
+        extra = checked_size(pa.array([_extra(entry, source_options.images.keep) for entry in some], pa.string()))
         table = naming.table(names, first, extra)
         yield _with_errors(table, [_problem(entry, seen) for entry in some], f"{naming.list_uri}#row-", first)
 
@@ -85,7 +85,7 @@ def _check_kept(uri: str, entries: Sequence[Any], keep: Sequence[str]) -> None:
 def _name(entry: Any, source_options: SourceOptions) -> object:
     if not isinstance(entry, dict):
         return None
-    use_url = source_options.allow_http and source_options.image_root is None
+    use_url = source_options.images.allow_http and source_options.images.image_root is None
     return (entry.get("coco_url") if use_url else None) or entry.get("file_name")
 
 

@@ -111,14 +111,17 @@ def _wanted_columns(
         InputError: there is none of that name, or none to be taken for the one with the URIs.
     """
     there = shown_names(columns)
-    asked_for = [*([] if source_options.column is None else [source_options.column]), *source_options.keep]
+    asked_for = [
+        *([] if source_options.images.input_column is None else [source_options.images.input_column]),
+        *source_options.images.keep,
+    ]
     for name in asked_for:
         if name not in columns:
             raise InputError(f"no column {name!r} in {uri}; its columns: {there}")
-    chosen = source_options.column or _column_of_names(uri, columns, first_values)
+    chosen = source_options.images.input_column or _column_of_names(uri, columns, first_values)
     if columns[chosen] is False:
         raise InputError(f"column {chosen!r} of {uri} holds no text; its columns: {there}")
-    return WantedColumns(chosen, source_options.keep)
+    return WantedColumns(chosen, source_options.images.keep)
 
 
 def _column_of_names(uri: str, columns: Mapping[str, bool | None], first_values: FirstValues) -> str:

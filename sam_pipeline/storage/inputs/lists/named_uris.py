@@ -175,16 +175,16 @@ def named_uris(list_uri: str, source_options: SourceOptions) -> NamedUris:
     """
     where = _uri_of(list_uri)
     root = where.rpartition("/")[0]
-    if source_options.image_root is not None:
-        root = source_options.image_root
-        if source_options.allow_http and protocol_of(root) in HTTP_SCHEMES:
+    if source_options.images.image_root is not None:
+        root = source_options.images.image_root
+        if source_options.images.allow_http and protocol_of(root) in HTTP_SCHEMES:
             check_uri(root, other_schemes=HTTP_SCHEMES)
         elif _ALL_BUCKETS.fullmatch(root):
             absolute_uri(f"{root}a-bucket")  # is the scheme one that can be read?
             root = f"{protocol_of(root)}://"
         else:
             root = _uri_of(absolute_uri(root))
-    return NamedUris(where, root if root.endswith("/") else f"{root}/", source_options.allow_http)
+    return NamedUris(where, root if root.endswith("/") else f"{root}/", source_options.images.allow_http)
 
 
 def names_of(values: Iterable[object]) -> pa.Array:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sam_pipeline.config import InputConfig
 from sam_pipeline.errors import InputError, StorageUnavailableError
 from sam_pipeline.storage.inputs.containers import parquet_images as planning
 from sam_pipeline.storage.inputs.containers.parquet_images import is_parquet_of_images, parquet_images
@@ -47,7 +48,7 @@ def images_in(containers, options=OPTIONS):
 )
 def test_the_columns_tell_a_file_of_images_from_a_list_of_uris(tmp_path, columns, column, expected):
     container = write(tmp_path / "a.parquet", columns)
-    assert is_parquet_of_images(container.uri, SourceOptions({}, column)) is expected
+    assert is_parquet_of_images(container.uri, SourceOptions({}, InputConfig(input_column=column))) is expected
 
 
 def test_what_is_no_parquet_or_is_not_there_has_no_columns(tmp_path):
@@ -79,7 +80,7 @@ def test_many_rows_come_in_parts_that_go_on_counting(tmp_path, monkeypatch):
     monkeypatch.setattr(planning, "_ROWS_AT_ONCE", 4)
     columns = {"image": pa.array([b"x", None, *[b"x"] * 5, None, None, b"x"]), "n": list(range(10))}
     container = write(tmp_path / "a.parquet", columns, row_group_size=3)
-    tables = list(parquet_images([container], SourceOptions({}, keep=("n",))))
+    tables = list(parquet_images([container], SourceOptions({}, InputConfig(keep=("n",)))))
     assert [table.num_rows for table in tables] == [4, 4, 2]
     images = [object_of_row(row) for table in tables for row in table.to_pylist()]
     assert [image.location.offset for image in images] == list(range(10))
@@ -129,7 +130,8 @@ def test_of_several_columns_of_bytes_the_one_that_begins_as_images_do_is_taken(t
 
 def test_a_column_that_is_asked_for_is_taken(tmp_path):
     container = write(tmp_path / "a.parquet", {"image": [b"x"], "depth": hugging_face([{"bytes": b"d", "path": ""}])})
-    assert images_in([container], SourceOptions({}, "depth"))[0].location.column == "depth.bytes"
+    (image,) = images_in([container], SourceOptions({}, InputConfig(input_column="depth")))
+    assert image.location.column == "depth.bytes"
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ def test_a_column_that_is_asked_for_is_taken(tmp_path):
 def test_a_column_that_cannot_be_told_is_an_input_error_that_names_them(tmp_path, columns, column, message):
     container = write(tmp_path / "a.parquet", columns)
     with pytest.raises(InputError, match=message):
-        images_in([container], SourceOptions({}, column))
+        images_in([container], SourceOptions({}, InputConfig(input_column=column)))
 
 
 def test_kept_columns_become_one_json_object_an_image(tmp_path):
@@ -161,7 +163,9 @@ def test_kept_columns_become_one_json_object_an_image(tmp_path):
     container = write(tmp_path / "a.parquet", columns)
     # Not in the order of the file.
     keep = ("tags", "label", "day", "when", "caption", "meta")
-    first, second = (json.loads(image.extra) for image in images_in([container], SourceOptions({}, keep=keep)))
+    first, second = (
+        json.loads(image.extra) for image in images_in([container], SourceOptions({}, InputConfig(keep=keep)))
+    )
     assert list(first) == list(keep)
     assert first["caption"] == 'a "quoted" é'
     assert (first["label"], second["label"]) == (3, None)
@@ -174,7 +178,7 @@ def test_bytes_are_not_kept(tmp_path, name):
     columns = {"image": [b"x"], "depth": hugging_face([{"bytes": b"d", "path": ""}]), "frames": [[b"x"]]}
     containers = [write(tmp_path / "a.parquet", {"image": [b"x"]}), write(tmp_path / "b.parquet", columns)]
     with pytest.raises(InputError, match=f"column '{name}' cannot be kept"):
-        images_in(containers, SourceOptions({}, "image", keep=(name,)))
+        images_in(containers, SourceOptions({}, InputConfig(input_column="image", keep=(name,))))
 
 
 def test_only_kept_columns_are_read(tmp_path, monkeypatch):
@@ -186,7 +190,7 @@ def test_only_kept_columns_are_read(tmp_path, monkeypatch):
         return real(self, *arguments, columns=columns, **options)
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
-    assert images_in([container], SourceOptions({}, keep=("label",)))[0].extra == '{"label": 1}'
+    assert images_in([container], SourceOptions({}, InputConfig(keep=("label",))))[0].extra == '{"label": 1}'
 
 
 def test_files_that_cannot_be_used_are_one_row_each_and_others_go_on(tmp_path):
@@ -199,7 +203,7 @@ def test_files_that_cannot_be_used_are_one_row_each_and_others_go_on(tmp_path):
         write(tmp_path / "bare.parquet", {"image": [b"x"]}),
         SourceObject(str(tmp_path / "gone.parquet"), 5, None),
     ]
-    images = images_in(containers, SourceOptions({}, keep=("label",)))
+    images = images_in(containers, SourceOptions({}, InputConfig(keep=("label",))))
     assert [(image.uri, image.location is None) for image in images] == [
         (f"{tmp_path}/damaged.parquet#", True),
         (f"{tmp_path}/good.parquet#000000000", False),

@@ -4,6 +4,7 @@ import json
 import pyarrow as pa
 import pytest
 
+from sam_pipeline.config import InputConfig
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.inputs.lists import coco
 from sam_pipeline.storage.inputs.lists.coco import coco_images
@@ -18,7 +19,7 @@ def read(tmp_path):
         path = tmp_path / "instances.json"
         content = images if isinstance(images, bytes) else json.dumps({"images": images, "annotations": []}).encode()
         path.write_bytes(content)
-        tables = list(coco_images(str(path), SourceOptions({}, **options)))
+        tables = list(coco_images(str(path), SourceOptions({}, InputConfig(**options))))
         assert all(table.schema == SOURCE_SCHEMA for table in tables)
         return pa.concat_tables(tables).to_pylist()
 

@@ -13,6 +13,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
+from sam_pipeline.config import InputConfig
 from sam_pipeline.errors import ConfigError, InputError, StorageUnavailableError
 from sam_pipeline.storage.inputs.lists import manifest_rows
 from sam_pipeline.storage.inputs.lists.manifest import manifest_images
@@ -44,7 +45,7 @@ def write(path, columns):
 
 
 def read(uri, **options):
-    tables = list(manifest_images(str(uri), SourceOptions({}, **options)))
+    tables = list(manifest_images(str(uri), SourceOptions({}, InputConfig(**options))))
     assert all(table.schema == SOURCE_SCHEMA for table in tables)
     return pa.concat_tables(tables).to_pylist()
 
@@ -127,7 +128,7 @@ def test_names_start_from_the_image_root(tmp_path):
 class TestTheColumn:
     def test_is_the_one_that_is_named(self, tmp_path, suffix):
         path = write(tmp_path / f"m.{suffix}", {"uri": ["a"], "other": ["b"]})
-        assert uris(path, column="other") == [f"file://{tmp_path}/b"]
+        assert uris(path, input_column="other") == [f"file://{tmp_path}/b"]
 
     def test_is_the_only_one_with_text(self, tmp_path, suffix):
         path = write(tmp_path / f"m.{suffix}", {"number": [1, 2], "odd": ["a.jpg", None], "score": [0.5, 1.5]})
@@ -137,7 +138,7 @@ class TestTheColumn:
     def test_is_the_only_one_whose_values_look_like_names(self, tmp_path, suffix, names):
         captions = ["a dog, black/white", "see it at night. "]
         path = write(tmp_path / f"m.{suffix}", {"caption": captions, "odd": names, "author": ["x", "y"]})
-        assert uris(path) == uris(path, column="odd")
+        assert uris(path) == uris(path, input_column="odd")
 
     def test_of_captions_is_not_taken_unless_it_is_named(self, tmp_path, suffix):
         captions = ["a photograph of two dogs that run on a beach in the evening sun", "a cat"]
@@ -148,7 +149,7 @@ class TestTheColumn:
             r"run on a beach in the evening…'; say which with --input-column; its columns: 'label', 'text'$",
         ):
             read(path)
-        assert len(read(path, column="text")) == 2
+        assert len(read(path, input_column="text")) == 2
 
     def test_of_a_usual_name_whose_values_look_like_names_comes_first(self, tmp_path, suffix):
         path = write(tmp_path / f"m.{suffix}", {"image": ["a dog", "a cat"], "file_name": ["1.jpg", "2.jpg"]})
@@ -175,7 +176,7 @@ class TestTheColumn:
 
     def test_that_is_not_there_is_named_with_those_that_are(self, tmp_path, suffix):
         path = write(tmp_path / f"m.{suffix}", {"one": ["a"], "two": ["b"]})
-        for options in ({"column": "three"}, {"column": "one", "keep": ("two", "three")}):
+        for options in ({"input_column": "three"}, {"input_column": "one", "keep": ("two", "three")}):
             with pytest.raises(InputError, match=r"no column 'three' in .*; its columns: 'one', 'two'$"):
                 read(path, **options)
 
@@ -194,7 +195,7 @@ class TestTheColumn:
 def test_a_column_of_numbers_holds_no_uris(tmp_path, suffix):
     path = write(tmp_path / f"m.{suffix}", {"uri": [1]})
     with pytest.raises(InputError, match=r"column 'uri' of .* holds no text"):
-        read(path, column="uri")
+        read(path, input_column="uri")
     with pytest.raises(InputError, match="cannot tell which column"):
         read(path)
 
@@ -231,7 +232,7 @@ def test_kept_values_of_parquet_are_json_of_their_types(tmp_path):
     }
     pq.write_table(pa.table(columns), tmp_path / "m.parquet")
     names = [name for name in columns if name != "uri"]
-    extra = kept(tmp_path / "m.parquet", *names, column="uri")
+    extra = kept(tmp_path / "m.parquet", *names, input_column="uri")
     assert [list(row) for row in extra] == [names] * 4
     assert [row['odd "name"'] for row in extra] == NAMES
     assert [row["int"] for row in extra] == [1, -(2**63), 2**63 - 1, None]
@@ -289,7 +290,7 @@ def test_rows_of_json_lines_may_lack_the_column_or_hold_something_else(tmp_path)
     lines = ['{"uri": "a"}', "", '{"x": 1}', '{"uri": 7, "x": 1}', "   ", '{"uri": "\\ud800"}', '{"uri": "e"}', ""]
     (tmp_path / "m.jsonl").write_text("\n".join(lines))
     for options in ({}, {"keep": ("x",)}):
-        rows = read(tmp_path / "m.jsonl", column="uri", **options)
+        rows = read(tmp_path / "m.jsonl", input_column="uri", **options)
         assert [row["error"] is None for row in rows] == [True, False, False, False, True]
         assert [row["uri"].rpartition("#")[2] for row in rows[1:4]] == ["row-1", "row-2", "row-3"]
 
@@ -302,7 +303,7 @@ def test_many_rows_of_every_format_are_all_there_and_numbered(tmp_path, monkeypa
     names[69_999] = None
     for suffix in ("parquet", "csv", "csv.gz", "jsonl"):
         path = write(tmp_path / f"m.{suffix}", {"n": [7] * num_rows, "uri": names})
-        tables = list(manifest_images(path, SourceOptions({}, keep=keep)))
+        tables = list(manifest_images(path, SourceOptions({}, InputConfig(keep=keep))))
         assert max(table.num_rows for table in tables) <= 65_536
         assert len(tables) > 1
         rows = pa.concat_tables(tables)

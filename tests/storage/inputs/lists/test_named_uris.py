@@ -4,6 +4,7 @@ from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sam_pipeline.config import InputConfig
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.storage.inputs.lists.named_uris import NamedUris, named_uris, names_of
 from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceOptions
@@ -106,7 +107,7 @@ def test_the_case_of_a_scheme_does_not_matter():
 )
 def test_a_remote_list_names_no_local_files(name):
     assert error_of(THERE, name) == "a list that is not on this machine must not name files of it"
-    with_local_root = named_uris("s3://bucket/list.csv", SourceOptions({}, image_root="/data/images"))
+    with_local_root = named_uris("s3://bucket/list.csv", SourceOptions({}, InputConfig(image_root="/data/images")))
     assert "must not name files" in error_of(with_local_root, name)
     assert one(with_local_root, "a.jpg") == ("file:///data/images/a.jpg", None)
 
@@ -115,8 +116,8 @@ def test_a_remote_list_names_no_local_files(name):
 def test_relative_names_climb_only_from_a_local_list_in_local_folders(name):
     refusing = [
         THERE,
-        named_uris("s3://bucket/list.csv", SourceOptions({}, image_root="/data/images")),
-        named_uris("/data/list.csv", SourceOptions({}, image_root="s3://bucket/images")),
+        named_uris("s3://bucket/list.csv", SourceOptions({}, InputConfig(image_root="/data/images"))),
+        named_uris("/data/list.csv", SourceOptions({}, InputConfig(image_root="s3://bucket/images"))),
     ]
     for naming in refusing:
         assert "must not hold `..`" in error_of(naming, name)
@@ -127,19 +128,19 @@ def test_names_start_from_the_image_root(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     roots = {"images": f"file://{tmp_path}/images/", "s3://b/x/": "s3://b/x/", "file:///i%20j": "file:///i j/"}
     for root, expected in roots.items():
-        naming = named_uris(f"{tmp_path}/list.csv", SourceOptions({}, image_root=root))
+        naming = named_uris(f"{tmp_path}/list.csv", SourceOptions({}, InputConfig(image_root=root)))
         assert naming.list_uri == f"file://{tmp_path}/list.csv"
         assert one(naming, "a.jpg") == (f"{expected}a.jpg", None)
 
 
 def test_an_image_root_at_the_top_of_a_store_cannot_smuggle_in_a_key():
-    naming = named_uris("/list.csv", SourceOptions({}, image_root="s3://"))
+    naming = named_uris("/list.csv", SourceOptions({}, InputConfig(image_root="s3://")))
     assert one(naming, "bucket/a.jpg") == ("s3://bucket/a.jpg", None)
     assert "must not hold a user name" in error_of(naming, "KEY:SECRET@bucket/a.jpg")
 
 
 def test_http_is_followed_only_when_allowed():
-    allowing = named_uris("s3://bucket/list.csv", SourceOptions({}, allow_http=True))
+    allowing = named_uris("s3://bucket/list.csv", SourceOptions({}, InputConfig(allow_http=True)))
     for uri in ("http://host/a.jpg", "https://host:8443/a/b@c.jpg", "https://host/a/../b.jpg"):
         assert one(allowing, uri) == (uri, None)
         assert "--allow-http" in error_of(THERE, uri)
@@ -147,15 +148,15 @@ def test_http_is_followed_only_when_allowed():
 
 
 def test_an_image_root_may_be_http_when_it_is_allowed():
-    naming = named_uris("/list.csv", SourceOptions({}, image_root="https://host/images", allow_http=True))
+    naming = named_uris("/list.csv", SourceOptions({}, InputConfig(image_root="https://host/images", allow_http=True)))
     assert one(naming, "a b.jpg") == ("https://host/images/a b.jpg", None)
     assert "must not have a query" in error_of(naming, "a.jpg?x=1")
     with pytest.raises(ConfigError, match="http"):
-        named_uris("/list.csv", SourceOptions({}, image_root="https://host/images"))
+        named_uris("/list.csv", SourceOptions({}, InputConfig(image_root="https://host/images")))
 
 
 @pytest.mark.parametrize(
-    "naming", [HERE, THERE, named_uris("s3://bucket/list.csv", SourceOptions({}, allow_http=True))]
+    "naming", [HERE, THERE, named_uris("s3://bucket/list.csv", SourceOptions({}, InputConfig(allow_http=True)))]
 )
 @pytest.mark.parametrize(
     ("name", "error"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sam_pipeline.config import AnnotateConfig, PlanConfig, ResolvedMode
+from sam_pipeline.config import AnnotateConfig, PlanConfig, PromptConfig, ResolvedMode
 from sam_pipeline.config.base import settings_by_name
 from sam_pipeline.errors import ConfigError, InputError
 from sam_pipeline.masks.prompts import Role
@@ -52,7 +52,7 @@ class Targets:
 
     @property
     def pinned(self) -> dict[str, Any]:
-        """What of it belongs to the fingerprint."""
+        """The part of it that is pinned in the fingerprint."""
         return {
             "mode": self.mode,
             "prompts_sha256": None if self.prompts is None else self.prompts.sha256,
@@ -122,7 +122,7 @@ def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
     announced = 0 if frozen is not None else announced_generation(plan.output, options) or 0
     # What has no rows may be gone on with in another way.
     is_begun = results is not None and results.num_images > 0
-    if config.prompts is None and config.regions is None:
+    if not config.prompting.is_given:
         if announced >= plan.generation and not is_begun:
             raise ConfigError(
                 f"{config.output} was given prompts, which were not frozen to the end: give --prompts or "
@@ -136,14 +136,14 @@ def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
         return _GivenPrompts(frozen)
     if frozen is not None:
         config = _read_as_before(config, frozen)
-    source = _source(config)
+    source = _source(config.prompting, options)
     if frozen is None:
         # With prompts announced no run begins without them; else one may, as long as they are not frozen.
         if is_begun or (results is not None and announced != plan.generation):
             raise _begun_without_prompts(config)
-        return _GivenPrompts(None, _matched(config, plan, first_id=0), source)
+        return _GivenPrompts(None, _matched(config.prompting, plan, options, first_id=0), source)
     if frozen.num_images < plan.num_images:
-        return _GivenPrompts(frozen, _matched(config, plan, first_id=frozen.num_images), source)
+        return _GivenPrompts(frozen, _matched(config.prompting, plan, options, first_id=frozen.num_images), source)
     given = config.given()
     differences = [name for name in source if source[name] != frozen.source.get(name)]
     if differences := [name for name in differences if name.removesuffix("_version") in given]:
@@ -155,8 +155,8 @@ def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
 
 
 def _read_as_before(config: PlanConfig, frozen: Prompts) -> PlanConfig:
-    """A configuration that reads prompts as those of the run were read, where it does not say otherwise."""
-    names = ["bbox_format"] if config.prompts is None else ["bbox_format", "min_score", "prompt_images"]
+    """The configuration, with settings that were not given taken from how the run's prompts were read."""
+    names = ["bbox_format"] if config.prompting.prompts is None else ["bbox_format", "min_score", "prompt_images"]
     before = {name: frozen.source[name] for name in names if name in frozen.source}
     return settings_by_name(type(config), before | config.given())
 
@@ -208,44 +208,41 @@ def _resolved_mode(config: AnnotateConfig, given: _GivenPrompts) -> ResolvedMode
     return mode
 
 
-def _source(config: PlanConfig) -> dict[str, Any]:
-    """What tells, without reading them, whether the files and the way they are read are the same."""
-    return {
-        "prompts": None if config.prompts is None else absolute_uri(config.prompts),
-        "prompts_version": _version(config.prompts, config, list_prompt_files),
-        "regions": None if config.regions is None else absolute_uri(config.regions),
-        "regions_version": _version(config.regions, config, list_prompt_files),
-        "prompt_images": None if config.prompt_images is None else absolute_uri(config.prompt_images),
-        "prompt_images_version": _version(config.prompt_images, config, list_image_names),
-        "bbox_format": config.bbox_format,
-        "min_score": config.min_score,
-    }
+def _source(prompting: PromptConfig, options: StorageOptions) -> dict[str, Any]:
+    """Identifies the files, and how they are read, without reading them: by URI, size, ETag and settings."""
+    source: dict[str, Any] = {}
+    for name, list_them in (
+        ("prompts", list_prompt_files),
+        ("regions", list_prompt_files),
+        ("prompt_images", list_image_names),
+    ):
+        place = getattr(prompting, name)
+        uri = None if place is None else absolute_uri(place)
+        source |= {name: uri, f"{name}_version": None if uri is None else _version(list_them(uri, options))}
+    return source | {"bbox_format": prompting.bbox_format, "min_score": prompting.min_score}
 
 
-def _version(
-    uri: str | None, config: PlanConfig, list_them: Callable[[str, StorageOptions], Sequence[SourceObject]]
-) -> str | None:
-    if uri is None:
-        return None
+def _version(files: Iterable[SourceObject]) -> str:
     digest = hashlib.sha256()
-    for file in list_them(absolute_uri(uri), config.storage_options):
+    for file in files:
         digest.update(f"{file.uri}\0{file.size_bytes}\0{file.etag}\0".encode())
     return digest.hexdigest()
 
 
-def _matched(config: PlanConfig, plan: Plan, first_id: int) -> pa.Table:
+def _matched(prompting: PromptConfig, plan: Plan, storage: StorageOptions, first_id: int) -> pa.Table:
     """The prompts and regions of images from first_id on: rows of PROMPTS_SCHEMA, in the order of their files.
 
     Raises:
         InputError: those of a file are for no planned image at all, or none of them can be used.
     """
-    storage = config.storage_options
-    options = PromptOptions(storage, config.bbox_format, config.min_score, plan.input)
-    with reading_limit():
-        names = None if config.prompt_images is None else read_image_names(absolute_uri(config.prompt_images), storage)
+    options = PromptOptions(storage, prompting, plan.input)
+    names = None
+    if prompting.prompt_images is not None:
+        with reading_limit():
+            names = read_image_names(absolute_uri(prompting.prompt_images), storage)
     planned = pa.concat_tables(iterate_planned(plan, ["image_id", "uri", "location", "extra"], storage))
     parts = []
-    for role, uri, read in (("prompt", config.prompts, read_prompts), ("region", config.regions, read_regions)):
+    for role, uri, read in (("prompt", prompting.prompts, read_prompts), ("region", prompting.regions, read_regions)):
         if uri is None:
             continue
         with reading_limit():
@@ -270,8 +267,8 @@ def _matched(config: PlanConfig, plan: Plan, first_id: int) -> pa.Table:
 
 
 def _why_all_left_out(uri: str, options: PromptOptions) -> str:
-    """Why reading left none, which is only asked once it did: so reading them again is no loss."""
+    """Why no prompt is left. Reads the file again, since this is only asked when the run is about to stop."""
     with reading_limit():
-        parts = read_prompts(absolute_uri(uri), replace(options, min_score=None))
+        parts = read_prompts(absolute_uri(uri), replace(options, prompting=replace(options.prompting, min_score=None)))
         highest = max(score for part in parts if (score := pc.max(part["score"]).as_py()) is not None)
-    return f"all scores are below --min-score {options.min_score:g}, the highest is {highest:g}"
+    return f"all scores are below --min-score {options.prompting.min_score:g}, the highest is {highest:g}"

@@ -9,13 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sam_pipeline.config import AnnotateConfig, MaskConfig
+from sam_pipeline.config import MaskConfig
 from sam_pipeline.errors import ConfigError, InputError, SamPipelineError
 from sam_pipeline.pipeline import plan as plan_module
 from sam_pipeline.pipeline.plan import ensure_plan
-from sam_pipeline.pipeline.targets import ensure_prompts, resolve_targets
+from sam_pipeline.pipeline.prompt_plan import ensure_prompts, resolve_targets
 from sam_pipeline.storage.tables.prompts import announce_prompts, read_image_prompts, read_prompts_header
 from sam_pipeline.storage.tables.results import MaskTable
+from tests.configs import annotate_config
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import row, shard
 
@@ -39,7 +40,7 @@ def file_of(folder, *rows, name="detections.jsonl"):
 
 
 def config_of(folder, **settings):
-    return AnnotateConfig(**{"output": str(folder / "run"), "input": str(folder / "in")} | settings)
+    return annotate_config(**{"output": str(folder / "run"), "input": str(folder / "in")} | settings)
 
 
 def targets_of(folder, **settings):
@@ -74,7 +75,7 @@ def test_the_same_file_again_is_not_read_again_and_another_is_refused(folder, mo
     path = file_of(folder, detection("0.png"))
     targets_of(folder, prompts=path)
     with monkeypatch.context() as patch:
-        patch.setattr("sam_pipeline.pipeline.targets.read_prompts", None)
+        patch.setattr("sam_pipeline.pipeline.prompt_plan.read_prompts", None)
         targets_of(folder, prompts=path)
     with pytest.raises(ConfigError, match=r"planned with other prompts \(min_score differ"):
         targets_of(folder, prompts=path, min_score=0.1)

@@ -1,0 +1,140 @@
+"""The commands that look at an output, or mend it: all but `annotate` and `plan`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Any
+
+import tyro
+
+from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject
+from sam_pipeline.cli.printing import STDERR, print_table, prompt_rows, statuses_text
+from sam_pipeline.config import PlanConfig
+from sam_pipeline.errors import ConfigError, OutputError
+
+Output = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="OUTPUT")]]
+"""The folder of a run, as the argument of a command."""
+
+
+def status(output: Output, storage_options: JsonObject = NO_OPTIONS) -> int:
+    """Show how far a run has come, from storage alone; works from any machine while it runs.
+
+    Args:
+        output: Folder of the run.
+        storage_options: Options of fsspec, as for annotate.
+    """
+    from sam_pipeline.storage.maintenance.status import count_unusable
+    from sam_pipeline.storage.tables.plan import read_plan
+    from sam_pipeline.storage.tables.prompts import read_prompts_header
+    from sam_pipeline.storage.tables.results import read_state
+
+    uri, options = _place(output, storage_options)
+    # Before the plan: another start may extend the plan and add rows to the results.
+    state = read_state(uri, options)
+    made = read_plan(uri, options)
+    if made is None:
+        raise OutputError(f"no plan in {output}")
+    rows: dict[str, object] = {"output": output, "input": made.input, "images": made.num_images}
+    if state is not None:
+        left = made.num_images - state.num_by_status.total()
+        rows |= {"done": f"{state.num_by_status.total()} ({statuses_text(state.num_by_status)})", "left": left}
+        if (prompts := read_prompts_header(uri, options, made.generation)) is not None:
+            num_planned = {"prompt": prompts.num_prompts, "region": prompts.num_regions}
+            rows |= prompt_rows(num_planned, count_unusable(uri, options))
+        rows |= {"masks": state.num_masks}
+        if (rate := state.recent_rate()) is not None:
+            rows |= {"rate": f"{rate:.3f} images/s"}
+            if left:
+                rows |= {"ETA": timedelta(seconds=round(left / rate))}
+    print_table(rows)
+    return 0
+
+
+def verify(output: Output, storage_options: JsonObject = NO_OPTIONS) -> int:
+    """Check the results: every planned image exactly once, every mask decodes and fits its area and bbox.
+
+    Args:
+        output: Folder of the run.
+        storage_options: Options of fsspec, as for annotate.
+    """
+    from sam_pipeline.storage.maintenance.verify import verify as run_verify
+
+    uri, options = _place(output, storage_options)
+    result = run_verify(uri, options)
+    rows = {
+        "output": output,
+        "planned": result.num_planned,
+        "rows": result.num_rows,
+        "masks": result.num_masks,
+        "left": result.num_left,
+        "lost": result.num_lost,
+        "twice": result.num_twice,
+        "unsound": result.num_bad_masks,
+    }
+    print_table(rows)
+    for problem in result.problems:
+        STDERR.print_line(problem)
+    if result.is_repairable:
+        again = f"sam-pipeline retry {shlex.quote(output)} --damaged"
+        STDERR.print_line(f"to have what is damaged or unsound done again: {again}, and then annotate")
+    return 0 if result.ok else 1
+
+
+def retry(
+    output: Output,
+    status: Annotated[tuple[str, ...], tyro.conf.arg(metavar="S [S ...]", help_behavior_hint="")] = (),
+    damaged: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False,
+    storage_options: JsonObject = NO_OPTIONS,
+) -> int:
+    """Delete rows, so that the next annotate does their images again.
+
+    Args:
+        output: Folder of the run.
+        status: Rows with these statuses: ok, fetch_error, decode_error, too_large, changed, worker_crashed.
+        damaged: What verify finds missing, damaged or unsound. Reads the whole output.
+        storage_options: Options of fsspec, as for annotate.
+    """
+    from sam_pipeline.storage.maintenance.verify import retry_damaged
+    from sam_pipeline.storage.tables.results import check_statuses, delete_rows
+
+    uri, options = _place(output, storage_options)
+    if not status and not damaged:
+        raise ConfigError("say which rows to delete: --status S [S ...], --damaged, or both")
+    if status:
+        check_statuses(status)
+    num_rows = retry_damaged(uri, options) if damaged else 0
+    if status:
+        num_rows += delete_rows(uri, status, options)
+    print_table({"output": output, "to do again": num_rows})
+    return 0
+
+
+def vacuum(output: Output, retention_hours: int = 168, storage_options: JsonObject = NO_OPTIONS) -> int:
+    """Delete files that no committed version needs: what killed runs left, and what compaction replaced.
+
+    Only files that this program wrote are deleted.
+
+    Args:
+        output: Folder of the run.
+        retention_hours: Files younger than this are kept, at least 1: for readers that still use an older version.
+        storage_options: Options of fsspec, as for annotate.
+    """
+    from sam_pipeline.storage.maintenance.vacuum import vacuum as run_vacuum
+
+    uri, options = _place(output, storage_options)
+    done = run_vacuum(uri, retention_hours, options)
+    rows: dict[str, object] = {"output": output, "files removed": done.num_removed}
+    if done.num_foreign:
+        rows["left alone"] = f"{done.num_foreign} files or folders that this program did not write"
+    print_table(rows)
+    return 0
+
+
+def _place(output: str, storage_options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The URI of an output and its storage options, both checked."""
+    from sam_pipeline.storage.objects.filesystem import absolute_uri
+
+    options = PlanConfig(output=output, storage_options=storage_options).storage_options
+    return absolute_uri(output), options

@@ -1,0 +1,29 @@
+"""What commands print: summaries on the standard output, all else on standard error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sam_pipeline.safety.terminal import PlainConsole
+
+STDOUT = PlainConsole(markup=False, highlight=False)
+STDERR = PlainConsole(stderr=True, markup=False, highlight=False)
+
+
+def statuses_text(num_by_status: Mapping[str, int]) -> str:
+    """Counts of images, the most frequent status first."""
+    return ", ".join(f"{count} {name}" for name, count in sorted(num_by_status.items(), key=lambda item: -item[1]))
+
+
+def prompt_rows(num_planned: Mapping[str, int], num_unusable: Mapping[str, int]) -> dict[str, object]:
+    """Rows of a summary: how many prompts and regions a run has, and how many of them are in prompt_errors."""
+    return {
+        f"{role}s": f"{count} ({num_unusable.get(role, 0)} unusable)" for role, count in num_planned.items() if count
+    }
+
+
+def print_table(rows: Mapping[str, object]) -> None:
+    """Print names and values, one pair a line."""
+    width = max(len(name) for name in rows)
+    for name, value in rows.items():
+        STDOUT.print_line(f"{name:<{width}}  {value}")
