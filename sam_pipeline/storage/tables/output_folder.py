@@ -11,17 +11,16 @@ from sam_pipeline.storage.inputs.listing.store_listing import folder_names
 from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri, open_filesystem
 from sam_pipeline.storage.objects.retrying import retried
 from sam_pipeline.storage.tables.delta import open_table, output_errors, table_metadata
-from sam_pipeline.storage.tables.schema import PROMPTS_SCHEMA
-
-_TABLES = ("images", "prompts", "masks")
+from sam_pipeline.storage.tables.delta_place import table_uri
+from sam_pipeline.storage.tables.schema import PROMPTS_SCHEMA, TABLE_SCHEMAS
 
 
 def table_uris(output: str) -> tuple[str, ...]:
     """The folders of an output's tables."""
-    return tuple(join_uri(output, name) for name in _TABLES)
+    return tuple(table_uri(output, name) for name in TABLE_SCHEMAS)
 
 
-def check_output(output: str, options: StorageOptions) -> None:
+def check_output(output: str, storage_options: StorageOptions) -> None:
     """Refuse an output in which something else stands where a table is, or would be.
 
     Hidden files (.DS_Store) may be there, and anything beside a table that exists: nothing of it is ever touched.
@@ -31,9 +30,9 @@ def check_output(output: str, options: StorageOptions) -> None:
         StorageUnavailableError: storage did not answer.
     """
     for uri in table_uris(output):
-        table = open_table(uri, options)
+        table = open_table(uri, storage_options)
         if table is None:
-            if (name := _first_foreign_name(uri, options)) is not None:
+            if (name := _first_foreign_name(uri, storage_options)) is not None:
                 raise OutputError(
                     f"{uri} holds {name!r} and no table of this program, which would keep one there; "
                     "use another output, or move what is there"
@@ -43,7 +42,7 @@ def check_output(output: str, options: StorageOptions) -> None:
             table_metadata(table)  # raises for a table of another program
 
 
-def check_apart(input_uri: str, output: str, options: StorageOptions) -> None:
+def check_apart(input_uri: str, output: str, storage_options: StorageOptions) -> None:
     """Refuse an output whose tables would lie among the images of the input.
 
     An output in a folder of its own below the input is fine: listing leaves its tables out.
@@ -51,25 +50,25 @@ def check_apart(input_uri: str, output: str, options: StorageOptions) -> None:
     Args:
         input_uri: a folder or prefix, a glob, or a file.
         output: folder of the run.
-        options: storage options.
+        storage_options: of fsspec.
 
     Raises:
         ConfigError: the input is the output itself, or lies where a table of it is.
     """
-    protocol, path = _place(input_uri, options)
+    protocol, path = _place(input_uri, storage_options)
     begins = [path, _resolved(protocol, Below(path, is_glob=True).root)] if has_magic(path) else [path]
     for uri in table_uris(output):
-        if any(_is_at_or_below((protocol, begin), _place(uri, options)) for begin in begins):
+        if any(_is_at_or_below((protocol, begin), _place(uri, storage_options)) for begin in begins):
             raise ConfigError(f"the input {input_uri} lies where the output keeps a table ({uri}); use another output")
-    if (protocol, path) == _place(output, options):
+    if (protocol, path) == _place(output, storage_options):
         raise ConfigError(
             f"the output {output} is the folder of the images; use another output, such as {join_uri(output, 'run')}"
         )
 
 
-def _place(uri: str, options: StorageOptions) -> tuple[str, str]:
+def _place(uri: str, storage_options: StorageOptions) -> tuple[str, str]:
     """(kind of storage, path in it), the same for all names of one place."""
-    filesystem, path = open_filesystem(uri, options)
+    filesystem, path = open_filesystem(uri, storage_options)
     protocol = filesystem.protocol if isinstance(filesystem.protocol, str) else filesystem.protocol[0]
     return protocol, _resolved(protocol, path)
 
@@ -82,9 +81,9 @@ def _is_at_or_below(place: tuple[str, str], folder: tuple[str, str]) -> bool:
     return place[0] == folder[0] and f"{place[1]}/".startswith(f"{folder[1].rstrip('/')}/")
 
 
-def _first_foreign_name(uri: str, options: StorageOptions) -> str | None:
+def _first_foreign_name(uri: str, storage_options: StorageOptions) -> str | None:
     """A name in a folder without a table; what is hidden does not count, nor the log of a table that is being made."""
-    filesystem, path = open_filesystem(uri, options)
+    filesystem, path = open_filesystem(uri, storage_options)
 
     def look() -> str | None:
         names = folder_names(filesystem, path)

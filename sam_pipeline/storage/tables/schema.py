@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pyarrow as pa
 
 from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA
@@ -76,3 +78,8 @@ num_masks: length of masks, so that counting and filtering need not read them.
 extra: what the source said about the image and the user asked to keep, a JSON object; null where there is nothing.
 prompt_errors: prompts that got no mask, because they could not be used or the mask is empty; null where there are none.
 """
+
+TableName = Literal["images", "prompts", "masks"]
+
+TABLE_SCHEMAS: dict[TableName, pa.Schema] = {"images": IMAGES_SCHEMA, "prompts": PROMPTS_SCHEMA, "masks": MASKS_SCHEMA}
+"""The tables of an output, by the name of their folder: the plan, its prompts, and the results."""
