@@ -36,7 +36,7 @@ from sam_pipeline.storage.tables.delta import committed_files, open_table, outpu
 from sam_pipeline.storage.tables.delta_place import Table, table_uri
 from sam_pipeline.storage.tables.plan import read_plan
 from sam_pipeline.storage.tables.result_reading import check_condition, iterate_results, read_results, results_schema
-from sam_pipeline.storage.tables.schema import STATUSES
+from sam_pipeline.storage.tables.schema import STATUSES, Status
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
@@ -77,7 +77,7 @@ class ImageRow(TypedDict):
     uri: str
     height: int | None
     width: int | None
-    status: str
+    status: Status
     error: str | None
     num_masks: int
     masks: list[MaskDict]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import pyarrow as pa
 
@@ -11,8 +11,10 @@ from sam_pipeline.storage.prompts.prompt_rows import PROMPT_FIELDS
 
 SCHEMA_VERSION = 3
 
-STATUSES = ("ok", "fetch_error", "decode_error", "too_large", "changed", "worker_crashed")
+Status = Literal["ok", "fetch_error", "decode_error", "too_large", "changed", "worker_crashed"]
 """How an image ended. Everything but ok has no masks and an error in one line."""
+
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 IMAGES_SCHEMA = pa.schema([pa.field("image_id", pa.int64(), nullable=False), *SOURCE_SCHEMA])
 """The frozen plan: image_id is 0..N-1 in the order of the URIs; images added later follow in theirs."""
