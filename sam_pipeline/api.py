@@ -30,13 +30,14 @@ from sam_pipeline.errors import ConfigError, NothingSucceededError, OutputError
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.masks.runs.rle import Rle
 from sam_pipeline.safety.terminal import PlainConsole
-from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri, join_uri
+from sam_pipeline.storage.layout import table_uri
+from sam_pipeline.storage.maintenance.status import count_results
+from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri
 from sam_pipeline.storage.tables.delta import committed_files, open_table, output_errors, table_metadata
 from sam_pipeline.storage.tables.delta_place import Table
 from sam_pipeline.storage.tables.plan import read_plan
 from sam_pipeline.storage.tables.result_reading import check_condition, iterate_results, read_results, results_schema
-from sam_pipeline.storage.tables.results import count_results
-from sam_pipeline.storage.tables.schema import STATUSES
+from sam_pipeline.storage.tables.schema import STATUSES, Status
 
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
@@ -77,7 +78,7 @@ class ImageRow(TypedDict):
     uri: str
     height: int | None
     width: int | None
-    status: str
+    status: Status
     error: str | None
     num_masks: int
     masks: list[MaskDict]
@@ -286,7 +287,7 @@ def open_run(output: StrPath, storage_options: Mapping[str, Any] | None = None) 
     place = PlanConfig(output=cast(str, output), storage_options={} if storage_options is None else storage_options)
     uri, options = absolute_uri(place.output), place.storage_options
     # Before the plan: another start may extend the plan and add rows to the results.
-    table = open_table(join_uri(uri, "masks"), options)
+    table = open_table(table_uri(uri, "masks"), options)
     plan = read_plan(uri, options)
     if plan is None:
         raise OutputError(f"no plan in {output}")

@@ -25,10 +25,9 @@ def status(output: Output, storage_options: JsonObject = NO_OPTIONS) -> int:
         output: Folder of the run.
         storage_options: Options of fsspec, as for annotate.
     """
-    from sam_pipeline.storage.maintenance.status import count_unusable
+    from sam_pipeline.storage.maintenance.status import count_unusable, read_state
     from sam_pipeline.storage.tables.plan import read_plan
     from sam_pipeline.storage.tables.prompts import read_prompts_header
-    from sam_pipeline.storage.tables.results import read_state
 
     uri, options = _place(output, storage_options)
     # Before the plan: another start may extend the plan and add rows to the results.

@@ -18,8 +18,8 @@ from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, PlanCon
 from sam_pipeline.errors import FencedError, OutputError, RunFailedError
 from sam_pipeline.pipeline import annotate as annotate_module
 from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
+from sam_pipeline.storage.maintenance import status
 from sam_pipeline.storage.maintenance.status import Outcome
-from sam_pipeline.storage.tables import results as mask_table
 from sam_pipeline.storage.tables.plan import extend_plan, read_plan
 from sam_pipeline.storage.tables.prompts import write_prompts
 from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA, PROMPTS_SCHEMA
@@ -616,7 +616,7 @@ def test_vacuuming_says_what_it_leaves_alone(cli, tmp_path):
 
 def test_a_status_that_is_read_while_the_plan_is_extended_has_nothing_left_below_none(cli, tmp_path, monkeypatch):
     finished(str(tmp_path), [row(0), row(1)])
-    real = mask_table.read_state
+    real = status.read_state
 
     def extended_after(*arguments):
         state = real(*arguments)
@@ -625,7 +625,7 @@ def test_a_status_that_is_read_while_the_plan_is_extended_has_nothing_left_below
         take_over(str(tmp_path)).commit([shard(str(tmp_path), [row(2)])])
         return state
 
-    monkeypatch.setattr(mask_table, "read_state", extended_after)
+    monkeypatch.setattr(status, "read_state", extended_after)
     _, out, err = cli("status", tmp_path)
     assert err == ""
     assert re.search(r"images +3\ndone +2 ", out)

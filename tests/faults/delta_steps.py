@@ -11,7 +11,8 @@ from multiprocessing import get_context
 import pyarrow as pa
 
 from sam_pipeline.storage.objects.filesystem import StorageOptions
-from sam_pipeline.storage.tables.delta import commit_files, create_table, put_parquet
+from sam_pipeline.storage.tables.delta import create_table
+from sam_pipeline.storage.tables.fenced_table import FencedTable, put_parquet
 
 SCHEMA = pa.schema([pa.field("image_id", pa.int64(), nullable=False), pa.field("data", pa.string())])
 
@@ -27,4 +28,4 @@ def _create_and_commit(uri: str, options: StorageOptions, num_commits: int) -> N
     for number in range(num_commits):
         rows = pa.table({"image_id": [2 * number, 2 * number + 1], "data": [f"row {number}"] * 2}, schema=SCHEMA)
         file = put_parquet(uri, rows, options, row_group_size=10, table_id="none")
-        commit_files(table, SCHEMA, [file], options, epoch=number + 1)
+        FencedTable(table, SCHEMA).commit([file], epoch=number + 1)

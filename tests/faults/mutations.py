@@ -17,21 +17,21 @@ ROOT = Path(__file__).parents[2]
 
 TESTS = ("-x", "-q", "-p", "no:cacheprovider", "tests/storage/test_commit_protocol.py")
 
-DELTA, TABLE = "sam_pipeline/storage/tables/delta.py", "sam_pipeline/storage/tables/results.py"
+FENCED, TABLE = "sam_pipeline/storage/tables/fenced_table.py", "sam_pipeline/storage/tables/results.py"
 
 BREAKS = {
     "commit before the PUT": [
-        (DELTA, "retried(lambda: filesystem.pipe_file(path, content)", "retried(lambda: None"),
+        (FENCED, "retried(lambda: filesystem.pipe_file(path, content)", "retried(lambda: None"),
     ],
     "no fence": [
-        (DELTA, "app_transactions=[Transaction(APP_ID, epoch)]", 'app_transactions=[Transaction(f"{epoch}", epoch)]'),
-        (DELTA, "if committed_epoch(table) != epoch:", "if False:"),
+        (FENCED, "app_transactions=[Transaction(APP_ID, epoch)]", 'app_transactions=[Transaction(f"{epoch}", epoch)]'),
+        (FENCED, "if self.committed_epoch() != epoch:", "if False:"),
     ],
     "reload and retry after a fence": [
         (
-            DELTA,
+            FENCED,
             "raise _fenced(uri) from error",
-            "table.update_incremental()\n                return write(properties)",
+            "table.update_incremental()\n                    return write(properties)",
         ),
     ],
     "resume without the filter": [
@@ -39,7 +39,7 @@ BREAKS = {
     ],
     "a shard's name without a uuid": [
         (
-            DELTA,
+            FENCED,
             'f"part-{uuid.uuid4()}-{hashlib.sha256(content).hexdigest()}.parquet"',
             "f\"part-{rows['image_id'][0].as_py()}.parquet\"",
         ),

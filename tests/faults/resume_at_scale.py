@@ -25,9 +25,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sam_pipeline.storage.tables.delta import commit_files, create_table, put_parquet, table_id
+from sam_pipeline.storage.maintenance.status import read_state
+from sam_pipeline.storage.tables.delta import create_table, table_id
+from sam_pipeline.storage.tables.fenced_table import FencedTable, put_parquet
 from sam_pipeline.storage.tables.plan import read_plan
-from sam_pipeline.storage.tables.results import MaskTable, put_shard, read_header, read_state
+from sam_pipeline.storage.tables.results import MaskTable, put_shard, read_header
 from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA, MASKS_SCHEMA
 
 T = TypeVar("T")
@@ -90,7 +92,7 @@ def make(output: str, num_images: int) -> MaskTable:
         empty = {name: pa.nulls(count, IMAGES_SCHEMA.field(name).type) for name in ("location", "error", "extra")}
         rows = pa.table(columns | empty, schema=IMAGES_SCHEMA)
         files.append(put_parquet(f"{output}/images", rows, {}, row_group_size=16_384, table_id=table_id(plan)))
-    commit_files(plan, IMAGES_SCHEMA, files, {}, epoch=1)
+    FencedTable(plan, IMAGES_SCHEMA).commit(files, epoch=1)
 
     table = MaskTable.take_over(output, FINGERPRINT, {}, {})
     shards = []

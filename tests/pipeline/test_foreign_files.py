@@ -22,7 +22,7 @@ from sam_pipeline.errors import ConfigError, OutputError, SamPipelineError
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.storage.maintenance import unused_files
 from sam_pipeline.storage.maintenance.vacuum import Vacuumed, vacuum
-from sam_pipeline.storage.tables import delta
+from sam_pipeline.storage.tables import fenced_table
 from sam_pipeline.storage.tables.plan import read_plan, read_planned
 from tests.configs import plan_config
 from tests.storage.runs import row, shard, take_over
@@ -269,7 +269,7 @@ def check_that_nothing_of_others_is_changed(num_examples):
 @pytest.fixture
 def _long_ago(monkeypatch):
     """Whatever is replaced was replaced hours ago, so that a vacuum may delete it."""
-    monkeypatch.setattr(delta, "time", SimpleNamespace(time=lambda: time.time() - 3 * 3600))
+    monkeypatch.setattr(fenced_table, "time", SimpleNamespace(time=lambda: time.time() - 3 * 3600))
 
 
 @pytest.mark.usefixtures("_long_ago")

@@ -29,11 +29,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage.maintenance import unused_files
 from sam_pipeline.storage.maintenance.vacuum import vacuum
-from sam_pipeline.storage.tables import delta, rewriting, table_reading
-from sam_pipeline.storage.tables import results as mask_table
+from sam_pipeline.storage.tables import delta, fenced_table, rewriting, table_reading
 from sam_pipeline.storage.tables.delta_place import Table
 from sam_pipeline.storage.tables.results import delete_rows
-from sam_pipeline.storage.tables.schema import MASKS_SCHEMA
+from sam_pipeline.storage.tables.schema import MASKS_SCHEMA, TABLE_SCHEMAS
 from tests.storage.runs import FINGERPRINT, failed_row, row, shard, take_over
 
 NUM_IMAGES = 4
@@ -217,17 +216,17 @@ class InlinePool:
 
 @pytest.fixture
 def _stepped_storage(monkeypatch):
-    monkeypatch.setattr(delta, "Table", SteppedTable)
+    for module in (delta, fenced_table):
+        monkeypatch.setattr(module, "Table", SteppedTable)
     monkeypatch.setattr(delta, "DeltaTable", SimpleNamespace(create=_create))
-    for module in (delta, unused_files):
+    for module in (delta, fenced_table, unused_files):
         monkeypatch.setattr(module, "open_filesystem", lambda uri, options: (SteppedFilesystem(), uri))
     for module in (rewriting, table_reading, unused_files):
         monkeypatch.setattr(module, "ThreadPoolExecutor", InlinePool)
     # Masks are of no consequence here, and half the time.
     columns = [MASKS_SCHEMA.field(name) for name in ("image_id", "status", "num_masks")]
-    for module in (mask_table, rewriting):
-        monkeypatch.setattr(module, "MASKS_SCHEMA", pa.schema(columns))
-    monkeypatch.setattr(delta, "time", SimpleNamespace(time=lambda: time.time() - TWO_HOURS_S))
+    monkeypatch.setitem(TABLE_SCHEMAS, "masks", pa.schema(columns))
+    monkeypatch.setattr(fenced_table, "time", SimpleNamespace(time=lambda: time.time() - TWO_HOURS_S))
     monkeypatch.setattr(tenacity.nap, "time", SimpleNamespace(sleep=lambda seconds: None))
 
 
@@ -294,7 +293,7 @@ class Protocol(RuleBasedStateMachine):
         self.drivers = []
         if is_created:
             delta.create_table(
-                f"{self.folder}/masks", mask_table.MASKS_SCHEMA, {"fingerprint": json.dumps(FINGERPRINT)}, {}
+                f"{self.folder}/masks", TABLE_SCHEMAS["masks"], {"fingerprint": json.dumps(FINGERPRINT)}, {}
             )
 
     @precondition(lambda self: len(self.running) < MAX_DRIVERS)

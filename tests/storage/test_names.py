@@ -19,11 +19,12 @@ from sam_pipeline.errors import ConfigError
 from sam_pipeline.overlays import write_overlays
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.prompt_plan import ensure_prompts
+from sam_pipeline.storage.maintenance.status import read_state
 from sam_pipeline.storage.maintenance.vacuum import vacuum
 from sam_pipeline.storage.maintenance.verify import verify
 from sam_pipeline.storage.tables.delta_place import delta_uri
 from sam_pipeline.storage.tables.plan import read_planned
-from sam_pipeline.storage.tables.results import MaskTable, delete_rows, put_shard, read_state
+from sam_pipeline.storage.tables.results import MaskTable, delete_rows, put_shard
 from tests.configs import plan_config
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import FINGERPRINT, HEIGHT, WIDTH, failed_row, results_table, row

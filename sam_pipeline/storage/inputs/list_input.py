@@ -17,11 +17,11 @@ from sam_pipeline.storage.inputs.containers.tars import tar_images
 from sam_pipeline.storage.inputs.containers.zips import zip_images
 from sam_pipeline.storage.inputs.file_kinds import HEAD_BYTES, container_of, is_image_data
 from sam_pipeline.storage.inputs.listing.files import IMAGE_SUFFIXES, NoFilesError, file_images, list_files
-from sam_pipeline.storage.inputs.listing.output_tables import table_uris
 from sam_pipeline.storage.inputs.lists.coco import coco_images
 from sam_pipeline.storage.inputs.lists.manifest import MANIFEST_SUFFIXES, TEXT_MANIFEST_SUFFIXES, manifest_images
 from sam_pipeline.storage.inputs.selection import select
 from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA, SourceObject, SourceOptions
+from sam_pipeline.storage.layout import table_uris
 from sam_pipeline.storage.objects.filesystem import absolute_uri
 from sam_pipeline.storage.objects.object_reading import read_head
 

@@ -1,4 +1,4 @@
-"""How a run came out: what of its images and prompts succeeded, and an example of what did not."""
+"""How far a run has come; then which images and prompts succeeded, with an example of one that did not."""
 
 from __future__ import annotations
 
@@ -11,12 +11,42 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sam_pipeline.storage.layout import table_uri
 from sam_pipeline.storage.objects.filesystem import StorageOptions
-from sam_pipeline.storage.tables.delta import DataFile, committed_files
+from sam_pipeline.storage.objects.retrying import retried
+from sam_pipeline.storage.tables.delta import DataFile, committed_files, open_table, output_errors, table_metadata
 from sam_pipeline.storage.tables.delta_place import Table
 from sam_pipeline.storage.tables.prompts import Prompts, count_prompts
-from sam_pipeline.storage.tables.results import count_values, open_results
+from sam_pipeline.storage.tables.results import open_results
 from sam_pipeline.storage.tables.table_reading import file_opener, read_columns, read_file
+
+# Commits further apart than this belong to different starts, or to a run that stood still.
+_PAUSE_S = 1800
+_RATE_COMMITS = 50
+# Entries of the log, of which compaction and other starts have some too.
+_RATE_ENTRIES = 500
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a results table holds, read from storage alone."""
+
+    num_by_status: Counter[str]
+    num_masks: int
+    commits: list[tuple[float, int]]
+    """(Unix time in seconds, images) of the latest commits of shards, oldest first."""
+
+    def recent_rate(self) -> float | None:
+        """Images a second over the last commits of one working period; None before there are two."""
+        recent = self.commits[-1:]
+        for commit in reversed(self.commits[:-1]):
+            if recent[0][0] - commit[0] > _PAUSE_S or len(recent) > _RATE_COMMITS:
+                break
+            recent.insert(0, commit)
+        if len(recent) < 2 or recent[-1][0] <= recent[0][0]:
+            return None
+        # What the first commit of the period holds was made before the period began.
+        return sum(count for _, count in recent[1:]) / (recent[-1][0] - recent[0][0])
 
 
 @dataclass(frozen=True)
@@ -75,20 +105,46 @@ class Outcome:
         return f"{counts}, such as {self.failure}; `{retry}` lets the next annotate do them again"
 
 
-def read_outcome(output: str, prompts: Prompts | None, num_images: int, options: StorageOptions) -> Outcome:
+def read_state(output: str, storage_options: StorageOptions) -> RunState | None:
+    """Read how far a run has come, while it runs or after; None if it never started. Opens every file."""
+    table = open_table(table_uri(output, "masks"), storage_options)
+    if table is None:
+        return None
+    table_metadata(table)  # raises for a table of another program, which has other columns
+    return RunState(*count_results(table, storage_options), _recent_commits(table))
+
+
+def count_results(table: Table, storage_options: StorageOptions) -> tuple[Counter[str], int]:
+    """Count rows by status, and masks, of a snapshot of the results. Opens every file."""
+    num_by_status: Counter[str] = Counter()
+    num_masks = 0
+    # Whoever counts, a command or a script, may end right after it.
+    for rows in read_columns(table, ["status", "num_masks"], storage_options, pre_buffer=False):
+        num_by_status += count_values(rows["status"])
+        num_masks += pc.sum(rows["num_masks"]).as_py() or 0
+    return num_by_status, num_masks
+
+
+def count_values(column: pa.ChunkedArray) -> Counter[str]:
+    """How often each value of a column is there."""
+    counts = pc.value_counts(column)
+    return Counter(dict(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True)))
+
+
+def read_outcome(output: str, prompts: Prompts | None, num_images: int, storage_options: StorageOptions) -> Outcome:
     """Read how a run came out, from small columns of all its files.
 
     Args:
         output: folder of the run.
         prompts: those that it has.
         num_images: in the plan.
-        options: of the storage.
+        storage_options: of fsspec.
 
     Raises:
         OutputError: there are no results, or they cannot be read.
         StorageUnavailableError: storage did not answer.
     """
-    table = open_results(output, options)
+    table = open_results(output, storage_options)
     columns = ["image_id", "status", "num_masks", *([] if prompts is None else ["prompt_errors"])]
     num_by_status: Counter[str] = Counter()
     num_unusable: Counter[str] = Counter()
@@ -96,7 +152,7 @@ def read_outcome(output: str, prompts: Prompts | None, num_images: int, options:
     failed: tuple[DataFile, int] | None = None
     unusable: tuple[DataFile, int] | None = None
     is_ok = np.zeros(num_images if prompts is not None else 0, bool)
-    tables = read_columns(table, columns, options, pre_buffer=False)
+    tables = read_columns(table, columns, storage_options, pre_buffer=False)
     for file, of_file in zip(committed_files(table), tables, strict=True):
         # Another start may have added images to the plan, and done them.
         is_planned = pc.less(of_file["image_id"], num_images)
@@ -108,11 +164,11 @@ def read_outcome(output: str, prompts: Prompts | None, num_images: int, options:
             num_unusable += count_values(pc.struct_field(pc.list_flatten(rows["prompt_errors"]), "role"))
             unusable = unusable or _first(file, pc.and_(is_planned, of_file["prompt_errors"].is_valid()))
             is_ok[rows.filter(pc.equal(rows["status"], "ok"))["image_id"].to_numpy()] = True
-    failure = "" if failed is None else _example(table, *failed, "error", options)
+    failure = "" if failed is None else _example(table, *failed, "error", storage_options)
     if prompts is None:
         return Outcome(output, num_by_status, num_masks, failure)
     # Each prompt of an image that is ok has a mask or an error; those of the others have neither.
-    num_asked = int(count_prompts(output, num_images, options)[is_ok].sum())
+    num_asked = int(count_prompts(output, num_images, storage_options)[is_ok].sum())
     return Outcome(
         output,
         num_by_status,
@@ -121,18 +177,18 @@ def read_outcome(output: str, prompts: Prompts | None, num_images: int, options:
         {"prompt": prompts.num_prompts, "region": prompts.num_regions},
         num_unusable,
         num_asked - num_unusable["prompt"],
-        "" if unusable is None else _example(table, *unusable, "prompt_errors", options),
+        "" if unusable is None else _example(table, *unusable, "prompt_errors", storage_options),
     )
 
 
-def count_unusable(output: str, options: StorageOptions) -> Counter[str]:
+def count_unusable(output: str, storage_options: StorageOptions) -> Counter[str]:
     """Prompts and regions in prompt_errors so far, by role.
 
     Raises:
         OutputError: there are no results, or they cannot be read.
         StorageUnavailableError: storage did not answer.
     """
-    tables = read_columns(open_results(output, options), ["prompt_errors"], options, pre_buffer=False)
+    tables = read_columns(open_results(output, storage_options), ["prompt_errors"], storage_options, pre_buffer=False)
     roles = (count_values(pc.struct_field(pc.list_flatten(rows["prompt_errors"]), "role")) for rows in tables)
     return sum(roles, Counter())
 
@@ -142,9 +198,17 @@ def _first(file: DataFile, is_wanted: pa.ChunkedArray) -> tuple[DataFile, int] |
     return None if position < 0 else (file, position)
 
 
-def _example(table: Table, file: DataFile, position: int, column: str, options: StorageOptions) -> str:
+def _example(table: Table, file: DataFile, position: int, column: str, storage_options: StorageOptions) -> str:
     """The URI of a row, and its error, or that of its first prompt."""
-    open_file = file_opener(table, [file], options, pre_buffer=False)
+    open_file = file_opener(table, [file], storage_options, pre_buffer=False)
     (row,) = read_file(table, file, open_file, ["uri", column]).slice(position, 1).to_pylist()
     error = row[column] if isinstance(row[column], str) else row[column][0]["error"]
     return f"{row['uri']}: {error}"
+
+
+def _recent_commits(table: Table) -> list[tuple[float, int]]:
+    with output_errors(table.uri):
+        entries = retried(lambda: table.history(_RATE_ENTRIES), what=f"read {table.uri}")
+    return [
+        (entry["timestamp"] / 1000, int(entry["num_images"])) for entry in reversed(entries) if "num_images" in entry
+    ]

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import pyarrow.parquet as pq
 
-from sam_pipeline.errors import SamPipelineError
+from sam_pipeline.errors import OutputError
 from sam_pipeline.storage.inputs.listing.store_listing import folder_names
 from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri, open_filesystem
 from sam_pipeline.storage.objects.retrying import retried
@@ -45,7 +45,7 @@ class UnusedFiles:
     """Files and folders that it did not write, or that do not say so. Hidden ones are not counted."""
 
 
-def find_unused_files(table: Table, options: StorageOptions, *, retention_hours: int) -> UnusedFiles:
+def find_unused_files(table: Table, storage_options: StorageOptions, *, retention_hours: int) -> UnusedFiles:
     """Look for files that the table's snapshot does not need. Only what is directly in the folder is looked at.
 
     Ours are those that a commit of the log removed, and those that killed writers put and did not commit. The latter
@@ -53,7 +53,7 @@ def find_unused_files(table: Table, options: StorageOptions, *, retention_hours:
 
     Args:
         table: whose epoch the caller holds.
-        options: storage options.
+        storage_options: of fsspec.
         retention_hours: how old they must be.
 
     Raises:
@@ -62,16 +62,16 @@ def find_unused_files(table: Table, options: StorageOptions, *, retention_hours:
     """
     removed, removed_long_ago = (set(_removed(table, hours)) for hours in (0, retention_hours))
     known = removed | {file.path for file in committed_files(table)} | {"_delta_log"}
-    there, others, num_foreign = _look_at(table.uri, removed_long_ago, known, options)
+    there, others, num_foreign = _look_at(table.uri, removed_long_ago, known, storage_options)
     put_before = time.time() - retention_hours * 3600
-    verdicts = _each(partial(_is_put_here, table, options, put_before), others)
+    verdicts = _each(partial(_is_put_here, table, storage_options, put_before), others)
     put = [name for name, is_ours in zip(others, verdicts, strict=True) if is_ours]
     return UnusedFiles(sorted([*there, *put]), num_foreign + verdicts.count(False))
 
 
-def remove_files(table_uri: str, names: Sequence[str], options: StorageOptions) -> None:
+def remove_files(table_uri: str, names: Sequence[str], storage_options: StorageOptions) -> None:
     """Delete files of a table's folder."""
-    filesystem, folder = open_filesystem(table_uri, options)
+    filesystem, folder = open_filesystem(table_uri, storage_options)
 
     def remove(name: str) -> None:
         with suppress(FileNotFoundError):
@@ -94,9 +94,11 @@ def _removed(table: Table, hours: int) -> list[str]:
         return [name for name in names if _REMOVED_NAME.fullmatch(name)]
 
 
-def _look_at(uri: str, removed: set[str], known: set[str], options: StorageOptions) -> tuple[list[str], list[str], int]:
+def _look_at(
+    uri: str, removed: set[str], known: set[str], storage_options: StorageOptions
+) -> tuple[list[str], list[str], int]:
     """(removed files that are still there, files that have our form of name and are not known, number of others)."""
-    filesystem, folder = open_filesystem(uri, options)
+    filesystem, folder = open_filesystem(uri, storage_options)
 
     def look() -> tuple[list[str], list[str], int]:
         there, others, num_foreign = [], [], 0
@@ -122,9 +124,9 @@ def _is_plain_file(path: str) -> bool:
     return os.path.isfile(path) and not os.path.islink(path)
 
 
-def _is_put_here(table: Table, options: StorageOptions, put_before: float, name: str) -> bool | None:
+def _is_put_here(table: Table, storage_options: StorageOptions, put_before: float, name: str) -> bool | None:
     """Whether a file says in its footer that it was written for this table; None if it was, but lately."""
-    filesystem = table_filesystem(table, options)
+    filesystem = table_filesystem(table, storage_options)
 
     def look() -> bool | None:
         (info,) = filesystem.get_file_info([name])
@@ -134,11 +136,11 @@ def _is_put_here(table: Table, options: StorageOptions, put_before: float, name:
             return False
         return True if info.mtime.timestamp() < put_before else None
 
+    uri = join_uri(table.uri, name)
     try:
-        return retried(look, what=f"read {join_uri(table.uri, name)}", denied_is_final=False)
-    except SamPipelineError:
-        raise
-    except Exception:  # noqa: BLE001  whatever is wrong with it, it does not say that it is ours
+        with output_errors(uri):
+            return retried(look, what=f"read {uri}", denied_is_final=False)
+    except OutputError:  # whatever is wrong with it, it does not say that it is ours
         return False
 
 

@@ -14,7 +14,8 @@ from pycocotools import mask as coco_mask
 
 from sam_pipeline.errors import DamagedFileError, OutputError
 from sam_pipeline.safety.clean_text import one_line
-from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri
+from sam_pipeline.storage.layout import table_uri
+from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.tables.delta import DataFile, committed_files, open_table, table_metadata
 from sam_pipeline.storage.tables.delta_place import Table
 from sam_pipeline.storage.tables.plan import Plan, iterate_planned, read_plan
@@ -66,7 +67,7 @@ class Verification:
             self.problems.append(problem)
 
 
-def verify(output: str, options: StorageOptions) -> Verification:
+def verify(output: str, storage_options: StorageOptions) -> Verification:
     """Read a whole output and check it against its plan.
 
     Raises:
@@ -75,8 +76,8 @@ def verify(output: str, options: StorageOptions) -> Verification:
         StorageUnavailableError: storage did not answer.
     """
     # Before the plan: another start may extend the plan and add rows to the results.
-    table = open_table(join_uri(output, "masks"), options)
-    plan = read_plan(output, options)
+    table = open_table(table_uri(output, "masks"), storage_options)
+    plan = read_plan(output, storage_options)
     if plan is None:
         raise OutputError(f"no plan in {output}")
     if table is None:
@@ -84,10 +85,10 @@ def verify(output: str, options: StorageOptions) -> Verification:
         result.note(_left(output, result))
         return result
     table_metadata(table)  # raises for a table of another program
-    return _check(plan, table, options)
+    return _check(plan, table, storage_options)
 
 
-def retry_damaged(output: str, options: StorageOptions) -> int:
+def retry_damaged(output: str, storage_options: StorageOptions) -> int:
     """Delete what verify finds missing, damaged or unsound, so that the next run does its images again.
 
     A shard that cannot be fetched for another reason (no permission, for one) is kept.
@@ -100,22 +101,22 @@ def retry_damaged(output: str, options: StorageOptions) -> int:
         FencedError: a later start took over.
         StorageUnavailableError: storage did not answer.
     """
-    results = MaskTable.stop_runs(output, options)
-    plan = read_plan(output, options)
+    results = MaskTable.stop_runs(output, storage_options)
+    plan = read_plan(output, storage_options)
     if plan is None:
         raise OutputError(f"no plan in {output}")
-    found = _check(plan, results.snapshot, options)
+    found = _check(plan, results.snapshot, storage_options)
     results.drop(found.damaged_files)
     num_dropped = sum(file.num_rows for file in found.damaged_files)
     return num_dropped + results.delete_images(np.array(sorted(found.unsound_ids), np.int64))
 
 
-def _check(plan: Plan, table: Table, options: StorageOptions) -> Verification:
+def _check(plan: Plan, table: Table, storage_options: StorageOptions) -> Verification:
     result = Verification(plan.num_images)
-    uri_hashes = _uri_hashes(plan, options)
-    num_prompts = count_prompts(plan.output, plan.num_images, options)
+    uri_hashes = _uri_hashes(plan, storage_options)
+    num_prompts = count_prompts(plan.output, plan.num_images, storage_options)
     seen = np.zeros(plan.num_images, dtype=np.uint8)
-    open_file = checked_opener(table, options)
+    open_file = checked_opener(table, storage_options)
     files = committed_files(table)
     for file in files:
         try:
@@ -147,10 +148,10 @@ def _left(output: str, result: Verification) -> str:
     return f"left to do: {result.num_left} of {result.num_planned} images; {command} goes on with them"
 
 
-def _uri_hashes(plan: Plan, options: StorageOptions) -> npt.NDArray[np.int64]:
+def _uri_hashes(plan: Plan, storage_options: StorageOptions) -> npt.NDArray[np.int64]:
     """Hashes of planned URIs, good for this process: 8 bytes an image, where the URIs would take a hundred."""
     hashes = np.zeros(plan.num_images, dtype=np.int64)
-    for planned in iterate_planned(plan, ["image_id", "uri"], options, is_checked=True):
+    for planned in iterate_planned(plan, ["image_id", "uri"], storage_options, is_checked=True):
         for batch in planned.to_batches(max_chunksize=_PLANNED_AT_ONCE):
             hashes[batch["image_id"].to_numpy()] = [hash(uri) for uri in batch["uri"].to_pylist()]
     return hashes

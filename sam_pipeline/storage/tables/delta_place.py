@@ -60,7 +60,7 @@ class Table(DeltaTable):
 
     Args:
         uri: a path or URI, as join_uri makes it.
-        options: storage options.
+        storage_options: of fsspec.
         version: None for the newest.
 
     Raises:
@@ -68,10 +68,10 @@ class Table(DeltaTable):
         TableNotFoundError: there is none.
     """
 
-    def __init__(self, uri: str, options: StorageOptions, version: int | None = None) -> None:
+    def __init__(self, uri: str, storage_options: StorageOptions, version: int | None = None) -> None:
         self.uri = uri
-        self._options = options
-        given = delta_storage_options(uri, options)
+        self.storage_options = storage_options
+        given = delta_storage_options(uri, storage_options)
         super().__init__(delta_uri(uri), version=version, storage_options=given)
         self._given = given
 
@@ -82,8 +82,8 @@ class Table(DeltaTable):
 
     def renew(self) -> None:
         """Go on, at the same version, with the credentials of now: a table is used for days, a role's last an hour."""
-        if self._given != delta_storage_options(self.uri, self._options):
-            self.__init__(self.uri, self._options, self.version())  # type: ignore[misc]
+        if self._given != delta_storage_options(self.uri, self.storage_options):
+            self.__init__(self.uri, self.storage_options, self.version())  # type: ignore[misc]
 
 
 def delta_uri(uri: str) -> str:
@@ -121,7 +121,7 @@ def _check_name(name: str, refused: dict[str, re.Pattern[str]], max_bytes: int) 
         raise ConfigError(f"a folder's name in the path of an output must have at most {_MAX_PART_BYTES} bytes")
 
 
-def delta_storage_options(uri: str, options: StorageOptions) -> dict[str, str]:
+def delta_storage_options(uri: str, storage_options: StorageOptions) -> dict[str, str]:
     """What delta-rs is to be told so that it asks whom fsspec asks, as whom fsspec asks.
 
     On S3 that is what botocore has resolved for fsspec's client, from options, environment, profile or role: endpoint,
@@ -136,32 +136,36 @@ def delta_storage_options(uri: str, options: StorageOptions) -> dict[str, str]:
     """
     protocol = protocol_of(uri)
     if protocol in S3_SCHEMES:
-        return _s3_options(uri, options)
+        return _s3_options(uri, storage_options)
     if protocol in ("az", "abfs", "abfss"):
         names = {"account_name": "azure_storage_account_name"}
-        anonymous = {"azure_skip_signature": "true"} if options.get("anon") else {}
-        return {names[name]: str(value) for name, value in options.items() if name in names and value} | anonymous
+        anonymous = {"azure_skip_signature": "true"} if storage_options.get("anon") else {}
+        return {
+            names[name]: str(value) for name, value in storage_options.items() if name in names and value
+        } | anonymous
     if protocol in ("gs", "gcs"):
-        if options.get("endpoint_url"):
+        if storage_options.get("endpoint_url"):
             raise ConfigError("endpoint_url is not for gs:// outputs: only one of the two clients would follow it")
-        return {"google_skip_signature": "true"} if options.get("token") == "anon" else {}
+        return {"google_skip_signature": "true"} if storage_options.get("token") == "anon" else {}
     return {}
 
 
-def _s3_options(uri: str, options: StorageOptions) -> dict[str, str]:
-    filesystem, path = open_filesystem(uri, options)
+def _s3_options(uri: str, storage_options: StorageOptions) -> dict[str, str]:
+    filesystem, path = open_filesystem(uri, storage_options)
     client = filesystem.connect()
     endpoint, settings = client.meta.endpoint_url, client.meta.config
     given = {
         "connect_timeout": f"{settings.connect_timeout}s",
-        "timeout": f"{(options.get('config_kwargs') or {}).get('read_timeout', _TIMEOUT_S)}s",
+        "timeout": f"{(storage_options.get('config_kwargs') or {}).get('read_timeout', _TIMEOUT_S)}s",
         **_RETRIES,
         "AWS_ENDPOINT_URL": endpoint,
         # delta-rs refuses plain http unless told; the user chose it by giving an http endpoint.
         "AWS_ALLOW_HTTP": str(urlsplit(endpoint).scheme == "http").lower(),
         "AWS_REGION": client.meta.region_name,
     }
-    given_regions = [(options.get(name) or {}).get("region_name") for name in ("client_kwargs", "config_kwargs")]
+    given_regions = [
+        (storage_options.get(name) or {}).get("region_name") for name in ("client_kwargs", "config_kwargs")
+    ]
     if not any(given_regions) and filesystem.session.get_config_variable("region") is None:
         # botocore does not look at AWS_REGION and follows redirects; delta-rs does the first and not the second.
         given["AWS_REGION"] = os.environ.get("AWS_REGION") or "us-east-1"
@@ -171,9 +175,9 @@ def _s3_options(uri: str, options: StorageOptions) -> dict[str, str]:
         scheme, _, host = endpoint.partition("://")
         given["AWS_ENDPOINT_URL"] = f"{scheme}://{path.partition('/')[0]}.{host}"
         given["AWS_VIRTUAL_HOSTED_STYLE_REQUEST"] = "true"
-    if (options.get("client_kwargs") or {}).get("verify") is False:
+    if (storage_options.get("client_kwargs") or {}).get("verify") is False:
         given["allow_invalid_certificates"] = "true"
-    if options.get("anon"):
+    if storage_options.get("anon"):
         return given | {"AWS_SKIP_SIGNATURE": "true"}
     return given | _credentials(filesystem)
 

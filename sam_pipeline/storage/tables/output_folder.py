@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from sam_pipeline.errors import OutputError
-from sam_pipeline.storage.inputs.listing.output_tables import table_uris
 from sam_pipeline.storage.inputs.listing.store_listing import folder_names
+from sam_pipeline.storage.layout import table_uris
 from sam_pipeline.storage.objects.filesystem import StorageOptions, open_filesystem
 from sam_pipeline.storage.objects.retrying import retried
 from sam_pipeline.storage.tables.delta import open_table, output_errors, table_metadata
 from sam_pipeline.storage.tables.schema import PROMPTS_SCHEMA
 
 
-def check_output(output: str, options: StorageOptions) -> None:
+def check_output(output: str, storage_options: StorageOptions) -> None:
     """Refuse an output in which something else stands where a table is, or would be.
 
     Hidden files (.DS_Store) may be there, and anything beside a table that exists: nothing of it is ever touched.
@@ -21,9 +21,9 @@ def check_output(output: str, options: StorageOptions) -> None:
         StorageUnavailableError: storage did not answer.
     """
     for uri in table_uris(output):
-        table = open_table(uri, options)
+        table = open_table(uri, storage_options)
         if table is None:
-            if (name := _first_foreign_name(uri, options)) is not None:
+            if (name := _first_foreign_name(uri, storage_options)) is not None:
                 raise OutputError(
                     f"{uri} holds {name!r} and no table of this program, which would keep one there; "
                     "use another output, or move what is there"
@@ -33,9 +33,9 @@ def check_output(output: str, options: StorageOptions) -> None:
             table_metadata(table)  # raises for a table of another program
 
 
-def _first_foreign_name(uri: str, options: StorageOptions) -> str | None:
+def _first_foreign_name(uri: str, storage_options: StorageOptions) -> str | None:
     """A name in a folder without a table; what is hidden does not count, nor the log of a table that is being made."""
-    filesystem, path = open_filesystem(uri, options)
+    filesystem, path = open_filesystem(uri, storage_options)
 
     def look() -> str | None:
         names = folder_names(filesystem, path)

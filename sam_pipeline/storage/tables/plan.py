@@ -18,21 +18,10 @@ import tenacity
 
 from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA
-from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri
-from sam_pipeline.storage.tables.delta import (
-    DataFile,
-    commit_files,
-    committed_epoch,
-    committed_files,
-    committed_metadata,
-    create_table,
-    open_table,
-    put_parquet,
-    table_id,
-    table_metadata,
-    take_epoch,
-)
-from sam_pipeline.storage.tables.delta_place import Table
+from sam_pipeline.storage.layout import table_uri
+from sam_pipeline.storage.objects.filesystem import StorageOptions
+from sam_pipeline.storage.tables.delta import DataFile, committed_files, table_metadata
+from sam_pipeline.storage.tables.fenced_table import FencedTable
 from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA
 from sam_pipeline.storage.tables.table_reading import ImageIds, checked_opener, read_columns, read_file, read_image_rows
 
@@ -56,19 +45,19 @@ class Plan:
     """Of the table, when it was read."""
 
 
-def read_plan(output: str, options: StorageOptions) -> Plan | None:
+def read_plan(output: str, storage_options: StorageOptions) -> Plan | None:
     """The plan of an output; None if there is none, or if planning was interrupted before its commit."""
-    table = open_table(join_uri(output, "images"), options)
+    table = FencedTable.open(output, "images", storage_options)
     if table is None:
         return None
-    table_metadata(table)  # raises for a table of another program
-    if committed_epoch(table) is None:
+    table_metadata(table.snapshot)  # raises for a table of another program
+    if table.committed_epoch() is None:
         return None
-    return Plan(output, **_kept(table), num_images=table.count(), version=table.version())
+    return Plan(output, **_kept(table), num_images=table.snapshot.count(), version=table.snapshot.version())
 
 
 def write_plan(
-    output: str, input_uri: str, images: pa.Table, options: StorageOptions, *, replaced: Plan | None = None
+    output: str, input_uri: str, images: pa.Table, storage_options: StorageOptions, *, replaced: Plan | None = None
 ) -> Plan:
     """Commit a plan of images, (N,) rows of SOURCE_SCHEMA in the order of their ids, in one transaction.
 
@@ -78,7 +67,7 @@ def write_plan(
         output: folder of the run.
         input_uri: what the images were listed from.
         images: to plan.
-        options: storage options.
+        storage_options: of fsspec.
         replaced: the plan whose place it takes. Whoever replaces one makes sure, after it was read, that there are no
             results; a run that begins them meanwhile confirms its plan first, and then this fails.
 
@@ -86,32 +75,34 @@ def write_plan(
         FencedError: another planner committed first, or another run has begun.
         OutputError: the place cannot be written.
     """
-    uri = join_uri(output, "images")
-    table = open_table(uri, options) or create_table(uri, IMAGES_SCHEMA, {"input": input_uri}, options)
-    table_metadata(table)  # raises for a table of another program
-    epoch = committed_epoch(table)
+    table = FencedTable.open(output, "images", storage_options)
+    table = table or FencedTable.create(output, "images", {"input": input_uri}, storage_options)
+    table_metadata(table.snapshot)  # raises for a table of another program
+    epoch = table.committed_epoch()
     if replaced is None and epoch is not None:
         # A commit from this snapshot would meet no conflict and plan every image a second time.
-        raise FencedError(f"another run made a plan in {uri} meanwhile; the same command uses it")
-    if replaced is not None and table.version() != replaced.version:
-        raise FencedError(f"another run changed the plan in {uri}, or has begun with it; the same command looks again")
+        raise FencedError(f"another run made a plan in {table.uri} meanwhile; the same command uses it")
+    if replaced is not None and table.snapshot.version() != replaced.version:
+        raise FencedError(
+            f"another run changed the plan in {table.uri}, or has begun with it; the same command looks again"
+        )
     # No epoch before the files of a first plan are put: a table that has one counts as a plan.
-    epoch = _FIRST_EPOCH if replaced is None else take_plan_epoch(table, options)
-    files = [_put(table, _rows(images, start), options) for start in range(0, images.num_rows, _ROWS_PER_FILE)]
+    epoch = _FIRST_EPOCH if replaced is None else take_plan_epoch(table)
+    files = [_put(table, _rows(images, start)) for start in range(0, images.num_rows, _ROWS_PER_FILE)]
     generation = 1 if replaced is None else replaced.generation + 1
-    _commit(table, files, options, epoch, committed_files(table), input=input_uri, generation=generation)
-    return Plan(output, input_uri, images.num_rows, generation, table.version())
+    _commit(table, files, epoch, committed_files(table.snapshot), input=input_uri, generation=generation)
+    return Plan(output, input_uri, images.num_rows, generation, table.snapshot.version())
 
 
-def take_plan_epoch(table: Table, options: StorageOptions) -> int:
-    """Fence other writers of a plan; see storage.delta.take_epoch.
+def take_plan_epoch(table: FencedTable) -> int:
+    """Fence other writers of a plan; see FencedTable.take_epoch.
 
     The commit says again what the plan is of, because delta-rs deletes entries of the log that are old.
     """
-    return take_epoch(table, IMAGES_SCHEMA, options, custom_metadata={"plan": json.dumps(_kept(table))})
+    return table.take_epoch({"plan": json.dumps(_kept(table))})
 
 
-def confirm_plan(plan: Plan, options: StorageOptions) -> None:
+def confirm_plan(plan: Plan, storage_options: StorageOptions) -> None:
     """Make sure that a plan is the newest, by a commit after which none that was read before can take its place.
 
     Raises:
@@ -125,86 +116,88 @@ def confirm_plan(plan: Plan, options: StorageOptions) -> None:
         wait=tenacity.wait_random(0, 0.2),
         reraise=True,
     )
-    attempts(_confirm, plan, options)
+    attempts(_confirm, plan, storage_options)
 
 
-def check_plan(plan: Plan, options: StorageOptions) -> None:
+def check_plan(plan: Plan, storage_options: StorageOptions) -> None:
     """Make sure that a plan was not made anew since it was read.
 
     Raises:
         FencedError: it was.
     """
-    _opened(plan, options)
+    _opened(plan, storage_options)
 
 
-def _confirm(plan: Plan, options: StorageOptions) -> None:
-    table = _opened(plan, options)
-    epoch = committed_epoch(table)
+def _confirm(plan: Plan, storage_options: StorageOptions) -> None:
+    table = _opened(plan, storage_options)
+    epoch = table.committed_epoch()
     assert epoch is not None, "it was read"
-    _commit(table, [], options, epoch, **_kept(table))
+    _commit(table, [], epoch, **_kept(table))
 
 
-def extend_plan(plan: Plan, new: pa.Table, changed: pa.Table, options: StorageOptions) -> Plan:
+def extend_plan(plan: Plan, new: pa.Table, changed: pa.Table, storage_options: StorageOptions) -> Plan:
     """Add images to a plan and correct what it says of others, in one transaction.
 
     Args:
         plan: as it is now.
         new: (N,) rows of SOURCE_SCHEMA, which get the next ids.
         changed: (M,) rows of IMAGES_SCHEMA, which take the place of those with their image_id.
-        options: storage options.
+        storage_options: of fsspec.
 
     Raises:
         FencedError: another planner committed meanwhile; nothing was changed.
         OutputError: the place cannot be written.
     """
-    table = _opened(plan, options)
-    if committed_epoch(table) is None or table.count() != plan.num_images:
+    table = _opened(plan, storage_options)
+    if table.committed_epoch() is None or table.snapshot.count() != plan.num_images:
         raise FencedError(f"another run changed the plan in {table.uri} meanwhile; the same command looks again")
     if not new.num_rows and not changed.num_rows:
         return plan
-    epoch = take_plan_epoch(table, options)
-    files = committed_files(table)
-    open_file = checked_opener(table, options)
-    replaced = [file for file in files if _ids_between(changed, file.min_image_id, file.max_image_id).num_rows]
-    put = [_put(table, _corrected(read_file(table, file, open_file), changed), options) for file in replaced]
+    epoch = take_plan_epoch(table)
+    open_file = checked_opener(table.snapshot, storage_options)
+    replaced = [
+        file
+        for file in committed_files(table.snapshot)
+        if _ids_between(changed, file.min_image_id, file.max_image_id).num_rows
+    ]
+    put = [_put(table, _corrected(read_file(table.snapshot, file, open_file), changed)) for file in replaced]
     starts = range(0, new.num_rows, _ROWS_PER_FILE)
-    put += [_put(table, _rows(new, start, plan.num_images), options) for start in starts]
-    _commit(table, put, options, epoch, replaced, **_kept(table))
-    return replace(plan, num_images=plan.num_images + new.num_rows, version=table.version())
+    put += [_put(table, _rows(new, start, plan.num_images)) for start in starts]
+    _commit(table, put, epoch, replaced, **_kept(table))
+    return replace(plan, num_images=plan.num_images + new.num_rows, version=table.snapshot.version())
 
 
-def _opened(plan: Plan, options: StorageOptions) -> Table:
+def _opened(plan: Plan, storage_options: StorageOptions) -> FencedTable:
     """The table of a plan at its newest version, in which the plan is still the same but for what was added."""
-    uri = join_uri(plan.output, "images")
-    table = open_table(uri, options)
-    if table is None:
-        raise OutputError(f"the plan disappeared: {uri}")
+    table = _found(plan, storage_options)
     if _kept(table)["generation"] != plan.generation:
-        raise FencedError(f"another run made the plan in {uri} anew; the same command uses it")
+        raise FencedError(f"another run made the plan in {table.uri} anew; the same command uses it")
+    return table
+
+
+def _found(plan: Plan, storage_options: StorageOptions) -> FencedTable:
+    table = FencedTable.open(plan.output, "images", storage_options)
+    if table is None:
+        raise OutputError(f"the plan disappeared: {table_uri(plan.output, 'images')}")
     return table
 
 
 def _commit(
-    table: Table,
-    files: Sequence[DataFile],
-    options: StorageOptions,
-    epoch: int,
-    replaced: Sequence[DataFile] = (),
-    **kept: Any,
+    table: FencedTable, files: Sequence[DataFile], epoch: int, replaced: Sequence[DataFile] = (), **kept: Any
 ) -> None:
-    metadata = {"plan": json.dumps(kept)}
-    commit_files(table, IMAGES_SCHEMA, files, options, epoch=epoch, replaced=replaced, custom_metadata=metadata)
+    table.commit(files, epoch=epoch, replaced=replaced, custom_metadata={"plan": json.dumps(kept)})
 
 
-def _kept(table: Table) -> dict[str, Any]:
+def _kept(table: FencedTable) -> dict[str, Any]:
     """What the commits of a plan say of it: input and generation."""
-    kept = committed_metadata(table, "plan")
-    # Without, it was made by a version that had one generation only.
-    return {"input": table_metadata(table)["input"], "generation": 1} if kept is None else dict(json.loads(kept))
+    kept = table.committed_metadata("plan")
+    if kept is None:  # made by a version that had one generation only
+        return {"input": table_metadata(table.snapshot)["input"], "generation": 1}
+    return dict(json.loads(kept))
 
 
-def _put(table: Table, rows: pa.Table, options: StorageOptions) -> DataFile:
-    return put_parquet(table.uri, rows, options, row_group_size=_ROWS_PER_GROUP, table_id=table_id(table))
+def _put(table: FencedTable, rows: pa.Table) -> DataFile:
+    return table.put(rows, row_group_size=_ROWS_PER_GROUP)
 
 
 def _ids_between(rows: pa.Table, first: int, last: int) -> pa.Table:
@@ -220,7 +213,7 @@ def _corrected(rows: pa.Table, changed: pa.Table) -> pa.Table:
 
 
 def iterate_planned(
-    plan: Plan, columns: Sequence[str], options: StorageOptions, *, is_checked: bool = False
+    plan: Plan, columns: Sequence[str], storage_options: StorageOptions, *, is_checked: bool = False
 ) -> Iterator[pa.Table]:
     """Some columns of a whole plan, image_id among them, a file at a time, in any order.
 
@@ -229,20 +222,16 @@ def iterate_planned(
     Args:
         plan: as it was read.
         columns: their names.
-        options: storage options.
+        storage_options: of fsspec.
         is_checked: see read_columns.
     """
-    uri = join_uri(plan.output, "images")
-    table = open_table(uri, options)
-    if table is None:
-        raise OutputError(f"the plan disappeared: {uri}")
-    for rows in read_columns(table, columns, options, is_checked=is_checked):
+    for rows in read_columns(_found(plan, storage_options).snapshot, columns, storage_options, is_checked=is_checked):
         yield rows.filter(pc.field("image_id") < plan.num_images)
 
 
-def read_planned(output: str, image_ids: ImageIds, options: StorageOptions) -> pa.Table:
+def read_planned(output: str, image_ids: ImageIds, storage_options: StorageOptions) -> pa.Table:
     """The planned rows of images, whose ids are ascending, in id order; none for an id that is not planned."""
-    rows = read_image_rows(join_uri(output, "images"), image_ids, options)
+    rows = read_image_rows(table_uri(output, "images"), image_ids, storage_options)
     return rows.sort_by("image_id").cast(IMAGES_SCHEMA)
 
 

@@ -20,20 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sam_pipeline.errors import FencedError, OutputError
-from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri
-from sam_pipeline.storage.tables.delta import (
-    DataFile,
-    commit_files,
-    committed_epoch,
-    committed_files,
-    committed_metadata,
-    create_table,
-    open_table,
-    put_parquet,
-    table_id,
-    take_epoch,
-)
-from sam_pipeline.storage.tables.delta_place import Table
+from sam_pipeline.storage.layout import table_uri
+from sam_pipeline.storage.objects.filesystem import StorageOptions
+from sam_pipeline.storage.tables.delta import DataFile, committed_files
+from sam_pipeline.storage.tables.fenced_table import FencedTable
 from sam_pipeline.storage.tables.schema import PROMPTS_SCHEMA
 from sam_pipeline.storage.tables.table_reading import ImageIds, read_columns, read_image_rows
 
@@ -67,42 +57,42 @@ class Prompts:
     """Of the plan that they are for."""
 
 
-def announce_prompts(output: str, options: StorageOptions, generation: int = 1) -> None:
+def announce_prompts(output: str, storage_options: StorageOptions, generation: int = 1) -> None:
     """Say that prompts will be frozen: a start in between must not do without them. Done before there is a plan, too.
 
     Args:
         output: folder of the run.
-        options: of the storage.
+        storage_options: of fsspec.
         generation: of the plan that they are for.
 
     Raises:
         FencedError: another start froze prompts meanwhile.
         OutputError: the place cannot be written.
     """
-    table = create_table(join_uri(output, "prompts"), PROMPTS_SCHEMA, {}, options)
+    table = FencedTable.create(output, "prompts", {}, storage_options)
     if generation > 1:
         # What is frozen stays until the new plan is there.
-        _commit(table, [], _said(table) | {"announced": generation}, options, (committed_epoch(table) or 0) + 1)
+        _commit(table, [], _said(table) | {"announced": generation}, table.next_epoch())
 
 
-def announced_generation(output: str, options: StorageOptions) -> int | None:
+def announced_generation(output: str, storage_options: StorageOptions) -> int | None:
     """The generation of the plan for which prompts were announced that are not frozen; None where there is none."""
-    table = open_table(join_uri(output, "prompts"), options, denied_is_final=False)
+    table = FencedTable.open(output, "prompts", storage_options, denied_is_final=False)
     if table is None:
         return None
-    return 1 if committed_epoch(table) is None else _said(table).get("announced")
+    return 1 if table.committed_epoch() is None else _said(table).get("announced")
 
 
-def read_prompts_header(output: str, options: StorageOptions, generation: int = 1) -> Prompts | None:
+def read_prompts_header(output: str, storage_options: StorageOptions, generation: int = 1) -> Prompts | None:
     """What is frozen for a generation of the plan; None if there are no prompts."""
-    table = open_table(join_uri(output, "prompts"), options, denied_is_final=False)
-    if table is None or committed_epoch(table) is None:
+    table = FencedTable.open(output, "prompts", storage_options, denied_is_final=False)
+    if table is None or table.committed_epoch() is None:
         return None
     header = _header(table)
     return header if header is not None and header.generation == generation else None
 
 
-def check_without_prompts(output: str, options: StorageOptions, generation: int = 1) -> None:
+def check_without_prompts(output: str, storage_options: StorageOptions, generation: int = 1) -> None:
     """Make sure that nobody has frozen, or is about to freeze, prompts for a plan of which a start found none.
 
     To be called by a start that has begun results, before their first row. Whoever freezes prompts announces them, and
@@ -112,13 +102,18 @@ def check_without_prompts(output: str, options: StorageOptions, generation: int 
         FencedError: somebody has.
     """
     # In this order: what is announced may be frozen, and then announced no more, between the two.
-    is_announced = announced_generation(output, options) == generation
-    if is_announced or read_prompts_header(output, options, generation) is not None:
+    is_announced = announced_generation(output, storage_options) == generation
+    if is_announced or read_prompts_header(output, storage_options, generation) is not None:
         raise FencedError(f"another run gives {output} prompts; once they are frozen the same command uses them")
 
 
 def write_prompts(
-    output: str, prompts: pa.Table, source: Source, num_images: int, options: StorageOptions, generation: int = 1
+    output: str,
+    prompts: pa.Table,
+    source: Source,
+    num_images: int,
+    storage_options: StorageOptions,
+    generation: int = 1,
 ) -> Prompts:
     """Freeze the prompts of a planned run, in one transaction, in which those of earlier generations go.
 
@@ -129,44 +124,51 @@ def write_prompts(
         prompts: (N,) rows of PROMPTS_SCHEMA; those of an image in their order.
         source: where they are from.
         num_images: in the plan.
-        options: of the storage.
+        storage_options: of fsspec.
         generation: of the plan.
 
     Raises:
         FencedError: another start froze prompts first, or goes on without any.
         OutputError: the place cannot be written.
     """
-    uri = join_uri(output, "prompts")
-    table = open_table(uri, options) or create_table(uri, PROMPTS_SCHEMA, {}, options)
-    epoch = committed_epoch(table)
+    table = FencedTable.open(output, "prompts", storage_options) or FencedTable.create(
+        output, "prompts", {}, storage_options
+    )
+    epoch = table.committed_epoch()
     frozen = None if epoch is None else _header(table)
     if frozen is not None and frozen.generation >= generation:
-        raise FencedError(f"another run froze prompts in {uri} meanwhile; the same command uses them")
+        raise FencedError(f"another run froze prompts in {table.uri} meanwhile; the same command uses them")
     if epoch is not None and _said(table).get("announced") != generation:
-        raise FencedError(f"another run discarded what was announced in {uri} meanwhile; the same command looks again")
+        raise FencedError(
+            f"another run discarded what was announced in {table.uri} meanwhile; the same command looks again"
+        )
     # No epoch before the first files are put: a table that has one counts as frozen.
-    epoch = 1 if epoch is None else take_prompts_epoch(table, options)
-    return _append(table, _sorted(prompts), source, num_images, options, generation, epoch=epoch, before=None)
+    epoch = 1 if epoch is None else take_prompts_epoch(table)
+    return _append(table, _sorted(prompts), source, num_images, generation, epoch=epoch, before=None)
 
 
-def discard_prompts(output: str, options: StorageOptions, generation: int) -> None:
+def discard_prompts(output: str, storage_options: StorageOptions, generation: int) -> None:
     """Remove what is left of earlier generations where the plan has no prompts: theirs, and that any were announced.
 
     Raises:
         FencedError: another start froze prompts meanwhile.
         OutputError: the place cannot be written.
     """
-    table = open_table(join_uri(output, "prompts"), options, denied_is_final=False)
+    table = FencedTable.open(output, "prompts", storage_options, denied_is_final=False)
     if table is None:
         return
     said = _said(table)
-    if said["generation"] < generation and (committed_files(table) or "announced" in said):
-        epoch = (committed_epoch(table) or 0) + 1
-        _commit(table, [], {"generation": generation}, options, epoch, committed_files(table))
+    if said["generation"] < generation and (committed_files(table.snapshot) or "announced" in said):
+        _commit(table, [], {"generation": generation}, table.next_epoch(), committed_files(table.snapshot))
 
 
 def extend_prompts(
-    output: str, prompts: pa.Table, source: Source, num_images: int, options: StorageOptions, generation: int = 1
+    output: str,
+    prompts: pa.Table,
+    source: Source,
+    num_images: int,
+    storage_options: StorageOptions,
+    generation: int = 1,
 ) -> Prompts:
     """Add the prompts of images that were added to the plan, in one transaction; see write_prompts.
 
@@ -174,29 +176,30 @@ def extend_prompts(
         FencedError: another start did so meanwhile.
         OutputError: there are no prompts, or the place cannot be written.
     """
-    uri = join_uri(output, "prompts")
-    table = open_table(uri, options)
-    before = None if table is None or committed_epoch(table) is None else _header(table)
+    table = FencedTable.open(output, "prompts", storage_options)
+    before = None if table is None or table.committed_epoch() is None else _header(table)
     if table is None or before is None:
-        raise OutputError(f"the prompts disappeared: {uri}")
+        raise OutputError(f"the prompts disappeared: {table_uri(output, 'prompts')}")
     is_older = prompts.num_rows and pc.min(prompts["image_id"]).as_py() < before.num_images
     if before.generation != generation or before.num_images >= num_images or is_older:
-        raise FencedError(f"another run added prompts to {uri} meanwhile; the same command looks again")
-    epoch = take_prompts_epoch(table, options)
-    return _append(table, _sorted(prompts), source, num_images, options, generation, epoch=epoch, before=before)
+        raise FencedError(f"another run added prompts to {table.uri} meanwhile; the same command looks again")
+    epoch = take_prompts_epoch(table)
+    return _append(table, _sorted(prompts), source, num_images, generation, epoch=epoch, before=before)
 
 
-def take_prompts_epoch(table: Table, options: StorageOptions) -> int:
-    """Fence other writers of frozen prompts; see storage.delta.take_epoch.
+def take_prompts_epoch(table: FencedTable) -> int:
+    """Fence other writers of frozen prompts; see FencedTable.take_epoch.
 
     The commit says again what is frozen, because delta-rs deletes entries of the log that are old.
     """
-    return take_epoch(table, PROMPTS_SCHEMA, options, custom_metadata={"prompts": json.dumps(_said(table))})
+    return table.take_epoch({"prompts": json.dumps(_said(table))})
 
 
-def read_image_prompts(output: str, image_ids: ImageIds, options: StorageOptions) -> dict[int, list[dict[str, Any]]]:
+def read_image_prompts(
+    output: str, image_ids: ImageIds, storage_options: StorageOptions
+) -> dict[int, list[dict[str, Any]]]:
     """The prompts and regions of images, whose ids are ascending: image_id → rows of PROMPT_TYPE, in order."""
-    rows = read_image_rows(join_uri(output, "prompts"), image_ids, options)
+    rows = read_image_rows(table_uri(output, "prompts"), image_ids, storage_options)
     # Rows of one file keep their order; those of an image are in one file.
     by_image: dict[int, list[dict[str, Any]]] = {}
     for row in rows.select(PROMPTS_SCHEMA.names).cast(PROMPTS_SCHEMA).to_pylist():
@@ -204,17 +207,17 @@ def read_image_prompts(output: str, image_ids: ImageIds, options: StorageOptions
     return by_image
 
 
-def count_prompts(output: str, num_images: int, options: StorageOptions) -> np.ndarray[Any, np.dtype[np.int64]]:
+def count_prompts(output: str, num_images: int, storage_options: StorageOptions) -> np.ndarray[Any, np.dtype[np.int64]]:
     """(num_images,) prompts of each image of a plan, regions not counted; every file is compared with what was written.
 
     Raises:
         DamagedFileError: a file is missing or altered.
     """
     counts = np.zeros(num_images, np.int64)
-    table = open_table(join_uri(output, "prompts"), options)
+    table = FencedTable.open(output, "prompts", storage_options)
     if table is None:
         return counts
-    for rows in read_columns(table, ["image_id", "role"], options, is_checked=True):
+    for rows in read_columns(table.snapshot, ["image_id", "role"], storage_options, is_checked=True):
         is_counted = pc.and_(pc.equal(rows["role"], "prompt"), pc.less(rows["image_id"], num_images))
         ids = rows.filter(is_counted)["image_id"].to_numpy()
         counts += np.bincount(ids, minlength=num_images)
@@ -222,11 +225,10 @@ def count_prompts(output: str, num_images: int, options: StorageOptions) -> np.n
 
 
 def _append(
-    table: Table,
+    table: FencedTable,
     rows: pa.Table,
     source: Source,
     num_images: int,
-    options: StorageOptions,
     generation: int,
     *,
     epoch: int,
@@ -249,26 +251,21 @@ def _append(
         "max_prompts": max(max_prompts, before.max_prompts if before else 0),
         "max_masks": max(max_masks, before.max_masks if before else 0),
     }
-    files = [
-        put_parquet(table.uri, part, options, row_group_size=per_group, table_id=table_id(table))
-        for part in _parts(rows, per_file)
-    ]
-    _commit(table, files, summary, options, epoch, [] if before else committed_files(table))
+    files = [table.put(part, row_group_size=per_group) for part in _parts(rows, per_file)]
+    _commit(table, files, summary, epoch, [] if before else committed_files(table.snapshot))
     header = _header(table)
     assert header is not None, "it was just committed"
     return header
 
 
 def _commit(
-    table: Table,
+    table: FencedTable,
     files: Sequence[DataFile],
     said: Mapping[str, Any],
-    options: StorageOptions,
     epoch: int,
     replaced: Sequence[DataFile] = (),
 ) -> None:
-    metadata = {"prompts": json.dumps(said)}
-    commit_files(table, PROMPTS_SCHEMA, files, options, epoch=epoch, replaced=replaced, custom_metadata=metadata)
+    table.commit(files, epoch=epoch, replaced=replaced, custom_metadata={"prompts": json.dumps(said)})
 
 
 def _counted(rows: pa.Table) -> tuple[int, int]:
@@ -295,13 +292,13 @@ def _parts(rows: pa.Table, per_file: int) -> list[pa.Table]:
     return parts
 
 
-def _said(table: Table) -> dict[str, Any]:
+def _said(table: FencedTable) -> dict[str, Any]:
     """What the newest commit says of the prompts: a generation, and what of Prompts there is for it."""
-    said: dict[str, Any] = json.loads(committed_metadata(table, "prompts") or "{}")
+    said: dict[str, Any] = json.loads(table.committed_metadata("prompts") or "{}")
     return {"generation": 1} | said
 
 
-def _header(table: Table) -> Prompts | None:
+def _header(table: FencedTable) -> Prompts | None:
     said = _said(table)
     said.pop("announced", None)
     return Prompts(**said | {"source": json.loads(said["source"])}) if "sha256" in said else None

@@ -45,7 +45,7 @@ def check_condition(where: pc.Expression, schema: pa.Schema) -> None:
 
 
 def iterate_results(
-    table: Table, columns: Sequence[str], where: pc.Expression | None, options: StorageOptions
+    table: Table, columns: Sequence[str], where: pc.Expression | None, storage_options: StorageOptions
 ) -> Iterator[pa.Table]:
     """Some columns of the rows of a snapshot that meet a condition; a table for each row group.
 
@@ -55,7 +55,7 @@ def iterate_results(
         table: the snapshot.
         columns: some of results_schema, in the order wanted.
         where: what check_condition accepts; None takes all rows.
-        options: storage options.
+        storage_options: of fsspec.
 
     Raises:
         OutputError: a file is missing or damaged.
@@ -64,7 +64,7 @@ def iterate_results(
     schema = results_schema(table)
     deciding = [] if where is None else _deciding(where, schema)
     files = sorted(committed_files(table), key=lambda file: file.min_image_id)
-    open_file = file_opener(table, files, options, pre_buffer=False)
+    open_file = file_opener(table, files, storage_options, pre_buffer=False)
     for file in files:
         uri = join_uri(table.uri, file.path)
         with output_errors(uri):
@@ -79,11 +79,11 @@ def iterate_results(
 
 
 def read_results(
-    table: Table, columns: Sequence[str], where: pc.Expression | None, options: StorageOptions
+    table: Table, columns: Sequence[str], where: pc.Expression | None, storage_options: StorageOptions
 ) -> pa.Table:
     """As iterate_results, in one table."""
     nothing = results_schema(table).empty_table().select(columns)
-    return pa.concat_tables([nothing, *iterate_results(table, columns, where, options)])
+    return pa.concat_tables([nothing, *iterate_results(table, columns, where, storage_options)])
 
 
 def _deciding(where: pc.Expression, schema: pa.Schema) -> list[str]:

@@ -17,10 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from sam_pipeline.errors import DamagedFileError
-from sam_pipeline.storage.objects.filesystem import StorageOptions
-from sam_pipeline.storage.tables.delta import DataFile, commit_files, committed_files, put_parquet, table_id
-from sam_pipeline.storage.tables.delta_place import Table
-from sam_pipeline.storage.tables.schema import MASKS_SCHEMA
+from sam_pipeline.storage.tables.delta import DataFile, committed_files
+from sam_pipeline.storage.tables.fenced_table import FencedTable
 from sam_pipeline.storage.tables.table_reading import checked_opener, read_checked, read_columns
 
 ROWS_PER_GROUP = 1024
@@ -47,14 +45,13 @@ class Rewriter:
     written, and StorageUnavailableError.
     """
 
-    table: Table
+    table: FencedTable
     """The results."""
     epoch: int
-    options: StorageOptions
 
     def compact(self) -> None:
         """Merge small files."""
-        groups = list(_mergeable(committed_files(self.table)))
+        groups = list(_mergeable(committed_files(self.table.snapshot)))
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
             for start in range(0, len(groups), _FILES_AT_ONCE):
                 part = groups[start : start + _FILES_AT_ONCE]
@@ -72,7 +69,10 @@ class Rewriter:
         Returns:
             The number of rows.
         """
-        counts = [int(is_deleted(rows).sum()) for rows in read_columns(self.table, columns, self.options, files=files)]
+        counts = [
+            int(is_deleted(rows).sum())
+            for rows in read_columns(self.table.snapshot, columns, self.table.snapshot.storage_options, files=files)
+        ]
         affected = [file for file, count in zip(files, counts, strict=True) if count]
         emptied = {file.path for file, count in zip(files, counts, strict=True) if count == file.num_rows}
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
@@ -88,9 +88,7 @@ class Rewriter:
             self._replace(files, [])
 
     def _replace(self, old: Sequence[DataFile], new: Sequence[DataFile], *, data_change: bool = True) -> None:
-        commit_files(
-            self.table, MASKS_SCHEMA, new, self.options, epoch=self.epoch, replaced=old, data_change=data_change
-        )
+        self.table.commit(new, epoch=self.epoch, replaced=old, data_change=data_change)
 
     def _merge(self, files: Sequence[DataFile]) -> DataFile:
         return self._put(rows for file in files for rows in self._row_groups(file))
@@ -104,13 +102,14 @@ class Rewriter:
         Its bytes are compared with what was written. Else a bit that has flipped would get a checksum of its own.
         """
         try:
-            yield from read_checked(file, checked_opener(self.table, self.options), MASKS_SCHEMA)
+            yield from read_checked(
+                file, checked_opener(self.table.snapshot, self.table.snapshot.storage_options), self.table.schema
+            )
         except DamagedFileError as error:
             raise DamagedFileError(f"{error}; retry --damaged has its images done again") from error
 
     def _put(self, parts: Iterator[pa.Table]) -> DataFile:
-        rows, uri = pa.concat_tables(parts), self.table.uri
-        return put_parquet(uri, rows, self.options, row_group_size=ROWS_PER_GROUP, table_id=table_id(self.table))
+        return self.table.put(pa.concat_tables(parts), row_group_size=ROWS_PER_GROUP)
 
 
 def _mergeable(files: Sequence[DataFile]) -> Iterator[list[DataFile]]:

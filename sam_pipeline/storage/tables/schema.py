@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import pyarrow as pa
 
 from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA
+from sam_pipeline.storage.layout import TableName
 from sam_pipeline.storage.prompts.prompt_rows import PROMPT_FIELDS
 
 SCHEMA_VERSION = 3
 
-STATUSES = ("ok", "fetch_error", "decode_error", "too_large", "changed", "worker_crashed")
+Status = Literal["ok", "fetch_error", "decode_error", "too_large", "changed", "worker_crashed"]
 """How an image ended. Everything but ok has no masks and an error in one line."""
+
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 IMAGES_SCHEMA = pa.schema([pa.field("image_id", pa.int64(), nullable=False), *SOURCE_SCHEMA])
 """The frozen plan: image_id is 0..N-1 in the order of the URIs; images added later follow in theirs."""
@@ -76,3 +81,6 @@ num_masks: length of masks, so that counting and filtering need not read them.
 extra: what the source said about the image and the user asked to keep, a JSON object; null where there is nothing.
 prompt_errors: prompts that got no mask, because they could not be used or the mask is empty; null where there are none.
 """
+
+TABLE_SCHEMAS: dict[TableName, pa.Schema] = {"images": IMAGES_SCHEMA, "prompts": PROMPTS_SCHEMA, "masks": MASKS_SCHEMA}
+"""The tables of an output, by the name of their folder: the plan, its prompts, and the results."""

@@ -18,7 +18,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from deltalake.fs import DeltaStorageHandler
 
-from sam_pipeline.errors import DamagedFileError, OutputError, SamPipelineError
+from sam_pipeline.errors import DamagedFileError, OutputError
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri
 from sam_pipeline.storage.objects.retrying import retried
@@ -33,43 +33,43 @@ ImageIds = Sequence[int] | npt.NDArray[np.int64]
 
 
 def file_opener(
-    table: Table, files: Sequence[DataFile], options: StorageOptions, *, pre_buffer: bool = True
+    table: Table, files: Sequence[DataFile], storage_options: StorageOptions, *, pre_buffer: bool = True
 ) -> Callable[[DataFile], pq.ParquetFile]:
     """What opens these files of a table, from any thread and without asking storage for their sizes.
 
     Args:
         table: the table.
         files: the ones to open.
-        options: storage options.
+        storage_options: of fsspec.
         pre_buffer: ask for all columns and row groups at once; else each is a request, one after another. It is done by
             threads of Arrow, which need Python once more to let go of a file; a process that ends meanwhile aborts
             (pyarrow 26). So False where reading may be the last thing that a process does.
     """
     sizes = {file.path: file.size_bytes for file in files}
-    filesystem = table_filesystem(table, options, sizes)
+    filesystem = table_filesystem(table, storage_options, sizes)
     return lambda file: pq.ParquetFile(
         filesystem.open_input_file(file.path), pre_buffer=pre_buffer, page_checksum_verification=True
     )
 
 
-def table_filesystem(table: Table, options: StorageOptions, sizes: dict[str, int] | None = None) -> Any:
+def table_filesystem(table: Table, storage_options: StorageOptions, sizes: dict[str, int] | None = None) -> Any:
     """The folder of a table, read by the same client as its log; storage is not asked for sizes that are given."""
 
     def handler() -> DeltaStorageHandler:
-        return DeltaStorageHandler(delta_uri(table.uri), delta_storage_options(table.uri, options), sizes)
+        return DeltaStorageHandler(delta_uri(table.uri), delta_storage_options(table.uri, storage_options), sizes)
 
     with output_errors(table.uri):
         return pa.fs.PyFileSystem(retried(handler, what=f"read {table.uri}", denied_is_final=False))
 
 
-def checked_opener(table: Table, options: StorageOptions) -> Callable[[DataFile], pq.ParquetFile]:
+def checked_opener(table: Table, storage_options: StorageOptions) -> Callable[[DataFile], pq.ParquetFile]:
     """What opens files of a table from memory, once all their bytes are known to be those that were written.
 
     Page checksums, which every reader looks at, leave out footers and the headers of pages. What is opened raises
     DamagedFileError for a file that is missing or altered, OutputError for one that cannot be fetched, and
     StorageUnavailableError.
     """
-    filesystem = table_filesystem(table, options)
+    filesystem = table_filesystem(table, storage_options)
 
     def fetch(path: str) -> pa.Buffer:
         with filesystem.open_input_file(path) as source:
@@ -129,23 +129,18 @@ def read_file(
         StorageUnavailableError: storage did not answer.
     """
     uri = join_uri(table.uri, file.path)
-    try:
+    hint = "; the command verify says whether it is damaged, and what to do"
+    with output_errors(uri, "cannot read {uri}: {error}" + hint):
         # Callers have threads of their own, one a file; pyarrow's would split the work on a few rows.
         return retried(
             lambda: open_file(file).read(columns, use_threads=False), what=f"read {uri}", denied_is_final=False
         )
-    except SamPipelineError:
-        raise
-    except Exception as error:
-        raise OutputError(
-            f"cannot read {uri}: {one_line(error)}; the command verify says whether it is damaged, and what to do"
-        ) from error
 
 
 def read_columns(
     table: Table,
     columns: Sequence[str],
-    options: StorageOptions,
+    storage_options: StorageOptions,
     *,
     files: Sequence[DataFile] | None = None,
     pre_buffer: bool = True,
@@ -158,7 +153,7 @@ def read_columns(
     Args:
         table: the snapshot.
         columns: their names.
-        options: storage options.
+        storage_options: of fsspec.
         files: some of them; None takes all.
         pre_buffer: see file_opener.
         is_checked: read each file whole, and compare it with what was written; see checked_opener.
@@ -169,9 +164,9 @@ def read_columns(
     """
     files = committed_files(table) if files is None else files
     if is_checked:
-        open_file = checked_opener(table, options)
+        open_file = checked_opener(table, storage_options)
     else:
-        open_file = file_opener(table, files, options, pre_buffer=pre_buffer)
+        open_file = file_opener(table, files, storage_options, pre_buffer=pre_buffer)
 
     def read(file: DataFile) -> pa.Table:
         return read_file(table, file, open_file, columns)
@@ -185,20 +180,20 @@ def read_columns(
         pool.shutdown(cancel_futures=True)
 
 
-def read_image_rows(uri: str, image_ids: ImageIds, options: StorageOptions) -> pa.Table:
+def read_image_rows(uri: str, image_ids: ImageIds, storage_options: StorageOptions) -> pa.Table:
     """Read the rows of some images from the table's newest version; those of a file keep their order.
 
     Args:
         uri: of the table.
         image_ids: ascending.
-        options: storage options.
+        storage_options: of fsspec.
 
     Raises:
         OutputError: there is no such table, or a file is missing or damaged.
         StorageUnavailableError: storage did not answer.
     """
     # Not denied for good: workers read plans for days, and a role's credentials are renewed in between.
-    table = open_table(uri, options, denied_is_final=False)
+    table = open_table(uri, storage_options, denied_is_final=False)
     if table is None:
         raise OutputError(f"the table disappeared: {uri}")
     wanted = pc.field("image_id").isin(pa.array(image_ids, pa.int64()))

@@ -12,7 +12,7 @@ from sam_pipeline.masks.runs.runs import Runs
 from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.maintenance import verify as verify_module
 from sam_pipeline.storage.maintenance.verify import retry_damaged, verify
-from sam_pipeline.storage.tables import delta, table_reading
+from sam_pipeline.storage.tables import fenced_table, table_reading
 from sam_pipeline.storage.tables.plan import extend_plan, read_plan
 from sam_pipeline.storage.tables.prompts import count_prompts, write_prompts
 from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA, PROMPTS_SCHEMA
@@ -191,7 +191,7 @@ def finished_with_a_shard(output, rows):
 @pytest.mark.parametrize("damage", [Path.unlink, _cut, _overwrite, _replace])
 def test_a_damaged_shard_of_an_earlier_version_is_found(output, damage, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(delta.hashlib, "sha256", lambda content: SimpleNamespace(hexdigest=lambda: "of-1.0"))
+        patch.setattr(fenced_table.hashlib, "sha256", lambda content: SimpleNamespace(hexdigest=lambda: "of-1.0"))
         broken = finished_with_a_shard(output, [row(2), row(3)])
     assert verify(output, {}).ok
     damage(broken)

@@ -6,18 +6,16 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from fsspec.implementations.local import LocalFileSystem
 
 from sam_pipeline.errors import FencedError, OutputError, StorageUnavailableError
-from sam_pipeline.storage.tables import delta
+from sam_pipeline.storage.tables import delta, fenced_table
 from sam_pipeline.storage.tables.delta import (
-    commit_files,
-    committed_epoch,
     committed_files,
     create_table,
     open_table,
     output_errors,
-    put_parquet,
     table_metadata,
 )
 from sam_pipeline.storage.tables.delta_place import Table
+from sam_pipeline.storage.tables.fenced_table import FencedTable, put_parquet
 
 SCHEMA = pa.schema([pa.field("image_id", pa.int64(), nullable=False), pa.field("name", pa.string())])
 
@@ -76,14 +74,14 @@ def test_a_file_is_invisible_until_it_is_committed(uri):
     table = create_table(uri, SCHEMA, {"input": "x"}, {})
     file = put(uri, 1, 2)
     assert visible_ids(uri) == []
-    commit_files(table, SCHEMA, [file], {}, epoch=1)
+    FencedTable(table, SCHEMA).commit([file], epoch=1)
     assert visible_ids(uri) == [1, 2]
 
 
 def test_commits_of_one_writer_follow_one_another_and_keep_their_metadata(uri):
     table = create_table(uri, SCHEMA, {"input": "x"}, {})
-    commit_files(table, SCHEMA, [put(uri, 1), put(uri, 2)], {}, epoch=1, custom_metadata={"num_images": "2"})
-    commit_files(table, SCHEMA, [put(uri, 3)], {}, epoch=1, custom_metadata={"num_images": "1"})
+    FencedTable(table, SCHEMA).commit([put(uri, 1), put(uri, 2)], epoch=1, custom_metadata={"num_images": "2"})
+    FencedTable(table, SCHEMA).commit([put(uri, 3)], epoch=1, custom_metadata={"num_images": "1"})
     assert visible_ids(uri) == [1, 2, 3]
     assert [entry["num_images"] for entry in DeltaTable(uri).history()[:2]] == ["1", "2"]
 
@@ -92,13 +90,13 @@ def test_commits_of_one_writer_follow_one_another_and_keep_their_metadata(uri):
 def test_a_writer_whose_snapshot_is_behind_is_fenced_and_its_file_stays_invisible(uri, epoch):
     old = create_table(uri, SCHEMA, {"input": "x"}, {})
     new = open_table(uri, {})
-    commit_files(new, SCHEMA, [put(uri, 1)], {}, epoch=1)
+    FencedTable(new, SCHEMA).commit([put(uri, 1)], epoch=1)
     with pytest.raises(FencedError, match="another run took over") as caught:
-        commit_files(old, SCHEMA, [put(uri, 2)], {}, epoch=epoch)
+        FencedTable(old, SCHEMA).commit([put(uri, 2)], epoch=epoch)
     assert caught.value.exit_code == 3
     with pytest.raises(FencedError):  # for good: it must not have moved its snapshot
-        commit_files(old, SCHEMA, [put(uri, 2)], {}, epoch=epoch)
-    commit_files(new, SCHEMA, [put(uri, 3)], {}, epoch=1)
+        FencedTable(old, SCHEMA).commit([put(uri, 2)], epoch=epoch)
+    FencedTable(new, SCHEMA).commit([put(uri, 3)], epoch=1)
     assert visible_ids(uri) == [1, 3]
 
 
@@ -178,8 +176,8 @@ def refuse(monkeypatch, name, *errors):
 def test_a_commit_whose_answer_was_lost_has_succeeded_and_is_not_made_again(uri, monkeypatch, clock, error):
     table = create_table(uri, SCHEMA, {"input": "x"}, {})
     misreport(monkeypatch, "create_write_transaction", error)
-    commit_files(table, SCHEMA, [put(uri, 1)], {}, epoch=1)
-    commit_files(table, SCHEMA, [put(uri, 2)], {}, epoch=1)
+    FencedTable(table, SCHEMA).commit([put(uri, 1)], epoch=1)
+    FencedTable(table, SCHEMA).commit([put(uri, 2)], epoch=1)
     assert visible_ids(uri) == [1, 2]
     assert table.version() == 2
 
@@ -192,10 +190,10 @@ def test_who_was_superseded_while_the_answer_was_lost_is_fenced(uri, monkeypatch
         monkeypatch,
         "create_write_transaction",
         error,
-        then=lambda: commit_files(open_table(uri, {}), SCHEMA, [], {}, epoch=2),
+        then=lambda: FencedTable(open_table(uri, {}), SCHEMA).commit([], epoch=2),
     )
     with pytest.raises(FencedError):
-        commit_files(table, SCHEMA, [file], {}, epoch=1)
+        FencedTable(table, SCHEMA).commit([file], epoch=1)
     assert visible_ids(uri) == [1]
 
 
@@ -205,33 +203,33 @@ def test_who_is_superseded_between_a_commit_and_the_look_at_the_log_is_fenced(ur
 
     def update_after_a_take_over(self):
         monkeypatch.setattr(DeltaTable, "update_incremental", update)
-        commit_files(open_table(uri, {}), SCHEMA, [], {}, epoch=2)
+        FencedTable(open_table(uri, {}), SCHEMA).commit([], epoch=2)
         update(self)
 
     monkeypatch.setattr(DeltaTable, "update_incremental", update_after_a_take_over)
     with pytest.raises(FencedError):
-        commit_files(table, SCHEMA, [put(uri, 1)], {}, epoch=1)
+        FencedTable(table, SCHEMA).commit([put(uri, 1)], epoch=1)
 
 
 def test_a_commit_that_never_arrived_is_made_again(uri, monkeypatch, clock):
     table = create_table(uri, SCHEMA, {"input": "x"}, {})
     refuse(monkeypatch, "create_write_transaction", transport_error(), transport_error())
-    commit_files(table, SCHEMA, [put(uri, 1)], {}, epoch=1)
+    FencedTable(table, SCHEMA).commit([put(uri, 1)], epoch=1)
     assert visible_ids(uri) == [1]
 
 
 def test_an_epoch_that_storage_did_not_tell_is_asked_for_again(uri, monkeypatch, clock):
     table = create_table(uri, SCHEMA, {"input": "x"}, {})
-    assert committed_epoch(table) is None
+    assert FencedTable(table, SCHEMA).committed_epoch() is None
     left = refuse(
         monkeypatch, "transaction_version", DeltaError("Kernel error -> Generic S3 error: HTTP error: timed out")
     )
-    commit_files(table, SCHEMA, [put(uri, 1)], {}, epoch=4)
+    FencedTable(table, SCHEMA).commit([put(uri, 1)], epoch=4)
     assert left == []
-    assert committed_epoch(table) == 4
+    assert FencedTable(table, SCHEMA).committed_epoch() == 4
     refuse(monkeypatch, "transaction_version", DeltaError("Kernel error: File not found"))
     with pytest.raises(OutputError, match="File not found"):
-        committed_epoch(table)
+        FencedTable(table, SCHEMA).committed_epoch()
 
 
 def test_who_was_superseded_between_two_attempts_is_fenced(uri, monkeypatch, clock):
@@ -239,16 +237,16 @@ def test_who_was_superseded_between_two_attempts_is_fenced(uri, monkeypatch, clo
     refuse(monkeypatch, "create_write_transaction", transport_error())
     with monkeypatch.context() as patch:
         # The first attempt's look at the log comes when the other has committed.
-        is_committed = delta._is_committed
+        is_committed = fenced_table._is_committed
 
         def commit_meanwhile(*arguments, **options):
             patch.undo()
-            commit_files(newer, SCHEMA, [], {}, epoch=2)
+            FencedTable(newer, SCHEMA).commit([], epoch=2)
             return is_committed(*arguments, **options)
 
-        patch.setattr(delta, "_is_committed", commit_meanwhile)
+        patch.setattr(fenced_table, "_is_committed", commit_meanwhile)
         with pytest.raises(FencedError):
-            commit_files(table, SCHEMA, [file], {}, epoch=1)
+            FencedTable(table, SCHEMA).commit([file], epoch=1)
     assert visible_ids(uri) == []
 
 
@@ -256,7 +254,7 @@ def test_a_commit_that_is_refused_for_good_is_an_output_error_at_once(uri, monke
     table = create_table(uri, SCHEMA, {"input": "x"}, {})
     left = refuse(monkeypatch, "create_write_transaction", OSError(28, "No space left on device"), transport_error())
     with pytest.raises(OutputError, match="No space left"):
-        commit_files(table, SCHEMA, [put(uri, 1)], {}, epoch=1)
+        FencedTable(table, SCHEMA).commit([put(uri, 1)], epoch=1)
     assert len(left) == 1
 
 
@@ -266,8 +264,8 @@ def test_a_commit_that_storage_never_answers_is_given_up_and_can_be_started_agai
     with monkeypatch.context() as patch:
         refuse(patch, "create_write_transaction", *[transport_error() for _ in range(1000)])
         with pytest.raises(StorageUnavailableError, match="the same command resumes"):
-            commit_files(table, SCHEMA, [file], {}, epoch=1)
-    commit_files(open_table(uri, {}), SCHEMA, [file], {}, epoch=2)
+            FencedTable(table, SCHEMA).commit([file], epoch=1)
+    FencedTable(open_table(uri, {}), SCHEMA).commit([file], epoch=2)
     assert visible_ids(uri) == [1]
 
 
@@ -299,8 +297,8 @@ def test_a_put_that_was_not_answered_is_made_again_under_the_same_name(uri, monk
 
 def test_files_that_replace_others_hold_their_rows_from_one_commit_on(uri):
     table = create_table(uri, SCHEMA, {"input": "x"}, {})
-    commit_files(table, SCHEMA, [put(uri, 1), put(uri, 2), put(uri, 3)], {}, epoch=1)
+    FencedTable(table, SCHEMA).commit([put(uri, 1), put(uri, 2), put(uri, 3)], epoch=1)
     replaced = [file for file in committed_files(table) if file.min_image_id < 3]
-    commit_files(table, SCHEMA, [put(uri, 1, 2)], {}, epoch=1, replaced=replaced)
+    FencedTable(table, SCHEMA).commit([put(uri, 1, 2)], epoch=1, replaced=replaced)
     assert visible_ids(uri) == [1, 2, 3]
     assert sorted(file.num_rows for file in committed_files(table)) == [1, 2]

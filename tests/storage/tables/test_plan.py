@@ -8,7 +8,7 @@ from deltalake import DeltaTable
 from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage.inputs.source_object import Location, SourceObject, source_table
 from sam_pipeline.storage.tables import plan as plan_table
-from sam_pipeline.storage.tables.delta_place import Table
+from sam_pipeline.storage.tables.fenced_table import FencedTable
 from sam_pipeline.storage.tables.plan import (
     Plan,
     check_plan,
@@ -62,7 +62,7 @@ def test_planning_that_was_killed_before_its_commit_left_no_plan_and_starts_over
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(plan_table, "commit_files", killed)
+        patch.setattr(FencedTable, "commit", killed)
         with pytest.raises(KeyboardInterrupt):
             write_plan(output, "s3://b", source_table(IMAGES), {})
     assert read_plan(output, {}) is None
@@ -73,21 +73,21 @@ def test_planning_that_was_killed_before_its_commit_left_no_plan_and_starts_over
 
 def test_planning_that_was_begun_for_another_input_left_nothing_of_it(output, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(plan_table, "put_parquet", None)
+        patch.setattr(FencedTable, "put", None)
         with pytest.raises(TypeError):
             write_plan(output, "s3://b", source_table(IMAGES), {})
     assert write_plan(output, "s3://c", source_table(IMAGES), {}) == Plan(output, "s3://c", 10) == read_plan(output, {})
 
 
 def test_of_two_planners_at_once_one_is_fenced_and_the_plan_is_the_others(output, monkeypatch):
-    put_parquet = plan_table.put_parquet
+    put = FencedTable.put
 
     def put_while_another_plans(*arguments, **options):
-        monkeypatch.setattr(plan_table, "put_parquet", put_parquet)
+        monkeypatch.setattr(FencedTable, "put", put)
         write_plan(output, "s3://b", source_table(IMAGES[:4]), {})
-        return put_parquet(*arguments, **options)
+        return put(*arguments, **options)
 
-    monkeypatch.setattr(plan_table, "put_parquet", put_while_another_plans)
+    monkeypatch.setattr(FencedTable, "put", put_while_another_plans)
     with pytest.raises(FencedError, match="another run took over"):
         write_plan(output, "s3://b", source_table(IMAGES), {})
     assert read_plan(output, {}) == Plan(output, "s3://b", 4)
@@ -171,14 +171,14 @@ def test_of_two_that_extend_a_plan_the_later_finds_it_changed_and_adds_nothing(o
 
 def test_one_that_extends_a_plan_meanwhile_fences_the_other(output, monkeypatch):
     plan = write_plan(output, "s3://b", source_table(IMAGES), {})
-    real = plan_table.put_parquet
+    real = FencedTable.put
 
     def overtaken(*arguments, **options):
-        monkeypatch.setattr(plan_table, "put_parquet", real)
+        monkeypatch.setattr(FencedTable, "put", real)
         extend_plan(plan, source_table(NEW), NONE_CHANGED, {})
         return real(*arguments, **options)
 
-    monkeypatch.setattr(plan_table, "put_parquet", overtaken)
+    monkeypatch.setattr(FencedTable, "put", overtaken)
     with pytest.raises(FencedError):
         extend_plan(plan, source_table(NEW), NONE_CHANGED, {})
     assert read_plan(output, {}).num_images == 11
@@ -210,7 +210,7 @@ def test_epochs_say_again_what_the_plan_is_of(output):
     # delta-rs deletes old entries of the log.
     first = write_plan(output, "s3://b", source_table(IMAGES), {})
     write_plan(output, "s3://c", source_table(IMAGES), {}, replaced=first)
-    take_plan_epoch(Table(f"{output}/images", {}), {})
+    take_plan_epoch(FencedTable.open(output, "images", {}))
     (newest,) = DeltaTable(f"{output}/images").history(1)
     assert json.loads(newest["plan"]) == {"input": "s3://c", "generation": 2}
 
@@ -237,13 +237,13 @@ def test_a_plan_that_a_run_has_confirmed_since_it_was_read_is_not_replaced(outpu
 
 def test_a_run_that_confirms_while_the_plan_is_replaced_wins(output, monkeypatch):
     plan = write_plan(output, "s3://b", source_table(IMAGES), {})
-    real = plan_table.put_parquet
+    real = FencedTable.put
 
     def overtaken(*arguments, **options):
         confirm_plan(plan, {})
         return real(*arguments, **options)
 
-    monkeypatch.setattr(plan_table, "put_parquet", overtaken)
+    monkeypatch.setattr(FencedTable, "put", overtaken)
     with pytest.raises(FencedError, match="another run took over"):
         write_plan(output, "s3://c", source_table(IMAGES), {}, replaced=plan)
     assert read_plan(output, {}) == plan
@@ -251,14 +251,14 @@ def test_a_run_that_confirms_while_the_plan_is_replaced_wins(output, monkeypatch
 
 def test_of_two_runs_that_confirm_a_plan_at_once_none_stops(output, monkeypatch):
     plan = write_plan(output, "s3://b", source_table(IMAGES), {})
-    real = plan_table.commit_files
+    real = FencedTable.commit
 
     def overtaken(*arguments, **options):
-        monkeypatch.setattr(plan_table, "commit_files", real)
+        monkeypatch.setattr(FencedTable, "commit", real)
         confirm_plan(plan, {})
         return real(*arguments, **options)
 
-    monkeypatch.setattr(plan_table, "commit_files", overtaken)
+    monkeypatch.setattr(FencedTable, "commit", overtaken)
     version = DeltaTable(f"{output}/images").version()
     confirm_plan(plan, {})
     assert DeltaTable(f"{output}/images").version() == version + 2

@@ -5,6 +5,7 @@ import pytest
 from sam_pipeline.errors import FencedError
 from sam_pipeline.storage.tables import prompts as prompt_table
 from sam_pipeline.storage.tables.delta import open_table
+from sam_pipeline.storage.tables.fenced_table import FencedTable
 from sam_pipeline.storage.tables.prompts import (
     announce_prompts,
     announced_generation,
@@ -101,7 +102,7 @@ def test_of_two_that_freeze_prompts_one_stops(output):
 
 def test_one_that_was_interrupted_before_its_commit_is_done_again(output, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(prompt_table, "commit_files", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(FencedTable, "commit", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             write_prompts(output, PROMPTS, SOURCE, 4, {})
     assert read_prompts_header(output, {}) is None

@@ -7,9 +7,10 @@ import pytest
 from deltalake import DeltaTable
 
 from sam_pipeline.errors import ConfigError, OutputError, StorageUnavailableError
+from sam_pipeline.storage.maintenance.status import count_results
 from sam_pipeline.storage.tables import delta, result_reading, table_reading
 from sam_pipeline.storage.tables.result_reading import check_condition, iterate_results, read_results, results_schema
-from sam_pipeline.storage.tables.results import count_results, open_results
+from sam_pipeline.storage.tables.results import open_results
 from sam_pipeline.storage.tables.schema import MASKS_SCHEMA
 from tests.storage.runs import FLOAT_FIELDS, failed_row, finished, row
 

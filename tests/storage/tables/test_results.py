@@ -13,18 +13,18 @@ from deltalake.exceptions import CommitFailedError
 from pycocotools import mask as coco_mask
 
 from sam_pipeline.errors import ConfigError, FencedError, FingerprintMismatchError, OutputError
-from sam_pipeline.storage.tables import results as mask_table
+from sam_pipeline.storage.maintenance import status
+from sam_pipeline.storage.maintenance.status import RunState, read_state
 from sam_pipeline.storage.tables import rewriting
 from sam_pipeline.storage.tables.delta import DataFile
+from sam_pipeline.storage.tables.fenced_table import FencedTable
 from sam_pipeline.storage.tables.result_reading import read_results
 from sam_pipeline.storage.tables.results import (
     MaskTable,
-    RunState,
     check_fingerprint,
     delete_rows,
     open_results,
     read_header,
-    read_state,
 )
 from sam_pipeline.storage.tables.schema import MASKS_SCHEMA
 from tests.storage.runs import FINGERPRINT, FLOAT_FIELDS, failed_row, finished, row, shard, take_over
@@ -129,14 +129,14 @@ def test_a_table_with_other_columns_is_refused_even_without_rows(output):
 
 def test_of_two_that_take_on_a_table_without_rows_one_is_fenced(output, monkeypatch):
     take_over(output)
-    real = mask_table.change_metadata
+    real = FencedTable.change_metadata
 
     def overtaken(*arguments, **options):
-        monkeypatch.setattr(mask_table, "change_metadata", real)
+        monkeypatch.setattr(FencedTable, "change_metadata", real)
         take_over(output, dict(FINGERPRINT) | {"points_per_side": 4})
         return real(*arguments, **options)
 
-    monkeypatch.setattr(mask_table, "change_metadata", overtaken)
+    monkeypatch.setattr(FencedTable, "change_metadata", overtaken)
     with pytest.raises(FencedError):
         take_over(output, dict(FINGERPRINT) | {"points_per_side": 8})
     assert json.loads(read_header(output, {}).metadata["fingerprint"])["points_per_side"] == 4
@@ -144,13 +144,13 @@ def test_of_two_that_take_on_a_table_without_rows_one_is_fenced(output, monkeypa
 
 def test_rows_that_are_committed_meanwhile_keep_their_settings(output, monkeypatch):
     first = take_over(output)
-    real = mask_table.change_metadata
+    real = FencedTable.change_metadata
 
     def overtaken(*arguments, **options):
         first.commit([shard(output, ROWS)])
         return real(*arguments, **options)
 
-    monkeypatch.setattr(mask_table, "change_metadata", overtaken)
+    monkeypatch.setattr(FencedTable, "change_metadata", overtaken)
     with pytest.raises(FencedError):
         take_over(output, dict(FINGERPRINT) | {"points_per_side": 8})
     assert json.loads(read_header(output, {}).metadata["fingerprint"]) == FINGERPRINT
@@ -383,13 +383,13 @@ def test_a_compaction_that_is_killed_keeps_the_groups_it_has_committed(output, m
     monkeypatch.setattr(rewriting, "_COMPACTED_FILE_ROWS", 2)
     monkeypatch.setattr(rewriting, "_FILES_AT_ONCE", 1)
     with monkeypatch.context() as patch:
-        put_parquet, left = rewriting.put_parquet, [1]
+        put, left = FencedTable.put, [1]
 
         def put_one(*arguments, **options):
             left.pop()
-            return put_parquet(*arguments, **options)
+            return put(*arguments, **options)
 
-        patch.setattr(rewriting, "put_parquet", put_one)
+        patch.setattr(FencedTable, "put", put_one)
         with pytest.raises(IndexError):
             table.compact()
     assert len(files(output)) == 3
@@ -504,14 +504,14 @@ def test_files_without_any_of_the_rows_to_delete_stay_as_they_are(output):
 def test_a_deletion_that_is_killed_keeps_what_it_has_committed_and_goes_on_when_it_is_repeated(output, monkeypatch):
     monkeypatch.setattr(rewriting, "_DELETIONS_PER_COMMIT", 1)
     table = finished(output, ROWS)
-    real, left = rewriting.commit_files, [1]
+    real, left = FencedTable.commit, [1]
 
     def commit_one(*arguments, **options):
         left.pop()
         return real(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(rewriting, "commit_files", commit_one)
+        patch.setattr(FencedTable, "commit", commit_one)
         with pytest.raises(IndexError):
             table.delete(["ok"])
     assert len(stored(output)) == 3
@@ -540,7 +540,7 @@ def test_where_no_run_started_there_is_nothing_to_delete_from(output):
 
 
 def test_the_commits_of_a_long_run_are_not_all_read(output, monkeypatch):
-    monkeypatch.setattr(mask_table, "_RATE_ENTRIES", 3)
+    monkeypatch.setattr(status, "_RATE_ENTRIES", 3)
     table = take_over(output)
     for image_id in range(6):
         table.commit([shard(output, [row(image_id, 0)] * (image_id + 1))])

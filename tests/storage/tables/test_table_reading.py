@@ -3,7 +3,8 @@ import pytest
 
 from sam_pipeline.errors import OutputError
 from sam_pipeline.storage.tables import table_reading
-from sam_pipeline.storage.tables.delta import commit_files, create_table
+from sam_pipeline.storage.tables.delta import create_table
+from sam_pipeline.storage.tables.fenced_table import FencedTable
 from sam_pipeline.storage.tables.table_reading import read_columns
 from tests.storage.tables.test_delta import SCHEMA, put
 
@@ -17,7 +18,7 @@ def test_columns_are_read_of_every_file(uri, monkeypatch):
     monkeypatch.setattr(table_reading, "_FILES_AHEAD", 2)
     table = create_table(uri, SCHEMA, {"input": "x"}, {})
     assert list(read_columns(table, ["name"], {})) == []
-    commit_files(table, SCHEMA, [put(uri, 3 * index, 3 * index + 1) for index in range(5)], {}, epoch=1)
+    FencedTable(table, SCHEMA).commit([put(uri, 3 * index, 3 * index + 1) for index in range(5)], epoch=1)
     tables = list(read_columns(table, ["name"], {}))
     assert [table.column_names for table in tables] == [["name"]] * 5
     assert sorted(pa.concat_tables(tables)["name"].to_pylist()) == sorted(
@@ -29,7 +30,7 @@ def test_columns_are_read_of_every_file(uri, monkeypatch):
 def test_a_file_that_cannot_be_read_is_an_output_error_that_names_it(uri, tmp_path, damage):
     table = create_table(uri, SCHEMA, {"input": "x"}, {})
     file = put(uri, 1)
-    commit_files(table, SCHEMA, [file], {}, epoch=1)
+    FencedTable(table, SCHEMA).commit([file], epoch=1)
     damage(tmp_path / "table" / file.path)
     with pytest.raises(OutputError, match=file.path):
         list(read_columns(table, ["name"], {}))

@@ -1,4 +1,4 @@
-"""Where an output keeps its tables: listing leaves them out, and no input may lie there."""
+"""No input may lie where the output keeps its tables."""
 
 from __future__ import annotations
 
@@ -7,14 +7,8 @@ from glob import has_magic
 
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.storage.inputs.listing.path_pattern import PathPattern
+from sam_pipeline.storage.layout import table_uris
 from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri, open_filesystem
-
-_TABLES = ("images", "prompts", "masks")
-
-
-def table_uris(output: str) -> tuple[str, ...]:
-    """The folders of an output's tables."""
-    return tuple(join_uri(output, name) for name in _TABLES)
 
 
 def check_apart(input_uri: str, output: str, storage_options: StorageOptions) -> None:
@@ -25,7 +19,7 @@ def check_apart(input_uri: str, output: str, storage_options: StorageOptions) ->
     Args:
         input_uri: a folder or prefix, a glob, or a file.
         output: folder of the run.
-        storage_options: storage storage_options.
+        storage_options: of fsspec.
 
     Raises:
         ConfigError: the input is the output itself, or lies where a table of it is.
