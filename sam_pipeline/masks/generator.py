@@ -1,8 +1,8 @@
 """Masks of everything in an image, from a grid of point prompts.
 
-Reproduces segment_anything/automatic_mask_generator.py: the same masks, in the same order. Two things are done
-earlier or later than there, which changes no result: masks that fail the predicted-IoU threshold are never upscaled,
-and pixels of a mask are computed only once it has survived the NMS of its crop.
+Reproduces segment_anything/automatic_mask_generator.py: the same masks, in the same order. Two steps
+stand elsewhere, with the same results: masks that fail `pred_iou_thresh` are dropped before they are upscaled, and
+pixels are computed only of masks that survive the NMS of their crop.
 
 P prompts, M masks per prompt, N masks; H W pixels of the original frame.
 """
@@ -44,7 +44,7 @@ class CropDetections:
     """The masks of one crop that the filters keep."""
 
     found: Candidates[Tensor] | Candidates[Runs]
-    """Crop frame. Low-resolution masks; or, on CUDA and of too many, pixels of those that survive NMS."""
+    """Crop frame. Low-resolution masks; or on CUDA, and where logits take too much memory, runs of NMS survivors."""
     upscaling: Upscaling
     crop_box: Box
     original_size: tuple[int, int]
