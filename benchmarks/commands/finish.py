@@ -21,6 +21,7 @@ from PIL import Image
 from benchmarks.photographs import skimage_photograph
 from benchmarks.report import print_table, write_result
 from sam_pipeline.config import MaskConfig
+from sam_pipeline.masks import prediction
 from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.masks.geometry.crops import prepare_crops
 from sam_pipeline.model.checkpoints import fetch_checkpoint
@@ -33,7 +34,8 @@ def measure(generator: MaskGenerator, photograph: Path, size: tuple[int, int], r
     """Finish one photograph of (W, H) pixels `repeats` times."""
     with Image.open(photograph) as opened:
         image = np.asarray(opened.convert("RGB").resize(size, Image.Resampling.BICUBIC))
-    embeddings = torch.cat([generator.encode([crop]) for crop in prepare_crops(image, generator.config)])
+    crops = prepare_crops(image, generator.config)
+    embeddings = torch.cat([prediction.encode(generator.sam, [crop], generator.precision) for crop in crops])
     detections = generator.detect(embeddings, image.shape[:2])
     records = generator.finish(detections)  # warm-up too
     times = []

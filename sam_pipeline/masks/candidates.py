@@ -1,4 +1,4 @@
-"""The masks of an image that have passed the filters so far, as columns."""
+"""The masks of an image that no filter has dropped so far, as columns."""
 
 from __future__ import annotations
 

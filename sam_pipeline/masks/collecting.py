@@ -1,8 +1,8 @@
 """Collecting the candidates of a crop batch by batch, in bounded memory, with the result of one NMS over all of them.
 
-Greedy NMS cannot say early which candidate survives: one that comes later may suppress what suppressed it. So boxes and
-scores are kept of all candidates, and masks of those that survive among what came so far. Where one survives in the end
-whose mask was given up, its batch is decoded once more: the same batch, so that the mask is the same to the last bit.
+Greedy NMS cannot say early which candidate survives: a later one may suppress the one that suppressed it. So boxes and
+scores of all candidates are kept, and the masks of those that survive NMS among the candidates so far. If a candidate
+survives in the end whose mask was dropped, its batch is decoded again: the same batch gives the same mask to the bit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sam_pipeline.masks.nms import nms
 from sam_pipeline.masks.runs.runs import Runs
 
 MAX_HELD_BYTES = 2**28
-"""Logits that the candidates of an image may hold: of a thousand masks."""
+"""Logits that the candidates of an image may hold: those of a thousand masks."""
 
 
 def collect(

@@ -24,7 +24,7 @@ def stability_scores(mask_logits: Tensor, mask_threshold: float, offset: float) 
         offset: shift of the threshold, in logits.
 
     Returns:
-        (N,) float32 in [0, 1]; NaN where no pixel passes the lower threshold, which no `>=` keeps.
+        (N,) float32 in [0, 1]; NaN where no pixel is above the lower threshold: `>=` drops it.
     """
     # The lower cut-off contains the higher one, so their counts are union and intersection.
     intersections = _count_pixels(mask_logits > mask_threshold + offset)

@@ -1,8 +1,8 @@
 """Masks of everything in an image, from a grid of point prompts.
 
-Reproduces segment_anything/automatic_mask_generator.py: the same masks, in the same order. Two things are done
-earlier or later than there, which changes no result: masks that fail the predicted-IoU threshold are never upscaled,
-and pixels of a mask are computed only once it has survived the NMS of its crop.
+Reproduces segment_anything/automatic_mask_generator.py: the same masks, in the same order. Two steps
+stand elsewhere, with the same results: masks that fail `pred_iou_thresh` are dropped before they are upscaled, and
+pixels are computed only of masks that survive the NMS of their crop.
 
 P prompts, M masks per prompt, N masks; H W pixels of the original frame.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from sam_pipeline.config import MaskConfig, ResolvedPrecision
 from sam_pipeline.masks import prediction
 from sam_pipeline.masks.candidates import Candidates, to_records
 from sam_pipeline.masks.collecting import MAX_HELD_BYTES, collect, held_bytes
-from sam_pipeline.masks.decoder.shared_decoder import PlainDecoder, SharedDecoder
+from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder, SharedImage
 from sam_pipeline.masks.filters import near_crop_edge
 from sam_pipeline.masks.full_resolution.upscaling import Upscaling, finds_runs
 from sam_pipeline.masks.geometry.crops import Box, generate_crop_boxes, prepare_crops
@@ -42,10 +41,10 @@ MAX_POINTS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class CropDetections:
-    """What was found in one crop, and passes the filters."""
+    """The masks of one crop that the filters keep."""
 
     found: Candidates[Tensor] | Candidates[Runs]
-    """Crop frame. Low-resolution masks; or, on CUDA and of too many, pixels of those that survive NMS."""
+    """Crop frame. Low-resolution masks; or on CUDA, and where logits take too much memory, runs of NMS survivors."""
     upscaling: Upscaling
     crop_box: Box
     original_size: tuple[int, int]
@@ -72,15 +71,15 @@ class CropDetections:
 class MaskGenerator:
     """Finds the masks of images with one set of networks and one set of settings.
 
-    Encoding and decoding are separate, so that they can run in different places; between them pass only the
-    embeddings and the image's size. Nothing is kept from one image to the next.
+    `prediction.encode` and `decode` can run in different places: `decode` needs the embeddings and the image's size.
+    Nothing is kept from one image to the next.
 
     Args:
         sam: the networks, in evaluation mode, on the device to use.
         config: settings of the mask generator.
         precision: arithmetic of the image encoder and, on a GPU, of the image tokens in the mask decoder; the rest is
             always float32.
-        decoder: what decodes points; the fast one by default.
+        decoder: of the same networks, when there is one already.
         point_grids: as the official generator's: for the image and for each crop layer (P, 2) shares of width and
             height. None: those of points_per_side.
 
@@ -93,7 +92,7 @@ class MaskGenerator:
         sam: Sam,
         config: MaskConfig,
         precision: ResolvedPrecision = "fp32",
-        decoder: SharedDecoder | PlainDecoder | None = None,
+        decoder: SharedDecoder | None = None,
         point_grids: Sequence[NDArray[np.float64]] | None = None,
     ) -> None:
         self.sam = sam
@@ -113,8 +112,9 @@ class MaskGenerator:
         on_cpu = sam.device.type == "cpu"
         self.points_at_once = min(config.points_per_batch, MAX_POINTS_AT_ONCE) if on_cpu else MAX_POINTS_AT_ONCE
 
+    @torch.inference_mode()
     def generate(self, image: NDArray[np.uint8]) -> list[MaskRecord]:
-        """Find the masks of one image: `prepare_crops`, `encode` and `decode` in one.
+        """Find the masks of one image: `prepare_crops`, `prediction.encode` and `decode` in one.
 
         Args:
             image: (H, W, 3) uint8 RGB.
@@ -127,20 +127,8 @@ class MaskGenerator:
         """
         crops = prepare_crops(image, self.config, self.sam.image_encoder.img_size)
         # One crop at a time: four layers make 341, more than an encoder takes in one batch.
-        image_embeddings = torch.cat([self.encode([crop]) for crop in crops])
+        image_embeddings = torch.cat([prediction.encode(self.sam, [crop], self.precision) for crop in crops])
         return self.decode(image_embeddings, image.shape[:2])
-
-    @torch.inference_mode()
-    def encode(self, input_images: Sequence[NDArray[np.uint8]]) -> Tensor:
-        """Embed crops, of one image or several, in one batch.
-
-        Args:
-            input_images: crops as `prepare_crops` gives them, each (h, w, 3) uint8.
-
-        Returns:
-            (B, 256, 64, 64) on the device; float32, or bfloat16 if that is the generator's precision.
-        """
-        return prediction.encode(self.sam, input_images, self.precision)
 
     def decode(self, image_embeddings: Tensor, original_size: tuple[int, int]) -> list[MaskRecord]:
         """Find the masks of one image from the embeddings of its crops: `detect` and `finish` in one.
@@ -164,7 +152,7 @@ class MaskGenerator:
         original_size: tuple[int, int],
         regions: Sequence[NDArray[np.float64]] | None = None,
     ) -> list[CropDetections]:
-        """The half of `decode` that keeps the device busy: masks that pass the filters, crop by crop.
+        """The half of `decode` that keeps the device busy: masks that the filters keep, crop by crop.
 
         Arguments and errors are those of `decode`, but for regions: polygons, (corners, 2) x and y in pixels of the
         original frame, to which the points of the grid are limited.
@@ -233,27 +221,27 @@ class MaskGenerator:
 
     def _decode_batch(
         self,
-        shared: Any,
+        shared: SharedImage,
         points: NDArray[np.float64],
         upscaling: Upscaling,
         crop_box: Box,
         original_size: tuple[int, int],
     ) -> Candidates[Tensor]:
-        """Masks of one batch of points, (P, 2), that pass the filters; all in the crop frame."""
+        """Masks of one batch of points, (P, 2), that the filters keep; all in the crop frame."""
         # float64, as in the official generator, until the prompt encoder has divided by the input size.
         in_points = torch.as_tensor(self.transform.apply_coords(points, upscaling.crop_size), device=self.sam.device)
         in_labels = torch.ones(len(in_points), dtype=torch.int, device=in_points.device)
         decoded = self.decoder.decode(
-            shared, (in_points[:, None], in_labels[:, None]), self._good_enough, upscaling.num_embedding_rows
+            shared, (in_points[:, None], in_labels[:, None]), self._pred_iou_filter, upscaling.num_embedding_rows
         )
         stability, boxes = upscaling.measure(decoded.low_res_masks, self.config.stability_score_offset)
-        passed = ~near_crop_edge(torch.from_numpy(boxes), crop_box, original_size).numpy()
+        keep = ~near_crop_edge(torch.from_numpy(boxes), crop_box, original_size).numpy()
         if self.config.stability_score_thresh > 0:
-            passed &= stability >= self.config.stability_score_thresh
-        where = passed.nonzero()[0]
+            keep &= stability >= self.config.stability_score_thresh
+        where = keep.nonzero()[0]
         # Both at once, since each transfer waits for the device.
-        kept, iou_predictions = torch.stack([decoded.kept.float(), decoded.iou_predictions]).cpu().numpy()
-        prompts, slots = (indices[where] for indices in kept.nonzero())
+        keep_mask, iou_predictions = torch.stack([decoded.keep_mask.float(), decoded.iou_predictions]).cpu().numpy()
+        prompts, slots = (indices[where] for indices in keep_mask.nonzero())
         return Candidates(
             masks=list(decoded.low_res_masks[where]),
             boxes_xyxy=boxes[where],
@@ -263,11 +251,11 @@ class MaskGenerator:
             crop_boxes_xyxy=np.tile(np.array(crop_box), (len(where), 1)),
         )
 
-    def _good_enough(self, iou_predictions: Tensor) -> Tensor:
-        """Which masks pass the predicted IoU threshold: (P, M) float → (P, M) bool."""
+    def _pred_iou_filter(self, iou_predictions: Tensor) -> Tensor:
+        """Keep the masks above `pred_iou_thresh`: (P, M) float → (P, M) bool."""
         if self.config.pred_iou_thresh > 0:
             return iou_predictions > self.config.pred_iou_thresh
-        return ~iou_predictions.isnan()  # as any threshold drops what is no number
+        return ~iou_predictions.isnan()  # NaN is above no threshold
 
 
 def remove_small_regions(found: Candidates[Runs], min_area: int, nms_thresh: float) -> Candidates[Runs]:

@@ -1,4 +1,7 @@
-"""Non-maximum suppression of boxes, as `torchvision.ops.nms` computes it."""
+"""Non-maximum suppression of boxes, with the results of `torchvision.ops.nms`.
+
+Not torchvision's own: for twenty lines it would be a dependency of which each version needs one version of torch.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ from numpy.typing import NDArray
 def nms(boxes_xyxy: NDArray[np.number], scores: NDArray[np.floating], iou_threshold: float) -> NDArray[np.int64]:
     """Keep each box that overlaps no kept box of a higher score by more than the threshold.
 
-    Equal scores keep their input order. Areas are (x1 - x0) * (y1 - y0), so that boxes of inclusive pixel coordinates
-    one pixel wide have no area: their IoU is 0, or 0/0 with one another, and neither suppresses. IoU is float32,
-    the threshold float64, as in torchvision. Takes O(N) memory.
+    Equal scores keep their input order. Areas are (x1 - x0) * (y1 - y0): a box that is one pixel wide, in inclusive
+    coordinates, has none. It suppresses no box and none suppresses it. IoU is float32 and the threshold float64, as
+    in torchvision. Takes O(N) memory.
 
     Args:
         boxes_xyxy: (N, 4), any number type.
@@ -30,9 +33,9 @@ def nms(boxes_xyxy: NDArray[np.number], scores: NDArray[np.floating], iou_thresh
 def _unsuppressed(boxes: NDArray[np.float32], iou_threshold: float) -> NDArray[np.bool_]:
     """Which boxes, (N, 4) float32 from the highest score down, are kept; (N,) bool."""
     zero = np.float32(0)
-    alive = np.ones(len(boxes), np.bool_)
+    keep = np.ones(len(boxes), np.bool_)
     for i in range(len(boxes)):
-        if not alive[i]:
+        if not keep[i]:
             continue
         x0, y0, x1, y1 = boxes[i]
         area = (x1 - x0) * (y1 - y0)
@@ -41,7 +44,7 @@ def _unsuppressed(boxes: NDArray[np.float32], iou_threshold: float) -> NDArray[n
             height = max(zero, min(y1, boxes[j, 3]) - max(y0, boxes[j, 1]))
             intersection = width * height
             union = area + (boxes[j, 2] - boxes[j, 0]) * (boxes[j, 3] - boxes[j, 1]) - intersection
-            # Two boxes without area have no IoU, and neither suppresses the other.
+            # The IoU of two boxes without area is 0 / 0: neither suppresses the other.
             if union > 0 and np.float64(intersection / union) > iou_threshold:
-                alive[j] = False
-    return alive
+                keep[j] = False
+    return keep

@@ -89,7 +89,7 @@ class SamPredictor:
             point_labels: (P,) 1 for a point on the object, 0 for one off it.
             box: (4,) xyxy in pixels, original frame.
             mask_input: (1, 256, 256) low-resolution logits of an earlier prediction.
-            multimask_output: three masks, for a prompt that could mean several things, rather than one.
+            multimask_output: three masks, for an ambiguous prompt, rather than one.
             return_logits: logits rather than booleans.
 
         Returns:
@@ -191,12 +191,12 @@ class SamPredictor:
         decoded = self._decoder.decode(
             self._shared,
             points,
-            wanted=lambda iou_predictions: torch.ones_like(iou_predictions, dtype=torch.bool),
+            iou_filter=lambda iou_predictions: torch.ones_like(iou_predictions, dtype=torch.bool),
             num_rows=features.shape[2],
             boxes=boxes,
             multimask_output=multimask_output,
         )
-        return torch.unflatten(decoded.low_res_masks, 0, decoded.kept.shape), decoded.iou_predictions
+        return torch.unflatten(decoded.low_res_masks, 0, decoded.keep_mask.shape), decoded.iou_predictions
 
     def _set_features(self, features: Tensor, original_size: tuple[int, int], input_size: tuple[int, int]) -> None:
         self.features = features

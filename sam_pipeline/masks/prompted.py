@@ -59,8 +59,8 @@ class PromptedMaskGenerator:
     Args:
         sam: the networks, in evaluation mode, on the device to use.
         decoder: the fast decoder of the same networks.
-        multimask_output: choose the best of three masks by predicted IoU; else there is one, made for prompts that say
-            enough, such as a box with points.
+        multimask_output: choose the best of three masks by predicted IoU, for ambiguous prompts; else there is one, for
+            unambiguous prompts such as a box with points.
         stability_score_offset: shift of the mask threshold, in logits, when the stability score is computed.
     """
 
@@ -108,16 +108,19 @@ class PromptedMaskGenerator:
             points, boxes = self._in_model_frame(some, original_size)
             if some[0].mask_input is None:
                 decoded = self._decoder.decode(
-                    shared, points, _best, upscaling.num_embedding_rows, boxes, self._multimask_output
+                    shared, points, _best_iou_filter, upscaling.num_embedding_rows, boxes, self._multimask_output
                 )
-                low_res_masks, iou_predictions = decoded.low_res_masks, decoded.iou_predictions[decoded.kept]
+                low_res_masks, iou_predictions = decoded.low_res_masks, decoded.iou_predictions[decoded.keep_mask]
             else:  # image tokens differ from prompt to prompt, so nothing is shared
                 masks = torch.stack([torch.as_tensor(prompt.mask_input) for prompt in some])[:, None]
                 logits, scores = decode_prompts(
                     self._sam, image_embedding, points, boxes, masks.to(self._sam.device), self._multimask_output
                 )
-                kept = _best(scores)
-                low_res_masks, iou_predictions = logits[kept][:, : 4 * upscaling.num_embedding_rows], scores[kept]
+                keep_mask = _best_iou_filter(scores)
+                low_res_masks, iou_predictions = (
+                    logits[keep_mask][:, : 4 * upscaling.num_embedding_rows],
+                    scores[keep_mask],
+                )
             stability, boxes_xyxy = upscaling.measure(low_res_masks, self._stability_score_offset)
             found.iou_predictions[where] = iou_predictions.cpu().numpy()
             found.stability_scores[where] = np.nan_to_num(stability)
@@ -167,7 +170,7 @@ class PromptedMaskGenerator:
     def _in_model_frame(
         self, prompts: Sequence[Prompt], original_size: tuple[int, int]
     ) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
-        """Points and labels (N, P, …), and boxes (N, 4), of prompts that are alike."""
+        """Points and labels (N, P, …), and boxes (N, 4), of prompts of one batch of `_alike`."""
         points, boxes, device = None, None, self._sam.device
         if prompts[0].point_coords:
             coords = self._transform.apply_coords(np.array([prompt.point_coords for prompt in prompts]), original_size)
@@ -188,9 +191,9 @@ def _xywh(box_xyxy: BoxXyxy | None) -> tuple[float, float, float, float] | None:
 
 
 def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Positions of prompts that can be decoded in one batch: as many points, and a box or a mask all or none.
+    """Indices of prompts that can be decoded in one batch: with equally many points, all or none with a box or a mask.
 
-    No prompt is padded to the length of another: a padding point is a token that the others attend to.
+    Prompts are not padded to one length: the other tokens would attend to the padding.
     """
     groups: dict[tuple[int, bool, bool], list[int]] = defaultdict(list)
     for i, prompt in enumerate(prompts):
@@ -202,6 +205,6 @@ def _alike(prompts: Sequence[Prompt]) -> list[list[int]]:
     return batches
 
 
-def _best(iou_predictions: Tensor) -> Tensor:
-    """The mask of each prompt with the highest predicted IoU: (N, M) float → (N, M) bool, one True a row."""
+def _best_iou_filter(iou_predictions: Tensor) -> Tensor:
+    """Keep the mask of each prompt with the highest predicted IoU: (N, M) float → (N, M) bool, one True a row."""
     return torch.nn.functional.one_hot(iou_predictions.argmax(dim=1), iou_predictions.shape[1]).bool()

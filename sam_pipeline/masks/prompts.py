@@ -6,19 +6,38 @@ H W pixels of the original frame.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-MASK_INPUT_SIZE = 256
-"""Height and width of a mask prompt."""
-
 Role = Literal["prompt", "region"]
 Point = tuple[float, float]
 BoxXyxy = tuple[float, float, float, float]
+
+
+class PromptRow(TypedDict):
+    """A prompt or region as a file gives it, neither clipped nor checked against the image."""
+
+    role: Role
+    prompt_id: int
+    box_xyxy: Sequence[float] | None
+    point_coords: Sequence[Sequence[float]] | None
+    """x and y."""
+    point_labels: Sequence[int] | None
+    """1 for a point on the object, 0 for one off it."""
+    mask_input: bytes | None
+    """(256, 256) float32 logits, little-endian, row by row."""
+    polygon: Sequence[Sequence[float]] | None
+    """(corners, 2) x and y, of a region only."""
+    is_relative: bool
+    """Whether box, points and polygon are shares of the image's width and height; else they are its pixels."""
+    category_id: int | None
+    score: float | None
+    error: str | None
+    """Why it cannot be used; then all that describes an object is None."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,21 +78,21 @@ class UnusablePrompt:
 
 @dataclass(frozen=True)
 class ImagePrompts:
-    """All that is to be done in one image beside, or instead of, the grid."""
+    """Prompts and regions of one image, and which of them cannot be used."""
 
     prompts: Sequence[Prompt] = ()
     regions: Sequence[NDArray[np.float64]] | None = None
-    """Polygons, (corners, 2) x and y in pixels, original frame: the grid is limited to their union; None: it is not."""
+    """Polygons, (corners, 2) x and y in pixels: the grid is limited to their union. None: it is not limited."""
     errors: Sequence[UnusablePrompt] = field(default=())
 
 
-def resolve_prompts(rows: Iterable[Mapping[str, Any]], original_size: tuple[int, int]) -> ImagePrompts:
+def resolve_prompts(rows: Iterable[PromptRow], original_size: tuple[int, int]) -> ImagePrompts:
     """Bring the prompts and regions of an image to its pixels.
 
-    Boxes are clipped to the image. What is left of nothing is an error, which the others do not suffer from.
+    Boxes are clipped to the image. A prompt or region that cannot be used becomes one of `errors`; the others are kept.
 
     Args:
-        rows: of storage.schema.PROMPT_TYPE.
+        rows: in the order of their file.
         original_size: (H, W) of the image.
     """
     prompts: list[Prompt] = []
@@ -108,7 +127,7 @@ def points_in_regions(points: NDArray[np.float64], regions: Sequence[NDArray[np.
     return inside
 
 
-def _prompt(row: Mapping[str, Any], original_size: tuple[int, int]) -> Prompt:
+def _prompt(row: PromptRow, original_size: tuple[int, int]) -> Prompt:
     height, width = original_size
     scale_x, scale_y = (width, height) if row["is_relative"] else (1, 1)
     points = tuple((x * scale_x, y * scale_y) for x, y in row["point_coords"] or ())
@@ -119,13 +138,17 @@ def _prompt(row: Mapping[str, Any], original_size: tuple[int, int]) -> Prompt:
         box_xyxy=None if row["box_xyxy"] is None else _clipped(row["box_xyxy"], (scale_x, scale_y), original_size),
         point_coords=points,
         point_labels=tuple(row["point_labels"] or ()),
-        mask_input=None
-        if mask_input is None
-        else np.frombuffer(mask_input, "<f4").reshape(MASK_INPUT_SIZE, MASK_INPUT_SIZE),
+        mask_input=None if mask_input is None else _square(np.frombuffer(mask_input, "<f4")),
         prompt_id=row["prompt_id"],
         category_id=row["category_id"],
         score=row["score"],
     )
+
+
+def _square(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n * n,) → (n, n); storage gives n = 256."""
+    side = math.isqrt(len(values))
+    return values.reshape(side, side)
 
 
 def _clipped(box: Sequence[float], scale_xy: tuple[float, float], original_size: tuple[int, int]) -> BoxXyxy:
@@ -139,10 +162,11 @@ def _clipped(box: Sequence[float], scale_xy: tuple[float, float], original_size:
     return x0, y0, x1, y1
 
 
-def _polygon(row: Mapping[str, Any], original_size: tuple[int, int]) -> NDArray[np.float64]:
+def _polygon(row: PromptRow, original_size: tuple[int, int]) -> NDArray[np.float64]:
     height, width = original_size
     scale = np.array([width, height]) if row["is_relative"] else np.ones(2)
     if row["polygon"] is not None:
         return np.array(row["polygon"], np.float64) * scale
+    assert row["box_xyxy"] is not None, "a region has a polygon or a box"
     x0, y0, x1, y1 = _clipped(row["box_xyxy"], (scale[0], scale[1]), original_size)
     return np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])

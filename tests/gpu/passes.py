@@ -34,23 +34,23 @@ def calls_of_passes(bench: Bench, side: TritonImageSide) -> dict[str, Callable[[
     keys, image_queries = (
         torch.randn(math.prod(size), channels, device=bench.device).to(_dtype(bench)) for channels in (256, 128)
     )
-    of_first_layer = keys.new_empty(0)  # which the passes do not read
-    shared = SharedTokens(keys, size, of_first_layer, of_first_layer, image_queries)
+    unread = keys.new_empty(0)
+    shared = SharedTokens(keys, size, unread, unread, image_queries)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(bench.scale.prompts_of_kernels, *shape, device=bench.device) / 8
 
-    key_scores, bias, hyper_in = random(56, 128), random(56), random(3, 32)
-    values, pulls, pushes = random(56, 256), random(56, 256), random(56, 256)
+    block_keys, bias, hyper_in = random(56, 128), random(56), random(3, 32)
+    values, folded_queries, folded_keys = random(56, 256), random(56, 256), random(56, 256)
     read = random(32, 256)  # in the end the tokens of three masks and of the predicted IoU are
     kept = two_in_five(hyper_in[..., 0])
-    first, _ = side.update_first(shared, key_scores, values, pulls)
-    second, _ = side.update_second(first, pushes, bias, values, read)
+    first, _ = side.first_layer(shared, block_keys, values, folded_queries)
+    second, _ = side.second_layer(first, folded_keys, bias, values, read)
     masks = F.interpolate(random(1, 12, 12) * 64, (4 * NUM_ROWS, 256), mode="bicubic")[:, 0].contiguous()
     upscaling = Upscaling(random_sam(bench.device), INPUT_SIZE_HW, SIZE_HW)
     return {
-        "first pass": lambda: side.update_first(shared, key_scores, values, pulls),
-        "second pass": lambda: side.update_second(first, pushes, bias, values, read),
+        "first pass": lambda: side.first_layer(shared, block_keys, values, folded_queries),
+        "second pass": lambda: side.second_layer(first, folded_keys, bias, values, read),
         "upscaling": lambda: side.upscale(second, hyper_in, kept, size, num_rows),
         "measuring": lambda: upscaling.measure(masks, offset=1.0),
         "edges": lambda: list(upscaling.runs(list(masks))),

@@ -3,13 +3,14 @@ import pytest
 import torch
 
 from sam_pipeline.config import MaskConfig
+from sam_pipeline.masks import prediction
 from sam_pipeline.masks.candidates import Candidates, to_records
-from sam_pipeline.masks.decoder.shared_decoder import PlainDecoder
 from sam_pipeline.masks.full_resolution.upscaling import Upscaling
 from sam_pipeline.masks.generator import MaskGenerator, remove_small_regions
 from sam_pipeline.masks.geometry.crops import prepare_crops
 from sam_pipeline.masks.runs.runs import Runs
 from tests.parity.oracle import official_generator
+from tests.plain_decoder import PlainDecoder
 
 SETTINGS = {
     "defaults": {"points_per_side": 8},
@@ -66,7 +67,7 @@ def test_encode_and_decode_make_up_generate(blob_sam, picture):
     image = picture(150, 230)
     config = MaskConfig(points_per_side=6, crop_n_layers=1, pred_iou_thresh=0.5)
     masks = plain_generator(blob_sam, config)
-    image_embeddings = masks.encode(prepare_crops(image, config, img_size=128))
+    image_embeddings = prediction.encode(masks.sam, prepare_crops(image, config, img_size=128), masks.precision)
     assert masks.decode(image_embeddings, (150, 230)) == masks.generate(image)
 
 
@@ -139,7 +140,9 @@ def test_an_empty_mask_passes_small_region_removal_as_it_was():
 def test_decode_takes_embeddings_of_other_types_and_refuses_other_counts(blob_sam, picture):
     config = MaskConfig(points_per_side=4, crop_n_layers=1)
     masks = plain_generator(blob_sam, config, precision="bf16")
-    image_embeddings = masks.encode(prepare_crops(picture(90, 140), config, img_size=128))
+    image_embeddings = prediction.encode(
+        masks.sam, prepare_crops(picture(90, 140), config, img_size=128), masks.precision
+    )
     assert image_embeddings.dtype == torch.bfloat16
     assert masks.decode(image_embeddings, (90, 140)) == masks.decode(image_embeddings.float(), (90, 140)) != []
     with pytest.raises(ValueError, match="has 5 crops, got 4 embeddings"):

@@ -14,6 +14,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from sam_pipeline.config import MaskConfig
+from sam_pipeline.masks import prediction
 from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.masks.geometry.crops import prepare_crops
 from sam_pipeline.masks.geometry.grids import build_point_grid
@@ -134,5 +135,5 @@ def test_a_region_leaves_the_records_of_the_points_inside_it(sam, official_sam):
         official_sam, output_mode="coco_rle", points_per_side=None, point_grids=[grid[inside]]
     ).generate(image)
     generator = MaskGenerator(sam, MaskConfig(points_per_side=8))
-    embeddings = generator.encode(prepare_crops(image, generator.config))
+    embeddings = prediction.encode(generator.sam, prepare_crops(image, generator.config), generator.precision)
     assert_same(theirs, generator.finish(generator.detect(embeddings, image.shape[:2], [region])))

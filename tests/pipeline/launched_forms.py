@@ -11,9 +11,8 @@ import torch
 from sam_pipeline.config import AnnotateConfig, MaskConfig
 from sam_pipeline.masks import generator, prompted
 from sam_pipeline.masks.decoder import triton_kernels
-from sam_pipeline.masks.decoder.absorbing_image_side import AbsorbingImageSide
 from sam_pipeline.masks.decoder.batched_image_side import BatchedImageSide
-from sam_pipeline.masks.decoder.image_side import ImageSideAttentions, ImageSideWeights
+from sam_pipeline.masks.decoder.image_side import ImageSideWeights
 from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
 from sam_pipeline.masks.decoder.triton_image_side import TritonImageSide
 from sam_pipeline.masks.full_resolution import triton_masks, upscaling
@@ -67,9 +66,8 @@ def main(mode, multimask_output):
 
     sam = random_sam("cpu")
     decoder = SharedDecoder(sam)
-    weights, attentions = ImageSideWeights.of(sam), ImageSideAttentions.of(sam)
-    passes = (TritonImageSide(weights, torch.bfloat16), BatchedImageSide(weights))
-    decoder._image_sides = [AbsorbingImageSide(each, attentions) for each in passes]
+    weights = ImageSideWeights.of(sam)
+    decoder._image_sides = [TritonImageSide(weights, torch.bfloat16), BatchedImageSide(weights)]
     masks = MaskConfig(points_per_side=3, pred_iou_thresh=0, stability_score_thresh=0, crop_n_layers=1)
     of_prompts = PromptedMaskGenerator(sam, decoder, multimask_output)
     config = AnnotateConfig(output="run", masks=masks, multimask_output=multimask_output)

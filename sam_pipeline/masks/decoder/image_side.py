@@ -1,17 +1,18 @@
-"""The image-token half of the fast mask decoder: what its passes compute, and from what.
+"""The image side of the two-way transformer: what it computes for many prompts of one image, and from what.
 
-Three passes over the image tokens of every prompt, between which `shared_decoder` updates the prompt's own tokens. Each
-takes what the tokens of all prompts send to the image and returns what they look up there.
+The two-way transformer updates image tokens and prompt tokens in turn. `shared_decoder` updates the tokens of the
+prompts; an `ImageSide` updates their image tokens and attends to them. docs/decoder.md derives how. "Tokens" alone are
+those of a prompt.
 
-Legend: N prompts, T tokens a prompt, Q of them that are read in the end, C channels, H heads, D channels a head in the
-attentions, K image tokens, h w rows and columns of the image embedding, M masks a prompt.
+Legend: N prompts, T tokens a prompt, Q of them that the output heads read, C channels, H heads, D channels a head in
+the attentions, K image tokens, h w rows and columns of the image embedding, M masks a prompt.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -19,18 +20,22 @@ from sam_pipeline.model.networks.layers import LayerNorm2d
 from sam_pipeline.model.networks.two_way_transformer import Attention, TwoWayAttentionBlock
 from sam_pipeline.model.sam import Sam
 
+Shared = TypeVar("Shared")
+AfterFirst = TypeVar("AfterFirst")
+AfterSecond = TypeVar("AfterSecond")
+
 
 @dataclass(frozen=True)
 class SharedTokens:
     """What all prompts of an image share."""
 
-    keys: Tensor
-    """Image tokens with the embedding of "no mask prompt", (K, C)."""
+    image_tokens: Tensor
+    """Image embedding plus the embedding of "no mask prompt", (K, C)."""
     size: tuple[int, int]
     """(h, w); K = h * w."""
-    key_heads: Tensor
+    keys: Tensor
     """First layer, tokens to image: keys of each head, (H, K, D)."""
-    value_heads: Tensor
+    values: Tensor
     """Values of each head, (H, K, D)."""
     image_queries: Tensor
     """First layer, image to tokens: queries, (K, H * D)."""
@@ -38,9 +43,10 @@ class SharedTokens:
 
 @dataclass(frozen=True)
 class ImageSideWeights:
-    """Weights of the passes."""
+    """Weights of the image side."""
 
     num_heads: int
+    attentions: ImageSideAttentions
     key_pe: Tensor
     """Positional encoding of the image tokens, (K, C)."""
     norms: tuple[nn.LayerNorm, nn.LayerNorm]
@@ -61,6 +67,7 @@ class ImageSideWeights:
         assert isinstance(up2, nn.ConvTranspose2d), type(up2)
         return ImageSideWeights(
             num_heads=first.cross_attn_image_to_token.num_heads,
+            attentions=ImageSideAttentions.of(sam),
             key_pe=sam.prompt_encoder.get_dense_pe().detach()[0].flatten(1).T.contiguous(),
             norms=(first.norm4, second.norm4),
             up1=_pixel_product(up1),
@@ -70,7 +77,7 @@ class ImageSideWeights:
 
 
 class ImageSideAttentions(NamedTuple):
-    """The attentions that the passes are one side of."""
+    """The cross-attentions between the image tokens of a prompt and its tokens."""
 
     first_to_tokens: Attention
     """First layer, image to tokens."""
@@ -93,20 +100,23 @@ class ImageSideAttentions(NamedTuple):
         )
 
 
-class ImageSide(Protocol):
-    """The passes, on some device. `shared` is what `share` gives, `state` what one pass leaves for the next."""
+class ImageSide(Protocol[Shared, AfterFirst, AfterSecond]):
+    """The image side on some device: `share` once an image; then for some prompts the other three, one after another.
+
+    The type variables are what `share` returns, and the states after the first and after the second layer.
+    """
 
     prompts_at_once: int
     """Prompts that are best given to one call."""
     max_tokens: float
     """T at most."""
 
-    def share(self, tokens: SharedTokens) -> Any:
+    def share(self, tokens: SharedTokens) -> Shared:
         """Compute what all prompts of an image share beside the tokens themselves."""
         ...
 
-    def update_first(self, shared: Any, keys: Tensor, values: Tensor, queries: Tensor) -> tuple[Any, Tensor]:
-        """First layer, image to tokens, then what the second layer's tokens ask the image for.
+    def update_first(self, shared: Shared, keys: Tensor, values: Tensor, queries: Tensor) -> tuple[AfterFirst, Tensor]:
+        """First layer, image to tokens; then the second layer's attention from the tokens to the image.
 
         Args:
             shared: of the image.
@@ -119,32 +129,36 @@ class ImageSide(Protocol):
         """
         ...
 
-    def update_second(self, state: Any, keys: Tensor, values: Tensor, queries: Tensor) -> tuple[Any, Tensor]:
-        """Second layer, image to tokens, then what some tokens ask the image for in the last attention.
+    def update_second(
+        self, state: AfterFirst, keys: Tensor, values: Tensor, queries: Tensor
+    ) -> tuple[AfterSecond, Tensor]:
+        """Second layer, image to tokens; then the final attention from some tokens to the image.
 
         Args:
             state: from `update_first`; not to be used again.
             keys: projected from the tokens, (N, T, H * D).
             values: projected from the tokens, (N, T, H * D).
-            queries: projected from the tokens that are read in the end, (N, Q, H * D).
+            queries: projected from the tokens that the output heads read, (N, Q, H * D).
 
         Returns:
             State; attended values before the output projection, (N, Q, H * D).
         """
         ...
 
-    def upscale(self, state: Any, hyper_in: Tensor, kept: Tensor, size: tuple[int, int], num_rows: int) -> Tensor:
-        """Mask logits of the masks that are worth it.
+    def upscale(
+        self, state: AfterSecond, hyper_in: Tensor, keep_mask: Tensor, size: tuple[int, int], num_rows: int
+    ) -> Tensor:
+        """Logits of the masks to keep.
 
         Args:
             state: from `update_second`.
-            hyper_in: products of the hypernetworks, (N, M, C / 8).
-            kept: which masks to compute, (N, M) bool.
+            hyper_in: outputs of the hypernetworks, (N, M, C / 8).
+            keep_mask: which masks to compute, (N, M) bool.
             size: (h, w).
             num_rows: rows of the image embedding to upscale.
 
         Returns:
-            (kept, 4 * num_rows, 4 * w), in the order of prompts, then masks.
+            (masks, 4 * num_rows, 4 * w) float32, in the order of prompts, then masks.
         """
         ...
 
@@ -158,7 +172,7 @@ def decoder_layers(sam: Sam) -> tuple[TwoWayAttentionBlock, TwoWayAttentionBlock
 
 
 def score_root(attn: Attention) -> float:
-    """What scores are divided by."""
+    """The root of D, by which attention scores are divided."""
     return math.sqrt(attn.q_proj.out_features // attn.num_heads)
 
 

@@ -1,17 +1,13 @@
-"""The passes over the image tokens as Triton kernels that rebuild the tokens instead of storing them.
+"""The image side as Triton kernels that recompute image tokens, tile by tile, instead of storing them.
 
-What a prompt has made of the image tokens follows from what all prompts share (5 MB in bfloat16, which stay in the
-second-level cache) and from some hundred rows of its own. So the two passes that average tokens rebuild them on the
-chip, a tile at a time; stored, they would be 2 MB a prompt, written twice and read twice. Only prompts with a mask
-worth upscaling have their final tokens written.
-
-A program has one prompt and some of its tiles. The kernels are in triton_kernels.py. Legend: see `image_side`.
+Only prompts with a mask to keep have their image tokens stored, for upscaling. See docs/decoder.md, "Triton". A program
+has one prompt and some of its tiles. The kernels are in triton_kernels.py. Legend: see `image_side`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +15,43 @@ import triton
 from torch import Tensor
 
 from sam_pipeline.masks.decoder import triton_kernels as kernels
+from sam_pipeline.masks.decoder.folded_image_side import FoldedImageSide
 from sam_pipeline.masks.decoder.image_side import ImageSideWeights, SharedTokens
 
-Layers = tuple[Any, ...]
-"""What kernels rebuild image tokens from: their first arguments."""
+
+class FirstLayer(NamedTuple):
+    """What kernels compute image tokens after the first layer from: their first arguments, in order."""
+
+    image_queries: Tensor
+    """(H * D, K)."""
+    image_tokens: Tensor
+    """(C, K)."""
+    key_pe: Tensor
+    """(C, K)."""
+    block_keys: Tensor
+    """(N, H * T, H * D)."""
+    folded_values: Tensor
+    """(N, H * T, C)."""
+    norm_weight: Tensor
+    norm_bias: Tensor
+    norm_eps: float
+
+
+class SecondLayer(NamedTuple):
+    """What they compute those after the second layer from, beside that: their next arguments."""
+
+    folded_keys: Tensor
+    """(N, H * T, C)."""
+    score_bias: Tensor
+    """(N, H * T)."""
+    folded_values: Tensor
+    """(N, H * T, C)."""
+    norm_weight: Tensor
+    norm_bias: Tensor
+    norm_eps: float
+
+
+_NO_SECOND_LAYER = (None,) * len(SecondLayer._fields)
 
 
 @dataclass(frozen=True)
@@ -35,8 +64,8 @@ class Launch:
     num_stages: int
 
 
-class TritonImageSide:
-    """The passes on a Hopper GPU. See `AbsorbedPasses`.
+class TritonImageSide(FoldedImageSide[FirstLayer, tuple[FirstLayer, SecondLayer]]):
+    """See `FoldedImageSide`; on a Hopper GPU.
 
     For prompts of at most 8 tokens, such as one or two points or a box.
 
@@ -46,7 +75,7 @@ class TritonImageSide:
     """
 
     prompts_at_once = 1024
-    """0.3 MB each and, if a mask is worth upscaling, 2 MB."""
+    """0.3 MB each and, with a mask to keep, 2 MB."""
 
     max_tokens: float = 8
     """The rows of more, padded to 16 a head, would not fit into 227 KB of shared memory."""
@@ -56,6 +85,7 @@ class TritonImageSide:
     upscaling = Launch(tile=128, num_warps=8, num_stages=1)
 
     def __init__(self, weights: ImageSideWeights, dtype: torch.dtype) -> None:
+        super().__init__(weights.attentions)
         self._dtype = dtype
         self._num_heads = weights.num_heads
         self._key_pe = weights.key_pe.T.to(dtype).contiguous()  # (C, K)
@@ -69,76 +99,90 @@ class TritonImageSide:
         properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
         self._processors = properties.multi_processor_count if properties else 1
 
-    def update_first(
-        self, shared: SharedTokens, key_scores: Tensor, values: Tensor, pulls: Tensor
-    ) -> tuple[Layers, Tensor]:
-        """See `AbsorbedPasses`."""
-        image_queries, keys = (self._operand(tokens.T) for tokens in (shared.image_queries, shared.keys))
-        layers = image_queries, keys, self._key_pe, self._operand(key_scores), self._operand(values), *self._norms[0]
-        return layers, self._averages((*layers, *(None,) * 6), pulls)
+    def first_layer(
+        self, shared: SharedTokens, block_keys: Tensor, folded_values: Tensor, folded_queries: Tensor
+    ) -> tuple[FirstLayer, Tensor]:
+        """See `FoldedImageSide`."""
+        image_queries, image_tokens = (self._operand(x.T) for x in (shared.image_queries, shared.image_tokens))
+        first = FirstLayer(
+            image_queries, image_tokens, self._key_pe, self._operand(block_keys), self._operand(folded_values),
+            *self._norms[0],
+        )  # fmt: skip
+        return first, self._average(first, None, folded_queries)
 
-    def update_second(
-        self, state: Layers, pushes: Tensor, push_bias: Tensor, values: Tensor, pulls: Tensor
-    ) -> tuple[Layers, Tensor]:
-        """See `AbsorbedPasses`."""
-        layers = *state, self._operand(pushes), push_bias.contiguous(), self._operand(values), *self._norms[1]
+    def second_layer(
+        self, state: FirstLayer, folded_keys: Tensor, score_bias: Tensor, folded_values: Tensor, folded_queries: Tensor
+    ) -> tuple[tuple[FirstLayer, SecondLayer], Tensor]:
+        """See `FoldedImageSide`."""
+        second = SecondLayer(
+            self._operand(folded_keys), score_bias.contiguous(), self._operand(folded_values), *self._norms[1]
+        )
         # The kernel takes as many rows as there are tokens: with fewer than 64 it would lose Hopper's own products.
-        N, C, H = len(pulls), pulls.shape[2], self._num_heads
-        by_head = pulls.view(N, H, -1, C)
-        missing = pushes.shape[1] // H - by_head.shape[2]
-        averages = self._averages(layers, F.pad(by_head, (0, 0, 0, missing)).flatten(1, 2))
-        return layers, averages.view(N, H, -1, C)[:, :, : by_head.shape[2]].flatten(1, 2)
+        N, C, H = len(folded_queries), folded_queries.shape[2], self._num_heads
+        by_head = folded_queries.view(N, H, -1, C)
+        missing = folded_keys.shape[1] // H - by_head.shape[2]
+        averages = self._average(state, second, F.pad(by_head, (0, 0, 0, missing)).flatten(1, 2))
+        return (state, second), averages.view(N, H, -1, C)[:, :, : by_head.shape[2]].flatten(1, 2)
 
-    def upscale(self, state: Layers, hyper_in: Tensor, kept: Tensor, size: tuple[int, int], num_rows: int) -> Tensor:
-        """See `AbsorbedPasses`."""
-        live = kept.any(dim=1)
-        num_masks, num_live = torch.stack([kept.sum(), live.sum()]).tolist()  # the only wait for the device
+    def upscale(
+        self,
+        state: tuple[FirstLayer, SecondLayer],
+        hyper_in: Tensor,
+        keep_mask: Tensor,
+        size: tuple[int, int],
+        num_rows: int,
+    ) -> Tensor:
+        """See `ImageSide`."""
+        first, second = state
+        with_mask = keep_mask.any(dim=1)
+        # The only wait for the device.
+        num_masks, num_prompts = torch.stack([keep_mask.sum(), with_mask.sum()]).tolist()
         N, M, channels = hyper_in.shape
         num_tokens, w = num_rows * size[1], size[1]
-        tokens = self._key_pe.new_empty(num_live, num_tokens, len(self._key_pe))
+        image_tokens = self._key_pe.new_empty(num_prompts, num_tokens, len(self._key_pe))
         launch = self.rebuilding
-        tokens_a_program, parts = self._parts(num_tokens, num_live, launch)
-        kernels.rebuild[(N, parts)](
-            *state, _places(live), tokens, self._key_pe.shape[1], num_tokens, tokens_a_program,
-            **self._shapes(state), **_options(launch),
+        tokens_a_program, splits = self._splits(num_tokens, num_prompts, launch)
+        kernels.rebuild[(N, splits)](
+            *first, *second, _output_indices(with_mask), image_tokens, self._key_pe.shape[1], num_tokens,
+            tokens_a_program, **self._shapes(first), **_options(launch),
         )  # fmt: skip
         masks = hyper_in.new_empty(num_masks, 4 * num_rows, 4 * w)
         launch = self.upscaling
         kernels.upscale[(N, triton.cdiv(num_tokens, launch.tile))](
-            tokens, *self._up, hyper_in.contiguous(), _places(live), _places(kept), masks, num_tokens, w,
-            M=M, C=tokens.shape[2], F=len(self._up[5]), G=channels, **_options(launch),
+            image_tokens, *self._up, hyper_in.contiguous(), _output_indices(with_mask), _output_indices(keep_mask),
+            masks, num_tokens, w,
+            M=M, C=image_tokens.shape[2], F=len(self._up[5]), G=channels, **_options(launch),
         )  # fmt: skip
         return masks
 
-    def _averages(self, layers: Layers, pulls: Tensor) -> Tensor:
-        """Averages of the image tokens, (N, H * T, C), as pulls (N, H * T, C) weight them."""
-        N, rows, C = pulls.shape
+    def _average(self, first: FirstLayer, second: SecondLayer | None, folded_queries: Tensor) -> Tensor:
+        """For each query the image tokens averaged by its attention weights, both (N, H * T, C)."""
+        N, rows, C = folded_queries.shape
         num_tokens = self._key_pe.shape[1]
-        tokens_a_program, parts = self._parts(num_tokens, N, self.averaging)
-        averages, log_weights = pulls.new_empty(N, parts, rows, C), pulls.new_empty(N, parts, rows)
-        kernels.average[(N, parts)](
-            *layers, self._operand(pulls), averages, log_weights, num_tokens, tokens_a_program,
-            **self._shapes(layers), **_options(self.averaging),
+        tokens_a_program, splits = self._splits(num_tokens, N, self.averaging)
+        averages, log_sum_exp = folded_queries.new_empty(N, splits, rows, C), folded_queries.new_empty(N, splits, rows)
+        kernels.average[(N, splits)](
+            *first, *(second or _NO_SECOND_LAYER), self._operand(folded_queries), averages, log_sum_exp, num_tokens,
+            tokens_a_program, **self._shapes(first), **_options(self.averaging),
         )  # fmt: skip
-        return (averages * log_weights.softmax(dim=1)[..., None]).sum(dim=1)
+        return (averages * log_sum_exp.softmax(dim=1)[..., None]).sum(dim=1)
 
-    def _parts(self, num_tokens: int, num_prompts: int, launch: Launch) -> tuple[int, int]:
-        """Tokens a program, and programs a prompt: four programs a processor, lest the last ones be alone for long."""
+    def _splits(self, num_tokens: int, num_prompts: int, launch: Launch) -> tuple[int, int]:
+        """Tokens a program, and programs a prompt: about four a processor, so that no processor is idle for long."""
         tiles = triton.cdiv(num_tokens, launch.tile)
-        wanted = min(tiles, triton.cdiv(4 * self._processors, max(num_prompts, 1)))
-        tokens_a_program = triton.cdiv(tiles, wanted) * launch.tile
+        splits = min(tiles, triton.cdiv(4 * self._processors, max(num_prompts, 1)))
+        tokens_a_program = triton.cdiv(tiles, splits) * launch.tile
         return tokens_a_program, triton.cdiv(num_tokens, tokens_a_program)
 
-    def _shapes(self, layers: Layers) -> dict[str, int]:
-        image_queries, keys, _, key_scores = layers[:4]
-        T = key_scores.shape[1] // self._num_heads
+    def _shapes(self, first: FirstLayer) -> dict[str, int]:
+        T = first.block_keys.shape[1] // self._num_heads
         assert self.max_tokens >= T, f"{T} tokens a prompt"
         return {
             "T": T,
             "H": self._num_heads,
             "TP": triton.next_power_of_2(T),
-            "D": image_queries.shape[0],
-            "C": keys.shape[0],
+            "D": first.image_queries.shape[0],
+            "C": first.image_tokens.shape[0],
         }
 
     def _operand(self, x: Tensor) -> Tensor:
@@ -154,6 +198,6 @@ def _options(launch: Launch) -> dict[str, Any]:
     }
 
 
-def _places(chosen: Tensor) -> Tensor:
-    """Where each of those chosen goes when only they are stored, and -1 for the others; int32."""
+def _output_indices(chosen: Tensor) -> Tensor:
+    """Index of each chosen entry in an output that holds those alone, -1 for the others; int32."""
     return torch.where(chosen, chosen.flatten().cumsum(0).view_as(chosen) - 1, -1).to(torch.int32)

@@ -1,8 +1,8 @@
-"""The kernels of `triton_image_side`, which says how their work is cut.
+"""The kernels of `triton_image_side`, which says how their work is divided.
 
-In tiles, tokens are columns, (C, TILE): with 256 channels as rows, 8 warps share a product without any computing the
-same as another, and tiles can be small enough to leave registers for the sums. The rows of T tokens in each of H heads
-are padded to TP, a power of two, as Triton's blocks are; HT = H * TP below. Further legend: see `image_side`.
+In tiles, image tokens are columns, (C, TILE): with 256 channels as rows, 8 warps share a product without any computing
+the same as another, and tiles can be small enough to leave registers for the sums. The rows of T tokens in each of H
+heads are padded to TP, a power of two, as Triton's blocks are; HT = H * TP below. Further legend: see `image_side`.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import triton.language as tl
 @triton.jit
 def average(
     image_queries: tl.tensor,  # (H * D, K)
-    keys: tl.tensor,  # (C, K)
+    image_tokens: tl.tensor,  # (C, K)
     key_pe: tl.tensor,  # (C, K)
-    key_scores: tl.tensor,  # (N, H * T, H * D)
+    block_keys: tl.tensor,  # (N, H * T, H * D)
     first_values: tl.tensor,  # (N, H * T, C)
     first_weight: tl.tensor,  # (C,)
     first_bias: tl.tensor,  # (C,)
     first_eps: tl.tensor,
-    pushes: tl.tensor,  # (N, H * T, C); after the first layer alone, none, as are the next five
-    push_bias: tl.tensor,  # (N, H * T)
+    folded_keys: tl.tensor,  # (N, H * T, C); None, as the next five, where there is only the first layer
+    score_bias: tl.tensor,  # (N, H * T)
     second_values: tl.tensor,  # (N, H * T, C)
     second_weight: tl.tensor,  # (C,)
     second_bias: tl.tensor,  # (C,)
     second_eps: tl.tensor,
-    pulls: tl.tensor,  # (N, H * T, C)
-    averages: tl.tensor,  # out: (N, parts, H * T, C)
-    log_weights: tl.tensor,  # out: (N, parts, H * T), logarithms of the weights of the parts
+    folded_queries: tl.tensor,  # (N, H * T, C)
+    averages: tl.tensor,  # out: (N, splits, H * T, C)
+    log_sum_exp: tl.tensor,  # out: (N, splits, H * T), of the scores of a split
     num_tokens: tl.tensor,
     tokens_a_program: tl.tensor,
     T: tl.constexpr,
@@ -39,32 +39,32 @@ def average(
     C: tl.constexpr,
     TILE: tl.constexpr,
 ) -> None:
-    """Rebuild the tokens of a prompt after one layer or two, and average them as each of its rows asks."""
-    n, part = tl.program_id(0), tl.program_id(1)
-    dtype: tl.constexpr = keys.dtype.element_ty
-    score_rows, first_rows = _rows(key_scores, n, D, T, H, TP), _rows(first_values, n, C, T, H, TP)
-    if pushes is not None:
-        push_rows, second_rows = _rows(pushes, n, C, T, H, TP), _rows(second_values, n, C, T, H, TP)
-        row_bias = _row_bias(push_bias, n, T, H, TP)
-    pull_rows = _rows(pulls, n, C, T, H, TP)
+    """Compute the image tokens of a prompt after one layer or two, and average them by each row's attention weights."""
+    n, split = tl.program_id(0), tl.program_id(1)
+    dtype: tl.constexpr = image_tokens.dtype.element_ty
+    first_keys, first_rows = _rows(block_keys, n, D, T, H, TP), _rows(first_values, n, C, T, H, TP)
+    if folded_keys is not None:
+        second_keys, second_rows = _rows(folded_keys, n, C, T, H, TP), _rows(second_values, n, C, T, H, TP)
+        row_bias = _row_bias(score_bias, n, T, H, TP)
+    query_rows = _rows(folded_queries, n, C, T, H, TP)
 
-    # A softmax over all tokens in one go: what has been summed shrinks whenever a larger score turns up.
+    # Online softmax, as in FlashAttention: sums are scaled down whenever a larger score turns up.
     largest = tl.full((H * TP,), float("-inf"), tl.float32)
     total = tl.zeros((H * TP,), tl.float32)
     sums = tl.zeros((C, H * TP), tl.float32)
-    start = part * tokens_a_program
+    start = split * tokens_a_program
     for first_token in range(start, tl.minimum(start + tokens_a_program, num_tokens), TILE):
         tokens = first_token + tl.arange(0, TILE)
         pe = _columns(key_pe, tokens, num_tokens, C)
         updated = _first_layer(
-            image_queries, keys, tokens, num_tokens, score_rows, first_rows, first_weight, first_bias, first_eps,
-            T, H, TP, D, C,
+            image_queries, image_tokens, tokens, num_tokens, first_keys, first_rows,
+            first_weight, first_bias, first_eps, T, H, TP, D, C,
         )  # fmt: skip
-        if pushes is not None:
+        if folded_keys is not None:
             updated = _second_layer(
-                updated, pe, push_rows, row_bias, second_rows, second_weight, second_bias, second_eps, T, H, TP, C
+                updated, pe, second_keys, row_bias, second_rows, second_weight, second_bias, second_eps, T, H, TP, C
             )
-        scores = tl.dot(pull_rows, (updated + pe).to(dtype), input_precision="ieee")  # (HT, TILE)
+        scores = tl.dot(query_rows, (updated + pe).to(dtype), input_precision="ieee")  # (HT, TILE)
         scores = tl.where((tokens < num_tokens)[None, :], scores, float("-inf"))
         new_largest = tl.maximum(largest, tl.max(scores, axis=1))
         weights = tl.exp(scores - new_largest[:, None])
@@ -75,9 +75,9 @@ def average(
         )
         largest = new_largest
 
-    rows, in_use = _places_of_rows(T, H, TP)
-    rows += (n * tl.num_programs(1) + part) * H * T
-    tl.store(log_weights + rows, largest + tl.log(total), mask=in_use)
+    rows, in_use = _row_indices(T, H, TP)
+    rows += (n * tl.num_programs(1) + split) * H * T
+    tl.store(log_sum_exp + rows, largest + tl.log(total), mask=in_use)
     outputs = averages + rows[None, :] * C + tl.arange(0, C)[:, None]
     tl.store(outputs, sums / total[None, :], mask=in_use[None, :])
 
@@ -85,20 +85,20 @@ def average(
 @triton.jit
 def rebuild(
     image_queries: tl.tensor,  # these fourteen as in average
-    keys: tl.tensor,
+    image_tokens: tl.tensor,
     key_pe: tl.tensor,
-    key_scores: tl.tensor,
+    block_keys: tl.tensor,
     first_values: tl.tensor,
     first_weight: tl.tensor,
     first_bias: tl.tensor,
     first_eps: tl.tensor,
-    pushes: tl.tensor,
-    push_bias: tl.tensor,
+    folded_keys: tl.tensor,
+    score_bias: tl.tensor,
     second_values: tl.tensor,
     second_weight: tl.tensor,
     second_bias: tl.tensor,
     second_eps: tl.tensor,
-    places: tl.tensor,  # (N,) int32: place of a prompt in the output, negative for none
+    prompt_indices: tl.tensor,  # (N,) int32: index of a prompt in the output, negative for none
     rebuilt: tl.tensor,  # out: (prompts, num_rebuilt, C)
     num_tokens: tl.tensor,
     num_rebuilt: tl.tensor,
@@ -110,28 +110,28 @@ def rebuild(
     C: tl.constexpr,
     TILE: tl.constexpr,
 ) -> None:
-    """Write the first tokens of a prompt after both layers."""
-    n, part = tl.program_id(0), tl.program_id(1)
-    place = tl.load(places + n)
-    if place < 0:
+    """Write the first image tokens of a prompt after both layers."""
+    n, split = tl.program_id(0), tl.program_id(1)
+    prompt_index = tl.load(prompt_indices + n)
+    if prompt_index < 0:
         return
-    score_rows, first_rows = _rows(key_scores, n, D, T, H, TP), _rows(first_values, n, C, T, H, TP)
-    push_rows, second_rows = _rows(pushes, n, C, T, H, TP), _rows(second_values, n, C, T, H, TP)
-    row_bias = _row_bias(push_bias, n, T, H, TP)
-    rebuilt += place.to(tl.int64) * num_rebuilt * C
-    start = part * tokens_a_program
+    first_keys, first_rows = _rows(block_keys, n, D, T, H, TP), _rows(first_values, n, C, T, H, TP)
+    second_keys, second_rows = _rows(folded_keys, n, C, T, H, TP), _rows(second_values, n, C, T, H, TP)
+    row_bias = _row_bias(score_bias, n, T, H, TP)
+    rebuilt += prompt_index.to(tl.int64) * num_rebuilt * C
+    start = split * tokens_a_program
     for first_token in range(start, tl.minimum(start + tokens_a_program, num_rebuilt), TILE):
         tokens = first_token + tl.arange(0, TILE)
         pe = _columns(key_pe, tokens, num_tokens, C)
         updated = _first_layer(
-            image_queries, keys, tokens, num_tokens, score_rows, first_rows, first_weight, first_bias, first_eps,
-            T, H, TP, D, C,
+            image_queries, image_tokens, tokens, num_tokens, first_keys, first_rows,
+            first_weight, first_bias, first_eps, T, H, TP, D, C,
         )  # fmt: skip
         updated = _second_layer(
-            updated, pe, push_rows, row_bias, second_rows, second_weight, second_bias, second_eps, T, H, TP, C
+            updated, pe, second_keys, row_bias, second_rows, second_weight, second_bias, second_eps, T, H, TP, C
         )
         outputs = rebuilt + tokens[None, :] * C + tl.arange(0, C)[:, None]
-        tl.store(outputs, updated.to(keys.dtype.element_ty), mask=(tokens < num_rebuilt)[None, :])
+        tl.store(outputs, updated.to(image_tokens.dtype.element_ty), mask=(tokens < num_rebuilt)[None, :])
 
 
 @triton.jit
@@ -145,8 +145,8 @@ def upscale(
     up2: tl.tensor,  # (F, 4 * G)
     up2_bias: tl.tensor,  # (4 * G,)
     hyper_in: tl.tensor,  # (N, M, G)
-    prompt_places: tl.tensor,  # (N,) int32: place of a prompt among the tokens, negative for none
-    mask_places: tl.tensor,  # (N, M) int32: place of a mask in the output, negative for none
+    prompt_indices: tl.tensor,  # (N,) int32: index of a prompt in tokens, negative for none
+    mask_indices: tl.tensor,  # (N, M) int32: index of a mask in the output, negative for none
     masks: tl.tensor,  # out: (masks, 4 * rows, 4 * w)
     num_tokens: tl.tensor,  # rows * w
     w: tl.tensor,
@@ -158,13 +158,13 @@ def upscale(
 ) -> None:
     """Compute the mask logits of the 4 x 4 pixels of each token of a tile; here tokens are rows."""
     n = tl.program_id(0)
-    prompt_place = tl.load(prompt_places + n)
-    if prompt_place < 0:
+    prompt_index = tl.load(prompt_indices + n)
+    if prompt_index < 0:
         return
     token = tl.program_id(1) * TILE + tl.arange(0, TILE)
     real = token < num_tokens
     channels, fine_channels, finest_channels = tl.arange(0, C), tl.arange(0, F), tl.arange(0, 4 * G)
-    inputs = tokens + (prompt_place.to(tl.int64) * num_tokens + token)[:, None] * C + channels[None, :]
+    inputs = tokens + (prompt_index.to(tl.int64) * num_tokens + token)[:, None] * C + channels[None, :]
     tile = tl.load(inputs, mask=real[:, None], other=0.0)  # (TILE, C)
     to_finest = tl.load(up2 + fine_channels[:, None] * (4 * G) + finest_channels[None, :])
     finest_bias = tl.load(up2_bias + finest_channels)
@@ -183,20 +183,20 @@ def upscale(
         column = ((token % w)[:, None] * 2 + quarter % 2) * 2 + (corner % 2)[None, :]
         pixels = row * (4 * w) + column  # (TILE, 4)
         for m in tl.static_range(M):
-            place = tl.load(mask_places + n * M + m)
-            if place >= 0:
+            mask_index = tl.load(mask_indices + n * M + m)
+            if mask_index >= 0:
                 hyper = tl.load(hyper_in + (n * M + m) * G + tl.arange(0, G))
                 logits = tl.sum(finest * hyper[None, None, :], axis=2)
-                tl.store(masks + place.to(tl.int64) * 16 * num_tokens + pixels, logits, mask=real[:, None])
+                tl.store(masks + mask_index.to(tl.int64) * 16 * num_tokens + pixels, logits, mask=real[:, None])
 
 
 @triton.jit
 def _first_layer(
     image_queries: tl.tensor,
-    keys: tl.tensor,
+    image_tokens: tl.tensor,
     tokens: tl.tensor,
     num_tokens: tl.tensor,
-    score_rows: tl.tensor,
+    key_rows: tl.tensor,
     value_rows: tl.tensor,
     norm_weight: tl.tensor,
     norm_bias: tl.tensor,
@@ -208,17 +208,17 @@ def _first_layer(
     C: tl.constexpr,
 ) -> tl.tensor:
     """Image tokens after the first layer, (C, TILE) float32."""
-    before = _columns(keys, tokens, num_tokens, C).to(tl.float32)
+    before = _columns(image_tokens, tokens, num_tokens, C).to(tl.float32)
     queries = _columns(image_queries, tokens, num_tokens, D)
-    logits = tl.dot(tl.trans(queries), tl.trans(score_rows), input_precision="ieee")  # (TILE, HT)
-    return _add_values(before, logits, value_rows, norm_weight, norm_bias, norm_eps, T, H, TP, C)
+    scores = tl.dot(tl.trans(queries), tl.trans(key_rows), input_precision="ieee")  # (TILE, HT)
+    return _add_values(before, scores, value_rows, norm_weight, norm_bias, norm_eps, T, H, TP, C)
 
 
 @triton.jit
 def _second_layer(
     before: tl.tensor,
     pe: tl.tensor,
-    push_rows: tl.tensor,
+    key_rows: tl.tensor,
     row_bias: tl.tensor,
     value_rows: tl.tensor,
     norm_weight: tl.tensor,
@@ -230,15 +230,15 @@ def _second_layer(
     C: tl.constexpr,
 ) -> tl.tensor:
     """Image tokens after the second layer from those after the first, (C, TILE) float32."""
-    logits = tl.dot(push_rows, (before + pe).to(push_rows.dtype), input_precision="ieee") + row_bias[:, None]
-    logits = tl.trans(logits)
-    return _add_values(before, logits, value_rows, norm_weight, norm_bias, norm_eps, T, H, TP, C)
+    scores = tl.dot(key_rows, (before + pe).to(key_rows.dtype), input_precision="ieee") + row_bias[:, None]
+    scores = tl.trans(scores)
+    return _add_values(before, scores, value_rows, norm_weight, norm_bias, norm_eps, T, H, TP, C)
 
 
 @triton.jit
 def _add_values(
     before: tl.tensor,
-    logits: tl.tensor,
+    scores: tl.tensor,
     value_rows: tl.tensor,
     norm_weight: tl.tensor,
     norm_bias: tl.tensor,
@@ -248,11 +248,11 @@ def _add_values(
     TP: tl.constexpr,
     C: tl.constexpr,
 ) -> tl.tensor:
-    """Add to tokens (C, TILE) the values (HT, C) that they attend to by logits (HT, TILE), and normalise."""
-    by_head = tl.reshape(logits, (logits.shape[0], H, TP))
+    """Add to image tokens (C, TILE) the values (HT, C) attended by scores (TILE, HT), then apply the layer norm."""
+    by_head = tl.reshape(scores, (scores.shape[0], H, TP))
     by_head = tl.where(tl.arange(0, TP)[None, None, :] < T, by_head, float("-inf"))
     weights = tl.exp(by_head - tl.max(by_head, axis=2, keep_dims=True))
-    weights = tl.reshape(weights / tl.sum(weights, axis=2, keep_dims=True), logits.shape)
+    weights = tl.reshape(weights / tl.sum(weights, axis=2, keep_dims=True), scores.shape)
     summed = tl.dot(tl.trans(value_rows), tl.trans(weights.to(value_rows.dtype)), acc=before, input_precision="ieee")
 
     centred = summed - tl.sum(summed, axis=0, keep_dims=True) / C
@@ -279,20 +279,20 @@ def _rows(
     pointer: tl.tensor, n: tl.tensor, WIDTH: tl.constexpr, T: tl.constexpr, H: tl.constexpr, TP: tl.constexpr
 ) -> tl.tensor:
     """Rows of prompt n, of (N, H * T, WIDTH), as (HT, WIDTH); zero where they are padding."""
-    places, in_use = _places_of_rows(T, H, TP)
-    offsets = (n * H * T + places)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
+    rows, in_use = _row_indices(T, H, TP)
+    offsets = (n * H * T + rows)[:, None] * WIDTH + tl.arange(0, WIDTH)[None, :]
     return tl.load(pointer + offsets, mask=in_use[:, None], other=0.0)
 
 
 @triton.jit
 def _row_bias(pointer: tl.tensor, n: tl.tensor, T: tl.constexpr, H: tl.constexpr, TP: tl.constexpr) -> tl.tensor:
     """Numbers of prompt n, of (N, H * T), as (HT,); zero where they are padding."""
-    places, in_use = _places_of_rows(T, H, TP)
-    return tl.load(pointer + n * H * T + places, mask=in_use, other=0.0)
+    rows, in_use = _row_indices(T, H, TP)
+    return tl.load(pointer + n * H * T + rows, mask=in_use, other=0.0)
 
 
 @triton.jit
-def _places_of_rows(T: tl.constexpr, H: tl.constexpr, TP: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
-    """For each of HT padded rows, its place among H * T, and whether it is one of them."""
+def _row_indices(T: tl.constexpr, H: tl.constexpr, TP: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
+    """For each of HT padded rows, its index among H * T, and whether it is one of them."""
     row = tl.arange(0, H * TP)
     return row // TP * T + row % TP, row % TP < T

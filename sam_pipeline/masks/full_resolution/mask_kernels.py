@@ -17,6 +17,8 @@ from sam_pipeline.masks.full_resolution.composed_resize import Axis
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
+AxisArrays = tuple[Ints, Floats, Ints]
+"""Starts, weights and groups of an `Axis`."""
 
 
 def measure_masks(
@@ -39,11 +41,12 @@ def measure_masks(
     boxes = np.zeros((len(low_res_masks), 4), np.int64)
     _measure(
         low_res_masks,
-        rows.starts, rows.weights, rows.groups,
-        columns.starts, columns.weights, columns.groups,
-        np.float32(threshold), np.float32(threshold + offset), np.float32(threshold - offset),
-        counts, boxes,
-    )  # fmt: skip
+        (rows.starts, rows.weights, rows.groups),
+        (columns.starts, columns.weights, columns.groups),
+        (np.float32(threshold), np.float32(threshold + offset), np.float32(threshold - offset)),
+        counts,
+        boxes,
+    )
     return counts, boxes
 
 
@@ -61,10 +64,10 @@ def mask_edges(logits: NDArray[np.float32], rows: Axis, columns: Axis, threshold
     """
     edges: NDArray[np.int64] = _edges(
         logits,
-        rows.starts, rows.weights, rows.groups,
-        columns.starts, columns.weights, columns.groups,
+        (rows.starts, rows.weights, rows.groups),
+        (columns.starts, columns.weights, columns.groups),
         np.float32(threshold),
-    )  # fmt: skip
+    )
     return edges
 
 
@@ -82,7 +85,7 @@ def _pixel(logits: Floats, i: int, j: int, row_weights: Floats, column_weights: 
 
 @numba.njit(nogil=True, cache=True)
 def _column_extremes(logits: Floats, i: int, smallest: Floats, largest: Floats) -> None:
-    """Extremes of three logits down each column; NaN where one of them is none or infinite: no bound holds there."""
+    """Extremes of three logits down each column; NaN where one of them is NaN or infinite: no bound holds there."""
     for j in range(logits.shape[1]):
         a, b, c = logits[i, j], logits[i + 1, j], logits[i + 2, j]
         poison = np.float32(0) * (a + b + c)
@@ -103,18 +106,15 @@ def _none_above(values: Floats, j: int, bound: np.float32) -> bool:
 @numba.njit(nogil=True, cache=True)
 def _measure(
     low_res_masks: Floats,
-    y_starts: Ints,
-    y_weights: Floats,
-    y_groups: Ints,
-    x_starts: Ints,
-    x_weights: Floats,
-    x_groups: Ints,
-    threshold: np.float32,
-    high: np.float32,
-    low: np.float32,
+    rows: AxisArrays,
+    columns: AxisArrays,
+    thresholds: tuple[np.float32, np.float32, np.float32],
     counts: NDArray[np.int64],
     boxes: NDArray[np.int64],
 ) -> None:
+    y_starts, y_weights, y_groups = rows
+    x_starts, x_weights, x_groups = columns
+    threshold, high, low = thresholds
     smallest = np.empty(low_res_masks.shape[2], np.float32)
     largest = np.empty(low_res_masks.shape[2], np.float32)
     for m in range(len(low_res_masks)):
@@ -155,16 +155,9 @@ _TINY = np.float32(1e-30)  # to which values are rounded more coarsely
 
 
 @numba.njit(nogil=True, cache=True)
-def _edges(
-    logits: Floats,
-    y_starts: Ints,
-    y_weights: Floats,
-    y_groups: Ints,
-    x_starts: Ints,
-    x_weights: Floats,
-    x_groups: Ints,
-    threshold: np.float32,
-) -> NDArray[np.int64]:
+def _edges(logits: Floats, rows: AxisArrays, columns: AxisArrays, threshold: np.float32) -> NDArray[np.int64]:
+    y_starts, y_weights, y_groups = rows
+    x_starts, x_weights, x_groups = columns
     height = len(y_starts)
     kinds = _kinds(logits, y_starts, y_groups, threshold)
     changes, num_changes = _changes(kinds)
@@ -194,7 +187,7 @@ def _edges(
                     lower = _along_row(logits[i + 2], j, x_weights[x])
                     smallest, largest = min(upper, min(middle, lower)), max(upper, max(middle, lower))
                     margin = _ROUNDING * max(_TINY, max(abs(smallest), abs(largest)))
-                    margin += np.float32(0) * (upper + middle + lower)  # no bound holds beside what is no number
+                    margin += np.float32(0) * (upper + middle + lower)  # NaN: nothing bounds infinite values or NaN
                     if smallest - margin > threshold:
                         kind = _INSIDE
                     elif largest + margin <= threshold:
@@ -224,7 +217,7 @@ def _kinds(logits: Floats, y_starts: Ints, y_groups: Ints, threshold: np.float32
     above = np.empty((num_rows, num_columns), np.uint8)
     for i in range(num_rows):
         for j in range(num_columns):
-            # No logit that is none or infinite bounds a pixel.
+            # A logit that is NaN or infinite bounds no pixel.
             logit = logits[i, j]
             above[i, j] = np.uint8(logit > threshold) + np.uint8(16) * np.uint8(not abs(logit) < np.inf)
     kinds = np.zeros((len(y_groups) - 1, num_columns), np.uint8)

@@ -1,4 +1,4 @@
-"""From low-resolution logits to what is asked of masks at full resolution: stability, boxes, pixels.
+"""From low-resolution logits to stability scores, boxes and pixels of masks at full resolution.
 
 The kernels of `mask_kernels`, and on CUDA of `triton_masks`, compute it from the logits as they are; where there is no
 such kernel, torch upscales the logits a chunk at a time.
@@ -63,7 +63,7 @@ class Upscaling:
             offset: shift of the mask threshold for the stability score, in logits.
 
         Returns:
-            (N,) float32, NaN where no pixel passes the lower threshold; (N, 4) int64 xyxy, inclusive, crop frame.
+            (N,) float32, NaN where no pixel is above the lower threshold; (N, 4) int64 xyxy, inclusive, crop frame.
         """
         device, threshold = low_res_masks.device.type, self.sam.mask_threshold
         if device not in ("cpu", "cuda"):
@@ -89,39 +89,25 @@ class Upscaling:
         if not low_res_masks:
             yield from (mask for mask in masks if isinstance(mask, Runs))
         elif finds_runs(low_res_masks[0].device):
-            found, copied = self.start_runs(masks)
+            found, copied = self._runs_on_device(low_res_masks)
             if copied is not None:
                 copied.synchronize()
             yield from found
         else:
-            rows, columns = self._axes(low_res_masks[0])
-            # From another device in one copy; on a CPU they are where they are needed.
-            on_cpu = low_res_masks if low_res_masks[0].device.type == "cpu" else torch.stack(low_res_masks).cpu()
-            for logits in on_cpu:
-                yield Runs(self.crop_size, mask_edges(logits.numpy(), rows, columns, self.sam.mask_threshold))
+            yield from self._runs_on_cpu(low_res_masks)
 
     def start_runs(self, masks: Sequence[Tensor | Runs]) -> tuple[list[Runs], torch.cuda.Event | None]:
-        """`runs`, for which nobody waits where the device finds them.
+        """`runs` without waiting for a device that finds them.
 
         Returns:
             The runs, and what any thread must wait for before it reads their edges; None: they are there.
         """
         low_res_masks = [mask for mask in masks if isinstance(mask, Tensor)]
-        if not low_res_masks or not finds_runs(device := low_res_masks[0].device):
-            return list(self.runs(masks)), None
-        from sam_pipeline.masks.full_resolution import triton_masks  # Triton comes with torch for CUDA alone
-
-        rows, columns = self._axes(low_res_masks[0])
-        found = []
-        for first in range(0, len(low_res_masks), _MASKS_AT_ONCE):
-            some = torch.stack(low_res_masks[first : first + _MASKS_AT_ONCE])
-            found += triton_masks.mask_edges(some, rows, columns, self.sam.mask_threshold)
-        copied = None
-        if device.type == "cuda":
-            # Whoever waits sleeps: spinning would take a CPU.
-            copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-            copied.record(torch.cuda.current_stream(device))
-        return [Runs(self.crop_size, edges) for edges in found], copied
+        if not low_res_masks:
+            return [mask for mask in masks if isinstance(mask, Runs)], None
+        if finds_runs(low_res_masks[0].device):
+            return self._runs_on_device(low_res_masks)
+        return list(self._runs_on_cpu(low_res_masks)), None
 
     def binarize(self, low_res_masks: Tensor) -> Tensor:
         """Masks, (N, H, W) bool on the device of the logits, which are as for `measure`."""
@@ -131,6 +117,30 @@ class Upscaling:
         for mask, runs in zip(masks, self.runs(list(low_res_masks)), strict=True):
             mask[:] = runs.to_mask()
         return torch.from_numpy(masks)
+
+    def _runs_on_cpu(self, low_res_masks: list[Tensor]) -> Iterator[Runs]:
+        """The runs of logits as for `runs`, at least one, from any device."""
+        rows, columns = self._axes(low_res_masks[0])
+        # From another device in one copy; on a CPU they are where they are needed.
+        on_cpu = low_res_masks if low_res_masks[0].device.type == "cpu" else torch.stack(low_res_masks).cpu()
+        for logits in on_cpu:
+            yield Runs(self.crop_size, mask_edges(logits.numpy(), rows, columns, self.sam.mask_threshold))
+
+    def _runs_on_device(self, low_res_masks: list[Tensor]) -> tuple[list[Runs], torch.cuda.Event | None]:
+        """The same by the device of the logits; see `start_runs`."""
+        from sam_pipeline.masks.full_resolution import triton_masks  # Triton comes with torch for CUDA alone
+
+        rows, columns = self._axes(low_res_masks[0])
+        found = []
+        for first in range(0, len(low_res_masks), _MASKS_AT_ONCE):
+            some = torch.stack(low_res_masks[first : first + _MASKS_AT_ONCE])
+            found += triton_masks.mask_edges(some, rows, columns, self.sam.mask_threshold)
+        copied, device = None, low_res_masks[0].device
+        if device.type == "cuda":
+            # Whoever waits sleeps: spinning would take a CPU.
+            copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            copied.record(torch.cuda.current_stream(device))
+        return [Runs(self.crop_size, edges) for edges in found], copied
 
     def _measure_with_torch(
         self, low_res_masks: Tensor, offset: float

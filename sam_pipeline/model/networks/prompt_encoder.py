@@ -89,8 +89,7 @@ class PromptEncoder(nn.Module):
     def _embed_points(self, points: Tensor, labels: Tensor, pad: bool) -> Tensor:
         points = points + 0.5  # from pixel indexes to pixel centres; padding points are added after it, at 0
         if pad:
-            # Without a box the official encoder always appends one point that is none, so the decoder was trained
-            # to see it.
+            # Without a box the official encoder always appends one padding point: the decoder was trained with it.
             points = torch.cat([points, points.new_zeros((len(points), 1, 2))], dim=1)
             labels = torch.cat([labels, labels.new_full((len(labels), 1), -1)], dim=1)
         embeddings = self.pe_layer.encode_coords(points, self.input_image_size)  # (B, N, C)

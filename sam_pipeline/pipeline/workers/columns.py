@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from sam_pipeline.masks.prompts import PromptRow
 from sam_pipeline.storage.tables.delta import DataFile
 from sam_pipeline.storage.tables.results import Shard
 from sam_pipeline.storage.tables.schema import MASK_TYPE, MASKS_SCHEMA, PROMPT_TYPE
@@ -174,11 +175,11 @@ def pack_prompts(prompts: Sequence[dict[str, Any]]) -> bytes | None:
     return stream.getvalue()
 
 
-def unpack_prompts(packed: bytes | None) -> list[dict[str, Any]]:
+def unpack_prompts(packed: bytes | None) -> list[PromptRow]:
     """What pack_prompts packed."""
     if packed is None:
         return []
-    rows: list[dict[str, Any]] = pa.ipc.open_stream(packed).read_all().to_pylist()
+    rows: list[PromptRow] = pa.ipc.open_stream(packed).read_all().to_pylist()
     return rows
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam_pipeline.masks.decoder.shared_decoder import DecodedPrompts, PlainDecoder, SharedDecoder
+from sam_pipeline.masks.decoder.shared_decoder import DecodedPrompts, SharedDecoder
 from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.model.registry import build_sam
 from tests.gpu.bench import Bench
@@ -20,6 +20,7 @@ from tests.gpu.networks import grid_of_points, random_embedding, random_sam
 from tests.gpu.passes import NUM_ROWS, two_in_five
 from tests.gpu.product import as_tensor, embeddings_of_photographs, mask_config, vit_t_weights
 from tests.gpu.running import Cases
+from tests.plain_decoder import PlainDecoder
 
 PHOTOGRAPHS = 16
 PLAIN_PROMPTS = 64
@@ -39,11 +40,11 @@ class Recorder:
     def __init__(self, decoder: SharedDecoder) -> None:
         self.share = decoder.share
         self._decoder = decoder
-        self.kept: list[Tensor] = []
+        self.keep_mask: list[Tensor] = []
 
     def decode(self, *arguments: Any, **named: Any) -> DecodedPrompts:
         decoded = self._decoder.decode(*arguments, **named)
-        self.kept.append(decoded.kept)
+        self.keep_mask.append(decoded.keep_mask)
         return decoded
 
 
@@ -56,7 +57,7 @@ def _photographs(bench: Bench) -> Figures:
     size = bench.scale.photograph_hw
     embeddings = [as_tensor(bench, embedding) for embedding in embeddings_of_photographs(bench)[:PHOTOGRAPHS]]
     generator.finish(generator.detect(embeddings[0], size))
-    recorder.kept.clear()
+    recorder.keep_mask.clear()
     detect, finish, finish_cpu, candidates, masks = [], [], [], [], []
     for embedding in embeddings:
         start = time.perf_counter()
@@ -67,7 +68,7 @@ def _photographs(bench: Bench) -> Figures:
         finish.append(1000 * (time.perf_counter() - detected))
         finish_cpu.append(1000 * (time.process_time() - cpu))
         candidates.append(sum(len(crop.found.masks) for crop in detections))
-    kept = torch.cat(recorder.kept)
+    kept = torch.cat(recorder.keep_mask)
     return {
         "images": len(embeddings),
         "detect_ms": statistics.median(detect),

@@ -2,25 +2,24 @@ import pytest
 import torch
 
 from sam_pipeline.masks.decoder import batched_image_side
-from sam_pipeline.masks.decoder.absorbing_image_side import AbsorbingImageSide
 from sam_pipeline.masks.decoder.batched_image_side import BatchedImageSide
-from sam_pipeline.masks.decoder.image_side import ImageSideAttentions, ImageSideWeights
-from sam_pipeline.masks.decoder.shared_decoder import PlainDecoder, SharedDecoder
+from sam_pipeline.masks.decoder.image_side import ImageSideWeights
+from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
+from tests.plain_decoder import PlainDecoder
 
 
-def decode(sam, decoder, num_prompts, wanted, num_rows=8):
+def decode(sam, decoder, num_prompts, iou_filter, num_rows=8):
     generator = torch.Generator().manual_seed(num_prompts)
     image_embedding = torch.randn(1, 256, 8, 8, generator=generator)
     coords = torch.rand(num_prompts, 2, 2, generator=generator, dtype=torch.float64) * 128
     labels = torch.randint(0, 2, (num_prompts, 2), generator=generator)
     with torch.inference_mode():
-        return decoder.decode(decoder.share(image_embedding), (coords, labels), wanted, num_rows)
+        return decoder.decode(decoder.share(image_embedding), (coords, labels), iou_filter, num_rows)
 
 
 def batched_decoder(sam, dtype=torch.float32):
     decoder = SharedDecoder(sam)
-    passes = BatchedImageSide(ImageSideWeights.of(sam), dtype)
-    decoder._image_sides = [AbsorbingImageSide(passes, ImageSideAttentions.of(sam))]
+    decoder._image_sides = [BatchedImageSide(ImageSideWeights.of(sam), dtype)]
     return decoder
 
 
@@ -35,7 +34,7 @@ def test_masks_and_scores_are_those_of_the_plain_networks(tiny_sam, num_prompts,
 
     expected = decode(tiny_sam, PlainDecoder(tiny_sam), num_prompts, some_of_some, num_rows=5)
     decoded = decode(tiny_sam, batched_decoder(tiny_sam), num_prompts, some_of_some, num_rows=5)
-    assert torch.equal(decoded.kept, expected.kept)
+    assert torch.equal(decoded.keep_mask, expected.keep_mask)
     torch.testing.assert_close(decoded.iou_predictions, expected.iou_predictions, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(decoded.low_res_masks, expected.low_res_masks, atol=1e-4, rtol=1e-4)
 

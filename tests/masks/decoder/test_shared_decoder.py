@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 from sam_pipeline.masks.decoder import low_rank_image_side
 from sam_pipeline.masks.decoder.low_rank_image_side import LowRankImageSide
-from sam_pipeline.masks.decoder.shared_decoder import PlainDecoder, SharedDecoder
+from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
+from tests.plain_decoder import PlainDecoder
 
 # Sums in another order; logits of the random model reach some tens.
 LOGIT_TOLERANCE = 1e-4
@@ -25,9 +26,9 @@ def points(num_prompts, points_a_prompt=1, img_size=128):
     return coords, labels
 
 
-def decode(decoder, image_embedding, prompts, wanted, num_rows=8):
+def decode(decoder, image_embedding, prompts, iou_filter, num_rows=8):
     with torch.inference_mode():
-        return decoder.decode(decoder.share(image_embedding), prompts, wanted, num_rows)
+        return decoder.decode(decoder.share(image_embedding), prompts, iou_filter, num_rows)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -40,9 +41,9 @@ def test_masks_and_scores_are_those_of_the_plain_networks(
     prompts = points(num_prompts, points_a_prompt)
     expected = decode(PlainDecoder(tiny_sam), image_embedding, prompts, lambda iou: iou > 0)
     decoded = decode(SharedDecoder(tiny_sam), image_embedding, prompts, lambda iou: iou > 0)
-    assert expected.kept.any()
+    assert expected.keep_mask.any()
     torch.testing.assert_close(decoded.iou_predictions, expected.iou_predictions, atol=1e-5, rtol=1e-5)
-    assert torch.equal(decoded.kept, expected.kept)
+    assert torch.equal(decoded.keep_mask, expected.keep_mask)
     torch.testing.assert_close(decoded.low_res_masks, expected.low_res_masks, atol=LOGIT_TOLERANCE, rtol=1e-4)
 
 
@@ -92,7 +93,7 @@ def test_nothing_wanted_gives_scores_alone(tiny_sam, image_embedding):
 
 
 def test_a_variance_that_rounding_made_negative_gives_a_number():
-    assert low_rank_image_side._scale(torch.tensor([-1e-3, 0.0]), 1e-5).tolist() == pytest.approx([1e-5**-0.5] * 2)
+    assert low_rank_image_side._rstd(torch.tensor([-1e-3, 0.0]), 1e-5).tolist() == pytest.approx([1e-5**-0.5] * 2)
 
 
 def test_attention_whose_shape_varies_is_not_planned_by_cudnn(tiny_sam, monkeypatch):

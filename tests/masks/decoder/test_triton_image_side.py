@@ -7,11 +7,11 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is for Linux on x86-64")
 
-from sam_pipeline.masks.decoder.absorbing_image_side import AbsorbingImageSide
 from sam_pipeline.masks.decoder.batched_image_side import BatchedImageSide
-from sam_pipeline.masks.decoder.image_side import ImageSideAttentions, ImageSideWeights, SharedTokens
-from sam_pipeline.masks.decoder.shared_decoder import PlainDecoder, SharedDecoder
+from sam_pipeline.masks.decoder.image_side import ImageSideWeights, SharedTokens
+from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
 from sam_pipeline.masks.decoder.triton_image_side import Launch, TritonImageSide
+from tests.plain_decoder import PlainDecoder
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU tests/gpu runs the kernels, compiled")
 
@@ -29,12 +29,12 @@ def normal(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def three_passes(side, num_prompts, kept, num_rows):
+def both_layers(side, num_prompts, kept, num_rows):
     shared = SharedTokens(normal(40, 256), SIZE, normal(1), normal(1), normal(40, 128))
-    state, first = side.update_first(
+    state, first = side.first_layer(
         shared, normal(num_prompts, ROWS, 128) / 8, normal(num_prompts, ROWS, 256), normal(num_prompts, ROWS, 256) / 8
     )
-    state, second = side.update_second(
+    state, second = side.second_layer(
         state,
         normal(num_prompts + 1, ROWS, 256)[1:] / 8,
         normal(num_prompts, ROWS),
@@ -57,8 +57,8 @@ def test_passes_are_those_of_batched_products(weights, tile, processors, kept):
     side.averaging = side.rebuilding = side.upscaling = Launch(tile, num_warps=8, num_stages=1)
     side._processors = processors
     kept = torch.tensor(kept)
-    passes = three_passes(side, len(kept), kept, num_rows=3)
-    expected = three_passes(BatchedImageSide(weights), len(kept), kept, num_rows=3)
+    passes = both_layers(side, len(kept), kept, num_rows=3)
+    expected = both_layers(BatchedImageSide(weights), len(kept), kept, num_rows=3)
     for ours, theirs in zip(passes, expected, strict=True):
         assert theirs.std() > 0.05, "degenerate numbers compare nothing"
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
@@ -68,8 +68,7 @@ def test_passes_are_those_of_batched_products(weights, tile, processors, kept):
 def test_masks_are_those_of_the_plain_networks_up_to_the_rounding_of_operands(tiny_sam):
     decoder = SharedDecoder(tiny_sam)
     # For bfloat16, which the interpreter cannot multiply: also a type that all operands must be rounded to.
-    passes = TritonImageSide(ImageSideWeights.of(tiny_sam), torch.float16)
-    decoder._image_sides = [AbsorbingImageSide(passes, ImageSideAttentions.of(tiny_sam))]
+    decoder._image_sides = [TritonImageSide(ImageSideWeights.of(tiny_sam), torch.float16)]
     image_embedding, points = normal(1, 256, 8, 8), (torch.tensor([[[40.0, 90.0]]]), torch.ones(1, 1))
     decoded, expected = (
         each.decode(each.share(image_embedding), points, torch.isfinite, 8)
@@ -83,7 +82,7 @@ def test_masks_are_those_of_the_plain_networks_up_to_the_rounding_of_operands(ti
 @torch.inference_mode()
 def test_nothing_kept_gives_no_masks(weights):
     kept = torch.zeros(1, 3, dtype=torch.bool)
-    _, _, masks = three_passes(TritonImageSide(weights, torch.float32), 1, kept, num_rows=5)
+    _, _, masks = both_layers(TritonImageSide(weights, torch.float32), 1, kept, num_rows=5)
     assert masks.shape == (0, 20, 32)
 
 
@@ -91,6 +90,6 @@ def test_more_tokens_than_shared_memory_holds_are_refused(weights):
     shared = SharedTokens(normal(40, 256), SIZE, normal(1), normal(1), normal(40, 128))
     rows = 9 * 8
     with pytest.raises(AssertionError, match="tokens a prompt"):
-        TritonImageSide(weights, torch.float32).update_first(
+        TritonImageSide(weights, torch.float32).first_layer(
             shared, normal(1, rows, 128), normal(1, rows, 256), normal(1, rows, 256)
         )

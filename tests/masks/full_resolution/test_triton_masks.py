@@ -9,8 +9,8 @@ import torch
 pytest.importorskip("triton", reason="Triton is for Linux on x86-64")
 
 from sam_pipeline.config import MaskConfig
-from sam_pipeline.masks import generator, prompted
-from sam_pipeline.masks.decoder.shared_decoder import PlainDecoder, SharedDecoder
+from sam_pipeline.masks import generator, prediction, prompted
+from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
 from sam_pipeline.masks.full_resolution import mask_kernels, triton_masks, upscaling
 from sam_pipeline.masks.full_resolution.composed_resize import composed_axis
 from sam_pipeline.masks.generator import MaskGenerator
@@ -18,6 +18,7 @@ from sam_pipeline.masks.geometry.crops import prepare_crops
 from sam_pipeline.masks.prompted import PromptedMaskGenerator
 from sam_pipeline.masks.prompts import Prompt
 from sam_pipeline.masks.runs.runs import Runs
+from tests.plain_decoder import PlainDecoder
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU tests/gpu runs the kernels, compiled")
 
@@ -113,7 +114,7 @@ def test_the_generator_finds_the_same_masks_and_leaves_no_logits(blob_sam, pictu
     expected = masks.generate(image)
     runs_on_device()
     crops = prepare_crops(image, settings, blob_sam.image_encoder.img_size)
-    detections = masks.detect(masks.encode(crops), image.shape[:2])
+    detections = masks.detect(prediction.encode(masks.sam, crops, masks.precision), image.shape[:2])
     assert all(isinstance(mask, Runs) for crop in detections for mask in crop.found.masks)
     late = [replace(crop, pixels_copied=LateCopy(crop.found.masks)) for crop in detections]
     assert masks.finish(late) == expected != []

@@ -19,10 +19,11 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import mangle_type
 
 from sam_pipeline.masks.decoder import triton_image_side, triton_kernels
-from sam_pipeline.masks.decoder.image_side import ImageSideWeights, SharedTokens
+from sam_pipeline.masks.decoder.image_side import ImageSideAttentions, ImageSideWeights, SharedTokens
 from sam_pipeline.masks.full_resolution import triton_masks
 from sam_pipeline.masks.full_resolution.composed_resize import composed_axis
 from sam_pipeline.model.networks.layers import LayerNorm2d
+from sam_pipeline.model.networks.two_way_transformer import Attention
 
 HOPPER = GPUTarget("cuda", 90, 32)
 
@@ -59,6 +60,7 @@ def compile_all() -> None:
         _replace(module, names)
     weights = ImageSideWeights(
         num_heads=8,
+        attentions=ImageSideAttentions(*(Attention(256, 8, downsample_rate=2) for _ in range(4))),
         key_pe=torch.zeros(4096, 256),
         norms=(nn.LayerNorm(256), nn.LayerNorm(256)),
         up1=(torch.zeros(256, 256), torch.zeros(256)),
@@ -68,8 +70,8 @@ def compile_all() -> None:
     side = triton_image_side.TritonImageSide(weights, torch.bfloat16)
     shared = SharedTokens(torch.zeros(4096, 256), (64, 64), torch.zeros(1), torch.zeros(1), torch.zeros(4096, 128))
     rows = torch.zeros(2, 56, 256)
-    state, _ = side.update_first(shared, rows[..., :128], rows, rows)
-    state, _ = side.update_second(state, rows, rows[..., 0], rows, rows)
+    state, _ = side.first_layer(shared, rows[..., :128], rows, rows)
+    state, _ = side.second_layer(state, rows, rows[..., 0], rows, rows)
     side.upscale(state, torch.zeros(2, 3, 32), torch.ones(2, 3, dtype=torch.bool), (64, 64), 44)
     axis = composed_axis(256, 1024, 700)
     triton_masks.measure_masks(torch.zeros(2, 256, 256), axis, axis, 0.0, 1.0)
