@@ -85,7 +85,10 @@ def test_the_image_has_the_compiler_that_triton_needs_when_kernels_are_first_lau
     assert "python3-dev" in installed or "FROM python:" in DOCKERFILE, "that image has the headers of Python"
 
 
-@pytest.mark.parametrize("page", ["README.md", "infra/README.md", "CONTRIBUTING.md", "SECURITY.md", "Makefile"])
+PAGES = ["README.md", "docs/running.md", "infra/README.md", "CONTRIBUTING.md", "SECURITY.md", "Makefile"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_ray_is_never_started_without_a_token_or_with_an_open_dashboard(page):
     text = (ROOT / page).read_text()
     starts = re.findall(r"^ray start.*$", text, flags=re.MULTILINE)

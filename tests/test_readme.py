@@ -1,4 +1,4 @@
-"""The README's Python snippets run as they stand, in a folder that holds the run that `make demo` leaves."""
+"""The Python snippets of README.md and docs/ run as they stand, in a folder that holds the run of `make demo`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from sam_pipeline.storage.tables.plan import write_plan
 from sam_pipeline.storage.tables.results import MaskTable, put_shard
 from sam_pipeline.storage.tables.schema import MASKS_SCHEMA
 
-README = Path(__file__).parent.parent / "README.md"
-SNIPPETS = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+ROOT = Path(__file__).parent.parent
+TEXT = "".join(page.read_text() for page in (ROOT / "README.md", ROOT / "docs" / "results.md"))
+SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
 @pytest.fixture

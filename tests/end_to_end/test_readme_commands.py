@@ -1,4 +1,4 @@
-"""The README's examples of commands run as they stand, in a folder that holds the photographs of `make demo`."""
+"""The commands of README.md and docs/ run as they stand, in a folder that holds the photographs of `make demo`."""
 
 import os
 import re
@@ -15,8 +15,9 @@ from tests.processes import SCRIPTS
 
 pytestmark = [pytest.mark.weights, pytest.mark.s3, pytest.mark.slow]
 
-README = Path(__file__).parents[2] / "README.md"
-EXAMPLES = dict(re.findall(r"```sh\n# (From [^\n]*)\n(.*?)```", README.read_text(), flags=re.DOTALL))
+ROOT = Path(__file__).parents[2]
+TEXT = "".join(page.read_text() for page in (ROOT / "README.md", ROOT / "docs" / "inputs.md"))
+EXAMPLES = dict(re.findall(r"```sh\n# (From [^\n]*)\n(.*?)```", TEXT, flags=re.DOTALL))
 
 SMALL = {"--points-per-side": "3", "--threads": "1", "--num-cpus": "2"}
 """What makes a test of an example quick; these flags win over the example's own."""
@@ -47,7 +48,7 @@ def run_example(start, s3, tmp_path):
 
 
 def test_there_is_an_example_of_each_kind():
-    assert list(EXAMPLES) == ["From a bucket", "From WebDataset", "From a detector's COCO results"]
+    assert list(EXAMPLES) == ["From a bucket", "From a detector's COCO results", "From WebDataset"]
 
 
 @pytest.mark.soak  # test_sources.py reads both in `make test`
