@@ -68,7 +68,6 @@ def shard_dataset(
     read_pool = ray.data.TaskPoolStrategy(size=min(resources.read_tasks, len(chunks)))
     write_pool = ray.data.TaskPoolStrategy(size=min(resources.write_tasks, len(pending_ids)))
     tries: dict[str, Any] = {"max_retries": _RETRIES}
-    actor_tries: dict[str, Any] = {"max_restarts": -1, "max_task_retries": _RETRIES}
     with warnings.catch_warnings():
         # Ray 2.60 has no other way to say how often a task is tried again, and where an actor is placed.
         warnings.simplefilter("ignore", RayDeprecationWarning)
@@ -85,24 +84,12 @@ def shard_dataset(
             .map_batches(
                 Encoder,
                 fn_constructor_kwargs={"job": job, "batch_size": resources.encode_batch_size, "monitor": monitor},
-                batch_size=1,  # of blocks
-                num_cpus=resources.encode_cpus,
-                num_gpus=resources.encode_gpus,
-                compute=ray.data.ActorPoolStrategy(size=resources.encode_actors),
-                ray_remote_args_fn=in_turn(),
-                batch_format="pyarrow",
-                **actor_tries,
+                **_actors(resources.encode_actors, resources.encode_cpus, resources.encode_gpus, in_turn()),
             )
             .map_batches(
                 Decoder,
                 fn_constructor_kwargs={"job": job, "monitor": monitor},
-                batch_size=1,  # likewise
-                num_cpus=resources.decode_cpus,
-                num_gpus=resources.decode_gpus,
-                compute=ray.data.ActorPoolStrategy(size=resources.decode_actors),
-                ray_remote_args_fn=in_turn(),
-                batch_format="pyarrow",
-                **actor_tries,
+                **_actors(resources.decode_actors, resources.decode_cpus, resources.decode_gpus, in_turn()),
             )
             .map_batches(
                 partial(write_shard, job=job, monitor=monitor),
@@ -113,6 +100,20 @@ def shard_dataset(
                 **tries,
             )
         )
+
+
+def _actors(number: int, num_cpus: float, num_gpus: float, placement: MakeArguments | None) -> dict[str, Any]:
+    """Arguments of a stage whose actors take a block at a time."""
+    return {
+        "batch_size": 1,  # a block is one row
+        "batch_format": "pyarrow",
+        "compute": ray.data.ActorPoolStrategy(size=number),
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "ray_remote_args_fn": placement,
+        "max_restarts": -1,
+        "max_task_retries": _RETRIES,
+    }
 
 
 def whole_blocks(num_rows: int, block_images: int) -> int:

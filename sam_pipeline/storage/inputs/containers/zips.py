@@ -16,14 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from sam_pipeline.safety.clean_text import one_line
-from sam_pipeline.storage.inputs.containers.archives import (
-    Member,
-    broken,
-    in_hidden_folder,
-    is_image,
-    tables_in_order,
-    unique,
-)
+from sam_pipeline.storage.inputs.containers import archives
 from sam_pipeline.storage.inputs.containers.zip_directory import Entry, ZipDirectory
 from sam_pipeline.storage.inputs.source_object import Location, SourceObject, SourceOptions
 from sam_pipeline.storage.objects.range_file import ReadAheadFile, StorageFaultError
@@ -71,27 +64,27 @@ def zip_images(
         StorageUnavailableError: the storage did not answer for two minutes.
         MemoryError: there is not enough memory, which says nothing of an archive.
     """
-    return tables_in_order(containers, partial(_index, source_options=source_options), on_skipped)
+    return archives.tables_in_order(containers, partial(_index, source_options=source_options), on_skipped)
 
 
-def _index(container: SourceObject, source_options: SourceOptions) -> Iterator[Member]:
+def _index(container: SourceObject, source_options: SourceOptions) -> Iterator[archives.Member]:
     """What is in an archive."""
     try:
         directory = ZipDirectory(ReadAheadFile(container.uri, container.size_bytes, source_options.storage))
         starts, repeated = _survey(directory)
     except zipfile.BadZipFile as error:
-        yield broken(container, f"not a zip archive, or a damaged one ({one_line(error)})")
+        yield archives.broken(container, f"not a zip archive, or a damaged one ({one_line(error)})")
         return
     seen: Counter[str] = Counter()
     for entry, is_repeated in _again(directory, repeated):
         if entry.name.endswith("/"):
             continue
-        if (hidden := in_hidden_folder(container, entry.name)) is not None:
+        if (hidden := archives.in_hidden_folder(container, entry.name)) is not None:
             yield hidden
-        elif stat.S_ISLNK(entry.attributes >> 16) or not is_image(entry.name):
+        elif stat.S_ISLNK(entry.attributes >> 16) or not archives.is_image(entry.name):
             yield None
         else:
-            yield _image(container, unique(entry.name, seen) if is_repeated else entry.name, entry, starts)
+            yield _image(container, archives.unique(entry.name, seen) if is_repeated else entry.name, entry, starts)
 
 
 def _survey(directory: ZipDirectory) -> tuple[array[int], bytes]:

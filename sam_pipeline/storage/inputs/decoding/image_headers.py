@@ -101,8 +101,8 @@ def _tiff(data: bytes) -> str | None:
         for tag, kind, num_values in struct.iter_unpack(order + entry, entries):
             if kind not in _TIFF_BYTE_TYPES and num_values > _MAX_TIFF_VALUES:
                 return f"{num_values} values in its tag {tag}"
-    except struct.error:
-        return None  # cut: Pillow says it better
+    except (struct.error, OverflowError):
+        return None  # cut, or beyond any file: Pillow says it better
     return None
 
 

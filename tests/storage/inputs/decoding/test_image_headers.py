@@ -102,3 +102,11 @@ def test_odd_headers_of_real_files_are_read(data):
 @pytest.mark.parametrize("data", [JPEG, PNG, GIF, encoded("TIFF")], ids=["JPEG", "PNG", "GIF", "TIFF"])
 def test_a_file_that_is_cut_anywhere_is_for_pillow_to_judge(data):
     assert [length for length in range(len(data)) if why_too_long(data[:length])] == []
+
+
+@pytest.mark.parametrize("head", [b"II\x2b\0\x08\0\0\0", b"MM\0\x2b\0\x08\0\0"], ids=["little", "big"])
+@pytest.mark.parametrize("offset", [b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"\xff" * 7 + b"\x7f"])
+def test_a_bigtiff_whose_tags_are_beyond_any_file_is_for_pillow_to_judge(head, offset):
+    assert why_too_long(head + offset) is None
+    with pytest.raises(DecodeError):
+        decode_image(head + offset + bytes(64), max_pixels=10**8)

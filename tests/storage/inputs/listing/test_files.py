@@ -49,6 +49,13 @@ def remote():
         filesystem.rm(prefix, recursive=True)
 
 
+def put_objects(remote, *names):
+    filesystem, prefix = remote
+    for name in names:
+        filesystem.pipe(f"{prefix}/{name}", b"data")
+    return f"memory://{prefix}"
+
+
 def test_a_folder_is_walked_to_the_bottom_and_listed_in_order(tmp_path):
     put(tmp_path, "b.jpg", "a/z.png", "a/b/c.webp", "c.jpeg")
     listing = list_images(str(tmp_path), {})
@@ -241,30 +248,22 @@ def test_a_folder_that_cannot_be_read_stops_the_listing_instead_of_losing_its_im
 
 
 def test_a_remote_prefix_is_listed_to_the_bottom(remote):
-    filesystem, prefix = remote
-    for name in ("b.jpg", "sub/a.PNG", "sub/notes.txt", "sub/.x.jpg"):
-        filesystem.pipe(f"{prefix}/{name}", b"data")
-    listing = list_images(f"memory://{prefix}", {})
-    assert uris(listing) == [f"memory:///{prefix}/b.jpg", f"memory:///{prefix}/sub/a.PNG"]
+    uri = put_objects(remote, "b.jpg", "sub/a.PNG", "sub/notes.txt", "sub/.x.jpg")
+    listing = list_images(uri, {})
+    assert uris(listing) == [f"memory:///{remote[1]}/b.jpg", f"memory:///{remote[1]}/sub/a.PNG"]
     assert listing.num_skipped == 2
-    assert list_images(f"memory://{prefix}/", {}) == listing
+    assert list_images(f"{uri}/", {}) == listing
 
 
 def test_a_single_remote_object_is_taken_whatever_its_name(remote):
-    filesystem, prefix = remote
-    filesystem.pipe(f"{prefix}/object", b"data")
-    filesystem.pipe(f"{prefix}/object-2.jpg", b"data")
-    listing = list_images(f"memory://{prefix}/object", {})
-    assert uris(listing) == [f"memory:///{prefix}/object"]
+    uri = put_objects(remote, "object", "object-2.jpg")
+    assert uris(list_images(f"{uri}/object", {})) == [f"memory:///{remote[1]}/object"]
 
 
 def test_a_remote_glob_and_a_remote_name_with_brackets_are_told_apart(remote):
-    filesystem, prefix = remote
-    filesystem.pipe(f"{prefix}/a[1].jpg", b"data")
-    filesystem.pipe(f"{prefix}/a1.jpg", b"data")
-    literal = list_images(f"memory://{prefix}/a[1].jpg", {})
-    assert uris(literal) == [f"memory:///{prefix}/a[1].jpg"]
-    assert list_images(f"memory://{prefix}/*.jpg", {}).images.num_rows == 2
+    uri = put_objects(remote, "a[1].jpg", "a1.jpg")
+    assert uris(list_images(f"{uri}/a[1].jpg", {})) == [f"memory:///{remote[1]}/a[1].jpg"]
+    assert list_images(f"{uri}/*.jpg", {}).images.num_rows == 2
 
 
 @pytest.mark.parametrize("missing", ["none", "none/*.jpg"])
