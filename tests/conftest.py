@@ -14,9 +14,12 @@ from tests.s3_server import s3
 
 __all__ = ["s3"]
 
-# A shell that starts the tests in the background ignores SIGINT for them, and so for all programs that they start.
+# A shell that starts the tests in the background ignores SIGINT for them, nohup ignores SIGHUP; the programs that the
+# tests start would ignore them too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
