@@ -127,7 +127,7 @@ def figures(events: Sequence[Mapping[str, Any]], samples: Sequence[Sample], num_
     progress = [event for event in events if event["event"] == "progress"]
     last = progress[-1]
     first_commit = next((event["time_s"] for event in progress if event["committed"]), None)
-    begin = next(event for event in progress if event["done"] >= _START_SHARE * last["done"])
+    begin = [event for event in progress if event["done"] <= _START_SHARE * last["done"]][-1]
     images, seconds = last["done"] - begin["done"], last["time_s"] - begin["time_s"]
     before, after = _at(samples, begin["time_s"]), _at(samples, last["time_s"])
     cpu_s = {kind: after.cpu_s[kind] - before.cpu_s[kind] for kind in after.cpu_s}

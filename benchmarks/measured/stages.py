@@ -22,7 +22,7 @@ FUNCTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "ours": {
         "encode": (
             "sam_pipeline.masks.generator:prepare_crops",
-            "sam_pipeline.masks.generator:MaskGenerator.encode",
+            "sam_pipeline.masks.prediction:encode",
         ),
         "decode": (
             "sam_pipeline.masks.decoder.shared_decoder:SharedDecoder.share",

@@ -2,14 +2,9 @@
 
 from types import SimpleNamespace
 
-import numpy as np
-
 from sam_pipeline.config import AnnotateConfig
 from sam_pipeline.pipeline.job import Job
-from sam_pipeline.pipeline.workers.blocks import images_of
-from sam_pipeline.pipeline.workers.columns import chunks_of
 from sam_pipeline.pipeline.workers.sam_backend import SAM
-from sam_pipeline.pipeline.workers.stages import read_images
 
 
 def job_of(config=None, **changes):
@@ -20,12 +15,6 @@ def job_of(config=None, **changes):
     fields |= {"stall_timeout_s": 600, "image_timeout_s": 150, "worker_memory_bytes": 2**40}
     fields |= {"mode": "grid", "has_prompts": False, "max_masks": 0, "point_grids": None, "probe_uri": None}
     return Job(config, **(fields | changes))
-
-
-def read_tables(image_ids, job, chunk_rows=100, block_images=1):
-    """What read_images makes of images, a table for each block."""
-    chunks = chunks_of(np.array(image_ids), chunk_rows)
-    return [images_of(block) for chunk in chunks for block in read_images(chunk, job, block_images, Monitor())]
 
 
 class Monitor:

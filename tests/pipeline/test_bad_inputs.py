@@ -11,7 +11,8 @@ import pytest
 from sam_pipeline.config import AnnotateConfig
 from sam_pipeline.pipeline.plan import ensure_plan
 from tests.configs import plan_config
-from tests.pipeline.jobs import job_of, read_tables
+from tests.pipeline.jobs import job_of
+from tests.pipeline.reading import read_tables
 from tests.storage.image_files import noise, saved
 
 IMAGES = {f"{index:04}.png": saved(noise(30, 30, seed=index), "PNG") for index in range(12)}

@@ -19,7 +19,8 @@ from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.workers.columns import crops_by_image
 from sam_pipeline.storage.tables.plan import read_planned
 from tests.configs import plan_config
-from tests.pipeline.jobs import job_of, read_tables
+from tests.pipeline.jobs import job_of
+from tests.pipeline.reading import read_tables
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import row, shard, take_over
 

@@ -26,6 +26,7 @@ MOST_MIB = 512 + 300
 
 PREFACE = """
 import sys
+from sam_pipeline.config import InputConfig, PlanConfig
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.prompts.prompt_files import PromptOptions, read_prompts
 from sam_pipeline.storage.inputs.reading import fetch_images
@@ -40,7 +41,7 @@ before = peak()
 
 PLAN = """
 try:
-    images = list_input(plan_config(output="run", input=sys.argv[1])).images
+    images = list_input(PlanConfig(output="run", images=InputConfig(input=sys.argv[1]))).images
     fetched = fetch_images([object_of_row(row) for row in images.slice(0, 256).to_pylist()], {}, None)
     print(images.num_rows, sum(isinstance(data, Exception) for data in fetched), end=" ")
 except InputError as error:

@@ -20,7 +20,8 @@ from sam_pipeline.storage.tables.result_reading import read_results
 from sam_pipeline.storage.tables.results import open_results
 from sam_pipeline.storage.tables.schema import PROMPTS_SCHEMA
 from tests.configs import plan_config
-from tests.pipeline.jobs import Monitor, job_of, read_tables
+from tests.pipeline.jobs import Monitor, job_of
+from tests.pipeline.reading import read_tables
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import mask, results_table, row, take_over
 from tests.stored_masks import NO_PROMPT
