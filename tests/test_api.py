@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import get_args, get_origin, get_type_hints
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import duckdb
 import numpy as np
@@ -286,8 +286,9 @@ def check_type(annotation, arrow_type, place):
     elif pa.types.is_struct(arrow_type):
         check_fields(annotation, list(arrow_type), place)
     else:
+        kind = type(get_args(annotation)[0]) if get_origin(annotation) is Literal else annotation
         named = {int: pa.types.is_integer, float: pa.types.is_floating, str: pa.types.is_string}
-        assert named[annotation](arrow_type), place
+        assert named[kind](arrow_type), place
 
 
 def check_fields(typed_dict, fields, place="row"):
