@@ -76,6 +76,7 @@ def start(command: str, setup: Setup, source: str, output: str) -> None:
     instructions = Instructions(crop_size=setup.crop_size, embedding_bytes=setup.embedding_bytes)
     backend = fake_backend(instructions)
     if setup.unread:
+        # Nothing is there to be looked at before the plan, or to be a probe.
         plan.check_first_images = lambda *_: None  # type: ignore[attr-defined]
         annotate.find_probe = lambda *_: None  # type: ignore[attr-defined]
         from benchmarks.measured import unread
@@ -86,6 +87,7 @@ def start(command: str, setup: Setup, source: str, output: str) -> None:
     if command == "plan":
         plan.ensure_plan(config)
         return
+    # An engine that computes nothing needs no weights.
     annotate._prepare_weights = lambda *_: None  # type: ignore[attr-defined]
     ray.init = partial(_init, ray.init, setup)
     say("start")
