@@ -10,7 +10,6 @@ Reading needs neither Ray nor torch.
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,17 +25,15 @@ import pyarrow.dataset as ds
 from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.config.base import settings_by_name
 from sam_pipeline.config.keywords import AnnotateSettings, StrPath
-from sam_pipeline.errors import ConfigError, NothingSucceededError, OutputError
+from sam_pipeline.errors import ConfigError, NothingSucceededError
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.masks.runs.rle import Rle
+from sam_pipeline.results.mask_selection import MaskSelection
+from sam_pipeline.results.results import Results
 from sam_pipeline.safety.terminal import PlainConsole
-from sam_pipeline.storage.layout import table_uri
-from sam_pipeline.storage.maintenance.status import count_results
-from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri
-from sam_pipeline.storage.tables.delta import committed_files, open_table, output_errors, table_metadata
-from sam_pipeline.storage.tables.delta_place import Table
-from sam_pipeline.storage.tables.plan import read_plan
-from sam_pipeline.storage.tables.result_reading import check_condition, iterate_results, read_results, results_schema
+from sam_pipeline.storage.objects.filesystem import absolute_uri
+from sam_pipeline.storage.tables.delta import output_errors
+from sam_pipeline.storage.tables.result_reading import check_condition
 from sam_pipeline.storage.tables.schema import STATUSES, Status
 
 if TYPE_CHECKING:
@@ -103,12 +100,17 @@ class Run:
     StorageUnavailableError if storage does not answer.
     """
 
-    output: str
-    """Folder of the run: an absolute path or a URI."""
-    num_images: int
-    """Planned images."""
-    _table: Table
-    _options: StorageOptions
+    _results: Results
+
+    @property
+    def output(self) -> str:
+        """Folder of the run: an absolute path or a URI."""
+        return self._results.output
+
+    @property
+    def num_images(self) -> int:
+        """Planned images."""
+        return self._results.num_images
 
     def __repr__(self) -> str:
         return f"<Run {self.output!r}, version {self.version}: {self.num_done} of {self.num_images} images>"
@@ -116,19 +118,37 @@ class Run:
     @property
     def version(self) -> int:
         """The version of the Delta table of results."""
-        version: int = self._table.version()
+        version: int = self._results.table.version()
         return version
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decided the values of the results, by name: every mask setting, precision, SHA-256 of the weights."""
-        settings: dict[str, Any] = json.loads(table_metadata(self._table)["fingerprint"])
-        return settings
+        return dict(self._results.settings)
 
     @cached_property
     def num_done(self) -> int:
-        """Images that have a row, whatever its status."""
-        return sum(file.num_rows for file in committed_files(self._table))
+        """Images that have a row, whatever its status and the selection."""
+        return self._results.num_done
+
+    @property
+    def selection(self) -> MaskSelection:
+        """Which masks this run shows: all, unless it was made by filter."""
+        return self._results.selection
+
+    def filter(self, **settings: Any) -> Run:
+        """The same run with the masks that are wanted only; nothing is read or written.
+
+            best = run.filter(pred_iou_thresh=0.95, min_area=100, drop_contained="parts")
+
+        Args:
+            **settings: those of MaskSelection by name. What an earlier filter has set holds, unless it is given again.
+
+        Raises:
+            ConfigError: there is no setting of a name, a value is out of range, or looser than the run.
+        """
+        given = self.selection.effective() | settings
+        return Run(self._results.select(settings_by_name(MaskSelection, given)))
 
     @property
     def num_by_status(self) -> dict[str, int]:
@@ -142,7 +162,12 @@ class Run:
 
     @cached_property
     def _counts(self) -> tuple[Counter[str], int]:
-        return count_results(self._table, self._options)
+        num_by_status: Counter[str] = Counter()
+        num_masks = 0
+        for rows in self._results.tables(["status", "num_masks"]):
+            num_by_status.update(rows["status"].to_pylist())
+            num_masks += pc.sum(rows["num_masks"]).as_py()
+        return num_by_status, num_masks
 
     def rows(
         self, *, status: str | None = None, where: pc.Expression | None = None, columns: Sequence[str] | None = None
@@ -155,7 +180,7 @@ class Run:
             One image as a dict of Python values, with the columns asked for.
         """
         # A generator expression, so that what cannot be chosen is refused here and not with the first row.
-        tables = iterate_results(self._table, *self._choice(status, where, columns), self._options)
+        tables = self._results.tables(*self._choice(status, where, columns))
         return (
             row
             for table in tables
@@ -170,7 +195,9 @@ class Run:
 
         See the class for arguments and errors.
         """
-        return read_results(self._table, *self._choice(status, where, columns), self._options)
+        names, where = self._choice(status, where, columns)
+        nothing = self._results.schema.empty_table().select(names)
+        return pa.concat_tables([nothing, *self._results.tables(names, where)])
 
     def to_pandas(
         self, *, status: str | None = None, where: pc.Expression | None = None, columns: Sequence[str] | None = None
@@ -193,15 +220,16 @@ class Run:
         With pyarrow 26, a process that ends right after a dataset was read may abort on its way out; with
         `use_threads=False` it seldom does.
         """
-        with output_errors(self._table.uri):
-            self._table.renew()
-            return self._table.to_pyarrow_dataset()
+        table = self._results.table
+        with output_errors(table.uri):
+            table.renew()
+            return table.to_pyarrow_dataset()
 
     def _choice(
         self, status: str | None, where: pc.Expression | None, columns: Sequence[str] | None
     ) -> tuple[list[str], pc.Expression | None]:
         """Columns and condition, checked."""
-        schema = results_schema(self._table)
+        schema = self._results.schema
         if isinstance(columns, str):
             raise ConfigError(f"columns must be a list of strings, such as [{columns!r}], got {columns!r}")
         if where is not None and not isinstance(where, pc.Expression):
@@ -285,16 +313,7 @@ def open_run(output: StrPath, storage_options: Mapping[str, Any] | None = None) 
     """
     # Checks both, and makes a string of a path.
     place = PlanConfig(output=cast(str, output), storage_options={} if storage_options is None else storage_options)
-    uri, options = absolute_uri(place.output), place.storage_options
-    # Before the plan: another start may extend the plan and add rows to the results.
-    table = open_table(table_uri(uri, "masks"), options)
-    plan = read_plan(uri, options)
-    if plan is None:
-        raise OutputError(f"no plan in {output}")
-    if table is None:
-        raise OutputError(f"no results in {output}")
-    table_metadata(table)  # raises for a table of another program
-    return Run(uri, plan.num_images, table, options)
+    return Run(Results.open(absolute_uri(place.output), place.storage_options))
 
 
 def decode_mask(mask: MaskDict) -> npt.NDArray[np.bool_]:

@@ -125,20 +125,23 @@ def _matches(images: pa.Table, patterns: Sequence[str], setting: str) -> pa.Chun
     nothing = pa.scalar(False)
     found = pa.chunked_array([pa.repeat(pa.scalar(False), len(uris))])
     for pattern in patterns:
-        try:
-            as_path = _regex(pattern.replace("#", "/"))
-            of_members = pc.match_substring_regex(paths, as_path) if has_members else nothing
-            of_objects = pc.match_substring_regex(uris, _regex(pattern)) if has_objects else nothing
-            match = pc.if_else(in_container, of_members, of_objects)
-        except (pa.ArrowInvalid, ValueError) as error:
-            raise InputError(f"cannot understand the pattern {pattern!r}: {one_line(error)}") from error
+        of_members = match_pattern(paths, pattern.replace("#", "/")) if has_members else nothing
+        of_objects = match_pattern(uris, pattern) if has_objects else nothing
+        match = pc.if_else(in_container, of_members, of_objects)
         if not pc.any(match).as_py():
             logger.warning("no image matches the pattern %r of %s", pattern, setting)
         found = pc.or_(found, match)
     return found
 
 
-def _regex(pattern: str) -> str:
-    """A pattern in the language of RE2, for a URI or the end of one from a slash on."""
-    translated = glob_translate(pattern).removesuffix(r"\Z")
-    return rf"(?s)\A(?:.*/)?{translated}\z"
+def match_pattern(uris: pa.ChunkedArray, pattern: str) -> pa.ChunkedArray:
+    """Which URIs match a pattern, or have an end that does, from a slash on.
+
+    Raises:
+        InputError: the pattern cannot be understood.
+    """
+    try:
+        translated = glob_translate(pattern).removesuffix(r"\Z")
+        return pc.match_substring_regex(uris, rf"(?s)\A(?:.*/)?{translated}\z")  # in the language of RE2
+    except (pa.ArrowInvalid, ValueError) as error:
+        raise InputError(f"cannot understand the pattern {pattern!r}: {one_line(error)}") from error

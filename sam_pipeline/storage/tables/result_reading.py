@@ -44,6 +44,95 @@ def check_condition(where: pc.Expression, schema: pa.Schema) -> None:
         raise ConfigError(f"where does not fit the columns: {one_line(error)}") from error
 
 
+class RowGroup:
+    """A row group of a file of the results, of which columns are read one request each.
+
+    Args:
+        parquet: the file, open.
+        number: of the row group.
+        schema: of the results.
+        uri: of the file, for messages.
+    """
+
+    def __init__(self, parquet: pq.ParquetFile, number: int, schema: pa.Schema, uri: str) -> None:
+        self._parquet, self._number, self._schema, self._uri = parquet, number, schema, uri
+        self.num_rows: int = parquet.metadata.row_group(number).num_rows
+        self.bytes_read = 0
+        """Of what was read so far, as it is stored."""
+
+    def read(self, columns: Sequence[str], mask_fields: Sequence[str] | None = None) -> pa.Table:
+        """Read columns, in the types of the results.
+
+        Args:
+            columns: names.
+            mask_fields: the column masks too, with these fields only; None takes masks as any other column.
+        """
+        schema = pa.schema([self._schema.field(name) for name in columns])
+        wanted = set(columns)
+        if mask_fields is not None:
+            schema = schema.append(pa.field("masks", _masks_type(self._schema, mask_fields)))
+        leaves = []
+        group = self._parquet.metadata.row_group(self._number)
+        for index in range(group.num_columns):
+            chunk = group.column(index)
+            first, *rest = chunk.path_in_schema.split(".")
+            # masks, list, element, area: the two in the middle have other names in files of other writers.
+            is_field = mask_fields is not None and first == "masks" and rest[2:3] and rest[2] in mask_fields
+            if first in wanted or is_field:
+                leaves.append(chunk.path_in_schema)
+                self.bytes_read += chunk.total_compressed_size
+        read = partial(self._parquet.read_row_group, self._number, columns=leaves, use_threads=False)
+        with output_errors(self._uri):
+            rows = retried(read, what=f"read {self._uri}", denied_is_final=False)
+            # To the table's types: files that delta-rs has rewritten hold strings as views, which pyarrow cannot
+            # compare.
+            return rows.select(schema.names).cast(schema)
+
+
+def _masks_type(schema: pa.Schema, fields: Sequence[str]) -> pa.DataType:
+    """The type of the column masks with some of its fields, in the order in which they are stored."""
+    kind = schema.field("masks").type.value_type
+    return pa.list_(pa.struct([field for field in kind if field.name in fields]))
+
+
+def iterate_row_groups(
+    table: Table, storage_options: StorageOptions, *, first_id: int = 0, last_id: int | None = None
+) -> Iterator[RowGroup]:
+    """The row groups of a snapshot, in the order of the files' smallest image_id; each is to be read at once.
+
+    Args:
+        table: the snapshot.
+        storage_options: of fsspec.
+        first_id: only files that may have images from this id on.
+        last_id: only files that may have images up to this id.
+
+    Raises:
+        OutputError: a file is missing or damaged.
+        StorageUnavailableError: storage did not answer.
+    """
+    schema = results_schema(table)
+    files = sorted(committed_files(table), key=lambda file: file.min_image_id)
+    files = [
+        file for file in files if file.max_image_id >= first_id and (last_id is None or file.min_image_id <= last_id)
+    ]
+    open_file = file_opener(table, files, storage_options, pre_buffer=False)
+    for file in files:
+        uri = join_uri(table.uri, file.path)
+        with output_errors(uri):
+            parquet = retried(partial(open_file, file), what=f"read {uri}", denied_is_final=False)
+        for number in range(parquet.num_row_groups):
+            if _may_hold(parquet.metadata.row_group(number), first_id, last_id):
+                yield RowGroup(parquet, number, schema, uri)
+
+
+def _may_hold(group: pq.RowGroupMetaData, first_id: int, last_id: int | None) -> bool:
+    """Whether a row group may have images with these ids."""
+    ids = next(chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema == "image_id")
+    if ids.statistics is None or not ids.statistics.has_min_max:
+        return True
+    return bool(ids.statistics.max >= first_id and (last_id is None or ids.statistics.min <= last_id))
+
+
 def iterate_results(
     table: Table, columns: Sequence[str], where: pc.Expression | None, storage_options: StorageOptions
 ) -> Iterator[pa.Table]:
@@ -62,20 +151,13 @@ def iterate_results(
         StorageUnavailableError: storage did not answer.
     """
     schema = results_schema(table)
-    deciding = [] if where is None else _deciding(where, schema)
-    files = sorted(committed_files(table), key=lambda file: file.min_image_id)
-    open_file = file_opener(table, files, storage_options, pre_buffer=False)
-    for file in files:
-        uri = join_uri(table.uri, file.path)
-        with output_errors(uri):
-            parquet = retried(partial(open_file, file), what=f"read {uri}", denied_is_final=False)
-            for group in range(parquet.num_row_groups):
-                read = partial(_read_group, parquet, group, schema, uri)
-                if where is None:
-                    yield read(columns)
-                elif (matching := read(deciding).filter(where)).num_rows:
-                    is_read = set(columns) <= set(deciding)
-                    yield (matching if is_read else read(schema.names).filter(where)).select(columns)
+    deciding = [] if where is None else deciding_columns(where, schema)
+    for group in iterate_row_groups(table, storage_options):
+        if where is None:
+            yield group.read(columns)
+        elif (matching := group.read(deciding).filter(where)).num_rows:
+            is_read = set(columns) <= set(deciding)
+            yield (matching if is_read else group.read(schema.names).filter(where)).select(columns)
 
 
 def read_results(
@@ -86,7 +168,7 @@ def read_results(
     return pa.concat_tables([nothing, *iterate_results(table, columns, where, storage_options)])
 
 
-def _deciding(where: pc.Expression, schema: pa.Schema) -> list[str]:
+def deciding_columns(where: pc.Expression, schema: pa.Schema) -> list[str]:
     """Columns that a condition is decided by: all but the masks, unless it speaks of them."""
     small = [field for field in schema if field.name != "masks"]
     try:
@@ -94,13 +176,3 @@ def _deciding(where: pc.Expression, schema: pa.Schema) -> list[str]:
     except ConfigError:
         return list(schema.names)
     return [field.name for field in small]
-
-
-def _read_group(parquet: pq.ParquetFile, group: int, schema: pa.Schema, uri: str, columns: Sequence[str]) -> pa.Table:
-    rows = retried(
-        lambda: parquet.read_row_group(group, columns=columns, use_threads=False),
-        what=f"read {uri}",
-        denied_is_final=False,
-    )
-    # To the table's types: files that delta-rs has rewritten hold strings as views, which pyarrow cannot compare.
-    return rows.select(columns).cast(pa.schema([schema.field(name) for name in columns]))

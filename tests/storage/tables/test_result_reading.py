@@ -27,13 +27,13 @@ def output(tmp_path):
 def read_columns_of_groups(monkeypatch):
     """The columns that each read of a row group asks for."""
     asked = []
-    read = result_reading._read_group
+    read = result_reading.RowGroup.read
 
-    def read_group(*arguments):
-        asked.append(list(arguments[-1]))
-        return read(*arguments)
+    def read_group(group, columns):
+        asked.append(list(columns))
+        return read(group, columns)
 
-    monkeypatch.setattr(result_reading, "_read_group", read_group)
+    monkeypatch.setattr(result_reading.RowGroup, "read", read_group)
     return asked
 
 

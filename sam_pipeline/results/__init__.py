@@ -1,0 +1,1 @@
+"""What a run has found, for reading: which of its masks are wanted, its images, its categories."""

@@ -1,0 +1,225 @@
+"""Choosing masks from rows of a run's results, as Arrow tables: no mask becomes a Python object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from sam_pipeline.results.containment import contained
+from sam_pipeline.results.mask_selection import MaskSelection
+from sam_pipeline.storage.inputs.selection import match_pattern
+
+# What the choice of masks looks at, by setting: fields of masks and columns of their images.
+_MASK_FIELDS = {
+    "pred_iou_thresh": ("predicted_iou",),
+    "stability_score_thresh": ("stability_score",),
+    "box_nms_thresh": ("bbox", "predicted_iou"),
+    "min_score": ("score",),
+    "min_area": ("area",),
+    "max_area_share": ("area",),
+    "max_masks": ("predicted_iou",),
+    "min_box_iou": ("bbox", "prompt_box"),
+    "category_ids": ("category_id",),
+    "source": ("prompt_id",),
+    "drop_contained": ("segmentation",),
+    "drop_border": ("bbox",),
+}
+
+
+def fields_looked_at(selection: MaskSelection) -> list[str]:
+    """The fields of masks that a choice depends on; one at least, by which masks are counted."""
+    return sorted({field for name in selection.effective() for field in _MASK_FIELDS.get(name, ())}) or ["area"]
+
+
+def choose_masks(rows: pa.Table, selection: MaskSelection) -> NDArray[np.bool_]:
+    """Which masks of some images are wanted.
+
+    Args:
+        rows: of the results, with the columns height, width and masks, of which fields_looked_at is enough.
+        selection: what is wanted. include and exclude choose images, and are not looked at here.
+
+    Returns:
+        (N,) for the masks of all rows, one row after another.
+    """
+    masks = _Masks.of(rows)
+    kept = np.ones(len(masks.row), dtype=bool)
+    for keep in _filters(selection):
+        kept &= keep(masks)
+    for keep_in_image in _filters_of_an_image(selection):
+        for members in masks.by_image(kept):
+            chosen = keep_in_image(masks, members)
+            kept[members] = False
+            kept[members[chosen]] = True
+    return kept
+
+
+def keep_masks(lists: pa.ChunkedArray, kept: NDArray[np.bool_]) -> pa.ListArray:
+    """The masks of some images without those that are not kept.
+
+    Args:
+        lists: the column masks.
+        kept: (N,) as choose_masks returns it.
+    """
+    masks = list_array(lists)
+    counts = count_kept(masks, kept)
+    values = masks.flatten()
+    return pa.ListArray.from_arrays(
+        pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32()),
+        values if kept.all() else values.filter(pa.array(kept)),
+    ).cast(lists.type)
+
+
+def count_kept(masks: pa.ListArray, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How many masks of each image are kept, (rows,)."""
+    return np.bincount(row_numbers(masks)[kept], minlength=len(masks))
+
+
+def list_array(lists: pa.ChunkedArray) -> pa.ListArray:
+    """A column of lists in one piece, which begins with its first value."""
+    joined = lists.combine_chunks()
+    return pa.concat_arrays(joined.chunks) if isinstance(joined, pa.ChunkedArray) else joined
+
+
+def row_numbers(lists: pa.ListArray) -> NDArray[np.int64]:
+    """For each value of lists the number of its row, ascending."""
+    return np.repeat(np.arange(len(lists)), np.diff(np.asarray(lists.offsets)))
+
+
+@dataclass(frozen=True)
+class _Masks:
+    """The masks of some images, one after another."""
+
+    images: pa.Table
+    values: pa.StructArray
+    """All masks, (N,)."""
+    row: NDArray[np.int64]
+    """Which row of images each mask is of, (N,), ascending."""
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> _Masks:
+        lists = list_array(rows["masks"])
+        return cls(rows, lists.flatten(), row_numbers(lists))
+
+    def number(self, name: str, kind: type) -> NDArray[Any]:
+        """A field that is a number, (N,); NaN where there is none."""
+        column = self.values.field(name)
+        return np.asarray(column.cast(pa.float64()) if column.null_count else column).astype(kind, copy=False)
+
+    def quadruple(self, name: str) -> NDArray[np.float64]:
+        """A field that is a list of four numbers, (N, 4); NaN where there is none."""
+        column = self.values.field(name)
+        found = np.full((len(column), 4), np.nan)
+        found[np.asarray(column.is_valid())] = np.asarray(column.flatten()).reshape(-1, 4)
+        return found
+
+    def of_image(self, name: str) -> NDArray[np.float64]:
+        """A column of each mask's image, (N,)."""
+        return np.asarray(self.images[name].cast(pa.float64()))[self.row]
+
+    def boxes_xyxy(self) -> NDArray[np.float64]:
+        """First and last pixels of each mask, (N, 4)."""
+        x, y, w, h = self.quadruple("bbox").T
+        return np.stack([x, y, x + w, y + h], axis=1)
+
+    def by_image(self, kept: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+        """The kept masks of each image that has more than one, as numbers of masks."""
+        numbers = np.flatnonzero(kept)
+        starts = np.flatnonzero(np.diff(self.row[numbers])) + 1
+        return [members for members in np.split(numbers, starts) if len(members) > 1]
+
+
+_Filter = Callable[[_Masks], NDArray[np.bool_]]
+_FilterOfAnImage = Callable[[_Masks, NDArray[np.int64]], NDArray[Any]]
+
+
+def _filters(wanted: MaskSelection) -> list[_Filter]:
+    """What is decided mask by mask. Scores are compared as the generator does, in float32."""
+    filters: list[_Filter] = []
+    if (pred_iou_thresh := wanted.pred_iou_thresh) is not None:
+        filters.append(lambda m: m.number("predicted_iou", np.float32) > np.float32(pred_iou_thresh))
+    if (stability := wanted.stability_score_thresh) is not None:
+        filters.append(lambda m: m.number("stability_score", np.float32) >= np.float32(stability))
+    if (min_score := wanted.min_score) is not None:
+        filters.append(lambda m: m.number("score", np.float64) >= min_score)
+    if (min_area := wanted.min_area) is not None:
+        filters.append(lambda m: m.number("area", np.float64) >= min_area)
+    if (share := wanted.max_area_share) is not None:
+        filters.append(lambda m: m.number("area", np.float64) <= share * m.of_image("height") * m.of_image("width"))
+    if (min_box_iou := wanted.min_box_iou) is not None:
+        filters.append(lambda m: ~(_box_iou(m) < min_box_iou))
+    if wanted.category_ids:
+        filters.append(lambda m: np.isin(m.number("category_id", np.float64), wanted.category_ids))
+    if wanted.source != "all":
+        filters.append(lambda m: np.asarray(m.values.field("prompt_id").is_valid()) == (wanted.source == "prompts"))
+    if wanted.drop_border:
+        filters.append(_is_inside)
+    return filters
+
+
+def _filters_of_an_image(wanted: MaskSelection) -> list[_FilterOfAnImage]:
+    """What is decided among the masks of an image."""
+    filters: list[_FilterOfAnImage] = []
+    if (threshold := wanted.box_nms_thresh) is not None:
+        from sam_pipeline.masks.nms import nms  # numba, which other choices do without
+
+        filters.append(
+            lambda m, some: nms(m.boxes_xyxy()[some], m.number("predicted_iou", np.float32)[some], threshold)
+        )
+    if (drop := wanted.drop_contained) != "none":
+        filters.append(lambda m, some: _not_contained(m, some, drop))
+    if (most := wanted.max_masks) is not None:
+        filters.append(lambda m, some: np.argsort(-m.number("predicted_iou", np.float32)[some], kind="stable")[:most])
+    return filters
+
+
+def _not_contained(masks: _Masks, some: NDArray[np.int64], drop: str) -> NDArray[np.bool_]:
+    lies_in = contained(masks.values.field("segmentation").take(pa.array(some)).to_pylist())
+    return ~np.asarray(lies_in.any(axis=1 if drop == "outer" else 0))
+
+
+def _box_iou(masks: _Masks) -> NDArray[np.float64]:
+    """IoU of each mask's box with that of its prompt, (N,); NaN where there is none. Boxes cover whole pixels."""
+    x0, y0, x1, y1 = masks.boxes_xyxy().T
+    x1, y1 = x1 + 1, y1 + 1
+    x, y, w, h = masks.quadruple("prompt_box").T
+    width = np.clip(np.minimum(x1, x + w) - np.maximum(x0, x), 0, None)
+    height = np.clip(np.minimum(y1, y + h) - np.maximum(y0, y), 0, None)
+    intersection = width * height
+    iou: NDArray[np.float64] = intersection / ((x1 - x0) * (y1 - y0) + w * h - intersection)
+    return iou
+
+
+def _is_inside(masks: _Masks) -> NDArray[np.bool_]:
+    x0, y0, x1, y1 = masks.boxes_xyxy().T
+    is_inside: NDArray[np.bool_] = (
+        (x0 > 0) & (y0 > 0) & (x1 < masks.of_image("width") - 1) & (y1 < masks.of_image("height") - 1)
+    )
+    return is_inside
+
+
+def choose_images(uris: pa.ChunkedArray, selection: MaskSelection) -> NDArray[np.bool_]:
+    """Which images are wanted by include and exclude, (rows,). The # behind a container is as good as a slash.
+
+    Raises:
+        InputError: a pattern that cannot be understood.
+    """
+    kept = np.ones(len(uris), dtype=bool)
+    if selection.include:
+        kept &= _matches(uris, selection.include)
+    if selection.exclude:
+        kept &= ~_matches(uris, selection.exclude)
+    return kept
+
+
+def _matches(uris: pa.ChunkedArray, patterns: Sequence[str]) -> NDArray[np.bool_]:
+    paths = pc.replace_substring(uris, "#", "/")
+    found = np.zeros(len(uris), dtype=bool)
+    for pattern in patterns:
+        found |= match_pattern(uris, pattern).to_numpy() | match_pattern(paths, pattern.replace("#", "/")).to_numpy()
+    return found
