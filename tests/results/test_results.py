@@ -10,7 +10,7 @@ from sam_pipeline.results.choosing import choose_images, choose_masks, keep_mask
 from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Reading, Results
 from tests.results.test_choosing import SELECTIONS
-from tests.storage.runs import FINGERPRINT, failed_row, finished, mask, results_table, row, take_over
+from tests.storage.runs import FINGERPRINT, failed_row, finished, mask, plan, results_table, row, take_over
 
 SCORED = [
     [mask(seed) | {"predicted_iou": iou, "stability_score": 0.95 + seed / 1000} for seed, iou in enumerate(scores)]
@@ -91,11 +91,11 @@ def test_masks_are_not_read_where_none_is_wanted(output):
 
 
 @pytest.mark.parametrize(
-    ("looser", "stored"), [("pred_iou_thresh", 0.3), ("stability_score_thresh", 0.3), ("box_nms_thresh", 1.0)]
+    ("looser", "stored"), [("pred_iou_thresh", 0.3), ("stability_score_thresh", 0.3), ("box_nms_thresh", 0.8)]
 )
 def test_looser_than_the_run_is_refused(tmp_path, looser, stored):
     fingerprint = WIDE | {"box_nms_thresh": 0.7}
-    finished(str(tmp_path), [])
+    plan(str(tmp_path), 1)
     take_over(str(tmp_path), fingerprint)
     with pytest.raises(ConfigError, match=f"{looser} = {stored:g} is looser than the run's"):
         Results.open(str(tmp_path), {}, MaskSelection(**{looser: stored}))
