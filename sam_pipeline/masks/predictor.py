@@ -6,12 +6,15 @@ its users expect that; all computing is done in prediction.py.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sam_pipeline.masks import prediction
+from sam_pipeline.masks.decoder.current_decoder import CurrentDecoder, state_of
 from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder, SharedImage
 from sam_pipeline.masks.full_resolution.upscaling import Upscaling
 from sam_pipeline.masks.geometry.resize import check_image
@@ -19,17 +22,26 @@ from sam_pipeline.masks.geometry.transforms import ResizeLongestSide
 from sam_pipeline.model.sam import Sam
 
 
+class _Shared(NamedTuple):
+    """What all prompts of an image share, and what it was computed from."""
+
+    decoder: SharedDecoder
+    features: Tensor
+    features_state: tuple[object, ...]
+    image: SharedImage
+
+
 class SamPredictor:
     """Embeds an image once, then predicts masks for any number of prompts on it.
 
     Args:
-        sam_model: the networks, in evaluation mode, on the device to use. Weights are read when this is made.
+        sam_model: the networks, in evaluation mode, on the device to use.
     """
 
     def __init__(self, sam_model: Sam) -> None:
         self.model = sam_model
         self.transform = ResizeLongestSide(sam_model.image_encoder.img_size)
-        self._decoder = SharedDecoder(sam_model)
+        self._current_decoder = CurrentDecoder()
         self.reset_image()
 
     def set_image(self, image: NDArray[np.uint8], image_format: str = "RGB") -> None:
@@ -173,23 +185,27 @@ class SamPredictor:
         """Where the networks are."""
         return self.model.device
 
+    @property
+    def decoder(self) -> SharedDecoder:
+        """The fast decoder of the model, as its weights are now."""
+        return self._current_decoder.of(self.model)
+
     def reset_image(self) -> None:
         """Forget the image."""
         self.is_image_set = False
         self.features: Tensor | None = None
         self.original_size: tuple[int, int] | None = None
         self.input_size: tuple[int, int] | None = None
-        self._shared: SharedImage | None = None
+        self._shared: _Shared | None = None
 
     def _decode(
         self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, multimask_output: bool
     ) -> tuple[Tensor, Tensor]:
         """Logits (N, M, 256, 256) and iou_predictions (N, M) by the fast decoder."""
         features, _, _ = self._image()
-        if self._shared is None:
-            self._shared = self._decoder.share(features)
-        decoded = self._decoder.decode(
-            self._shared,
+        decoder = self.decoder
+        decoded = decoder.decode(
+            self._share(decoder, features),
             points,
             iou_filter=lambda iou_predictions: torch.ones_like(iou_predictions, dtype=torch.bool),
             num_rows=features.shape[2],
@@ -197,6 +213,22 @@ class SamPredictor:
             multimask_output=multimask_output,
         )
         return torch.unflatten(decoded.low_res_masks, 0, decoded.keep_mask.shape), decoded.iou_predictions
+
+    def _share(self, decoder: SharedDecoder, features: Tensor) -> SharedImage:
+        """What prompts share, computed anew if weights or features are not what they were.
+
+        Scripts put embeddings of their own into `features`, and train weights between two images.
+        """
+        shared, state = self._shared, state_of(features)
+        if (
+            shared is None
+            or shared.decoder is not decoder
+            or shared.features is not features
+            or shared.features_state != state
+        ):
+            shared = _Shared(decoder, features, state, decoder.share(features.to(torch.float32)))
+            self._shared = shared
+        return shared.image
 
     def _set_features(self, features: Tensor, original_size: tuple[int, int], input_size: tuple[int, int]) -> None:
         self.features = features
