@@ -6,7 +6,7 @@ its users expect that; all computing is done in prediction.py.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from sam_pipeline.masks.full_resolution.upscaling import Upscaling
 from sam_pipeline.masks.geometry.resize import check_image
 from sam_pipeline.masks.geometry.transforms import ResizeLongestSide
 from sam_pipeline.model.sam import Sam
+
+Labels = TypeVar("Labels", Tensor, NDArray[np.generic])
 
 
 class _Shared(NamedTuple):
@@ -109,18 +111,19 @@ class SamPredictor:
 
         Raises:
             RuntimeError: no image has been set.
-            ValueError: points come without labels.
+            ValueError: points come without a label each, or there is more than one box.
         """
         _, _, original_size = self._image()
         coords_torch, labels_torch, box_torch, mask_input_torch = None, None, None, None
         if point_coords is not None:
-            if point_labels is None:
-                raise ValueError("point_coords needs point_labels: one 1 (object) or 0 (background) for each point")
+            point_labels = _checked_labels(point_coords, point_labels)
             coords = self.transform.apply_coords(point_coords, original_size)
             coords_torch = torch.as_tensor(coords, dtype=torch.float, device=self.device)[None]
             labels_torch = torch.as_tensor(point_labels, dtype=torch.int, device=self.device)[None]
         if box is not None:
-            boxes = self.transform.apply_boxes(box, original_size)
+            boxes = self.transform.apply_boxes(np.asarray(box), original_size)
+            if len(boxes) != 1:
+                raise ValueError(f"predict takes one box, got {len(boxes)}; predict_torch takes many")
             box_torch = torch.as_tensor(boxes, dtype=torch.float, device=self.device)
         if mask_input is not None:
             mask_input_torch = torch.as_tensor(mask_input, dtype=torch.float, device=self.device)[None]
@@ -154,14 +157,12 @@ class SamPredictor:
 
         Raises:
             RuntimeError: no image has been set.
-            ValueError: points come without labels.
+            ValueError: points come without a label each.
         """
         features, input_size, original_size = self._image()
         points = None
         if point_coords is not None:
-            if point_labels is None:
-                raise ValueError("point_coords needs point_labels: one 1 (object) or 0 (background) for each point")
-            points = (point_coords, point_labels)
+            points = (point_coords, _checked_labels(point_coords, point_labels))
         if mask_input is None:
             low_res_masks, iou_predictions = self._decode(points, boxes, multimask_output)
         else:  # image tokens differ from prompt to prompt, so nothing is shared
@@ -242,3 +243,10 @@ class SamPredictor:
         if self.features is None or self.input_size is None or self.original_size is None:
             raise RuntimeError("no image has been set; call set_image or set_torch_image first")
         return self.features, self.input_size, self.original_size
+
+
+def _checked_labels(point_coords: Any, point_labels: Labels | None) -> Labels:
+    if point_labels is not None and np.shape(point_labels) == np.shape(point_coords)[:-1]:
+        return point_labels
+    found = "none" if point_labels is None else f"{tuple(np.shape(point_labels))} for {tuple(np.shape(point_coords))}"
+    raise ValueError(f"point_coords needs point_labels: one 1 (object) or 0 (background) for each point, got {found}")
