@@ -6,12 +6,13 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, BinaryIO
 
+from sam_pipeline.errors import OutputError
 from sam_pipeline.safety.uri_rules import local_path
 from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri, open_filesystem
 from sam_pipeline.storage.objects.retrying import retried
@@ -117,12 +118,16 @@ class Destination:
                 return None
             return content
 
-    def copy_to(self, name: str, file: BinaryIO) -> None:
-        """Append the content of a file, which is not large, to an open one."""
-        content = self.read(name)
-        if content is None:
-            raise FileNotFoundError(join_uri(self.uri, name))
-        file.write(content)
+    def append(self, names: Sequence[str], separator: bytes, file: BinaryIO) -> None:
+        """Append the content of files, which are not large, to an open one, a separator between those with any."""
+        is_first = True
+        for name in names:
+            content = self.read(name)
+            if content is None:
+                raise OutputError(f"{join_uri(self.uri, name)} is gone; --overwrite starts anew")
+            if content:
+                file.write(content if is_first else separator + content)
+                is_first = False
 
     def names(self, folder: str = "") -> list[str]:
         """All files below a folder of this one, by their names relative to this one."""

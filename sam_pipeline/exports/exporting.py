@@ -61,7 +61,7 @@ class Position:
 
 
 def export(
-    results: Results, dest: str, settings: ExportSettings, show: Callable[[int, int], object] = lambda *_: None
+    results: Results, dest: str, settings: ExportSettings, advance: Callable[[int], object] = lambda _: None
 ) -> Summary:
     """Write a run in another format.
 
@@ -69,7 +69,7 @@ def export(
         results: the run, with the selection of masks.
         dest: a folder, local or a URI, that is empty or not there; or that holds the same export, cut off.
         settings: the format, and how it is written.
-        show: is told how many images and masks are written, now and then.
+        advance: is told now and then how many images were done since the last time.
 
     Raises:
         ConfigError: settings that do not go together; a category without a name.
@@ -79,16 +79,15 @@ def export(
     destination = Destination(absolute_uri(dest), results.storage_options)
     job, marker = start(results, destination, settings)
     done = read_parts(destination)
-    position, total = Position(), Report()
+    position = Position()
     for number in range(num_parts(job)):
         record = done.get(number)
         if record is None:
             record = write_images(job, destination, number, position)
             write_part(destination, number, record)
         position.advance(record)
-        total.merge(record.report)
         done[number] = record
-        show(total.num_images + total.images_left_out.total(), total.num_masks)
+        advance(record.report.num_images + record.report.images_left_out.total())
     return finish(job, destination, marker, [done[number] for number in sorted(done)])
 
 
@@ -161,7 +160,7 @@ def finish(job: Job, destination: Destination, marker: Marker, records: list[Par
         form.finish(job, pieces, Place(destination, "finish", job.kept))
     marker.finish(destination)
     if form.temporary is not None:
-        destination.remove([name for piece in pieces for name in form.temporary(piece)])
+        destination.remove(destination.names(form.temporary))
     summary = Summary(format=job.settings.format, dest=destination.uri, root=job.names.root)
     for record in records:
         summary.merge(record.report)

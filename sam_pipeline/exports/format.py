@@ -69,5 +69,5 @@ class Format:
     """Images in a piece, unless the user says so; None: a piece may have any number."""
     with_stems: bool = False
     """Whether names without their suffixes must differ."""
-    temporary: Callable[[Piece], Sequence[str]] | None = None
-    """Names of files of a piece that finish has joined to others, and that are deleted then."""
+    temporary: str | None = None
+    """A folder of files that finish joins to others, and that are deleted then."""
