@@ -21,9 +21,9 @@ _EXTRA_KEYS = ("predicted_iou", "stability_score", "score", "prompt_id")
 """What COCO does not know; readers pass over it."""
 
 
-def image_texts(batch: Batch) -> Texts:
-    """The images of a batch as COCO's objects, (B,)."""
-    fields = {"id": json_integers(batch.image_ids), "file_name": json_strings(batch.file_names)}
+def image_texts(batch: Batch, id_key: str = "id") -> Texts:
+    """The images of a batch as COCO's objects, (B,). SA-1B calls their id image_id."""
+    fields = {id_key: json_integers(batch.image_ids), "file_name": json_strings(batch.file_names)}
     sizes = {name: json_numbers(batch.images[name].combine_chunks()) for name in ("width", "height")}
     return json_objects(fields | sizes)
 

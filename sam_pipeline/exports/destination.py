@@ -21,6 +21,8 @@ from sam_pipeline.storage.tables.delta import REQUESTS_AT_ONCE, output_errors
 OWN_FOLDER = ".sam-pipeline-export"
 """Below the destination: what the program notes of its export, and files that are not finished."""
 
+_UNFINISHED = f"{OWN_FOLDER}/unfinished"
+
 # S3 takes ten thousand parts of an object.
 _UPLOAD_BYTES = 32 << 20
 
@@ -77,7 +79,7 @@ class Destination:
             if not self.is_local:
                 self._retried(partial(self._upload, name, fill), name)
                 return
-            target, unfinished = self._at(name), self._at(f"{OWN_FOLDER}/unfinished-{uuid.uuid4().hex}")
+            target, unfinished = self._at(name), self._at(f"{_UNFINISHED}/{uuid.uuid4().hex}")
             os.makedirs(os.path.dirname(unfinished), exist_ok=True)
             os.makedirs(os.path.dirname(target), exist_ok=True)
             try:
@@ -164,6 +166,10 @@ class Destination:
                 paths = [self._at(name) for name in names[first : first + 1000]]
                 self._retried(partial(self._remove, paths), "files")
             self._filesystem.invalidate_cache()
+
+    def remove_unfinished(self) -> None:
+        """Delete what killed writers left; nobody else may be writing."""
+        self.remove(self.names(_UNFINISHED))
 
     def _remove(self, paths: list[str]) -> None:
         with suppress(FileNotFoundError):

@@ -29,7 +29,7 @@ from sam_pipeline.storage.tables.delta_place import Table
 PART_IMAGES = 4096
 """Planned images in a part, at least: so many are done again after a kill."""
 
-_SETTINGS_OF_SOME = frozenset({"segmentation", "bbox", "parts", "simplify", "shard_images", "images"})
+_SETTINGS_OF_SOME = frozenset({"segmentation", "bbox", "parts", "simplify", "shard_images", "images", "convert_to_rle"})
 
 
 @dataclass
@@ -161,6 +161,7 @@ def finish(job: Job, destination: Destination, marker: Marker, records: list[Par
     marker.finish(destination)
     if form.temporary is not None:
         destination.remove(destination.names(form.temporary))
+    destination.remove_unfinished()
     summary = Summary(format=job.settings.format, dest=destination.uri, root=job.names.root)
     for record in records:
         summary.merge(record.report)

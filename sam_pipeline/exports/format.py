@@ -64,7 +64,7 @@ class Format:
     cut off."""
     settings: frozenset[str] = frozenset()
     """Names of the settings that only some formats take, of those that this one takes: segmentation, bbox, parts,
-    simplify, shard_images, images."""
+    simplify, shard_images, images, convert_to_rle."""
     shard_images: int | None = None
     """Images in a piece, unless the user says so; None: a piece may have any number."""
     with_stems: bool = False

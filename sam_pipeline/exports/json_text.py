@@ -53,16 +53,23 @@ def json_strings(texts: Sequence[str]) -> Texts:
     return [pa.array([json.dumps(text) for text in texts], pa.string())]
 
 
+def rows_of(texts: Texts) -> pa.StringArray:
+    """The text of each row, (N,)."""
+    return pc.binary_join_element_wise(*_arguments(texts), pa.scalar(""))
+
+
 def lines(texts: Texts) -> bytes:
     """The texts of all rows in one, with a comma and a line break between them.
 
     They must not be longer than 2 GiB together.
     """
-    last: pa.Array | None = next((piece for piece in texts if isinstance(piece, pa.Array)), None)
-    if last is None or not len(last):
+    rows = rows_of([*texts, ",\n"])
+    if not len(rows):
         return b""
-    pieces = [pa.scalar(piece) if isinstance(piece, str) else piece for piece in texts]
-    rows = pc.binary_join_element_wise(*pieces, pa.scalar(",\n"), pa.scalar(""))
     _, offsets, data = rows.buffers()
     end = int(np.frombuffer(offsets, np.int32)[len(rows)])
     return bytes(data.slice(0, end - 2))
+
+
+def _arguments(texts: Texts) -> list[Any]:
+    return [pa.scalar(piece) if isinstance(piece, str) else piece for piece in texts]

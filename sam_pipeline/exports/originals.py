@@ -24,7 +24,7 @@ def place_images(job: Job, batch: Batch, folder: str, place: Place, report: Repo
     Args:
         job: of the export.
         batch: the images.
-        folder: below the destination, without a slash at its end.
+        folder: below the destination, without a slash at its end; empty for the destination itself.
         place: where the piece is written.
         report: counts what is gone.
 
@@ -33,25 +33,26 @@ def place_images(job: Job, batch: Batch, folder: str, place: Place, report: Repo
     """
     if job.settings.images == "none":
         return
-    names = dict(zip(batch.images["image_id"].to_pylist(), batch.file_names, strict=True))
-    place.announce(f"{folder}/{name}" for name in names.values())
+    targets = [f"{folder}/{name}" if folder else name for name in batch.file_names]
+    place.announce(targets)
     if job.settings.images == "symlink":
-        for uri, name in zip(batch.images["uri"].to_pylist(), batch.file_names, strict=True):
+        for uri, target in zip(batch.images["uri"].to_pylist(), targets, strict=True):
             path = local_path(uri)
             if path is None or not os.path.isfile(path):
                 if path is not None and not os.path.lexists(path) and "#" not in path:
                     report.warn("images are gone, and have no link", 1)
                     continue
                 raise ConfigError(f"{uri} is no file on this machine, so no link can lead to it; use --images copy")
-            place.link(f"{folder}/{name}", path)
+            place.link(target, path)
         return
+    names = dict(zip(batch.images["image_id"].to_pylist(), targets, strict=True))
     held: dict[str, bytes] = {}
     num_bytes = 0
     for image_id, data in fetch_images(job.results, list(names)):
         if isinstance(data, Exception):
             report.warn("images are gone or changed, and have no copy", 1)
             continue
-        held[f"{folder}/{names[image_id]}"] = data
+        held[names[image_id]] = data
         num_bytes += len(data)
         if num_bytes > _AT_ONCE_BYTES:
             place.put_all(held)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from sam_pipeline.config.base import Settings, check, check_place
 
-ExportFormat = Literal["coco"]
+ExportFormat = Literal["coco", "coco-results", "sa1b", "amg"]
 Bbox = Literal["mask", "prompt"]
 Segmentation = Literal["rle", "polygon"]
 PolygonParts = Literal["bridge", "split", "largest"]
@@ -32,6 +32,8 @@ class ExportSettings(Settings):
     each part (split), or a polygon of the largest part alone (largest)."""
     simplify: float = 0.0
     """How far, in pixels, a polygon may leave the edge of its mask, for fewer points."""
+    convert_to_rle: bool = False
+    """How amg writes masks, as scripts/amg.py has it: a JSON file with RLE for each image instead of PNG files."""
     images: ExportedImages = "none"
     """The images beside the annotations: none, links to those on this machine, or copies."""
     split: float | None = None
