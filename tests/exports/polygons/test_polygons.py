@@ -140,7 +140,9 @@ def test_many_parts_and_holes_take_no_long_time():
 def test_simplifying_saves_corners_and_keeps_the_mask_nearly(corners, simplify, least):
     y, x = np.mgrid[:400, :500]
     radius, angle = np.hypot(y - 180, x - 190), np.arctan2(y - 180, x - 190)
-    pixels = ((radius < 150 + 9 * np.sin(7 * angle)) & (radius > 60)) | (radius < 40) | (np.hypot(y - 300, x - 400) < 70)
+    pixels = (
+        ((radius < 150 + 9 * np.sin(7 * angle)) & (radius > 60)) | (radius < 40) | (np.hypot(y - 300, x - 400) < 70)
+    )
     (whole,) = mask_polygons(encoded(pixels), parts="bridge", corners=corners)
     (simpler,) = mask_polygons(encoded(pixels), parts="bridge", corners=corners, simplify=simplify)
     draw_again = drawn_by_coco if corners == "edges" else drawn_by_yolo
