@@ -10,7 +10,6 @@ from sam_pipeline.exports.format import Job
 from sam_pipeline.exports.place import Place
 from sam_pipeline.exports.report import Report
 from sam_pipeline.results.images import fetch_images
-from sam_pipeline.safety.uri_rules import local_path
 
 _AT_ONCE_BYTES = 64 << 20
 
@@ -37,7 +36,7 @@ def place_images(job: Job, batch: Batch, folder: str, place: Place, report: Repo
     place.announce(targets)
     if job.settings.images == "symlink":
         for uri, target in zip(batch.images["uri"].to_pylist(), targets, strict=True):
-            path = local_path(uri)
+            path = file_path(uri)
             if path is None or not os.path.isfile(path):
                 if path is not None and not os.path.lexists(path) and "#" not in path:
                     report.warn("images are gone, and have no link", 1)
@@ -58,3 +57,8 @@ def place_images(job: Job, batch: Batch, folder: str, place: Place, report: Repo
             place.put_all(held)
             held, num_bytes = {}, 0
     place.put_all(held)
+
+
+def file_path(uri: str) -> str | None:
+    """The path of a planned image on this machine; None for one elsewhere. A percent sign in its URI is one."""
+    return uri.removeprefix("file://") if uri.startswith("file://") else None
