@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sam_pipeline.errors import ConfigError, InputError, OutputError
-from sam_pipeline.exports import exporting
+from sam_pipeline.exports import exporting, parts
 from sam_pipeline.exports.destination import OWN_FOLDER, Destination
 from sam_pipeline.exports.exporting import export
 from sam_pipeline.exports.settings import ExportSettings
@@ -29,7 +29,7 @@ FORMATS = [
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(exporting, "PART_IMAGES", 4)
+    monkeypatch.setattr(parts, "PART_IMAGES", 4)
 
 
 @pytest.fixture
