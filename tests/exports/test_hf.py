@@ -1,4 +1,4 @@
-"""Parquet files for Hugging Face's datasets, read with Arrow; test_readers.py loads them with datasets itself."""
+"""Parquet files for Hugging Face's datasets, read with Arrow; test_other_readers.py loads them with datasets itself."""
 
 import io
 import json
