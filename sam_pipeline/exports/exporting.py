@@ -10,7 +10,7 @@ from sam_pipeline.exports.destination import Destination
 from sam_pipeline.exports.format import Job
 from sam_pipeline.exports.formats import FORMATS
 from sam_pipeline.exports.names import read_names
-from sam_pipeline.exports.parts import Position, num_parts, write_images
+from sam_pipeline.exports.parts import Position, num_parts, part_images, write_images
 from sam_pipeline.exports.place import Place
 from sam_pipeline.exports.progress import Marker, PartRecord, read_parts, write_part
 from sam_pipeline.exports.report import Report
@@ -85,14 +85,15 @@ def start(results: Results, destination: Destination, settings: ExportSettings) 
     used = used_category_ids(results)
     for category_id in used:
         categories.export_id(category_id)  # raises for one without a name
-    marker = begin(results, destination, settings)
+    marker = begin(results, destination, settings, part_images(settings))
     if marker.table_version != results.table.version():
         results = replace(results, table=Table(results.table.uri, results.storage_options, marker.table_version))
     names = read_names(
         results.select(MaskSelection()), split=settings.split, seed=settings.seed, with_stems=form.with_stems
     )
     with_object = None in used or not categories.names
-    return Job(results, settings, names, categories, with_object, frozenset(marker.kept)), marker
+    kept = frozenset(marker.kept)
+    return Job(results, settings, names, categories, with_object, marker.part_images, kept), marker
 
 
 def finish(job: Job, destination: Destination, marker: Marker, records: Sequence[PartRecord]) -> Summary:

@@ -16,6 +16,7 @@ from sam_pipeline.exports.formats import FORMATS
 from sam_pipeline.exports.place import Place
 from sam_pipeline.exports.progress import PartRecord
 from sam_pipeline.exports.report import Report
+from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.results.mask_selection import MaskSelection
 
 PART_IMAGES = 4096
@@ -40,9 +41,15 @@ class Position:
         return Position(self.annotation_id, dict(self.piece_numbers))
 
 
+def part_images(settings: ExportSettings) -> int:
+    """Planned images in a part of a new export: enough for some whole shards."""
+    shard = _shard_images(settings) or 1
+    return shard * math.ceil(PART_IMAGES / shard)
+
+
 def num_parts(job: Job) -> int:
     """How many parts an export has."""
-    return math.ceil(job.results.num_images / _part_images(job))
+    return math.ceil(job.results.num_images / job.part_images)
 
 
 def write_images(job: Job, destination: Destination, number: int, position: Position) -> PartRecord:
@@ -60,7 +67,7 @@ def write_images(job: Job, destination: Destination, number: int, position: Posi
     report.merge(_left_out(job, number))
     for split, stream in _by_split(job, number, (*COLUMNS, "num_masks"), report):
         while stream.has_more():
-            counted = _Counted(job, stream.take(_shard_images(job)), position.annotation_id)
+            counted = _Counted(job, stream.take(_shard_images(job.settings)), position.annotation_id)
             piece = Piece(split, position.piece_numbers.get(split, 0))
             write_piece(job, piece, iter(counted), place, report)
             pieces.append(replace(piece, num_images=counted.num_images, num_masks=counted.num_masks))
@@ -77,27 +84,23 @@ def count_images(job: Job, number: int) -> tuple[Piece, ...]:
     position = Position()
     for split, stream in _by_split(job, number, ("uri", "num_masks"), Report()):
         while stream.has_more():
-            counts = [(rows.num_rows, pc.sum(rows["num_masks"]).as_py()) for rows in stream.take(_shard_images(job))]
+            counts = [
+                (rows.num_rows, pc.sum(rows["num_masks"]).as_py()) for rows in stream.take(_shard_images(job.settings))
+            ]
             num_images, num_masks = (sum(count) for count in zip(*counts, strict=True))
             pieces.append(Piece(split, position.piece_numbers.get(split, 0), num_images, num_masks))
             position.advance(pieces[-1:])
     return tuple(pieces)
 
 
-def _shard_images(job: Job) -> int | None:
-    return job.settings.shard_images or FORMATS[job.settings.format].shard_images
-
-
-def _part_images(job: Job) -> int:
-    """Planned images in a part: enough for some whole shards."""
-    shard = _shard_images(job) or 1
-    return shard * math.ceil(PART_IMAGES / shard)
+def _shard_images(settings: ExportSettings) -> int | None:
+    return settings.shard_images or FORMATS[settings.format].shard_images
 
 
 def _ids(job: Job, number: int) -> tuple[int, int]:
     """The first and the last id of a part."""
-    first_id = number * _part_images(job)
-    return first_id, first_id + _part_images(job) - 1
+    first_id = number * job.part_images
+    return first_id, first_id + job.part_images - 1
 
 
 def _left_out(job: Job, number: int) -> Report:

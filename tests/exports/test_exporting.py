@@ -258,8 +258,10 @@ def test_images_are_copied_or_linked_beside_their_annotations(run_with_images, e
     assert (tmp_path / "in" / "a" / "first.png").exists()
 
 
-def test_members_of_archives_cannot_be_linked(exported):
-    rows = [row(0, [], uri="file:///in/a.tar#b.jpg"), row(1, [], uri="file:///in/a.tar#c.jpg")]
+def test_members_of_archives_cannot_be_linked(exported, tmp_path):
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(b"an archive")
+    rows = [row(0, [], uri=f"file://{archive}#b.jpg"), row(1, [], uri=f"file://{archive}#c.jpg")]
     with pytest.raises(ConfigError, match="use --images copy"):
         exported(rows, "coco", images="symlink")
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from sam_pipeline.exports.batch import Batch
 from sam_pipeline.exports.format import Format, Job, Piece
-from sam_pipeline.exports.originals import file_path, place_images
+from sam_pipeline.exports.originals import path_of, place_images
 from sam_pipeline.exports.place import Place
 from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.threads import in_threads
@@ -91,7 +91,7 @@ def _shape(mask: Mapping[str, Any], label: str) -> dict[str, Any]:
 
 def _image_path(job: Job, uri: str, file_name: str, name: str, copy: str, place: Place) -> str:
     """Where the image is, as seen from the file: beside it, or where it was annotated if both are on this machine."""
-    original = file_path(uri)
+    original = path_of(uri)
     if job.settings.images == "none" and original is not None and os.path.isfile(original):
         here = local_path(place.destination.uri)
         if here is not None:
