@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,24 +56,32 @@ class UprightImage:
     was_turned: bool
 
 
-def upright_images(job: Job, batch: Batch, report: Report) -> Iterator[tuple[int, UprightImage]]:
-    """The images of a batch, with their place in it, in an order of their own.
+def upright_images(job: Job, batch: Batch, report: Report) -> Iterator[UprightImage | None]:
+    """The images of a batch, in their order; None for one that is gone, or is not what was annotated.
 
-    Those that are gone, or are not what was annotated, are counted and left out; and so are those that were turned.
+    The report counts those, and those that were turned. Images of a container that is read in another order are held
+    until it is their turn; at most as many as results.images looks up at once.
     """
-    rows = {image_id: row for row, image_id in enumerate(batch.images["image_id"].to_pylist())}
+    image_ids = batch.images["image_id"].to_pylist()
     max_pixels = job.results.settings.get("max_pixels")
-    for image_id, data in fetch_images(job.results, list(rows)):
-        if isinstance(data, Exception):
-            report.warn(GONE, 1)
-            continue
-        try:
-            image = upright_image(data, max_pixels)
-        except (DecodeError, TooLargeError):
-            report.warn(GONE, 1)
-            continue
-        report.warn(TURNED, int(image.was_turned))
-        yield rows[image_id], image
+    found: dict[int, UprightImage | None] = {}
+    num_given = 0
+    for image_id, data in fetch_images(job.results, image_ids):
+        found[image_id] = _upright_or_none(data, max_pixels)
+        while num_given < len(image_ids) and image_ids[num_given] in found:
+            image = found.pop(image_ids[num_given])
+            num_given += 1
+            report.warn(GONE, int(image is None))
+            report.warn(TURNED, int(image is not None and image.was_turned))
+            yield image
+
+
+def _upright_or_none(data: bytes | Exception, max_pixels: int | None) -> UprightImage | None:
+    if isinstance(data, Exception):
+        return None
+    with suppress(DecodeError, TooLargeError):
+        return upright_image(data, max_pixels)
+    return None
 
 
 def copy_upright(
@@ -90,7 +99,9 @@ def copy_upright(
     """
     held: dict[str, bytes] = {}
     num_bytes = 0
-    for row, image in upright_images(job, batch, report):
+    for row, image in enumerate(upright_images(job, batch, report)):
+        if image is None:
+            continue
         has_suffix = names[row].lower().endswith(IMAGE_SUFFIXES)
         held[names[row] if has_suffix or not with_suffix else names[row] + image.suffix] = image.data
         num_bytes += len(image.data)

@@ -24,6 +24,13 @@ FORMATS = [
     {"format": "sa1b"},
     {"format": "amg", "convert_to_rle": True},
     {"format": "amg"},
+    {"format": "coco", "segmentation": "polygon"},
+    {"format": "yolo-seg", "split": 0.5},
+    {"format": "yolo-box"},
+    {"format": "png"},
+    {"format": "labelme"},
+    {"format": "webdataset", "shard_images": 3},
+    {"format": "hf", "shard_images": 3},
 ]
 
 

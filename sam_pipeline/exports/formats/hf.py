@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,10 @@ from sam_pipeline.exports.boxes import boxes_xywh
 from sam_pipeline.exports.format import Format, Job, Piece
 from sam_pipeline.exports.place import Place
 from sam_pipeline.exports.report import Report
-from sam_pipeline.exports.upright_images import upright_images
+from sam_pipeline.exports.upright_images import UprightImage, upright_images
 
 # A row group: what a reader that wants one row has to read.
-_IMAGES_AT_ONCE = 64
+_IMAGES_AT_ONCE = 32
 
 _RLE = pa.struct([pa.field("size", pa.list_(pa.int32())), pa.field("counts", pa.string())])
 _OBJECTS = pa.struct(
@@ -49,8 +50,9 @@ def _write_piece(job: Job, piece: Piece, batches: Iterator[Batch], place: Place,
     schema = _schema(job)
     with place.writing(_name(piece.split, piece.number)) as file, pq.ParquetWriter(file, schema) as writer:
         for batch in batches:
+            images = upright_images(job, batch, report)
             for part in batch.slices(_IMAGES_AT_ONCE):
-                writer.write_table(_rows(job, part, schema, report))
+                writer.write_table(_rows(job, part, schema, list(islice(images, part.num_images))))
 
 
 def _finish(job: Job, pieces: Sequence[Piece], place: Place) -> None:
@@ -60,13 +62,14 @@ def _finish(job: Job, pieces: Sequence[Piece], place: Place) -> None:
             pq.write_table(_schema(job).empty_table(), file)
 
 
-def _rows(job: Job, batch: Batch, schema: pa.Schema, report: Report) -> pa.Table:
-    images: list[dict[str, Any] | None] = [None] * batch.num_images
-    for row, image in upright_images(job, batch, report):
-        images[row] = {"bytes": image.data, "path": batch.file_names[row]}
+def _rows(job: Job, batch: Batch, schema: pa.Schema, images: Sequence[UprightImage | None]) -> pa.Table:
+    cells = [
+        None if image is None else {"bytes": image.data, "path": name}
+        for image, name in zip(images, batch.file_names, strict=True)
+    ]
     columns = {
         "image_id": pa.array(batch.image_ids),
-        "image": pa.array(images, _IMAGE),
+        "image": pa.array(cells, _IMAGE),
         "file_name": pa.array(batch.file_names, pa.string()),
         "width": batch.images["width"],
         "height": batch.images["height"],

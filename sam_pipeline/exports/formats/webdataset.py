@@ -16,6 +16,7 @@ from sam_pipeline.exports.place import Place
 from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.upright_images import upright_images
 
+# So many images have their masks as Python objects at once.
 _IMAGES_AT_ONCE = 64
 
 
@@ -26,16 +27,17 @@ def _write_piece(job: Job, piece: Piece, batches: Iterator[Batch], place: Place,
         tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
     ):
         for batch in batches:
+            images = upright_images(job, batch, report)
             for part in batch.slices(_IMAGES_AT_ONCE):
-                contents = sample_contents(part, names, boxes_xywh(part.masks, job.settings.bbox).tolist())
-                images = dict(upright_images(job, part, report))
-                for row, content in enumerate(contents):
-                    if row not in images:
+                boxes = boxes_xywh(part.masks, job.settings.bbox).tolist()
+                for content in sample_contents(part, names, boxes):
+                    image = next(images)
+                    if image is None:
                         _leave_out(report, len(content["annotations"]))
                         continue
-                    # No name of an image: WebDataset takes what follows the first dot of a name for a kind of file.
+                    # Not the image's name: WebDataset takes what follows the first dot of a name for a kind of file.
                     key = f"{content['image_id']:09}"
-                    _add(tar, f"{key}{images[row].suffix}", images[row].data)
+                    _add(tar, f"{key}{image.suffix}", image.data)
                     _add(tar, f"{key}.json", json.dumps(content, allow_nan=False).encode())
 
 
