@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.exports.destination import Destination
-from sam_pipeline.exports.format import Job
+from sam_pipeline.exports.format import Job, Review
 from sam_pipeline.exports.formats import FORMATS
 from sam_pipeline.exports.names import read_names
 from sam_pipeline.exports.parts import Position, num_parts, part_images, write_images
@@ -40,7 +40,11 @@ class Summary(Report):
 
 
 def export(
-    results: Results, dest: str, settings: ExportSettings, advance: Callable[[int], object] = lambda _: None
+    results: Results,
+    dest: str,
+    settings: ExportSettings,
+    advance: Callable[[int], object] = lambda _: None,
+    review: Review | None = None,
 ) -> Summary:
     """Write a run in another format.
 
@@ -49,6 +53,7 @@ def export(
         dest: a folder, local or a URI, that is empty or not there; or that holds the same export, cut off.
         settings: the format, and how it is written.
         advance: is told now and then how many images were done since the last time.
+        review: leaves out images and masks beyond the selection.
 
     Raises:
         ConfigError: settings that do not go together; a category without a name.
@@ -56,7 +61,7 @@ def export(
         StorageUnavailableError: storage did not answer; the same call goes on.
     """
     destination = Destination(absolute_uri(dest), results.storage_options)
-    job, marker = start(results, destination, settings)
+    job, marker = start(results, destination, settings, review)
     done = read_parts(destination)
     position = Position()
     records = []
@@ -71,7 +76,9 @@ def export(
     return finish(job, destination, marker, records)
 
 
-def start(results: Results, destination: Destination, settings: ExportSettings) -> tuple[Job, Marker]:
+def start(
+    results: Results, destination: Destination, settings: ExportSettings, review: Review | None
+) -> tuple[Job, Marker]:
     """Check everything that can be checked, and claim the destination."""
     form = FORMATS[settings.format]
     given = settings.by_name()
@@ -85,7 +92,7 @@ def start(results: Results, destination: Destination, settings: ExportSettings) 
     used = used_category_ids(results)
     for category_id in used:
         categories.export_id(category_id)  # raises for one without a name
-    marker = begin(results, destination, settings, part_images(settings))
+    marker = begin(results, destination, settings, review, part_images(settings))
     if marker.table_version != results.table.version():
         results = replace(results, table=Table(results.table.uri, results.storage_options, marker.table_version))
     names = read_names(
@@ -93,7 +100,7 @@ def start(results: Results, destination: Destination, settings: ExportSettings) 
     )
     with_object = None in used or not categories.names
     kept = frozenset(marker.kept)
-    return Job(results, settings, names, categories, with_object, marker.part_images, kept), marker
+    return Job(results, settings, names, categories, with_object, marker.part_images, review, kept), marker
 
 
 def finish(job: Job, destination: Destination, marker: Marker, records: Sequence[PartRecord]) -> Summary:

@@ -22,6 +22,9 @@ from sam_pipeline.results.mask_selection import MaskSelection
 PART_IMAGES = 4096
 """Planned images in a part, at least: so many are done again after a kill."""
 
+_READ = (*COLUMNS, "num_masks")
+_COUNTED = ("uri", "num_masks")
+
 
 @dataclass
 class Position:
@@ -65,7 +68,7 @@ def write_images(job: Job, destination: Destination, number: int, position: Posi
     place = Place(destination, f"part-{number:07}", job.kept)
     report, pieces, position = Report(), [], position.copy()
     report.merge(_left_out(job, number))
-    for split, stream in _by_split(job, number, (*COLUMNS, "num_masks"), report):
+    for split, stream in _by_split(job, number, _READ, report):
         while stream.has_more():
             counted = _Counted(job, stream.take(_shard_images(job.settings)), position.annotation_id)
             piece = Piece(split, position.piece_numbers.get(split, 0))
@@ -82,11 +85,9 @@ def count_images(job: Job, number: int) -> tuple[Piece, ...]:
     """The pieces that a part will have, numbered from 0, from small columns: what later parts begin after."""
     pieces = []
     position = Position()
-    for split, stream in _by_split(job, number, ("uri", "num_masks"), Report()):
+    for split, stream in _by_split(job, number, _COUNTED if job.review is None else _READ, Report()):
         while stream.has_more():
-            counts = [
-                (rows.num_rows, pc.sum(rows["num_masks"]).as_py()) for rows in stream.take(_shard_images(job.settings))
-            ]
+            counts = [(rows.num_rows, _num_masks(rows)) for rows in stream.take(_shard_images(job.settings))]
             num_images, num_masks = (sum(count) for count in zip(*counts, strict=True))
             pieces.append(Piece(split, position.piece_numbers.get(split, 0), num_images, num_masks))
             position.advance(pieces[-1:])
@@ -115,7 +116,7 @@ def _left_out(job: Job, number: int) -> Report:
                 num_ok += entry["counts"]
             else:
                 report.images_left_out[entry["values"]] += entry["counts"]
-        num_stored += pc.sum(rows["num_masks"]).as_py()
+        num_stored += _num_masks(rows)
     report.images_left_out["not selected"] = num_ok
     report.masks_left_out["not selected"] = num_stored
     return report
@@ -145,13 +146,21 @@ def _wanted(job: Job, number: int, columns: Sequence[str], report: Report) -> It
     first_id, last_id = _ids(job, number)
     for rows in job.results.tables(columns, pc.field("status") == "ok", first_id=first_id, last_id=last_id):
         report.images_left_out["not selected"] -= rows.num_rows
-        report.masks_left_out["not selected"] -= pc.sum(rows["num_masks"]).as_py()
-        if job.settings.keep_empty:
-            yield rows
-            continue
-        wanted = rows.filter(pc.field("num_masks") > 0)
-        report.images_left_out["without masks"] += rows.num_rows - wanted.num_rows
-        yield wanted
+        report.masks_left_out["not selected"] -= _num_masks(rows)
+        if job.review is not None:
+            reviewed = job.review.apply(rows)
+            report.images_left_out["dropped in the review"] += rows.num_rows - reviewed.num_rows
+            report.masks_left_out["dropped in the review"] += _num_masks(rows) - _num_masks(reviewed)
+            rows = reviewed
+        if not job.settings.keep_empty:
+            wanted = rows.filter(pc.field("num_masks") > 0)
+            report.images_left_out["without masks"] += rows.num_rows - wanted.num_rows
+            rows = wanted
+        yield rows
+
+
+def _num_masks(rows: pa.Table) -> int:
+    return int(pc.sum(rows["num_masks"]).as_py() or 0)
 
 
 class _Stream:

@@ -11,7 +11,7 @@ import ray
 from sam_pipeline.errors import RunFailedError, SamPipelineError
 from sam_pipeline.exports.destination import Destination
 from sam_pipeline.exports.exporting import Summary, finish, start
-from sam_pipeline.exports.format import Job
+from sam_pipeline.exports.format import Job, Review
 from sam_pipeline.exports.parts import Position, count_images, num_parts, write_images
 from sam_pipeline.exports.progress import read_parts, write_part
 from sam_pipeline.exports.settings import ExportSettings
@@ -55,7 +55,11 @@ class _SentJob:
 
 
 def export_on_cluster(
-    results: Results, dest: str, settings: ExportSettings, advance: Callable[[int], object] = lambda _: None
+    results: Results,
+    dest: str,
+    settings: ExportSettings,
+    advance: Callable[[int], object] = lambda _: None,
+    review: Review | None = None,
 ) -> Summary:
     """Write a run in another format, on as many CPUs as the cluster has.
 
@@ -68,7 +72,7 @@ def export_on_cluster(
     """
     destination = Destination(absolute_uri(dest), results.storage_options)
     with connected(None):
-        job, marker = start(results, destination, settings)
+        job, marker = start(results, destination, settings, review)
         done = read_parts(destination)
         left = [number for number in range(num_parts(job)) if number not in done]
         sent = ray.put(_SentJob.of(job))
