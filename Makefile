@@ -30,7 +30,7 @@ demo: .venv/installed
 	$(BIN)/python jobs/demo.py demo
 
 # What starts no cluster runs on two cores at once.
-UNITS := $(addprefix tests/,benchmarks gpu masks model pipeline storage)
+UNITS := $(addprefix tests/,benchmarks gpu masks model pipeline results storage)
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(UNITS)
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(UNITS))
