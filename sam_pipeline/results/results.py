@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from sam_pipeline.storage.tables.result_reading import (
     check_condition,
     deciding_columns,
     iterate_row_groups,
+    masks_type,
     results_schema,
 )
 
@@ -115,6 +117,7 @@ class Results:
         columns: Sequence[str],
         where: pc.Expression | None = None,
         *,
+        mask_fields: Sequence[str] | None = None,
         first_id: int = 0,
         last_id: int | None = None,
         reading: Reading | None = None,
@@ -127,6 +130,8 @@ class Results:
         Args:
             columns: some of schema, in the order wanted.
             where: a condition on columns, as the selection shows them; None takes all rows.
+            mask_fields: fields of the column masks, which then has these alone, in the order in which they are stored;
+                the others are not read. None takes all.
             first_id: no images before this one.
             last_id: no images after this one.
             reading: counts what is read.
@@ -136,36 +141,49 @@ class Results:
             OutputError: a file is missing or damaged.
             StorageUnavailableError: storage did not answer.
         """
+        schema = self.schema
+        if mask_fields is not None:
+            index = schema.get_field_index("masks")
+            schema = schema.set(index, pa.field("masks", masks_type(schema, mask_fields), nullable=False))
         if where is not None:
-            check_condition(where, self.schema)
+            check_condition(where, schema)
         if first_id > 0:
             where = _and(where, pc.field("image_id") >= first_id)
         if last_id is not None:
             where = _and(where, pc.field("image_id") <= last_id)
         # A generator of its own, so that what is refused is refused here and not with the first table.
-        return self._tables(columns, where, first_id, last_id, Reading() if reading is None else reading)
+        read = partial(self._chosen, columns=columns, where=where, mask_fields=mask_fields, schema=schema)
+        return self._tables(read, first_id, last_id, Reading() if reading is None else reading)
 
     def _tables(
-        self, columns: Sequence[str], where: pc.Expression | None, first_id: int, last_id: int | None, reading: Reading
+        self, read: Callable[[RowGroup], pa.Table], first_id: int, last_id: int | None, reading: Reading
     ) -> Iterator[pa.Table]:
         for group in iterate_row_groups(self.table, self.storage_options, first_id=first_id, last_id=last_id):
-            rows = self._chosen(group, columns, where)
+            rows = read(group)
             reading.num_bytes += group.bytes_read
             if rows.num_rows:
                 yield rows
 
-    def _chosen(self, group: RowGroup, columns: Sequence[str], where: pc.Expression | None) -> pa.Table:
-        """The rows of a row group that are wanted, with the masks that are wanted."""
+    def _chosen(
+        self,
+        group: RowGroup,
+        *,
+        columns: Sequence[str],
+        where: pc.Expression | None,
+        mask_fields: Sequence[str] | None,
+        schema: pa.Schema,
+    ) -> pa.Table:
+        """The rows of a row group that are wanted, with the masks that are wanted; schema is that of the answer."""
         # The id always: a table without a column has no rows.
-        needed = {"image_id", *columns, *([] if where is None else deciding_columns(where, self.schema))}
+        needed = {"image_id", *columns, *([] if where is None else deciding_columns(where, schema))}
         has_masks = "masks" in needed
         chooses = self.selection.chooses_masks and bool({"masks", "num_masks"} & needed)
         if chooses:
             needed |= {"height", "width", "num_masks"}
         if self.selection.include or self.selection.exclude:
             needed |= {"uri"}
-        small = [name for name in self.schema.names if name in needed and name != "masks"]
-        speaks_of_masks = where is not None and "masks" in deciding_columns(where, self.schema)
+        small = [name for name in schema.names if name in needed and name != "masks"]
+        speaks_of_masks = where is not None and "masks" in deciding_columns(where, schema)
         rows = group.read(small, fields_looked_at(self.selection) if chooses else None)
         wanted = choose_images(rows["uri"], self.selection) if "uri" in small else np.ones(rows.num_rows, dtype=bool)
         kept = None
@@ -178,20 +196,25 @@ class Results:
         if where is not None and not speaks_of_masks:
             wanted &= _meets(rows, where)
         if has_masks:
-            rows = rows.append_column(self.schema.field("masks"), self._masks(group, wanted, kept))
+            masks_field = schema.field("masks")
+            rows = rows.append_column(masks_field, _masks(group, masks_field.type, mask_fields, wanted, kept))
         if speaks_of_masks and where is not None:
             wanted &= _meets(rows, where)
         return (rows if wanted.all() else rows.filter(pa.array(wanted))).select(columns)
 
-    def _masks(
-        self, group: RowGroup, wanted: NDArray[np.bool_], kept: NDArray[np.bool_] | None
-    ) -> pa.Array | pa.ChunkedArray:
-        """The column masks of a row group, with the masks that are kept; not read where no row needs it."""
-        kind = self.schema.field("masks").type
-        if not wanted.any() or (kept is not None and not kept.any()):
-            return pa.array([[]] * group.num_rows, kind)
-        masks = group.read(["masks"])["masks"]
-        return masks if kept is None or kept.all() else keep_masks(masks, kept)
+
+def _masks(
+    group: RowGroup,
+    kind: pa.DataType,
+    fields: Sequence[str] | None,
+    wanted: NDArray[np.bool_],
+    kept: NDArray[np.bool_] | None,
+) -> pa.Array | pa.ChunkedArray:
+    """The column masks of a row group, with the masks that are kept; not read where no row needs it."""
+    if not wanted.any() or (kept is not None and not kept.any()):
+        return pa.array([[]] * group.num_rows, kind)
+    masks = (group.read(["masks"]) if fields is None else group.read([], fields))["masks"]
+    return masks if kept is None or kept.all() else keep_masks(masks, kept)
 
 
 def _and(where: pc.Expression | None, condition: pc.Expression) -> pc.Expression:

@@ -70,7 +70,7 @@ class RowGroup:
         schema = pa.schema([self._schema.field(name) for name in columns])
         wanted = set(columns)
         if mask_fields is not None:
-            schema = schema.append(pa.field("masks", _masks_type(self._schema, mask_fields)))
+            schema = schema.append(pa.field("masks", masks_type(self._schema, mask_fields)))
         leaves = []
         group = self._parquet.metadata.row_group(self._number)
         for index in range(group.num_columns):
@@ -89,7 +89,7 @@ class RowGroup:
             return rows.select(schema.names).cast(schema)
 
 
-def _masks_type(schema: pa.Schema, fields: Sequence[str]) -> pa.DataType:
+def masks_type(schema: pa.Schema, fields: Sequence[str]) -> pa.DataType:
     """The type of the column masks with some of its fields, in the order in which they are stored."""
     kind = schema.field("masks").type.value_type
     return pa.list_(pa.struct([field for field in kind if field.name in fields]))
