@@ -76,7 +76,10 @@ class _Samples:
         if isinstance(image, Exception):
             raise ImageError(f"cannot read image {row.image_id}, {row.uri}: {one_line(image)}") from image
         if image.shape[:2] != row.size_hw:
-            raise ImageError(f"image {row.image_id}, {row.uri}, is not the one that was annotated: other size")
+            now, then = ("x".join(map(str, size)) for size in (image.shape[:2], row.size_hw))
+            raise ImageError(
+                f"image {row.image_id}, {row.uri}, is not the one that was annotated: {now} pixels, not {then}"
+            )
         return image
 
 

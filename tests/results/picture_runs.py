@@ -104,14 +104,15 @@ def num_masks_of(image_id):
     return image_id * 7 % 5
 
 
-def picture_run(output, place, *, per_shard=None, options=None, fingerprint=FINGERPRINT, make_masks=None):
-    """Plan what is in a place, and commit a row for each image; per_shard images a file, all by default."""
+def picture_run(output, place, *, per_shard=None, options=None, make_masks=None, **changes):
+    """Plan what is in a place, and commit a row for each image: per_shard a file, all by default; changes replace
+    fields."""
     options = options or {}
     plan = ensure_plan(plan_config(input=str(place), output=str(output), storage_options=options))
     planned = read_planned(plan.output, np.arange(plan.num_images), options).to_pylist()
     make_masks = make_masks or (lambda image_id: [blob(10 * image_id + k)[0] for k in range(num_masks_of(image_id))])
-    rows = [image_row(row["image_id"], row["uri"], make_masks(row["image_id"])) for row in planned]
-    table = take_over(plan.output, fingerprint, options)
+    rows = [image_row(row["image_id"], row["uri"], make_masks(row["image_id"]), **changes) for row in planned]
+    table = take_over(plan.output, FINGERPRINT, options)
     per_shard = per_shard or len(rows)
     for first in range(0, len(rows), per_shard):
         table.commit([shard(plan.output, rows[first : first + per_shard], options)])
