@@ -68,7 +68,7 @@ def choose_masks(
     return kept
 
 
-def keep_masks(lists: pa.ChunkedArray, kept: NDArray[np.bool_]) -> pa.ListArray:
+def keep_masks(lists: pa.ChunkedArray | pa.ListArray, kept: NDArray[np.bool_]) -> pa.ListArray:
     """The masks of some images without those that are not kept.
 
     Args:
@@ -84,13 +84,30 @@ def keep_masks(lists: pa.ChunkedArray, kept: NDArray[np.bool_]) -> pa.ListArray:
     ).cast(lists.type)
 
 
+def with_fields(kind: pa.DataType, *parts: pa.ListArray) -> pa.ListArray:
+    """The same masks in another type.
+
+    Args:
+        kind: a list of structs. Fields that no part has are null.
+        parts: the same masks, each with some of their fields, as list_array gives them; the first that has a field
+            counts.
+    """
+    columns = {each.name: part.flatten().field(each.name) for part in reversed(parts) for each in part.type.value_type}
+    fields = list(kind.value_type)
+    num_masks = len(parts[0].flatten())
+    values = [columns.get(each.name, pa.nulls(num_masks, each.type)) for each in fields]
+    return pa.ListArray.from_arrays(parts[0].offsets, pa.StructArray.from_arrays(values, fields=fields)).cast(kind)
+
+
 def count_kept(masks: pa.ListArray, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
     """How many masks of each image are kept, (rows,)."""
     return np.bincount(row_numbers(masks)[kept], minlength=len(masks))
 
 
-def list_array(lists: pa.ChunkedArray) -> pa.ListArray:
+def list_array(lists: pa.ChunkedArray | pa.ListArray) -> pa.ListArray:
     """A column of lists in one piece, which begins with its first value."""
+    if isinstance(lists, pa.ListArray):
+        return lists
     joined = lists.combine_chunks()
     return pa.concat_arrays(joined.chunks) if isinstance(joined, pa.ChunkedArray) else joined
 

@@ -21,6 +21,7 @@ from sam_pipeline.results.choosing import (
     keep_masks,
     list_array,
     row_numbers,
+    with_fields,
 )
 from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.storage.tables.result_reading import RowGroup, check_condition, deciding_columns, masks_type
@@ -62,17 +63,16 @@ class Request:
             wanted &= _meets(rows, self.where)
         if not wanted.any():
             return self.schema.empty_table().select(self.columns)
-        masks, kept = None, None
+        looked_at, kept = None, None
         if self._chooses:
-            masks = group.read([], self._fields_read_first)["masks"]
-            kept = choose_masks(rows.append_column("masks", masks), self.selection, wanted=wanted, dropped=dropped)
-            counts = pa.array(count_kept(list_array(masks), kept), pa.int32())
-            rows = _with(rows, "num_masks", counts)
+            looked_at = list_array(group.read([], fields_looked_at(self.selection))["masks"])
+            kept = choose_masks(rows.append_column("masks", looked_at), self.selection, wanted=wanted, dropped=dropped)
+            rows = _with(rows, "num_masks", pa.array(count_kept(looked_at, kept), pa.int32()))
             if self.where is not None and "masks" not in self._deciding:
                 wanted &= _meets(rows, self.where)
-                kept &= wanted[row_numbers(list_array(masks))]
+                kept &= wanted[row_numbers(looked_at)]
         if "masks" in self._needed:
-            rows = rows.append_column(self.schema.field("masks"), self._masks(group, masks, wanted, kept))
+            rows = rows.append_column(self.schema.field("masks"), self._masks(group, looked_at, wanted, kept))
         if self.where is not None and "masks" in self._deciding:
             wanted &= _meets(rows, self.where)
         return (rows if wanted.all() else rows.filter(pa.array(wanted))).select(self.columns)
@@ -90,7 +90,7 @@ class Request:
     def _masks(
         self,
         group: RowGroup,
-        masks: pa.ChunkedArray | None,
+        looked_at: pa.ListArray | None,
         wanted: NDArray[np.bool_],
         kept: NDArray[np.bool_] | None,
     ) -> pa.Array | pa.ChunkedArray:
@@ -98,21 +98,21 @@ class Request:
 
         Args:
             group: to read from.
-            masks: what was read to choose.
+            looked_at: what was read to choose.
             wanted: (rows,).
             kept: (N,) masks of all rows; None keeps all.
         """
-        kind = self._masks_type
+        kind = self.schema.field("masks").type
         if not wanted.any() or (kept is not None and not kept.any()):
             return pa.array([[]] * group.num_rows, kind)
-        if masks is None or not self._is_read_once:
-            masks = group.read([], [each.name for each in kind.value_type])["masks"]
-        chosen = masks if kept is None or kept.all() else keep_masks(masks, kept)
-        return chosen if chosen.type == kind else _with_fields(chosen, kind)
-
-    @cached_property
-    def _masks_type(self) -> pa.DataType:
-        return self.schema.field("masks").type
+        fields = [each.name for each in kind.value_type]
+        if looked_at is None or kept is None:
+            return group.read([], fields)["masks"]
+        parts = [looked_at]
+        has = {each.name for each in looked_at.type.value_type}
+        if unread := [name for name in fields if name not in has]:
+            parts.append(list_array(group.read([], unread)["masks"]))
+        return with_fields(kind, *(part if kept.all() else keep_masks(part, kept) for part in parts))
 
     @cached_property
     def _deciding(self) -> frozenset[str]:
@@ -150,17 +150,6 @@ class Request:
             names.add("uri")
         return [name for name in self.schema.names if name in names]
 
-    @cached_property
-    def _is_read_once(self) -> bool:
-        """Whether all that is wanted of masks is read before they are chosen: else their pixels are read twice."""
-        wanted = {each.name for each in self._masks_type.value_type} if "masks" in self._needed else set()
-        return "segmentation" in wanted and "segmentation" in fields_looked_at(self.selection)
-
-    @cached_property
-    def _fields_read_first(self) -> list[str]:
-        looked_at = fields_looked_at(self.selection)
-        return [*looked_at, *(each.name for each in self._masks_type.value_type)] if self._is_read_once else looked_at
-
 
 def request_for(
     schema: pa.Schema,
@@ -187,15 +176,6 @@ def request_for(
 def _with(rows: pa.Table, name: str, column: pa.Array) -> pa.Table:
     index = rows.schema.get_field_index(name)
     return rows.set_column(index, rows.schema.field(index), column)
-
-
-def _with_fields(masks: pa.ChunkedArray | pa.ListArray, kind: pa.DataType) -> pa.ListArray:
-    """Masks with some of their fields."""
-    lists = list_array(masks) if isinstance(masks, pa.ChunkedArray) else masks
-    values = lists.flatten()
-    fields = list(kind.value_type)
-    some = pa.StructArray.from_arrays([values.field(each.name) for each in fields], fields=fields)
-    return pa.ListArray.from_arrays(lists.offsets, some).cast(kind)
 
 
 def _meets(rows: pa.Table, where: pc.Expression) -> NDArray[np.bool_]:
