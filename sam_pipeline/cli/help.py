@@ -70,6 +70,12 @@ A run in progress is stopped by it, with exit code 3; the same command resumes t
 Example:
   sam-pipeline vacuum run --retention-hours 24
 """,
+    "stats": """\
+Examples:
+  sam-pipeline stats run
+  sam-pipeline stats run --pred-iou-thresh 0.95 --min-area 100
+  sam-pipeline stats s3://bucket/masks --json
+""",
     "weights": """\
 Examples:
   sam-pipeline weights list
