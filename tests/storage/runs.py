@@ -15,7 +15,7 @@ from sam_pipeline.storage.tables.schema import MASKS_SCHEMA
 from tests.stored_masks import NO_PROMPT
 
 HEIGHT, WIDTH = 12, 16
-FINGERPRINT = {"points_per_side": 32, "weights_sha256": "aa", "schema_version": 1}
+FINGERPRINT = {"points_per_side": 32, "max_pixels": 1_000_000, "weights_sha256": "aa", "schema_version": 1}
 
 # The scores of a mask after their visit to float32: seven digits remain.
 FLOAT_FIELDS = {"predicted_iou": pytest.approx(0.9, abs=1e-7), "stability_score": pytest.approx(0.97, abs=1e-7)}
