@@ -18,6 +18,7 @@ from sam_pipeline.cli.flags import flags_of
 from sam_pipeline.cli.help import COMMANDS, help_text
 from sam_pipeline.cli.maintenance import retry, status, vacuum, verify
 from sam_pipeline.cli.printing import STDERR, STDOUT, print_table, prompt_rows, statuses_text
+from sam_pipeline.cli.report import report, show, stats
 from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.errors import NothingSucceededError, SamPipelineError
 from sam_pipeline.process import stopping, supervised, supervisor
@@ -68,7 +69,7 @@ def plan(config: Annotated[PlanConfig, flags_of(PlanConfig)]) -> int:
     return 0
 
 
-for _command in (status, verify, retry, vacuum):
+for _command in (status, verify, retry, vacuum, stats, report, show):
     app.command(_command)
 app.command(name="filter")(filter_masks)
 

@@ -79,6 +79,23 @@ Examples:
   sam-pipeline filter run --into parts --drop-contained parts --drop-border
   sam-pipeline filter s3://bucket/masks --into s3://bucket/cats --category-ids 17 --include 'train/*.jpg'
 """,
+    "stats": """\
+Examples:
+  sam-pipeline stats run
+  sam-pipeline stats run --pred-iou-thresh 0.95 --min-area 100
+  sam-pipeline stats s3://bucket/masks --json
+""",
+    "report": """\
+Examples:
+  sam-pipeline report run masks.html
+  sam-pipeline report s3://bucket/masks s3://bucket/masks.html --gallery 60
+  sam-pipeline report run review.html --review --overwrite
+""",
+    "show": """\
+Examples:
+  sam-pipeline show run --image 3 --to 3.png
+  sam-pipeline show run --image photos/cat.jpg --to cat.jpg --min-area 400
+""",
     "weights": """\
 Examples:
   sam-pipeline weights list

@@ -167,9 +167,6 @@ def test_help_of_what_is_no_command_is_refused(cli):
     assert "paint" in usage_refused(cli, "paint", "--help")
 
 
-COMMANDS = ["annotate", "plan", "status", "verify", "retry", "vacuum", "weights"]
-
-
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)
 def test_help_fits_80_columns_and_has_an_example(cli, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "80")
