@@ -70,6 +70,15 @@ A run in progress is stopped by it, with exit code 3; the same command resumes t
 Example:
   sam-pipeline vacuum run --retention-hours 24
 """,
+    "evaluate": """\
+Images are found by the file_name of the ground truth; an image that failed counts as one without masks. Masks of a grid
+are compared class-agnostic. Needs faster-coco-eval: pip install 'sam-pipeline[eval]'.
+
+Examples:
+  sam-pipeline evaluate run --ground-truth instances.json
+  sam-pipeline evaluate run --ground-truth instances.json --iou mask --rank-by mean
+  sam-pipeline evaluate run --ground-truth instances.json --pred-iou-thresh 0.95 --csv images.csv --json figures.json
+""",
     "weights": """\
 Examples:
   sam-pipeline weights list

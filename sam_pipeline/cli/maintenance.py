@@ -29,7 +29,7 @@ def status(output: Output, storage_options: JsonObject = NO_OPTIONS) -> int:
     from sam_pipeline.storage.tables.plan import read_plan
     from sam_pipeline.storage.tables.prompts import read_prompts_header
 
-    uri, options = _place(output, storage_options)
+    uri, options = place(output, storage_options)
     # Before the plan: another start may extend the plan and add rows to the results.
     state = read_state(uri, options)
     made = read_plan(uri, options)
@@ -60,7 +60,7 @@ def verify(output: Output, storage_options: JsonObject = NO_OPTIONS) -> int:
     """
     from sam_pipeline.storage.maintenance.verify import verify as run_verify
 
-    uri, options = _place(output, storage_options)
+    uri, options = place(output, storage_options)
     result = run_verify(uri, options)
     rows = {
         "output": output,
@@ -98,7 +98,7 @@ def retry(
     from sam_pipeline.storage.maintenance.verify import retry_damaged
     from sam_pipeline.storage.tables.results import check_statuses, delete_rows
 
-    uri, options = _place(output, storage_options)
+    uri, options = place(output, storage_options)
     if not status and not damaged:
         raise ConfigError("say which rows to delete: --status S [S ...], --damaged, or both")
     if status:
@@ -122,7 +122,7 @@ def vacuum(output: Output, retention_hours: int = 168, storage_options: JsonObje
     """
     from sam_pipeline.storage.maintenance.vacuum import vacuum as run_vacuum
 
-    uri, options = _place(output, storage_options)
+    uri, options = place(output, storage_options)
     done = run_vacuum(uri, retention_hours, options)
     rows: dict[str, object] = {"output": output, "files removed": done.num_removed}
     if done.num_foreign:
@@ -131,7 +131,7 @@ def vacuum(output: Output, retention_hours: int = 168, storage_options: JsonObje
     return 0
 
 
-def _place(output: str, storage_options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def place(output: str, storage_options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """The URI of an output and its storage options, both checked."""
     from sam_pipeline.storage.objects.filesystem import absolute_uri
 
