@@ -96,6 +96,15 @@ Examples:
   sam-pipeline show run --image 3 --to 3.png
   sam-pipeline show run --image photos/cat.jpg --to cat.jpg --min-area 400
 """,
+    "evaluate": """\
+Images are found by the file_name of the ground truth; an image that failed counts as one without masks. Masks of a grid
+are compared class-agnostic. Needs faster-coco-eval: pip install 'sam-pipeline[eval]'.
+
+Examples:
+  sam-pipeline evaluate run --ground-truth instances.json
+  sam-pipeline evaluate run --ground-truth instances.json --iou mask --rank-by mean
+  sam-pipeline evaluate run --ground-truth instances.json --pred-iou-thresh 0.95 --csv images.csv --json figures.json
+""",
     "weights": """\
 Examples:
   sam-pipeline weights list
