@@ -242,7 +242,7 @@ def test_nothing_in_common_is_an_error(tmp_path):
 
 def test_ground_truth_of_other_images_alone_is_an_error(tmp_path):
     truth = coco_file([[], [annotation(LEFT)]])
-    with pytest.raises(InputError, match="no objects in .* for the 1 images that the run has too"):
+    with pytest.raises(InputError, match=r"no objects in .* for the 1 images that the run has too"):
         compare(tmp_path, [[stored(LEFT)]], truth)
 
 
