@@ -26,6 +26,7 @@ from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.row_choice import checked_choice
 from sam_pipeline.results.rows import DecodedMask, ImageMask, ImageRow
+from sam_pipeline.run_products import RunProducts
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.tables.delta import output_errors
 
@@ -37,7 +38,7 @@ _ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Run:
+class Run(RunProducts):
     """A run's results at the version they were opened at; what is committed later is seen by opening it again.
 
     Made by open_run and annotate. A run is a collection of rows, one for each image that is done: `len(run)` counts
@@ -55,7 +56,6 @@ class Run:
     """
 
     results: Results
-    """What the run is read through, for the rest of this package."""
 
     @property
     def output(self) -> str:
