@@ -104,6 +104,15 @@ def count_kept(masks: pa.ListArray, kept: NDArray[np.bool_]) -> NDArray[np.int64
     return np.bincount(row_numbers(masks)[kept], minlength=len(masks))
 
 
+def prompt_box_iou(rows: pa.Table) -> NDArray[np.float64]:
+    """IoU of each mask's box with the box that it was prompted with, (N,); NaN where there is none.
+
+    Args:
+        rows: of the results, with masks, of which bbox and prompt_box are enough.
+    """
+    return _box_iou(_Masks.of(rows))
+
+
 def list_array(lists: pa.ChunkedArray | pa.ListArray) -> pa.ListArray:
     """A column of lists in one piece, which begins with its first value."""
     if isinstance(lists, pa.ListArray):
