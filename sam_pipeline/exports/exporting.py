@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.exports.destination import Destination
-from sam_pipeline.exports.format import Job, Review
+from sam_pipeline.exports.format import Job
 from sam_pipeline.exports.formats import FORMATS
 from sam_pipeline.exports.names import read_names
 from sam_pipeline.exports.parts import Position, num_parts, part_images, write_images
@@ -19,6 +19,7 @@ from sam_pipeline.exports.starting import begin
 from sam_pipeline.results.categories import read_categories, used_category_ids
 from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.review import read_review
 from sam_pipeline.storage.objects.filesystem import absolute_uri
 from sam_pipeline.storage.tables.delta_place import Table
 
@@ -44,7 +45,6 @@ def export(
     dest: str,
     settings: ExportSettings,
     advance: Callable[[int], object] = lambda _: None,
-    review: Review | None = None,
 ) -> Summary:
     """Write a run in another format.
 
@@ -53,7 +53,6 @@ def export(
         dest: a folder, local or a URI, that is empty or not there; or that holds the same export, cut off.
         settings: the format, and how it is written.
         advance: is told now and then how many images were done since the last time.
-        review: leaves out images and masks beyond the selection.
 
     Raises:
         ConfigError: settings that do not go together; a category without a name.
@@ -61,7 +60,7 @@ def export(
         StorageUnavailableError: storage did not answer; the same call goes on.
     """
     destination = Destination(absolute_uri(dest), results.storage_options)
-    job, marker = start(results, destination, settings, review)
+    job, marker = start(results, destination, settings)
     done = read_parts(destination)
     position = Position()
     records = []
@@ -76,9 +75,7 @@ def export(
     return finish(job, destination, marker, records)
 
 
-def start(
-    results: Results, destination: Destination, settings: ExportSettings, review: Review | None
-) -> tuple[Job, Marker]:
+def start(results: Results, destination: Destination, settings: ExportSettings) -> tuple[Job, Marker]:
     """Check everything that can be checked, and claim the destination."""
     form = FORMATS[settings.format]
     given = settings.by_name()
@@ -92,7 +89,8 @@ def start(
     used = used_category_ids(results)
     for category_id in used:
         categories.export_id(category_id)  # raises for one without a name
-    marker = begin(results, destination, settings, review, part_images(settings))
+    review = None if settings.reviewed is None else read_review(settings.reviewed, results.storage_options)
+    marker = begin(results, destination, settings, part_images(settings))
     if marker.table_version != results.table.version():
         results = replace(results, table=Table(results.table.uri, results.storage_options, marker.table_version))
     names = read_names(

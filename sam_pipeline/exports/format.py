@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-import pyarrow as pa
 
 from sam_pipeline.exports.batch import Batch
 from sam_pipeline.exports.names import Names
@@ -15,21 +12,7 @@ from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.results.categories import Categories
 from sam_pipeline.results.results import Results
-
-
-class Review(Protocol):
-    """What a person has ticked in the page of `report --review`."""
-
-    @property
-    def place(self) -> str:
-        """The file with the ticks."""
-
-    def apply(self, rows: pa.Table) -> pa.Table:
-        """Rows of the results without the images and masks that the person does not want.
-
-        Args:
-            rows: with the columns image_id, uri, num_masks and masks.
-        """
+from sam_pipeline.results.review import Review
 
 
 @dataclass(frozen=True, eq=False)

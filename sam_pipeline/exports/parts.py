@@ -18,10 +18,13 @@ from sam_pipeline.exports.progress import PartRecord
 from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.results.mask_selection import MaskSelection
+from sam_pipeline.results.row_groups import Reading
 
 PART_IMAGES = 4096
 """Planned images in a part, at least: so many are done again after a kill."""
 
+_NOT_SELECTED = "not selected"
+_DROPPED = "dropped in the review"
 _READ = (*COLUMNS, "num_masks")
 _COUNTED = ("uri", "num_masks")
 
@@ -105,20 +108,14 @@ def _ids(job: Job, number: int) -> tuple[int, int]:
 
 
 def _left_out(job: Job, number: int) -> Report:
-    """All images and masks of a part as left out, by reason; what is exported is taken off later."""
+    """All images of a part as left out, by reason; what is exported is taken off later."""
     report = Report()
-    num_ok = num_stored = 0
-    everything = job.results.select(MaskSelection())
     first_id, last_id = _ids(job, number)
-    for rows in everything.tables(["status", "num_masks"], first_id=first_id, last_id=last_id):
+    everything = job.results.select(MaskSelection())
+    for rows in everything.tables(["status"], first_id=first_id, last_id=last_id):
         for entry in rows["status"].value_counts().to_pylist():
-            if entry["values"] == "ok":
-                num_ok += entry["counts"]
-            else:
-                report.images_left_out[entry["values"]] += entry["counts"]
-        num_stored += _num_masks(rows)
-    report.images_left_out["not selected"] = num_ok
-    report.masks_left_out["not selected"] = num_stored
+            reason = _NOT_SELECTED if entry["values"] == "ok" else entry["values"]
+            report.images_left_out[reason] += entry["counts"]
     return report
 
 
@@ -144,19 +141,20 @@ def _by_split(job: Job, number: int, columns: Sequence[str], report: Report) -> 
 def _wanted(job: Job, number: int, columns: Sequence[str], report: Report) -> Iterator[pa.Table]:
     """The rows of a part that are exported, num_masks among their columns; the rest is counted."""
     first_id, last_id = _ids(job, number)
-    for rows in job.results.tables(columns, pc.field("status") == "ok", first_id=first_id, last_id=last_id):
-        report.images_left_out["not selected"] -= rows.num_rows
-        report.masks_left_out["not selected"] -= _num_masks(rows)
+    is_ok, reading = pc.field("status") == "ok", Reading()
+    for rows in job.results.tables(columns, is_ok, first_id=first_id, last_id=last_id, reading=reading):
+        report.images_left_out[_NOT_SELECTED] -= rows.num_rows
         if job.review is not None:
             reviewed = job.review.apply(rows)
-            report.images_left_out["dropped in the review"] += rows.num_rows - reviewed.num_rows
-            report.masks_left_out["dropped in the review"] += _num_masks(rows) - _num_masks(reviewed)
+            report.images_left_out[_DROPPED] += rows.num_rows - reviewed.num_rows
+            report.masks_left_out[_DROPPED] += _num_masks(rows) - _num_masks(reviewed)
             rows = reviewed
         if not job.settings.keep_empty:
             wanted = rows.filter(pc.field("num_masks") > 0)
             report.images_left_out["without masks"] += rows.num_rows - wanted.num_rows
             rows = wanted
         yield rows
+    report.masks_left_out.update(reading.dropped)
 
 
 def _num_masks(rows: pa.Table) -> int:

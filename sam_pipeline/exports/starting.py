@@ -7,39 +7,33 @@ from typing import Any
 
 from sam_pipeline.errors import ConfigError, OutputError
 from sam_pipeline.exports.destination import OWN_FOLDER, Destination
-from sam_pipeline.exports.format import Review
 from sam_pipeline.exports.progress import Identity, Marker, read_marker, write_marker, written_names
 from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.results.results import Results
 from sam_pipeline.storage.tables.delta import table_id
 
 
-def identity_of(results: Results, settings: ExportSettings, review: Review | None) -> Identity:
+def identity_of(results: Results, settings: ExportSettings) -> Identity:
     """What an export is of."""
     stored = {name: value for name, value in settings.by_name().items() if name != "overwrite"}
-    if review is not None:
-        stored["reviewed"] = review.place
     plain: dict[str, Any] = json.loads(json.dumps(stored | results.selection.effective()))
     return Identity(results.output, table_id(results.table), plain)
 
 
-def begin(
-    results: Results, destination: Destination, settings: ExportSettings, review: Review | None, part_images: int
-) -> Marker:
+def begin(results: Results, destination: Destination, settings: ExportSettings, part_images: int) -> Marker:
     """Claim a destination, or find in it what the same export has begun.
 
     Args:
         results: the run, with the selection.
         destination: where.
         settings: of the export.
-        review: what is left out.
         part_images: planned images in a part of a new export.
 
     Raises:
         OutputError: it is not empty, and holds no export that can be replaced or goes on.
         ConfigError: it holds another export, which is not finished.
     """
-    identity = identity_of(results, settings, review)
+    identity = identity_of(results, settings)
     marker = read_marker(destination)
     kept: tuple[str, ...] = ()
     if marker is not None and not settings.overwrite:

@@ -212,7 +212,7 @@ def test_only_chosen_masks_are_written_and_the_others_are_counted(exported):
         [row(0, masks), row(1, masks[:1])], "coco", selection={"pred_iou_thresh": 0.92, "exclude": ["0001.jpg"]}
     )
     assert len(COCO(folder / "annotations.json").anns) == 2
-    assert summary.masks_left_out == {"not selected": 2}
+    assert summary.masks_left_out == {"pred_iou_thresh": 1}
     assert summary.images_left_out == {"not selected": 1}
 
 
