@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sam_pipeline.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from sam_pipeline.api import ImageRow, MaskDict, PromptError, Run, annotate, decode_mask, open_run
+    from sam_pipeline.api import annotate, decode_mask, open_run
     from sam_pipeline.config import (
         AnnotateConfig,
         InputConfig,
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
         PromptConfig,
         SelectionConfig,
     )
+    from sam_pipeline.drawing import draw_masks
     from sam_pipeline.errors import SamPipelineError
+    from sam_pipeline.results.rows import ImageRow, MaskDict, PromptError
+    from sam_pipeline.run import Run
 
 __all__ = [
     "AnnotateConfig",
@@ -38,11 +41,12 @@ __all__ = [
     "SelectionConfig",
     "annotate",
     "decode_mask",
+    "draw_masks",
     "open_run",
 ]
 
 _HOMES = {
-    "sam_pipeline.api": ("ImageRow", "MaskDict", "PromptError", "Run", "annotate", "decode_mask", "open_run"),
+    "sam_pipeline.api": ("annotate", "decode_mask", "open_run"),
     "sam_pipeline.config": (
         "AnnotateConfig",
         "InputConfig",
@@ -53,7 +57,10 @@ _HOMES = {
         "PromptConfig",
         "SelectionConfig",
     ),
+    "sam_pipeline.drawing": ("draw_masks",),
     "sam_pipeline.errors": ("SamPipelineError",),
+    "sam_pipeline.results.rows": ("ImageRow", "MaskDict", "PromptError"),
+    "sam_pipeline.run": ("Run",),
 }
 
 # Workers and the command line import this package too, and must not pay for what they do not use. Type checkers see

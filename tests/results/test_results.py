@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.results.choosing import choose_images, choose_masks, keep_masks
 from sam_pipeline.results.mask_selection import MaskSelection
-from sam_pipeline.results.results import Reading, Results
+from sam_pipeline.results.results import Results
+from sam_pipeline.results.row_groups import Reading
 from tests.results.test_choosing import SELECTIONS
 from tests.storage.runs import FINGERPRINT, failed_row, finished, mask, plan, results_table, row, take_over
 
@@ -54,7 +55,7 @@ CONDITIONS = [None, pc.field("num_masks") > 1, pc.field("status") == "ok", pc.li
 
 @pytest.mark.parametrize("where", CONDITIONS, ids=str)
 @given(SELECTIONS)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_reading_is_choosing(output, where, selection):
     for columns in COLUMNS:
         assert read(output, selection, columns, where) == in_memory(selection, where).select(columns)
@@ -100,3 +101,32 @@ def test_looser_than_the_run_is_refused(tmp_path, looser, stored):
     with pytest.raises(ConfigError, match=f"{looser} = {stored:g} is looser than the run's"):
         Results.open(str(tmp_path), {}, MaskSelection(**{looser: stored}))
     assert Results.open(str(tmp_path), {}, MaskSelection(**{looser: fingerprint[looser]})).num_done == 0
+
+
+FIELDS = [["area"], ["area", "bbox", "segmentation"], ["predicted_iou", "prompt_box"]]
+
+
+@pytest.mark.parametrize("fields", FIELDS, ids=str)
+@given(SELECTIONS)
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_some_fields_are_those_of_the_whole_masks(output, fields, selection):
+    columns, where = ["image_id", "num_masks", "masks"], pc.field("num_masks") > 0
+    results = Results.open(output, {}, selection)
+    whole, part = Reading(), Reading()
+    found = [row for rows in results.tables(columns, where, reading=whole) for row in rows.to_pylist()]
+    expected = [
+        row | {"masks": [{name: mask[name] for name in mask if name in fields} for mask in row["masks"]]}
+        for row in found
+    ]
+    tables = list(results.tables(columns, where, mask_fields=fields, reading=part))
+    assert [row for rows in tables for row in rows.to_pylist()] == expected
+    assert part.num_bytes < whole.num_bytes or not found or "segmentation" in fields
+
+
+def test_a_condition_on_a_field_that_is_not_read_is_refused(output):
+    scores = pc.list_value_length(pc.field("masks"))
+    assert list(Results.open(output, {}).tables(["masks"], scores > 0, mask_fields=["area"]))
+    with pytest.raises(ConfigError, match="where does not fit"):
+        Results.open(output, {}).tables(
+            ["masks"], pc.struct_field(pc.list_element(pc.field("masks"), 0), "score") > 0, mask_fields=["area"]
+        )
