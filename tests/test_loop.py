@@ -1,7 +1,12 @@
 """The loop of docs/loop.md: from boxes to masks to a detector that learns from them."""
 
+import re
+import shlex
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
 from jobs.make_scenes import CATEGORIES, SIZE, make_scene, write_scenes
 from jobs.train_detector import train
@@ -37,6 +42,16 @@ def run(tmp_path):
     return output
 
 
+@pytest.fixture
+def one_thread():
+    """Threads of torch wait for each other in turns that other processes take."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_detector_learns_from_the_masks_of_a_run(run):
     outcome = train(run, steps=40, side=96, batch_size=6, held_out=0.25, seed=0)
     assert (outcome.num_seen, outcome.num_held_out) == (9, 3)
@@ -51,3 +66,29 @@ def test_a_scene_has_objects_of_all_categories_apart_from_each_other():
     for image, objects in scenes:
         assert image.shape == (SIZE, SIZE, 3)
         assert sum(pixels.astype(int) for _, pixels in objects).max() == 1
+
+
+TEXT = (Path(__file__).parent.parent / "docs" / "loop.md").read_text()
+COMMANDS = [line.strip() for line in TEXT.splitlines() if line.startswith(("    sam-pipeline ", "    python "))]
+
+
+@pytest.mark.soak
+@pytest.mark.slow
+@pytest.mark.weights
+def test_the_loop_of_the_documentation_is_closed(tmp_path, start, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs").symlink_to(Path(__file__).parent.parent / "jobs")
+    precision = {}
+    for command in COMMANDS:
+        program, *arguments = shlex.split(command)
+        finished = start(*arguments, script=program).wait()
+        assert finished.exit_code == 0, f"{command}: {finished.stderr}"
+        if arguments[0] == "jobs/train_detector.py":
+            first, last = map(float, re.findall(r"([\d.]+) at (?:first|last)", finished.stdout))
+            assert last < 0.3 * first
+            precision[arguments[1]] = float(
+                re.search(r"^AP50 on held-out +([\d.]+)$", finished.stdout, re.MULTILINE)[1]
+            )
+    assert precision["loop/good"] > 0.5
+    assert precision["loop/objects"] > 0.3
+    assert (tmp_path / "loop" / "yolo" / "data.yaml").exists()

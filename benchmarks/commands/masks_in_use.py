@@ -116,7 +116,10 @@ def main(arguments: Sequence[str]) -> None:
         if options.run is None:
             write_run(run, options.images, masks_per_image=options.masks_per_image)
         chosen = [each for each in measurements(run, options.images, folder) if each[0].startswith(tuple(options.only))]
-        rows = [measure(what, command, options.images) for what, command in chosen]
+        rows = []
+        for what, command in chosen:
+            rows.append(measure(what, command, options.images))
+            print("; ".join(_cells(rows[-1])), file=sys.stderr, flush=True)
     columns = ("", "s", "CPU s", "images/s", "peak MB", "MB read")
     print_table(columns, [_cells(row) for row in rows])
     write_result(options.name, {"masks_per_image": options.masks_per_image, "rows": rows})
