@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 import cv2
 import numpy as np
 import torch
+from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from sam_pipeline.masks.runs import rle
@@ -49,27 +50,27 @@ def detection_target(
         size_hw: of the image, in pixels.
         labels: of every category that masks have.
     """
+    masks = [mask for mask, area in zip(masks, _areas(masks), strict=True) if area]
     pixels = np.zeros((len(masks), *size_hw), np.uint8)
     boxes = np.zeros((len(masks), 4), np.float32)
     for number, mask in enumerate(masks):
-        columns = rle.decode(mask["segmentation"]).view(np.uint8).T
-        # RLE runs down the columns: OpenCV's blocked transpose is several times as fast as NumPy's.
-        cv2.transpose(np.ascontiguousarray(columns), dst=pixels[number])
-        x, y, w, h = cv2.boundingRect(pixels[number])
+        x, y, w, h = (round(each) for each in coco_mask.toBbox(mask["segmentation"]))
         boxes[number] = (x, y, x + w, y + h)
-    category_ids = [mask.get("category_id") for mask in masks]
-    has_pixels = boxes[:, 2] > 0
-    if not has_pixels.all():
-        pixels, boxes = pixels[has_pixels], boxes[has_pixels]
-        category_ids = [each for each, has in zip(category_ids, has_pixels, strict=True) if has]
+        # RLE runs down the columns: OpenCV's blocked transpose is several times as fast as NumPy's.
+        columns = rle.decode(mask["segmentation"]).view(np.uint8).T[x : x + w]
+        pixels[number][:, x : x + w] = cv2.transpose(np.ascontiguousarray(columns))
     return Target(
         boxes=torch.from_numpy(boxes),
-        labels=torch.tensor([labels[each] for each in category_ids], dtype=torch.int64),
+        labels=torch.tensor([labels[mask.get("category_id")] for mask in masks], dtype=torch.int64),
         masks=torch.from_numpy(pixels),
         image_id=image_id,
-        area=torch.tensor([np.count_nonzero(each) for each in pixels], dtype=torch.float32),
+        area=torch.tensor(_areas(masks), dtype=torch.float32),
         iscrowd=torch.zeros(len(pixels), dtype=torch.int64),
     )
+
+
+def _areas(masks: Sequence[Mapping[str, Any]]) -> list[int]:
+    return [int(coco_mask.area(mask["segmentation"])) for mask in masks]
 
 
 def read_labels(results: Results) -> tuple[Labels, dict[int, str]]:
