@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from sam_pipeline.cli.arguments import check_flags, check_order, check_patterns, with_config
+from sam_pipeline.cli.filter import filter_masks
 from sam_pipeline.cli.flags import flags_of
 from sam_pipeline.cli.help import COMMANDS, help_text
 from sam_pipeline.cli.maintenance import retry, status, vacuum, verify
@@ -70,6 +71,7 @@ def plan(config: Annotated[PlanConfig, flags_of(PlanConfig)]) -> int:
 
 for _command in (status, verify, retry, vacuum, stats, report, show):
     app.command(_command)
+app.command(name="filter")(filter_masks)
 
 
 @app.command

@@ -70,6 +70,15 @@ A run in progress is stopped by it, with exit code 3; the same command resumes t
 Example:
   sam-pipeline vacuum run --retention-hours 24
 """,
+    "filter": """\
+Annotate once with loose thresholds, and choose afterwards. A value looser than the run's own is refused. Killed in
+between, the same command goes on.
+
+Examples:
+  sam-pipeline filter run --into best --pred-iou-thresh 0.95 --min-area 100
+  sam-pipeline filter run --into parts --drop-contained parts --drop-border
+  sam-pipeline filter s3://bucket/masks --into s3://bucket/cats --category-ids 17 --include 'train/*.jpg'
+""",
     "stats": """\
 Examples:
   sam-pipeline stats run

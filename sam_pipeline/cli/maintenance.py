@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import tyro
 
 from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject
-from sam_pipeline.cli.printing import STDERR, print_table, prompt_rows, statuses_text
+from sam_pipeline.cli.printing import STDERR, filter_rows, print_table, prompt_rows, statuses_text
 from sam_pipeline.config import PlanConfig
+from sam_pipeline.config.fingerprint import filter_command
 from sam_pipeline.errors import ConfigError, OutputError
 
 Output = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="OUTPUT")]]
@@ -37,6 +38,7 @@ def status(output: Output, storage_options: JsonObject = NO_OPTIONS) -> int:
         raise OutputError(f"no plan in {output}")
     rows: dict[str, object] = {"output": output, "input": made.input, "images": made.num_images}
     if state is not None:
+        rows |= filter_rows(state.filters)
         left = made.num_images - state.num_by_status.total()
         rows |= {"done": f"{state.num_by_status.total()} ({statuses_text(state.num_by_status)})", "left": left}
         if (prompts := read_prompts_header(uri, options, made.generation)) is not None:
@@ -78,6 +80,9 @@ def verify(output: Output, storage_options: JsonObject = NO_OPTIONS) -> int:
     if result.is_repairable:
         again = f"sam-pipeline retry {shlex.quote(output)} --damaged"
         STDERR.print_line(f"to have what is damaged or unsound done again: {again}, and then annotate")
+    elif result.filters and not result.ok and not result.num_left:
+        again = filter_command(result.filters[-1], "NEW")
+        STDERR.print_line(f"to have what is damaged or unsound filtered again, into another folder: {again}")
     return 0 if result.ok else 1
 
 

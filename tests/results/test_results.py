@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.results.choosing import choose_images, choose_masks, keep_masks
 from sam_pipeline.results.mask_selection import MaskSelection
-from sam_pipeline.results.results import Reading, Results
+from sam_pipeline.results.results import Results
+from sam_pipeline.results.row_groups import Reading
 from tests.results.test_choosing import SELECTIONS
 from tests.storage.runs import FINGERPRINT, failed_row, finished, mask, plan, results_table, row, take_over
 
@@ -54,7 +55,7 @@ CONDITIONS = [None, pc.field("num_masks") > 1, pc.field("status") == "ok", pc.li
 
 @pytest.mark.parametrize("where", CONDITIONS, ids=str)
 @given(SELECTIONS)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_reading_is_choosing(output, where, selection):
     for columns in COLUMNS:
         assert read(output, selection, columns, where) == in_memory(selection, where).select(columns)

@@ -111,7 +111,8 @@ def iterate_row_groups(
         StorageUnavailableError: storage did not answer.
     """
     schema = results_schema(table)
-    files = sorted(committed_files(table), key=lambda file: file.min_image_id)
+    # A file without rows has no ids.
+    files = sorted((file for file in committed_files(table) if file.num_rows), key=lambda file: file.min_image_id)
     files = [
         file for file in files if file.max_image_id >= first_id and (last_id is None or file.min_image_id <= last_id)
     ]
