@@ -25,6 +25,8 @@ class Job:
     categories: Categories
     with_object: bool
     """Whether masks without a category may occur."""
+    part_images: int
+    """Planned images in a part."""
     kept: frozenset[str] = frozenset()
     """Names of files of others in the destination, which are not to be replaced."""
 

@@ -7,7 +7,9 @@ from typing import Literal
 
 from sam_pipeline.config.base import Settings, check, check_place
 
-ExportFormat = Literal["coco", "coco-results", "sa1b", "amg"]
+ExportFormat = Literal[
+    "coco", "coco-results", "sa1b", "amg", "yolo-seg", "yolo-box", "png", "labelme", "webdataset", "hf"
+]
 Bbox = Literal["mask", "prompt"]
 Segmentation = Literal["rle", "polygon"]
 PolygonParts = Literal["bridge", "split", "largest"]

@@ -239,3 +239,21 @@ def test_results_have_the_ids_of_the_coco_file_that_the_images_came_from(exporte
     assert [each["image_id"] for each in json.loads((folder / "results.json").read_text())] == [42, 2]
     folder, _ = exported([failed_row(0)], "coco-results", "nothing")
     assert json.loads((folder / "results.json").read_text()) == []
+
+
+@pytest.mark.parametrize(("parts", "whole"), [("bridge", True), ("split", True), ("largest", False)])
+def test_polygons_are_drawn_again_as_the_masks(exported, every_shape, parts, whole):
+    folder, summary = exported(every_shape, "coco", segmentation="polygon", parts=parts)
+    read = COCO(folder / "annotations.json")
+    ious = []
+    for each, pixels in zip(
+        read.dataset["annotations"], [*shapes().values(), *list(shapes().values())[:2]], strict=True
+    ):
+        assert all(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in each["segmentation"])
+        assert parts == "split" or len(each["segmentation"]) == 1
+        drawn = read.annToMask(each).astype(bool)
+        ious.append((drawn & pixels).sum() / (drawn | pixels).sum())
+        assert each["area"] == pixels.sum()
+    assert (min(ious) == 1) == whole
+    assert summary.loss.num_masks == len(ious)
+    assert summary.loss.mean() == pytest.approx(np.mean(ious))

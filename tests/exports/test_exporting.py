@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sam_pipeline.errors import ConfigError, InputError, OutputError
-from sam_pipeline.exports import exporting
+from sam_pipeline.exports import exporting, parts
 from sam_pipeline.exports.destination import OWN_FOLDER, Destination
 from sam_pipeline.exports.exporting import export
 from sam_pipeline.exports.settings import ExportSettings
@@ -24,12 +24,19 @@ FORMATS = [
     {"format": "sa1b"},
     {"format": "amg", "convert_to_rle": True},
     {"format": "amg"},
+    {"format": "coco", "segmentation": "polygon"},
+    {"format": "yolo-seg", "split": 0.5},
+    {"format": "yolo-box"},
+    {"format": "png"},
+    {"format": "labelme"},
+    {"format": "webdataset", "shard_images": 3},
+    {"format": "hf", "shard_images": 3},
 ]
 
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(exporting, "PART_IMAGES", 4)
+    monkeypatch.setattr(parts, "PART_IMAGES", 4)
 
 
 @pytest.fixture
@@ -251,8 +258,10 @@ def test_images_are_copied_or_linked_beside_their_annotations(run_with_images, e
     assert (tmp_path / "in" / "a" / "first.png").exists()
 
 
-def test_members_of_archives_cannot_be_linked(exported):
-    rows = [row(0, [], uri="file:///in/a.tar#b.jpg"), row(1, [], uri="file:///in/a.tar#c.jpg")]
+def test_members_of_archives_cannot_be_linked(exported, tmp_path):
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(b"an archive")
+    rows = [row(0, [], uri=f"file://{archive}#b.jpg"), row(1, [], uri=f"file://{archive}#c.jpg")]
     with pytest.raises(ConfigError, match="use --images copy"):
         exported(rows, "coco", images="symlink")
 
