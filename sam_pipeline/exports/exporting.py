@@ -19,6 +19,7 @@ from sam_pipeline.exports.starting import begin
 from sam_pipeline.results.categories import read_categories, used_category_ids
 from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.review import read_review
 from sam_pipeline.storage.objects.filesystem import absolute_uri
 from sam_pipeline.storage.tables.delta_place import Table
 
@@ -40,7 +41,10 @@ class Summary(Report):
 
 
 def export(
-    results: Results, dest: str, settings: ExportSettings, advance: Callable[[int], object] = lambda _: None
+    results: Results,
+    dest: str,
+    settings: ExportSettings,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> Summary:
     """Write a run in another format.
 
@@ -85,6 +89,7 @@ def start(results: Results, destination: Destination, settings: ExportSettings) 
     used = used_category_ids(results)
     for category_id in used:
         categories.export_id(category_id)  # raises for one without a name
+    review = None if settings.reviewed is None else read_review(settings.reviewed, results.storage_options)
     marker = begin(results, destination, settings, part_images(settings))
     if marker.table_version != results.table.version():
         results = replace(results, table=Table(results.table.uri, results.storage_options, marker.table_version))
@@ -93,7 +98,7 @@ def start(results: Results, destination: Destination, settings: ExportSettings) 
     )
     with_object = None in used or not categories.names
     kept = frozenset(marker.kept)
-    return Job(results, settings, names, categories, with_object, marker.part_images, kept), marker
+    return Job(results, settings, names, categories, with_object, marker.part_images, review, kept), marker
 
 
 def finish(job: Job, destination: Destination, marker: Marker, records: Sequence[PartRecord]) -> Summary:

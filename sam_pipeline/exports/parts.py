@@ -18,9 +18,15 @@ from sam_pipeline.exports.progress import PartRecord
 from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.results.mask_selection import MaskSelection
+from sam_pipeline.results.row_groups import Reading
 
 PART_IMAGES = 4096
 """Planned images in a part, at least: so many are done again after a kill."""
+
+_NOT_SELECTED = "not selected"
+_DROPPED = "dropped in the review"
+_READ = (*COLUMNS, "num_masks")
+_COUNTED = ("uri", "num_masks")
 
 
 @dataclass
@@ -65,7 +71,7 @@ def write_images(job: Job, destination: Destination, number: int, position: Posi
     place = Place(destination, f"part-{number:07}", job.kept)
     report, pieces, position = Report(), [], position.copy()
     report.merge(_left_out(job, number))
-    for split, stream in _by_split(job, number, (*COLUMNS, "num_masks"), report):
+    for split, stream in _by_split(job, number, _READ, report):
         while stream.has_more():
             counted = _Counted(job, stream.take(_shard_images(job.settings)), position.annotation_id)
             piece = Piece(split, position.piece_numbers.get(split, 0))
@@ -82,11 +88,9 @@ def count_images(job: Job, number: int) -> tuple[Piece, ...]:
     """The pieces that a part will have, numbered from 0, from small columns: what later parts begin after."""
     pieces = []
     position = Position()
-    for split, stream in _by_split(job, number, ("uri", "num_masks"), Report()):
+    for split, stream in _by_split(job, number, _COUNTED if job.review is None else _READ, Report()):
         while stream.has_more():
-            counts = [
-                (rows.num_rows, pc.sum(rows["num_masks"]).as_py()) for rows in stream.take(_shard_images(job.settings))
-            ]
+            counts = [(rows.num_rows, _num_masks(rows)) for rows in stream.take(_shard_images(job.settings))]
             num_images, num_masks = (sum(count) for count in zip(*counts, strict=True))
             pieces.append(Piece(split, position.piece_numbers.get(split, 0), num_images, num_masks))
             position.advance(pieces[-1:])
@@ -104,20 +108,14 @@ def _ids(job: Job, number: int) -> tuple[int, int]:
 
 
 def _left_out(job: Job, number: int) -> Report:
-    """All images and masks of a part as left out, by reason; what is exported is taken off later."""
+    """All images of a part as left out, by reason; what is exported is taken off later."""
     report = Report()
-    num_ok = num_stored = 0
-    everything = job.results.select(MaskSelection())
     first_id, last_id = _ids(job, number)
-    for rows in everything.tables(["status", "num_masks"], first_id=first_id, last_id=last_id):
+    everything = job.results.select(MaskSelection())
+    for rows in everything.tables(["status"], first_id=first_id, last_id=last_id):
         for entry in rows["status"].value_counts().to_pylist():
-            if entry["values"] == "ok":
-                num_ok += entry["counts"]
-            else:
-                report.images_left_out[entry["values"]] += entry["counts"]
-        num_stored += pc.sum(rows["num_masks"]).as_py()
-    report.images_left_out["not selected"] = num_ok
-    report.masks_left_out["not selected"] = num_stored
+            reason = _NOT_SELECTED if entry["values"] == "ok" else entry["values"]
+            report.images_left_out[reason] += entry["counts"]
     return report
 
 
@@ -143,15 +141,24 @@ def _by_split(job: Job, number: int, columns: Sequence[str], report: Report) -> 
 def _wanted(job: Job, number: int, columns: Sequence[str], report: Report) -> Iterator[pa.Table]:
     """The rows of a part that are exported, num_masks among their columns; the rest is counted."""
     first_id, last_id = _ids(job, number)
-    for rows in job.results.tables(columns, pc.field("status") == "ok", first_id=first_id, last_id=last_id):
-        report.images_left_out["not selected"] -= rows.num_rows
-        report.masks_left_out["not selected"] -= pc.sum(rows["num_masks"]).as_py()
-        if job.settings.keep_empty:
-            yield rows
-            continue
-        wanted = rows.filter(pc.field("num_masks") > 0)
-        report.images_left_out["without masks"] += rows.num_rows - wanted.num_rows
-        yield wanted
+    is_ok, reading = pc.field("status") == "ok", Reading()
+    for rows in job.results.tables(columns, is_ok, first_id=first_id, last_id=last_id, reading=reading):
+        report.images_left_out[_NOT_SELECTED] -= rows.num_rows
+        if job.review is not None:
+            reviewed = job.review.apply(rows)
+            report.images_left_out[_DROPPED] += rows.num_rows - reviewed.num_rows
+            report.masks_left_out[_DROPPED] += _num_masks(rows) - _num_masks(reviewed)
+            rows = reviewed
+        if not job.settings.keep_empty:
+            wanted = rows.filter(pc.field("num_masks") > 0)
+            report.images_left_out["without masks"] += rows.num_rows - wanted.num_rows
+            rows = wanted
+        yield rows
+    report.masks_left_out.update(reading.dropped)
+
+
+def _num_masks(rows: pa.Table) -> int:
+    return int(pc.sum(rows["num_masks"]).as_py() or 0)
 
 
 class _Stream:

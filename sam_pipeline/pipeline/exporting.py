@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
@@ -16,46 +15,18 @@ from sam_pipeline.exports.parts import Position, count_images, num_parts, write_
 from sam_pipeline.exports.progress import read_parts, write_part
 from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.pipeline.cluster import connected
-from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.objects.filesystem import absolute_uri
-from sam_pipeline.storage.tables.delta_place import Table
 
 _MAX_TRIES = 3
 
 
-@dataclass(frozen=True)
-class _SentJob:
-    """A job on its way to a worker, which opens the run itself."""
-
-    job: Any
-    """The Job without its results."""
-    output: str
-    num_images: int
-    table_uri: str
-    version: int
-    storage_options: Mapping[str, Any]
-    selection: MaskSelection
-
-    @classmethod
-    def of(cls, job: Job) -> _SentJob:
-        """Pack a job."""
-        run = job.results
-        packed = replace(job, results=None)  # type: ignore[arg-type]
-        return cls(
-            packed, run.output, run.num_images, run.table.uri, run.table.version(), run.storage_options, run.selection
-        )
-
-    def opened(self) -> Job:
-        """The job, with the run at the version that is exported."""
-        table = Table(self.table_uri, self.storage_options, self.version)
-        results = Results(self.output, self.num_images, table, self.storage_options, self.selection)
-        return replace(self.job, results=results)  # type: ignore[no-any-return]
-
-
 def export_on_cluster(
-    results: Results, dest: str, settings: ExportSettings, advance: Callable[[int], object] = lambda _: None
+    results: Results,
+    dest: str,
+    settings: ExportSettings,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> Summary:
     """Write a run in another format, on as many CPUs as the cluster has.
 
@@ -71,7 +42,7 @@ def export_on_cluster(
         job, marker = start(results, destination, settings)
         done = read_parts(destination)
         left = [number for number in range(num_parts(job)) if number not in done]
-        sent = ray.put(_SentJob.of(job))
+        sent = ray.put(job)
         pieces = {number: record.pieces for number, record in done.items()}
         pieces |= dict(_in_tasks(_count, [(sent, number) for number in left]))
         positions, position = {}, Position()
@@ -111,11 +82,11 @@ def _value(reference: Any) -> Any:
         raise RunFailedError(f"a part of the export failed: {one_line(cause)}; the same command goes on") from error
 
 
-def _count(sent: _SentJob, number: int) -> Any:
-    return count_images(sent.opened(), number)
+def _count(job: Job, number: int) -> Any:
+    return count_images(job, number)
 
 
-def _write(sent: _SentJob, number: int, destination: Destination, position: Position) -> Any:
-    record = write_images(sent.opened(), destination, number, position)
+def _write(job: Job, number: int, destination: Destination, position: Position) -> Any:
+    record = write_images(job, destination, number, position)
     write_part(destination, number, record)
     return record
