@@ -116,17 +116,6 @@ Examples:
   sam-pipeline export run shards --format coco --shard-images 10000
   sam-pipeline export run results --format coco-results
 """,
-    "filter": """\
-Annotate once with loose thresholds, and choose afterwards. A value looser than the run's own is refused. Killed in
-between, the same command goes on.
-
-Examples:
-  sam-pipeline filter run --into best --pred-iou-thresh 0.95 --min-area 100
-  sam-pipeline filter run --into parts --drop-contained parts --drop-border
-  sam-pipeline filter s3://bucket/masks --into s3://bucket/cats --category-ids 17 --include 'train/*.jpg'
-""",
->>=======
->>>>>>> h-report
     "weights": """\
 Examples:
   sam-pipeline weights list
