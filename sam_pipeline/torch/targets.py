@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-import cv2
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from sam_pipeline.masks.runs import rle
@@ -50,27 +48,19 @@ def detection_target(
         size_hw: of the image, in pixels.
         labels: of every category that masks have.
     """
-    masks = [mask for mask, area in zip(masks, _areas(masks), strict=True) if area]
     pixels = np.zeros((len(masks), *size_hw), np.uint8)
-    boxes = np.zeros((len(masks), 4), np.float32)
-    for number, mask in enumerate(masks):
-        x, y, w, h = (round(each) for each in coco_mask.toBbox(mask["segmentation"]))
-        boxes[number] = (x, y, x + w, y + h)
-        # RLE runs down the columns: OpenCV's blocked transpose is several times as fast as NumPy's.
-        columns = rle.decode(mask["segmentation"]).view(np.uint8).T[x : x + w]
-        pixels[number][:, x : x + w] = cv2.transpose(np.ascontiguousarray(columns))
+    drawn = [rle.draw(mask["segmentation"], each) for mask, each in zip(masks, pixels, strict=True)]
+    kept = [number for number, (_, area) in enumerate(drawn) if area]
+    if len(kept) < len(masks):
+        pixels = pixels[kept]
     return Target(
-        boxes=torch.from_numpy(boxes),
-        labels=torch.tensor([labels[mask.get("category_id")] for mask in masks], dtype=torch.int64),
+        boxes=torch.tensor([drawn[number][0] for number in kept], dtype=torch.float32).reshape(-1, 4),
+        labels=torch.tensor([labels[masks[number].get("category_id")] for number in kept], dtype=torch.int64),
         masks=torch.from_numpy(pixels),
         image_id=image_id,
-        area=torch.tensor(_areas(masks), dtype=torch.float32),
-        iscrowd=torch.zeros(len(pixels), dtype=torch.int64),
+        area=torch.tensor([drawn[number][1] for number in kept], dtype=torch.float32),
+        iscrowd=torch.zeros(len(kept), dtype=torch.int64),
     )
-
-
-def _areas(masks: Sequence[Mapping[str, Any]]) -> list[int]:
-    return [int(coco_mask.area(mask["segmentation"])) for mask in masks]
 
 
 def read_labels(results: Results) -> tuple[Labels, dict[int, str]]:
