@@ -19,6 +19,7 @@ class ExportKeywords(TypedDict, total=False):
     images: ExportedImages
     split: float | None
     seed: int
+    reviewed: StrPath | None
     keep_empty: bool
     shard_images: int | None
     overwrite: bool

@@ -25,6 +25,7 @@ def export(
     settings: Annotated[ExportSettings, flags_of(ExportSettings)],
     selection: Annotated[MaskSelection, flags_of(MaskSelection)],
     storage_options: JsonObject = NO_OPTIONS,
+    on_ray: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False,
 ) -> int:
     """Write the masks of a run in another format; the same command goes on after a kill.
 
@@ -34,11 +35,15 @@ def export(
         settings: See ExportSettings.
         selection: See MaskSelection.
         storage_options: Options of fsspec, as for annotate.
+        on_ray: Write many parts at once: on the Ray cluster that RAY_ADDRESS names, or on all CPUs of this machine.
     """
     from sam_pipeline.cli.progress import showing_progress
-    from sam_pipeline.exports.exporting import export as run_export
     from sam_pipeline.results.results import Results
 
+    if on_ray:
+        from sam_pipeline.pipeline.exporting import export_on_cluster as run_export
+    else:
+        from sam_pipeline.exports.exporting import export as run_export
     uri, options = place(output, storage_options)
     results = Results.open(uri, options, selection)
     with showing_progress(results.num_images, STDERR) as advance:

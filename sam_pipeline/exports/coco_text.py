@@ -18,7 +18,7 @@ from sam_pipeline.exports.json_text import (
 from sam_pipeline.exports.settings import Bbox
 
 _EXTRA_KEYS = ("predicted_iou", "stability_score", "score", "prompt_id")
-"""What COCO does not know; readers pass over it."""
+"""What COCO does not know. A mask without one goes without the key: datumaro reads score, and refuses null."""
 
 
 def image_texts(batch: Batch, id_key: str = "id") -> Texts:
@@ -46,7 +46,7 @@ def annotation_texts(batch: Batch, segmentation: Texts, bbox: Bbox) -> Texts:
         "area": json_numbers(masks.field("area")),
         "iscrowd": ["0"],
     }
-    return json_objects(fields | {name: json_numbers(masks.field(name)) for name in _EXTRA_KEYS})
+    return json_objects(fields, {name: masks.field(name) for name in _EXTRA_KEYS})
 
 
 def rle_texts(masks: pa.StructArray) -> Texts:

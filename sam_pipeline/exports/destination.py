@@ -13,8 +13,7 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from sam_pipeline.errors import OutputError
-from sam_pipeline.safety.uri_rules import local_path
-from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri, open_filesystem
+from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri, open_filesystem, protocol_of
 from sam_pipeline.storage.objects.retrying import retried
 from sam_pipeline.storage.tables.delta import REQUESTS_AT_ONCE, output_errors
 
@@ -38,7 +37,7 @@ class Destination:
     def __init__(self, uri: str, storage_options: StorageOptions) -> None:
         self.uri, self._storage_options = uri, storage_options
         self._filesystem, self._path = open_filesystem(uri, storage_options)
-        self.is_local = local_path(uri) is not None
+        self.is_local = protocol_of(uri) == "file"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Destination, (self.uri, self._storage_options)

@@ -12,6 +12,7 @@ from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.results.categories import Categories
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.review import Review
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +26,10 @@ class Job:
     categories: Categories
     with_object: bool
     """Whether masks without a category may occur."""
+    part_images: int
+    """Planned images in a part."""
+    review: Review | None = None
+    """Which images and masks are left out beyond the selection."""
     kept: frozenset[str] = frozenset()
     """Names of files of others in the destination, which are not to be replaced."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,21 @@ Texts = list[Any]
 that is the same in every row. They are joined once, because to join is to copy."""
 
 
-def json_objects(fields: Mapping[str, Texts]) -> Texts:
-    """Objects, one for each row, of the texts of their values."""
+def json_objects(fields: Mapping[str, Texts], optional: Mapping[str, pa.Array] = MappingProxyType({})) -> Texts:
+    """Objects, one for each row.
+
+    Args:
+        fields: the texts of their values by key; at least one.
+        optional: numbers by key. A row that has none, or none that JSON has a word for, goes without the key.
+    """
     pieces: Texts = []
     for number, (key, values) in enumerate(fields.items()):
         pieces += [("," if number else "{") + json.dumps(key) + ":", *values]
+    for key, numbers in optional.items():
+        texts = _finite(numbers).cast(pa.string())
+        if texts.null_count < len(texts):
+            with_key = pc.binary_join_element_wise(pa.scalar(f",{json.dumps(key)}:"), texts, pa.scalar(""))
+            pieces.append(pc.fill_null(with_key, ""))
     return [*pieces, "}"]
 
 
@@ -33,9 +44,7 @@ def json_lists(columns: Sequence[Texts]) -> Texts:
 
 def json_numbers(values: pa.Array) -> Texts:
     """Numbers as JSON has them: null for null, and for what JSON has no word for, NaN and infinities."""
-    if pa.types.is_floating(values.type):
-        values = pc.if_else(pc.is_finite(values), values, None)
-    return [pc.fill_null(values.cast(pa.string()), "null")]
+    return [pc.fill_null(_finite(values).cast(pa.string()), "null")]
 
 
 def json_integers(values: Any) -> Texts:
@@ -73,3 +82,8 @@ def lines(texts: Texts) -> bytes:
 
 def _arguments(texts: Texts) -> list[Any]:
     return [pa.scalar(piece) if isinstance(piece, str) else piece for piece in texts]
+
+
+def _finite(values: pa.Array) -> pa.Array:
+    """Numbers with null in the place of NaN and infinities."""
+    return pc.if_else(pc.is_finite(values), values, None) if pa.types.is_floating(values.type) else values

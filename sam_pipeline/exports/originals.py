@@ -10,7 +10,7 @@ from sam_pipeline.exports.format import Job
 from sam_pipeline.exports.place import Place
 from sam_pipeline.exports.report import Report
 from sam_pipeline.results.images import fetch_images
-from sam_pipeline.safety.uri_rules import local_path
+from sam_pipeline.storage.objects.filesystem import protocol_of
 
 _AT_ONCE_BYTES = 64 << 20
 
@@ -37,13 +37,7 @@ def place_images(job: Job, batch: Batch, folder: str, place: Place, report: Repo
     place.announce(targets)
     if job.settings.images == "symlink":
         for uri, target in zip(batch.images["uri"].to_pylist(), targets, strict=True):
-            path = local_path(uri)
-            if path is None or not os.path.isfile(path):
-                if path is not None and not os.path.lexists(path) and "#" not in path:
-                    report.warn("images are gone, and have no link", 1)
-                    continue
-                raise ConfigError(f"{uri} is no file on this machine, so no link can lead to it; use --images copy")
-            place.link(target, path)
+            _link(uri, target, place, report)
         return
     names = dict(zip(batch.images["image_id"].to_pylist(), targets, strict=True))
     held: dict[str, bytes] = {}
@@ -58,3 +52,18 @@ def place_images(job: Job, batch: Batch, folder: str, place: Place, report: Repo
             place.put_all(held)
             held, num_bytes = {}, 0
     place.put_all(held)
+
+
+def path_of(uri: str) -> str | None:
+    """Where a stored URI is on this machine; None if it is elsewhere. Nothing in it is percent-encoded."""
+    return uri.removeprefix("file://") if protocol_of(uri) == "file" else None
+
+
+def _link(uri: str, target: str, place: Place, report: Report) -> None:
+    path = path_of(uri)
+    if path is not None and os.path.isfile(path):
+        place.link(target, path)
+    elif path is not None and not os.path.isfile(path.partition("#")[0]):
+        report.warn("images are gone, and have no link", 1)
+    else:
+        raise ConfigError(f"{uri} is no file on this machine, so no link can lead to it; use --images copy")

@@ -36,6 +36,8 @@ class Marker:
     identity: Identity
     table_version: int
     """The version of the results that is exported."""
+    part_images: int
+    """Planned images in a part."""
     finished: bool = False
     kept: tuple[str, ...] = ()
     """Files of others that were there before."""

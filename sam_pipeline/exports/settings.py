@@ -7,7 +7,9 @@ from typing import Literal
 
 from sam_pipeline.config.base import Settings, check, check_place
 
-ExportFormat = Literal["coco", "coco-results", "sa1b", "amg"]
+ExportFormat = Literal[
+    "coco", "coco-results", "sa1b", "amg", "yolo-seg", "yolo-box", "png", "labelme", "webdataset", "hf"
+]
 Bbox = Literal["mask", "prompt"]
 Segmentation = Literal["rle", "polygon"]
 PolygonParts = Literal["bridge", "split", "largest"]
@@ -40,6 +42,8 @@ class ExportSettings(Settings):
     """Share of the images that goes into train; the others go into val. Default: no division."""
     seed: int = 0
     """Decides which images go into train: the same seed, the same images."""
+    reviewed: str | None = None
+    """The file that the page of `report --review` writes: images and masks that it drops are left out."""
     keep_empty: bool = True
     """Also images without a mask."""
     shard_images: int | None = None
@@ -51,6 +55,7 @@ class ExportSettings(Settings):
         """Raises ConfigError naming the first setting that is out of range."""
         super().__post_init__()
         check_place("categories", self.categories)
+        check_place("reviewed", self.reviewed)
         check(0 <= self.simplify < 1e6, "simplify", "a number of pixels, at least 0", self.simplify)
         check(self.split is None or 0 < self.split < 1, "split", "between 0 and 1", self.split)
         check(self.shard_images is None or self.shard_images >= 1, "shard_images", "at least 1", self.shard_images)

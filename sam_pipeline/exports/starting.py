@@ -20,8 +20,14 @@ def identity_of(results: Results, settings: ExportSettings) -> Identity:
     return Identity(results.output, table_id(results.table), plain)
 
 
-def begin(results: Results, destination: Destination, settings: ExportSettings) -> Marker:
+def begin(results: Results, destination: Destination, settings: ExportSettings, part_images: int) -> Marker:
     """Claim a destination, or find in it what the same export has begun.
+
+    Args:
+        results: the run, with the selection.
+        destination: where.
+        settings: of the export.
+        part_images: planned images in a part of a new export.
 
     Raises:
         OutputError: it is not empty, and holds no export that can be replaced or goes on.
@@ -39,7 +45,7 @@ def begin(results: Results, destination: Destination, settings: ExportSettings) 
         kept = _clear(destination)
     elif foreign := [name for name in destination.names() if not name.startswith(".")]:
         raise OutputError(f"{destination.uri} is not empty: it holds {min(foreign)!r}, which no export wrote")
-    marker = Marker(identity, results.table.version(), kept=kept)
+    marker = Marker(identity, results.table.version(), part_images, kept=kept)
     write_marker(destination, marker)
     return marker
 

@@ -37,7 +37,7 @@ def test_an_export_prints_what_it_wrote_and_left_out(cli, output, tmp_path):
         f"destination  {tmp_path}/coco",
         "format       coco",
         "images       3 (left out: 1 decode_error)",
-        "masks        5 (left out: 9 not selected)",
+        "masks        5 (left out: 9 max_masks)",
         "names below  file:///in/",
     ]
     assert err.splitlines() == [

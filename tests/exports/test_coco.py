@@ -89,14 +89,14 @@ def test_categories_have_the_names_of_the_file_and_ids_from_one(exported, catego
     assert [each["category_id"] for each in read.dataset["annotations"]] == [1, 8, 8, 9]
 
 
-def test_scores_that_are_no_numbers_are_null(exported):
+def test_scores_that_are_no_numbers_are_left_out(exported):
     values = [math.nan, math.inf, -math.inf, None, 0.25]
     masks = [prompted(shapes()["disc"], None, value, stability_score=value) for value in values]
     folder, _ = exported([row(0, masks)], "coco")
     text = (folder / "annotations.json").read_text()
     read = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))["annotations"]
-    assert [each["score"] for each in read] == [None, None, None, None, 0.25]
-    assert [each["stability_score"] for each in read] == [None, None, None, None, 0.25]
+    assert ["score" in each for each in read] == ["stability_score" in each for each in read] == [False] * 4 + [True]
+    assert (read[4]["score"], read[4]["stability_score"]) == (0.25, 0.25)
 
 
 HOSTILE = [
@@ -142,11 +142,13 @@ def test_objects_made_of_columns_are_json(texts, data):
     numbers = data.draw(st.lists(st.floats() | st.none(), min_size=len(texts), max_size=len(texts)))
     import pyarrow as pa
 
-    columns = {"name": json_strings(texts), 'a "key"': json_numbers(pa.array(numbers, pa.float64())), "fixed": ["0"]}
-    read = json.loads(b"[" + lines(json_objects(columns)) + b"]", parse_constant=lambda word: pytest.fail(word))
+    values = pa.array(numbers, pa.float64())
+    columns = {"name": json_strings(texts), 'a "key"': json_numbers(values), "fixed": ["0"]}
+    written = lines(json_objects(columns, {"optional": values}))
+    read = json.loads(b"[" + written + b"]", parse_constant=lambda word: pytest.fail(word))
     assert [each["name"] for each in read] == texts
     finite = [None if number is None or not math.isfinite(number) else number for number in numbers]
-    assert [each['a "key"'] for each in read] == finite
+    assert [each['a "key"'] for each in read] == [each.get("optional") for each in read] == finite
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None)
@@ -210,7 +212,7 @@ def test_only_chosen_masks_are_written_and_the_others_are_counted(exported):
         [row(0, masks), row(1, masks[:1])], "coco", selection={"pred_iou_thresh": 0.92, "exclude": ["0001.jpg"]}
     )
     assert len(COCO(folder / "annotations.json").anns) == 2
-    assert summary.masks_left_out == {"not selected": 2}
+    assert summary.masks_left_out == {"pred_iou_thresh": 1}
     assert summary.images_left_out == {"not selected": 1}
 
 
@@ -239,3 +241,21 @@ def test_results_have_the_ids_of_the_coco_file_that_the_images_came_from(exporte
     assert [each["image_id"] for each in json.loads((folder / "results.json").read_text())] == [42, 2]
     folder, _ = exported([failed_row(0)], "coco-results", "nothing")
     assert json.loads((folder / "results.json").read_text()) == []
+
+
+@pytest.mark.parametrize(("parts", "whole"), [("bridge", True), ("split", True), ("largest", False)])
+def test_polygons_are_drawn_again_as_the_masks(exported, every_shape, parts, whole):
+    folder, summary = exported(every_shape, "coco", segmentation="polygon", parts=parts)
+    read = COCO(folder / "annotations.json")
+    ious = []
+    for each, pixels in zip(
+        read.dataset["annotations"], [*shapes().values(), *list(shapes().values())[:2]], strict=True
+    ):
+        assert all(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in each["segmentation"])
+        assert parts == "split" or len(each["segmentation"]) == 1
+        drawn = read.annToMask(each).astype(bool)
+        ious.append((drawn & pixels).sum() / (drawn | pixels).sum())
+        assert each["area"] == pixels.sum()
+    assert (min(ious) == 1) == whole
+    assert summary.loss.num_masks == len(ious)
+    assert summary.loss.mean() == pytest.approx(np.mean(ious))

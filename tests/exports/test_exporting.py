@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from sam_pipeline.errors import ConfigError, InputError, OutputError
-from sam_pipeline.exports import exporting
+from sam_pipeline.exports import exporting, parts
 from sam_pipeline.exports.destination import OWN_FOLDER, Destination
 from sam_pipeline.exports.exporting import export
 from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.review import mask_key
 from tests.exports.masks import all_shapes, prompted, row, shapes, stored
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import failed_row, plan, shard, take_over
@@ -24,12 +25,19 @@ FORMATS = [
     {"format": "sa1b"},
     {"format": "amg", "convert_to_rle": True},
     {"format": "amg"},
+    {"format": "coco", "segmentation": "polygon"},
+    {"format": "yolo-seg", "split": 0.5},
+    {"format": "yolo-box"},
+    {"format": "png"},
+    {"format": "labelme"},
+    {"format": "webdataset", "shard_images": 3},
+    {"format": "hf", "shard_images": 3},
 ]
 
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(exporting, "PART_IMAGES", 4)
+    monkeypatch.setattr(parts, "PART_IMAGES", 4)
 
 
 @pytest.fixture
@@ -251,8 +259,10 @@ def test_images_are_copied_or_linked_beside_their_annotations(run_with_images, e
     assert (tmp_path / "in" / "a" / "first.png").exists()
 
 
-def test_members_of_archives_cannot_be_linked(exported):
-    rows = [row(0, [], uri="file:///in/a.tar#b.jpg"), row(1, [], uri="file:///in/a.tar#c.jpg")]
+def test_members_of_archives_cannot_be_linked(exported, tmp_path):
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(b"an archive")
+    rows = [row(0, [], uri=f"file://{archive}#b.jpg"), row(1, [], uri=f"file://{archive}#c.jpg")]
     with pytest.raises(ConfigError, match="use --images copy"):
         exported(rows, "coco", images="symlink")
 
@@ -286,3 +296,26 @@ def test_progress_tells_of_every_image_that_has_a_row(run, tmp_path, small_parts
     told = []
     export(Results.open(run, {}), str(tmp_path / "export"), ExportSettings(format="coco"), told.append)
     assert (len(told), sum(told)) == (3, 11)
+
+
+def test_what_a_review_drops_is_left_out(run, tmp_path, small_parts):
+    rows = {
+        row["image_id"]: row
+        for row in Results.open(run, {}).tables(["image_id", "uri", "masks"]).__next__().to_pylist()
+    }
+    dropped = mask_key(rows[3]["masks"][1])
+    images = [
+        {"image_id": 2, "uri": rows[2]["uri"], "keep": False, "dropped_masks": []},
+        {"image_id": 3, "uri": rows[3]["uri"], "keep": True, "dropped_masks": [dropped]},
+    ]
+    ticks = {"format": "sam-pipeline review", "version": 1, "output": run, "images": images}
+    (tmp_path / "review.json").write_text(json.dumps(ticks))
+    settings = ExportSettings(format="coco", reviewed=str(tmp_path / "review.json"))
+    summary = export(Results.open(run, {}), str(tmp_path / "export"), settings)
+    content = json.loads((tmp_path / "export" / "annotations.json").read_text())
+    assert [image["id"] for image in content["images"]] == [1, 2, 4, 5, 6, 7, 8, 9, 10]
+    kept = [each["segmentation"]["counts"] for each in content["annotations"] if each["image_id"] == 4]
+    assert kept == [rows[3]["masks"][number]["segmentation"]["counts"] for number in (0, 2)]
+    assert [each["id"] for each in content["annotations"]] == list(range(1, summary.num_masks + 1))
+    assert summary.images_left_out == {"decode_error": 1, "dropped in the review": 1}
+    assert summary.masks_left_out == {"dropped in the review": 3}

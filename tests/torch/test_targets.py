@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 from pycocotools import mask as coco_mask
 
-import torch
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.masks.runs.runs import Runs
 from sam_pipeline.torch.targets import detection_target

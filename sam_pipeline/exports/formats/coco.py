@@ -16,6 +16,7 @@ from sam_pipeline.exports.format import Format, Job, Piece
 from sam_pipeline.exports.json_text import lines
 from sam_pipeline.exports.originals import place_images
 from sam_pipeline.exports.place import Place
+from sam_pipeline.exports.polygons.coco_polygons import polygon_texts
 from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.threads import in_threads
 from sam_pipeline.version import __version__
@@ -31,15 +32,17 @@ def _write_piece(job: Job, piece: Piece, batches: Iterator[Batch], place: Place,
     texts = in_threads(partial(_texts, job), _small_batches(job, batches, place, report))
     if job.settings.shard_images is None:
         images = b""
-        for number, (some_images, annotations) in enumerate(texts):
+        for number, (some_images, annotations, ious) in enumerate(texts):
             images = _joined(images, some_images)
+            report.loss.add(ious)
             place.put(f"{_PIECES}/{piece.split}-{piece.number:07}-{number:05}.annotations", annotations)
         place.put(f"{_PIECES}/{piece.split}-{piece.number:07}.images", images)
         return
     with tempfile.TemporaryFile() as spool:
         images = b""
-        for some_images, annotations in texts:
+        for some_images, annotations, ious in texts:
             images = _joined(images, some_images)
+            report.loss.add(ious)
             spool.write(b",\n" if spool.tell() and annotations else b"")
             spool.write(annotations)
         fills: list[_Fill] = [partial(_put, images), partial(_copy, spool)]
@@ -67,9 +70,12 @@ def _small_batches(job: Job, batches: Iterator[Batch], place: Place, report: Rep
         yield from batch.slices(_IMAGES_AT_ONCE)
 
 
-def _texts(job: Job, batch: Batch) -> tuple[bytes, bytes]:
-    """The images and the annotations of a batch."""
-    return lines(image_texts(batch)), lines(annotation_texts(batch, rle_texts(batch.masks), job.settings.bbox))
+def _texts(job: Job, batch: Batch) -> tuple[bytes, bytes, list[float]]:
+    """The images and the annotations of a batch, and the IoU of each mask with its polygons drawn again, if it has."""
+    segmentation, ious = rle_texts(batch.masks), list[float]()
+    if job.settings.segmentation == "polygon":
+        segmentation, ious = polygon_texts(batch.masks, job.settings.parts, job.settings.simplify)
+    return lines(image_texts(batch)), lines(annotation_texts(batch, segmentation, job.settings.bbox)), ious
 
 
 def _fill_file(job: Job, fills: Sequence[_Fill], file: BinaryIO) -> None:

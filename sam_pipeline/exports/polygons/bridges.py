@@ -114,7 +114,7 @@ def _root(joined: list[int], part: int) -> int:
 
 
 def _worthwhile(ways: Sequence[_Way], part_areas: NDArray[np.int64]) -> list[_Way]:
-    """Those ways on which, seen from the largest part, as many pixels of the mask are reached as are drawn beside it."""
+    """Those ways on which, from the largest part, as many pixels of the mask are reached as are drawn beside it."""
     from_part: dict[int, list[_Way]] = defaultdict(list)
     for way in ways:
         for part in way.parts:
@@ -143,8 +143,7 @@ def _nearest_first(pixel: NDArray[np.int64], towards: NDArray[np.int64]) -> NDAr
     """The four half pixels of a pixel, (4, 2), the nearest to another pixel first."""
     halves = 2 * pixel + np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
     distances = ((halves - (2 * towards + 0.5)) ** 2).sum(axis=1)
-    nearest_first: NDArray[np.int64] = halves[np.argsort(distances, kind="stable")]
-    return nearest_first
+    return np.asarray(halves[np.argsort(distances, kind="stable")])
 
 
 class _Places:
@@ -158,7 +157,7 @@ class _Places:
         self._starts = np.cumsum([0, *(len(line) for line in rings.lines)])
 
     def _keys(self, points: NDArray[np.integer]) -> NDArray[np.int64]:
-        return points[:, 1].astype(np.int64) * self._row_length + points[:, 0]
+        return np.asarray(points[:, 1].astype(np.int64) * self._row_length + points[:, 0])
 
     def find(self, points: NDArray[np.integer]) -> list[Place | None]:
         """The place of each point; None for one that is in no line."""

@@ -71,7 +71,7 @@ def mask_polygons(mask: Rle, *, parts: Parts, corners: Corners, simplify: float 
     else:
         pixels = [line // 2 for line in rings.lines]
         found = [_polygon_of_pixels(pixels, rings.lines, ways, start, simplify) for start in starts]
-    return [polygon + (x, y) for polygon in found]
+    return [polygon + np.array([x, y]) for polygon in found]
 
 
 def _polygon_of_pixels(
@@ -79,6 +79,7 @@ def _polygon_of_pixels(
 ) -> Polygon:
     polygon = walk(pixels, ways, start, simplify)
     if len(polygon) > 2 and cv2.contourArea(polygon) > 0:
-        return polygon + _WITHIN_PIXEL
+        return polygon.astype(np.float64) + _WITHIN_PIXEL
     polygon = walk(halves, ways, start, 0)
-    return polygon // 2 + np.array(_HALVES_WITHIN_PIXEL)[polygon % 2]
+    within: NDArray[np.float64] = np.array(_HALVES_WITHIN_PIXEL)[polygon % 2]
+    return polygon // 2 + within

@@ -7,6 +7,7 @@ p // 2, and the nearest of its edges, (p + 1) // 2.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -39,10 +40,10 @@ def trace_rings(mask: NDArray[np.uint8]) -> Rings:
     # A pixel of 2 × 2 has a border of its own on each side, which OpenCV's tracing along pixels lacks.
     halves = cv2.resize(mask, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     contours, hierarchy = cv2.findContours(halves, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    lines = [contour[:, 0] for contour in contours]
+    lines: list[Any] = [contour[:, 0] for contour in contours]
     is_hole = hierarchy[0, :, 3] >= 0
     num_labels, labels = cv2.connectedComponents(mask, connectivity=8)
-    parts = labels - 1
+    parts = np.asarray(labels - 1, np.int32)
     outer = [0] * (num_labels - 1)
     for number in np.flatnonzero(~is_hole).tolist():
         x, y = lines[number][0] // 2

@@ -73,10 +73,10 @@ def _simplify_ring(line: Line, tolerance: float) -> Line:
     corners = _corners(np.concatenate([line, line[:1]]))[:-1]
     if len(corners) > 2 and not _turns(corners[[-1, 0, 1]])[0]:
         corners = corners[1:]  # it began in the middle of a side
-    if tolerance > 0:
-        simpler = cv2.approxPolyDP(np.ascontiguousarray(corners), tolerance, closed=True)[:, 0]
+    if tolerance > 0 and len(corners) > 2:
+        simpler = _simplify(corners, tolerance, closed=True)
         if _has_area(simpler):
-            return np.asarray(simpler)
+            return simpler
     return corners
 
 
@@ -86,7 +86,7 @@ def _simplify_piece(piece: Line, tolerance: float) -> Line:
     if tolerance <= 0 or len(corners) < 3:
         return corners
     if (corners[0] != corners[-1]).any():
-        return np.asarray(cv2.approxPolyDP(np.ascontiguousarray(corners), tolerance, closed=False)[:, 0])
+        return _simplify(corners, tolerance, closed=False)
     # Around a ring: the ends are no line from which a distance could be told, so it is cut at its farthest point.
     farthest = int(((corners - corners[0]) ** 2).sum(axis=1).argmax())
     there, back = (_simplify_piece(part, tolerance) for part in (corners[: farthest + 1], corners[farthest:]))
@@ -94,18 +94,22 @@ def _simplify_piece(piece: Line, tolerance: float) -> Line:
     return simpler if _has_area(simpler) else corners
 
 
+def _simplify(line: Line, tolerance: float, *, closed: bool) -> Line:
+    return np.asarray(cv2.approxPolyDP(np.ascontiguousarray(line), tolerance, closed=closed)[:, 0], np.int32)
+
+
 def _has_area(line: Line) -> bool:
-    return len(line) > 2 and cv2.contourArea(line) > 0
+    return len(line) > 2 and bool(cv2.contourArea(line) > 0)
 
 
 def _corners(line: Line) -> Line:
     """A line without its points at which it goes straight on."""
     moves = np.ones(len(line), bool)
     moves[1:] = (line[1:] != line[:-1]).any(axis=1)
-    line = line[moves]
+    line = np.asarray(line[moves])
     if len(line) < 3:
         return line
-    return line[np.concatenate([[True], _turns(line), [True]])]
+    return np.asarray(line[np.concatenate([[True], _turns(line), [True]])])
 
 
 def _turns(line: Line) -> NDArray[np.bool_]:
