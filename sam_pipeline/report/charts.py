@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sam_pipeline.report.distributions import Distribution
+from sam_pipeline.report.number_text import short_count
 from sam_pipeline.report.threshold_curves import ThresholdCurve
 
 WIDTH, HEIGHT = 400, 208
@@ -96,6 +97,8 @@ def histogram(
     """
     if not values.num or values.median is None:
         return None
+    # A bar of a single integer goes from it to the next; it stands for what is in its middle.
+    is_single = is_whole and values.edges[1] - values.edges[0] == 1
     edges = [math.log10(edge) for edge in values.edges] if is_log else list(values.edges)
 
     def at(value: float) -> float:
@@ -114,18 +117,16 @@ def histogram(
             Bar(round(x, 1), round(BOTTOM - height, 1), round(x_end - x - gap, 1), round(height, 1), words, count)
         )
     median = math.log10(values.median) if is_log else values.median
-    # The bar of an integer is as wide as 1.
-    shown_median = median + 0.5 * is_whole if is_whole and edges[1] - edges[0] == 1 else median
     return Histogram(
         key,
         title,
         unit,
         note,
-        _summary(values, number),
+        _summary(values, number, (lambda mean: f"{mean:,.1f}") if is_whole else number),
         tuple(bars),
-        tuple(_value_axis(edges, at, number, is_log=is_log)),
+        tuple(_value_axis(edges, at, number, is_log=is_log, middle=0.5 * is_single)),
         tuple(Tick(BOTTOM - (BOTTOM - TOP) * count / top, short_count(count)) for count in y_ticks),
-        round(at(min(max(shown_median, edges[0]), edges[-1])), 1),
+        round(at(min(max(median + 0.5 * is_single, edges[0]), edges[-1])), 1),
     )
 
 
@@ -167,14 +168,6 @@ def curve(data: ThresholdCurve, num_images: int) -> Curve | None:
     )
 
 
-def short_count(count: float) -> str:
-    """A number for the axis of a chart: 1.5k, 20M."""
-    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= unit:
-            return f"{count / unit:.3g}{name}"
-    return f"{count:g}"
-
-
 def _threshold_at(threshold: float, first: float) -> float:
     return LEFT + (RIGHT - LEFT) * (threshold - first) / (1 - first)
 
@@ -185,13 +178,13 @@ def _bin_words(low: float, high: float, number: Callable[[float], str], *, is_wh
     return number(low) if high - low == 1 else f"{number(low)} to {number(high - 1)}"
 
 
-def _summary(values: Distribution, number: Callable[[float], str]) -> str:
+def _summary(values: Distribution, number: Callable[[float], str], mean: Callable[[float], str]) -> str:
     assert values.mean is not None
     assert values.median is not None
     assert values.p05 is not None
     assert values.p95 is not None
     return (
-        f"median {number(values.median)}, mean {number(values.mean)}, "
+        f"median {number(values.median)}, mean {mean(values.mean)}, "
         f"nine tenths from {number(values.p05)} to {number(values.p95)}"
     )
 
@@ -202,7 +195,12 @@ def _counts_axis(most: int) -> list[float]:
 
 
 def _value_axis(
-    edges: Sequence[float], at: Callable[[float], float], number: Callable[[float], str], *, is_log: bool
+    edges: Sequence[float],
+    at: Callable[[float], float],
+    number: Callable[[float], str],
+    *,
+    is_log: bool,
+    middle: float,
 ) -> list[Tick]:
     low, high = edges[0], edges[-1]
     if is_log:
@@ -212,8 +210,9 @@ def _value_axis(
     step = max(_nice_step(high - low, 5), edges[1] - edges[0])
     first = math.ceil(low / step - 1e-6)
     return [
-        Tick(round(at(value), 1), number(value))
+        Tick(round(at(value + middle), 1), number(value))
         for value in (round(step * count, 6) for count in range(first, math.floor(high / step + 1e-6) + 1))
+        if value + middle <= high
     ]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_MOST_BINS, _FEWEST_BINS = 32, 8
+_MOST_BINS, _MOST_BINS_OF_FEW, _FEWEST_BINS = 32, 8, 5
 
 # Stored scores are float32: 0.88 is a little less there, and belongs to the bin that begins with 0.88.
 _DIGITS = 6
@@ -80,11 +80,15 @@ class DistributionCounter:
     def _bins(self) -> tuple[tuple[float, ...], tuple[int, ...]]:
         used = np.flatnonzero(self._counts)
         # Of few values, many bins would hold none.
-        most = min(_MOST_BINS, max(_FEWEST_BINS, int(2 * np.sqrt(self._counts.sum()))))
+        most = min(_MOST_BINS, max(_MOST_BINS_OF_FEW, int(2 * np.sqrt(self._counts.sum()))))
         for each in self._joined:
             first, last = used[0] // each, used[-1] // each
             if last - first < most:
                 break
+        # A chart of one or two bins says little: there are empty ones around them.
+        missing = max(0, _FEWEST_BINS - (last - first + 1))
+        first = max(0, first - missing // 2)
+        last = min(max(last, first + _FEWEST_BINS - 1), (len(self._counts) - 1) // each)
         starts = np.arange(first, last + 1) * each
         ends = np.minimum(starts[-1] + each, len(self._counts))
         counts = np.add.reduceat(self._counts[:ends], starts)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sam_pipeline.report.mask_numbers import MaskNumbers
 from sam_pipeline.results.categories import Categories
 
-_OF_EACH_CATEGORY = 2
+_OF_EACH_CATEGORY = 4
 _MOST_CATEGORIES = 10_000
 
 # Of the pictures of a page; kinds of which a run has none leave theirs to the first.
@@ -96,8 +96,9 @@ class GalleryChoice:
         frequent = sorted(self._by_category, key=lambda number: (-self._masks_of_category[number], number))
         category_of: dict[int, int] = {}
         for number in frequent:
-            for image_id in self._by_category[number].ids()[:1]:
-                category_of.setdefault(image_id, number)
+            new = (image_id for image_id in self._by_category[number].ids() if image_id not in category_of)
+            if (image_id := next(new, None)) is not None:
+                category_of[image_id] = number
         wanted["category"] = list(category_of)
         chosen = _shared_out(wanted, self._num_pictures)
         return [
@@ -127,8 +128,8 @@ def _shared_out(wanted: Mapping[str, Sequence[int]], num_pictures: int) -> dict[
                 chosen[kind].append(image_id)
                 most -= 1
 
-    # What stands out first: at random there are others.
-    for kind in sorted(present, key=lambda kind: kind == "random"):
+    # Of a category there may be one image alone, and at random there are always others.
+    for kind in sorted(present, key=lambda kind: (kind == "random", kind != "category")):
         take(kind, max(1, num_pictures * _SHARES[kind] // total))
     take("random", num_pictures)
     return chosen
@@ -143,7 +144,9 @@ class _Lowest:
         self._keys = np.empty(0, np.float64)
 
     def add(self, ids: NDArray[np.int64], keys: NDArray[np.float64]) -> None:
-        if len(self._ids) >= self._most:
+        if not self._most:
+            return
+        if len(self._ids) == self._most:
             better = keys <= self._keys[-1]
             ids, keys = ids[better], keys[better]
         if not len(ids):

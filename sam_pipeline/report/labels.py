@@ -8,8 +8,7 @@ from sam_pipeline.report.pictures import Picture
 from sam_pipeline.safety.clean_text import printable
 
 # As in the page's style sheet; a letter is about six tenths of its height wide.
-_LETTER_HEIGHT, _LETTER_WIDTH = 20.0, 11.5
-_MOST_LETTERS = 28
+_LETTER_HEIGHT, _LETTER_WIDTH = 20.0, 12.6
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,6 @@ def place_labels(picture: Picture) -> list[Label]:
         text = printable(mask.label)
         if not text:
             continue
-        if len(text) > _MOST_LETTERS:
-            text = text[: _MOST_LETTERS - 1] + "…"
         x, y, _, h = mask.box_xywh
         text_width = len(text) * _LETTER_WIDTH
         x = max(0.0, min(x, width - text_width))

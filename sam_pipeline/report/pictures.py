@@ -14,6 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from sam_pipeline.drawing import mask_color
+from sam_pipeline.report.number_text import percent
 from sam_pipeline.report.outlines import outline
 from sam_pipeline.results.categories import Categories
 from sam_pipeline.results.images import read_images
@@ -26,6 +27,8 @@ _MOST_PICTURE_BYTES = 90_000
 _MOST_OUTLINE_BYTES = 80_000
 _QUALITIES = (80, 65, 50, 35, 20)
 _TOLERANCES = (1.0, 2.0, 4.0)
+# Of a category, in a label.
+_MOST_LETTERS = 20
 _COLUMNS = ["image_id", "uri", "height", "width", "num_masks", "masks"]
 
 
@@ -150,20 +153,21 @@ def _drawn_mask(
     x, y, w, h = mask["bbox"]
     box, prompt_box = (x, y, w + 1, h + 1), mask["prompt_box"]
     red, green, blue = mask_color(number)
-    words = [] if mask["category_id"] is None else [names.name(mask["category_id"])]
-    words += [] if mask["score"] is None else [f"{mask['score']:.2f}"]
+    category = "" if mask["category_id"] is None else names.name(mask["category_id"])
+    score = "" if mask["score"] is None else f"{mask['score']:.2f}"
+    label = category if len(category) <= _MOST_LETTERS else category[: _MOST_LETTERS - 1] + "…"
     numbers = [
-        f"{mask['area']:,} px ({mask['area'] / num_pixels:.1%})",
+        f"{mask['area']:,} px ({percent(mask['area'] / num_pixels)})",
         f"predicted IoU {mask['predicted_iou']:.3f}",
         f"stability {mask['stability_score']:.3f}",
     ]
-    if words:
-        numbers.insert(0, " ".join(words))
+    if category or score:
+        numbers.insert(0, f"{category} {score}".strip())
     return DrawnMask(
         number + 1,
         path,
         f"#{red:02x}{green:02x}{blue:02x}",
-        " ".join(words),
+        f"{label} {score}".strip(),
         _scaled(box, scale),
         None if prompt_box is None else _scaled(prompt_box, scale),
         ", ".join(numbers),

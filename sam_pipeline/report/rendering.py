@@ -17,6 +17,7 @@ from markupsafe import Markup
 from sam_pipeline.config.fingerprint import idle_settings
 from sam_pipeline.report import charts
 from sam_pipeline.report.labels import place_labels
+from sam_pipeline.report.number_text import counted, percent
 from sam_pipeline.report.pictures import Picture
 from sam_pipeline.report.statistics import RunStatistics
 from sam_pipeline.results.review import FORMAT, VERSION
@@ -25,6 +26,7 @@ from sam_pipeline.version import __version__
 
 GENERATOR = f"sam-pipeline {__version__}"
 
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 _MOST_ERRORS = 20
 _MOST_CATEGORIES = 40
 _FRAME = {
@@ -112,12 +114,13 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        # Whatever is shown: control characters and marks that turn text around are replaced before it is escaped.
-        finalize=lambda value: printable(value) if type(value) is str else value,
+        # Whatever is shown, before it is escaped.
+        finalize=lambda value: _shown(value) if type(value) is str else value,
     )
     environment.filters |= {
         "number": lambda value: f"{value:,}",
-        "percent": lambda share: "" if share is None else f"{share:.1%}".replace("%", " %"),
+        "percent": percent,
+        "counted": counted,
         "cut": _cut,
         "file_name": _file_name,
         "labels": place_labels,
@@ -133,7 +136,7 @@ def _histograms(stats: RunStatistics) -> list[charts.Histogram]:
         return f"{value:.3f}".rstrip("0").rstrip(".")
 
     def share(value: float) -> str:
-        return f"{100 * value:.3g} %"
+        return f"{100 * value:.3g}{_NO_BREAK}%"
 
     overlapping = "Areas of masks added up, as a share of the image: above 100 % where masks lie in one another."
     found = [
@@ -151,7 +154,7 @@ def _histograms(stats: RunStatistics) -> list[charts.Histogram]:
 
 
 def _empty_note(stats: RunStatistics) -> str:
-    return f"{stats.num_without_masks:,} images have none." if stats.num_without_masks else ""
+    return f"{counted(stats.num_without_masks, 'image has', 'images have')} none." if stats.num_without_masks else ""
 
 
 def _curves(stats: RunStatistics) -> list[charts.Curve]:
@@ -164,8 +167,8 @@ def _facts(stats: RunStatistics) -> list[tuple[str, str, str]]:
     failed = stats.num_images - num_ok
     facts = [
         ("Images", f"{stats.num_images:,}", f"of {stats.num_planned:,} planned"),
-        ("Annotated", f"{num_ok:,}", f"{num_ok / stats.num_images:.1%}".replace("%", " %") if stats.num_images else ""),
-        ("Failed", f"{failed:,}", f"{len(stats.errors):,} kinds of error" if failed else ""),
+        ("Annotated", f"{num_ok:,}", percent(num_ok / stats.num_images) if stats.num_images else ""),
+        ("Failed", f"{failed:,}", counted(len(stats.errors), "kind of error", "kinds of error") if failed else ""),
         ("Masks", f"{stats.num_masks:,}", ""),
     ]
     if stats.masks_per_image.num and stats.masks_per_image.median is not None:
@@ -216,6 +219,11 @@ def _value(value: object) -> str:
 
 def _file_name(uri: str) -> str:
     return uri.rstrip("/").rpartition("/")[2]
+
+
+def _shown(text: str) -> str:
+    """Text without control characters and marks that turn text around; the spaces between number and unit stay."""
+    return _NO_BREAK.join(map(printable, text.split(_NO_BREAK)))
 
 
 def _cut(text: str, most: int) -> str:

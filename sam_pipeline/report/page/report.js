@@ -2,8 +2,8 @@
 (() => {
   const data = JSON.parse(document.getElementById("page-data").textContent);
   const all = (selector, inside = document) => [...inside.querySelectorAll(selector)];
-  const percent = (share) => (100 * share).toFixed(1) + " %";
-  const whole = (number) => number.toLocaleString("en-US");
+  const percent = (share) => (100 * share).toFixed(1) + "\u00a0%";
+  const words = (number, one) => `${number.toLocaleString("en-US")} ${one}${number === 1 ? "" : "s"}`;
   const made = (name, text, parent) => {
     const element = document.createElement(name);
     element.textContent = text;
@@ -22,7 +22,7 @@
       const x = data.frame.left + (data.frame.right - data.frame.left) * (threshold - first) / (1 - first);
       figure.querySelector(".marker").setAttribute("d", `M${x} ${data.frame.top}V${data.frame.bottom}`);
       figure.querySelector("output").textContent =
-        `${threshold} keeps ${whole(masks)} masks (${percent(share)}), in ${whole(images)} images (${percent(imageShare)})`;
+        `${threshold} keeps ${words(masks, "mask")} (${percent(share)}), in ${words(images, "image")} (${percent(imageShare)})`;
       figure.querySelector(".value").textContent = threshold;
     };
     slider.addEventListener("input", show);
@@ -47,7 +47,6 @@
       localStorage.setItem(storageName, JSON.stringify({ images: [...dropped.images], masks }));
     } catch { /* the file itself is what counts */ }
     const numMasks = masks.reduce((sum, [, keys]) => sum + keys.length, 0);
-    const words = (number, one) => `${number} ${one}${number === 1 ? "" : "s"}`;
     document.getElementById("review-count").textContent = dropped.images.size + numMasks
       ? `${words(dropped.images.size, "image")} and ${words(numMasks, "mask")} dropped` : "Nothing dropped";
   };
@@ -64,7 +63,7 @@
     const id = card.dataset.image;
     const picture = card.querySelector(".picture");
     const group = card.querySelector(".masks");
-    const words = card.querySelector(".at");
+    const line = card.querySelector(".at");
     const paths = all("path", group);
     // The browser would show a second tooltip beside the line below the picture.
     const numbers = paths.map((path) => {
@@ -80,7 +79,7 @@
       active = index;
       group.classList.toggle("looking", index >= 0);
       if (index >= 0) paths[index].classList.add("active");
-      words.textContent = index < 0 ? "" : (isDropped(index) ? "Dropped. " : "") + numbers[index];
+      line.textContent = index < 0 ? "" : (isDropped(index) ? "Dropped. " : "") + numbers[index];
     };
     const show = () => {
       card.classList.toggle("dropped", dropped.images.has(id));
