@@ -11,9 +11,8 @@ from pathlib import Path
 import skimage
 from PIL import Image
 
+from sam_pipeline import AnnotateConfig, InputConfig, MaskConfig, ModelConfig, draw_masks, open_run
 from sam_pipeline.cli.commands import annotate
-from sam_pipeline.config import AnnotateConfig, InputConfig, MaskConfig, ModelConfig
-from sam_pipeline.overlays import write_overlays
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 
@@ -23,6 +22,16 @@ def save_photographs(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in PHOTOGRAPHS:
         Image.fromarray(getattr(skimage.data, name)()).save(folder / f"{name}.png")
+
+
+def draw_overlays(output: Path, folder: Path) -> None:
+    """Write each annotated image with its masks as IMAGE_ID.png, and print where it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run = open_run(output)
+    for row in run.rows(status="ok"):
+        path = folder / f"{row['image_id']:06}.png"
+        Image.fromarray(draw_masks(run.read_image(row), row["masks"], labels=False)).save(path)
+        print(path)
 
 
 def main() -> None:
@@ -44,8 +53,7 @@ def main() -> None:
     )
     annotate(config)
     print("\noverlays")
-    for path in write_overlays(str(output.resolve()), arguments.folder / "overlays", options={}):
-        print(path)
+    draw_overlays(output, arguments.folder / "overlays")
 
 
 if __name__ == "__main__":

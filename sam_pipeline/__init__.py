@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sam_pipeline.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from sam_pipeline.api import ImageRow, MaskDict, PromptError, Run, annotate, decode_mask, open_run
+    from sam_pipeline.api import annotate, decode_mask, open_run
     from sam_pipeline.automatic_mask_generator import SamAutomaticMaskGenerator
     from sam_pipeline.build_sam import (
         build_sam,
@@ -32,8 +32,11 @@ if TYPE_CHECKING:
         PromptConfig,
         SelectionConfig,
     )
+    from sam_pipeline.drawing import draw_masks
     from sam_pipeline.errors import SamPipelineError
     from sam_pipeline.predictor import SamPredictor
+    from sam_pipeline.results.rows import ImageRow, MaskDict, PromptError
+    from sam_pipeline.run import Run
 
 __all__ = [
     "AnnotateConfig",
@@ -58,12 +61,13 @@ __all__ = [
     "build_sam_vit_l",
     "build_sam_vit_t",
     "decode_mask",
+    "draw_masks",
     "open_run",
     "sam_model_registry",
 ]
 
 _HOMES = {
-    "sam_pipeline.api": ("ImageRow", "MaskDict", "PromptError", "Run", "annotate", "decode_mask", "open_run"),
+    "sam_pipeline.api": ("annotate", "decode_mask", "open_run"),
     "sam_pipeline.config": (
         "AnnotateConfig",
         "InputConfig",
@@ -82,8 +86,11 @@ _HOMES = {
         "build_sam_vit_t",
         "sam_model_registry",
     ),
+    "sam_pipeline.drawing": ("draw_masks",),
     "sam_pipeline.errors": ("SamPipelineError",),
     "sam_pipeline.predictor": ("SamPredictor",),
+    "sam_pipeline.results.rows": ("ImageRow", "MaskDict", "PromptError"),
+    "sam_pipeline.run": ("Run",),
 }
 
 # Workers and the command line import this package too, and must not pay for what they do not use. Type checkers see

@@ -5,6 +5,8 @@ SamPipelineError              1
 │   ├── ClusterError          2   Ray does not answer, or has too few CPUs or GPUs for the run
 │   └── FingerprintMismatchError  2  a resume whose settings differ from those the run started with
 ├── InputError                2   nothing to read: missing bucket, wrong key, empty prefix
+│   └── ImageError            2   an image of a run is gone, is another one now, or cannot be decoded
+├── MissingRowError           2   a run has no row of an image; also a KeyError
 ├── OutputError               2   the output cannot be written: read-only, full, no permission
 │   └── DamagedFileError      2   a file of the output is missing, or is not as it was written
 ├── CheckpointError           2   weights missing, corrupt, or of another architecture
@@ -58,6 +60,19 @@ class InputError(SamPipelineError):
     """The input cannot be listed, or holds no images."""
 
     exit_code = 2
+
+
+class ImageError(InputError):
+    """An image of a run is gone, is not the one that was annotated, or cannot be decoded."""
+
+
+class MissingRowError(SamPipelineError, KeyError):
+    """A run has no row of an image."""
+
+    exit_code = 2
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # KeyError would show the message in quotes
 
 
 class OutputError(SamPipelineError):

@@ -13,10 +13,14 @@ from typing import Annotated, Literal
 import tyro
 
 from sam_pipeline.cli.arguments import check_flags, check_order, check_patterns, with_config
+from sam_pipeline.cli.evaluate import evaluate
+from sam_pipeline.cli.export import export
+from sam_pipeline.cli.filter import filter_masks
 from sam_pipeline.cli.flags import flags_of
 from sam_pipeline.cli.help import COMMANDS, help_text
 from sam_pipeline.cli.maintenance import retry, status, vacuum, verify
 from sam_pipeline.cli.printing import STDERR, STDOUT, print_table, prompt_rows, statuses_text
+from sam_pipeline.cli.report import report, show, stats
 from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.errors import NothingSucceededError, SamPipelineError
 from sam_pipeline.process import stopping, supervised, supervisor
@@ -69,6 +73,9 @@ def plan(config: Annotated[PlanConfig, flags_of(PlanConfig)]) -> int:
 
 for _command in (status, verify, retry, vacuum):
     app.command(_command)
+app.command(name="filter")(filter_masks)
+for _command_of_results in (stats, report, show, evaluate, export):
+    app.command(_command_of_results)
 
 
 @app.command

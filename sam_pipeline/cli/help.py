@@ -70,6 +70,52 @@ A run in progress is stopped by it, with exit code 3; the same command resumes t
 Example:
   sam-pipeline vacuum run --retention-hours 24
 """,
+    "filter": """\
+Annotate once with loose thresholds, and choose afterwards. A value looser than the run's own is refused. Killed in
+between, the same command goes on.
+
+Examples:
+  sam-pipeline filter run --into best --pred-iou-thresh 0.95 --min-area 100
+  sam-pipeline filter run --into parts --drop-contained parts --drop-border
+  sam-pipeline filter s3://bucket/masks --into s3://bucket/cats --category-ids 17 --include 'train/*.jpg'
+""",
+    "stats": """\
+Examples:
+  sam-pipeline stats run
+  sam-pipeline stats run --pred-iou-thresh 0.95 --min-area 100
+  sam-pipeline stats s3://bucket/masks --json
+""",
+    "report": """\
+Examples:
+  sam-pipeline report run masks.html
+  sam-pipeline report s3://bucket/masks s3://bucket/masks.html --gallery 60
+  sam-pipeline report run review.html --review --overwrite
+""",
+    "show": """\
+Examples:
+  sam-pipeline show run --image 3 --to 3.png
+  sam-pipeline show run --image photos/cat.jpg --to cat.jpg --min-area 400
+""",
+    "evaluate": """\
+Images are found by the file_name of the ground truth; an image that failed counts as one without masks. Masks of a grid
+are compared class-agnostic. Needs faster-coco-eval: pip install 'sam-pipeline[eval]'.
+
+Examples:
+  sam-pipeline evaluate run --ground-truth instances.json
+  sam-pipeline evaluate run --ground-truth instances.json --iou mask --rank-by mean
+  sam-pipeline evaluate run --ground-truth instances.json --pred-iou-thresh 0.95 --csv images.csv --json figures.json
+""",
+    "export": """\
+The destination is a folder that is empty, or not there. What is not finished is noted in it, and the same command goes
+on with it.
+
+Examples:
+  sam-pipeline export run coco --format coco
+  sam-pipeline export run best --format coco --pred-iou-thresh 0.95 --min-area 100
+  sam-pipeline export run s3://bucket/coco --format coco --split 0.9 --seed 7
+  sam-pipeline export run shards --format coco --shard-images 10000
+  sam-pipeline export run results --format coco-results
+""",
     "weights": """\
 Examples:
   sam-pipeline weights list
@@ -104,4 +150,6 @@ def _wrapped(line: str, width: int) -> str:
     indent = "  " if line.startswith("usage:") else ""
     if len(line) <= width:
         return line
+    if indent:
+        line = line.replace(",", ", ")  # between the names of commands
     return textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import tyro
 
 from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject
-from sam_pipeline.cli.printing import STDERR, print_table, prompt_rows, statuses_text
+from sam_pipeline.cli.printing import STDERR, filter_rows, print_table, prompt_rows, statuses_text
 from sam_pipeline.config import PlanConfig
+from sam_pipeline.config.fingerprint import filter_command
 from sam_pipeline.errors import ConfigError, OutputError
 
 Output = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="OUTPUT")]]
@@ -29,7 +30,7 @@ def status(output: Output, storage_options: JsonObject = NO_OPTIONS) -> int:
     from sam_pipeline.storage.tables.plan import read_plan
     from sam_pipeline.storage.tables.prompts import read_prompts_header
 
-    uri, options = _place(output, storage_options)
+    uri, options = place(output, storage_options)
     # Before the plan: another start may extend the plan and add rows to the results.
     state = read_state(uri, options)
     made = read_plan(uri, options)
@@ -37,6 +38,7 @@ def status(output: Output, storage_options: JsonObject = NO_OPTIONS) -> int:
         raise OutputError(f"no plan in {output}")
     rows: dict[str, object] = {"output": output, "input": made.input, "images": made.num_images}
     if state is not None:
+        rows |= filter_rows(state.filters)
         left = made.num_images - state.num_by_status.total()
         rows |= {"done": f"{state.num_by_status.total()} ({statuses_text(state.num_by_status)})", "left": left}
         if (prompts := read_prompts_header(uri, options, made.generation)) is not None:
@@ -60,7 +62,7 @@ def verify(output: Output, storage_options: JsonObject = NO_OPTIONS) -> int:
     """
     from sam_pipeline.storage.maintenance.verify import verify as run_verify
 
-    uri, options = _place(output, storage_options)
+    uri, options = place(output, storage_options)
     result = run_verify(uri, options)
     rows = {
         "output": output,
@@ -78,6 +80,9 @@ def verify(output: Output, storage_options: JsonObject = NO_OPTIONS) -> int:
     if result.is_repairable:
         again = f"sam-pipeline retry {shlex.quote(output)} --damaged"
         STDERR.print_line(f"to have what is damaged or unsound done again: {again}, and then annotate")
+    elif result.filters and not result.ok and not result.num_left:
+        again = filter_command(result.filters[-1], "NEW")
+        STDERR.print_line(f"to have what is damaged or unsound filtered again, into another folder: {again}")
     return 0 if result.ok else 1
 
 
@@ -98,7 +103,7 @@ def retry(
     from sam_pipeline.storage.maintenance.verify import retry_damaged
     from sam_pipeline.storage.tables.results import check_statuses, delete_rows
 
-    uri, options = _place(output, storage_options)
+    uri, options = place(output, storage_options)
     if not status and not damaged:
         raise ConfigError("say which rows to delete: --status S [S ...], --damaged, or both")
     if status:
@@ -122,7 +127,7 @@ def vacuum(output: Output, retention_hours: int = 168, storage_options: JsonObje
     """
     from sam_pipeline.storage.maintenance.vacuum import vacuum as run_vacuum
 
-    uri, options = _place(output, storage_options)
+    uri, options = place(output, storage_options)
     done = run_vacuum(uri, retention_hours, options)
     rows: dict[str, object] = {"output": output, "files removed": done.num_removed}
     if done.num_foreign:
@@ -131,7 +136,7 @@ def vacuum(output: Output, retention_hours: int = 168, storage_options: JsonObje
     return 0
 
 
-def _place(output: str, storage_options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+def place(output: str, storage_options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """The URI of an output and its storage options, both checked."""
     from sam_pipeline.storage.objects.filesystem import absolute_uri
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sam_pipeline.safety.terminal import PlainConsole
 
@@ -20,6 +21,28 @@ def prompt_rows(num_planned: Mapping[str, int], num_unusable: Mapping[str, int])
     return {
         f"{role}s": f"{count} ({num_unusable.get(role, 0)} unusable)" for role, count in num_planned.items() if count
     }
+
+
+def filter_rows(filters: Sequence[Mapping[str, Any]]) -> dict[str, object]:
+    """Rows of a summary: what a run was filtered from and by what, the oldest filter first.
+
+    Args:
+        filters: as config.fingerprint.filters_of gives them.
+    """
+    return {
+        "filtered from" if len(filters) == 1 else f"filter {number}": (
+            f"{each['source']}, version {each['version']}, by {_settings_text(each['selection'])}"
+        )
+        for number, each in enumerate(filters, 1)
+    }
+
+
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    texts = (
+        f"{name}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}"
+        for name, value in settings.items()
+    )
+    return " ".join(texts) or "no setting"
 
 
 def print_table(rows: Mapping[str, object]) -> None:

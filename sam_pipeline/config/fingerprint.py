@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -62,6 +63,29 @@ def fingerprint(
         "schema_version": schema_version,
         "preprocessing_version": PREPROCESSING_VERSION,
     }
+
+
+def filters_of(pinned: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a run was filtered from and how, oldest first; nothing for a run that `annotate` made.
+
+    Returns:
+        `source`, the folder of the run that was filtered; `version` of its results; `selection`, settings by name.
+    """
+    return list(pinned.get("filters", ()))
+
+
+def filter_command(last: Mapping[str, Any], output: str) -> str:
+    """The command that made a filtered run.
+
+    Args:
+        last: the last of filters_of.
+        output: folder of the filtered run.
+    """
+    words = ["sam-pipeline", "filter", last["source"], "--into", output]
+    for name, value in last["selection"].items():
+        words.append(f"--{name.replace('_', '-')}")
+        words += [] if value is True else map(str, value) if isinstance(value, list) else [str(value)]
+    return shlex.join(words)
 
 
 def idle_settings(pinned: Mapping[str, Any]) -> set[str]:

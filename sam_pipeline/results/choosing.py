@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from sam_pipeline.results.containment import contained
 from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.storage.inputs.selection import match_pattern
+from sam_pipeline.storage.tables.schema import MASK_TYPE
 
 # What the choice of masks looks at, by setting: fields of masks and columns of their images.
 _MASK_FIELDS = {
@@ -33,33 +35,40 @@ _MASK_FIELDS = {
 
 
 def fields_looked_at(selection: MaskSelection) -> list[str]:
-    """The fields of masks that a choice depends on; one at least, by which masks are counted."""
-    return sorted({field for name in selection.effective() for field in _MASK_FIELDS.get(name, ())}) or ["area"]
+    """The fields of masks that a choice depends on, and the area, by which they can be counted."""
+    return sorted({"area", *(field for name in selection.effective() for field in _MASK_FIELDS.get(name, ()))})
 
 
-def choose_masks(rows: pa.Table, selection: MaskSelection) -> NDArray[np.bool_]:
+def choose_masks(
+    rows: pa.Table,
+    selection: MaskSelection,
+    *,
+    wanted: NDArray[np.bool_] | None = None,
+    dropped: Counter[str] | None = None,
+) -> NDArray[np.bool_]:
     """Which masks of some images are wanted.
 
     Args:
-        rows: of the results, with the columns height, width and masks, of which fields_looked_at is enough.
+        rows: of the results, with the columns height, width and masks, of which fields_looked_at is enough. A field
+            that the table is too old to have counts as null.
         selection: what is wanted. include and exclude choose images, and are not looked at here.
+        wanted: (rows,), images whose masks are wanted at all; None takes all.
+        dropped: counts masks of wanted images that are dropped, each under the first setting that drops it.
 
     Returns:
         (N,) for the masks of all rows, one row after another.
     """
     masks = _Masks.of(rows)
-    kept = np.ones(len(masks.row), dtype=bool)
-    for keep in _filters(selection):
-        kept &= keep(masks)
-    for keep_in_image in _filters_of_an_image(selection):
-        for members in masks.by_image(kept):
-            chosen = keep_in_image(masks, members)
-            kept[members] = False
-            kept[members[chosen]] = True
+    kept = np.ones(len(masks.row), dtype=bool) if wanted is None else wanted[masks.row]
+    for name, apply in _filters(selection):
+        left = apply(masks, kept)
+        if dropped is not None:
+            dropped[name] += int(np.count_nonzero(kept)) - int(np.count_nonzero(left))
+        kept = left
     return kept
 
 
-def keep_masks(lists: pa.ChunkedArray, kept: NDArray[np.bool_]) -> pa.ListArray:
+def keep_masks(lists: pa.ChunkedArray | pa.ListArray, kept: NDArray[np.bool_]) -> pa.ListArray:
     """The masks of some images without those that are not kept.
 
     Args:
@@ -75,13 +84,39 @@ def keep_masks(lists: pa.ChunkedArray, kept: NDArray[np.bool_]) -> pa.ListArray:
     ).cast(lists.type)
 
 
+def with_fields(kind: pa.DataType, *parts: pa.ListArray) -> pa.ListArray:
+    """The same masks in another type.
+
+    Args:
+        kind: a list of structs. Fields that no part has are null.
+        parts: the same masks, each with some of their fields, as list_array gives them; the first that has a field
+            counts.
+    """
+    columns = {each.name: part.flatten().field(each.name) for part in reversed(parts) for each in part.type.value_type}
+    fields = list(kind.value_type)
+    num_masks = len(parts[0].flatten())
+    values = [columns.get(each.name, pa.nulls(num_masks, each.type)) for each in fields]
+    return pa.ListArray.from_arrays(parts[0].offsets, pa.StructArray.from_arrays(values, fields=fields)).cast(kind)
+
+
 def count_kept(masks: pa.ListArray, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
     """How many masks of each image are kept, (rows,)."""
     return np.bincount(row_numbers(masks)[kept], minlength=len(masks))
 
 
-def list_array(lists: pa.ChunkedArray) -> pa.ListArray:
+def prompt_box_iou(rows: pa.Table) -> NDArray[np.float64]:
+    """IoU of each mask's box with the box that it was prompted with, (N,); NaN where there is none.
+
+    Args:
+        rows: of the results, with masks, of which bbox and prompt_box are enough.
+    """
+    return _box_iou(_Masks.of(rows))
+
+
+def list_array(lists: pa.ChunkedArray | pa.ListArray) -> pa.ListArray:
     """A column of lists in one piece, which begins with its first value."""
+    if isinstance(lists, pa.ListArray):
+        return lists
     joined = lists.combine_chunks()
     return pa.concat_arrays(joined.chunks) if isinstance(joined, pa.ChunkedArray) else joined
 
@@ -106,14 +141,20 @@ class _Masks:
         lists = list_array(rows["masks"])
         return cls(rows, lists.flatten(), row_numbers(lists))
 
+    def field(self, name: str) -> pa.Array:
+        """A field, (N,); nulls where the table is too old to have it."""
+        if self.values.type.get_field_index(name) < 0:
+            return pa.nulls(len(self.values), MASK_TYPE.field(name).type)
+        return self.values.field(name)
+
     def number(self, name: str, kind: type) -> NDArray[Any]:
         """A field that is a number, (N,); NaN where there is none."""
-        column = self.values.field(name)
+        column = self.field(name)
         return np.asarray(column.cast(pa.float64()) if column.null_count else column).astype(kind, copy=False)
 
     def quadruple(self, name: str) -> NDArray[np.float64]:
         """A field that is a list of four numbers, (N, 4); NaN where there is none."""
-        column = self.values.field(name)
+        column = self.field(name)
         found = np.full((len(column), 4), np.nan)
         found[np.asarray(column.is_valid())] = np.asarray(column.flatten()).reshape(-1, 4)
         return found
@@ -128,59 +169,90 @@ class _Masks:
         return np.stack([x, y, x + w, y + h], axis=1)
 
     def by_image(self, kept: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
-        """The kept masks of each image that has more than one, as numbers of masks."""
+        """The kept masks of each image that has any, as numbers of masks."""
         numbers = np.flatnonzero(kept)
         starts = np.flatnonzero(np.diff(self.row[numbers])) + 1
-        return [members for members in np.split(numbers, starts) if len(members) > 1]
+        return np.split(numbers, starts) if len(numbers) else []
 
 
-_Filter = Callable[[_Masks], NDArray[np.bool_]]
-_FilterOfAnImage = Callable[[_Masks, NDArray[np.int64]], NDArray[Any]]
+_Filter = Callable[[_Masks, NDArray[np.bool_]], NDArray[np.bool_]]
+"""(masks, those that were kept so far) → those that it keeps of them."""
 
 
-def _filters(wanted: MaskSelection) -> list[_Filter]:
-    """What is decided mask by mask. Scores are compared as the generator does, in float32."""
-    filters: list[_Filter] = []
-    if (pred_iou_thresh := wanted.pred_iou_thresh) is not None:
-        filters.append(lambda m: m.number("predicted_iou", np.float32) > np.float32(pred_iou_thresh))
-    if (stability := wanted.stability_score_thresh) is not None:
-        filters.append(lambda m: m.number("stability_score", np.float32) >= np.float32(stability))
-    if (min_score := wanted.min_score) is not None:
-        filters.append(lambda m: m.number("score", np.float64) >= min_score)
-    if (min_area := wanted.min_area) is not None:
-        filters.append(lambda m: m.number("area", np.float64) >= min_area)
-    if (share := wanted.max_area_share) is not None:
-        filters.append(lambda m: m.number("area", np.float64) <= share * m.of_image("height") * m.of_image("width"))
-    if (min_box_iou := wanted.min_box_iou) is not None:
-        filters.append(lambda m: ~(_box_iou(m) < min_box_iou))
-    if wanted.category_ids:
-        filters.append(lambda m: np.isin(m.number("category_id", np.float64), wanted.category_ids))
-    if wanted.source != "all":
-        filters.append(lambda m: np.asarray(m.values.field("prompt_id").is_valid()) == (wanted.source == "prompts"))
-    if wanted.drop_border:
-        filters.append(_is_inside)
-    return filters
+def _filters(wanted: MaskSelection) -> list[tuple[str, _Filter]]:
+    """What drops masks, by setting, in the order in which it is applied: first what is decided mask by mask.
 
-
-def _filters_of_an_image(wanted: MaskSelection) -> list[_FilterOfAnImage]:
-    """What is decided among the masks of an image."""
-    filters: list[_FilterOfAnImage] = []
-    if (threshold := wanted.box_nms_thresh) is not None:
-        from sam_pipeline.masks.nms import nms  # numba, which other choices do without
-
+    Scores are compared as the generator does: in float32, and a threshold of 0 drops nothing.
+    """
+    filters: list[tuple[str, _Filter]] = []
+    if pred_iou_thresh := wanted.pred_iou_thresh:
+        above = np.float32(pred_iou_thresh)
+        filters.append(("pred_iou_thresh", lambda m, kept: kept & (m.number("predicted_iou", np.float32) > above)))
+    if stability := wanted.stability_score_thresh:
+        least = np.float32(stability)
         filters.append(
-            lambda m, some: nms(m.boxes_xyxy()[some], m.number("predicted_iou", np.float32)[some], threshold)
+            ("stability_score_thresh", lambda m, kept: kept & (m.number("stability_score", np.float32) >= least))
         )
+    if (min_score := wanted.min_score) is not None:
+        filters.append(("min_score", lambda m, kept: kept & (m.number("score", np.float64) >= min_score)))
+    if (min_area := wanted.min_area) is not None:
+        filters.append(("min_area", lambda m, kept: kept & (m.number("area", np.float64) >= min_area)))
+    if (share := wanted.max_area_share) is not None:
+        filters.append(("max_area_share", lambda m, kept: kept & (m.number("area", np.float64) <= _pixels(m) * share)))
+    if (min_box_iou := wanted.min_box_iou) is not None:
+        filters.append(("min_box_iou", lambda m, kept: kept & ~(_box_iou(m) < min_box_iou)))
+    if wanted.category_ids:
+        ids = pa.array(wanted.category_ids, pa.int64())
+        filters.append(
+            ("category_ids", lambda m, kept: kept & np.asarray(pc.is_in(m.field("category_id"), value_set=ids)))
+        )
+    if wanted.source != "all":
+        is_prompted = wanted.source == "prompts"
+        filters.append(("source", lambda m, kept: kept & (np.asarray(m.field("prompt_id").is_valid()) == is_prompted)))
+    if wanted.drop_border:
+        filters.append(("drop_border", lambda m, kept: kept & _is_inside(m)))
+    if (threshold := wanted.box_nms_thresh) is not None:
+        filters.append(("box_nms_thresh", lambda m, kept: _without_duplicates(m, kept, threshold)))
     if (drop := wanted.drop_contained) != "none":
-        filters.append(lambda m, some: _not_contained(m, some, drop))
+        filters.append(("drop_contained", lambda m, kept: _not_contained(m, kept, drop)))
     if (most := wanted.max_masks) is not None:
-        filters.append(lambda m, some: np.argsort(-m.number("predicted_iou", np.float32)[some], kind="stable")[:most])
+        filters.append(("max_masks", lambda m, kept: _best(m, kept, most)))
     return filters
 
 
-def _not_contained(masks: _Masks, some: NDArray[np.int64], drop: str) -> NDArray[np.bool_]:
-    lies_in = contained(masks.values.field("segmentation").take(pa.array(some)).to_pylist())
-    return ~np.asarray(lies_in.any(axis=1 if drop == "outer" else 0))
+def _without_duplicates(masks: _Masks, kept: NDArray[np.bool_], threshold: float) -> NDArray[np.bool_]:
+    from sam_pipeline.masks.nms import nms  # numba, which other choices do without
+
+    boxes_xyxy, scores = masks.boxes_xyxy(), masks.number("predicted_iou", np.float32)
+    left = np.zeros_like(kept)
+    for members in masks.by_image(kept):
+        left[members[nms(boxes_xyxy[members], scores[members], threshold)]] = True
+    return left
+
+
+def _not_contained(masks: _Masks, kept: NDArray[np.bool_], drop: str) -> NDArray[np.bool_]:
+    segmentations = masks.field("segmentation")
+    left = np.zeros_like(kept)
+    for members in masks.by_image(kept):
+        lies_in = contained(segmentations.take(pa.array(members)).to_pylist())
+        left[members[~lies_in.any(axis=1 if drop == "outer" else 0)]] = True
+    return left
+
+
+def _best(masks: _Masks, kept: NDArray[np.bool_], most: int) -> NDArray[np.bool_]:
+    numbers = np.flatnonzero(kept)
+    # Of equal ones the first.
+    order = numbers[np.lexsort((-masks.number("predicted_iou", np.float32)[numbers], masks.row[numbers]))]
+    row = masks.row[order]
+    place_in_image = np.arange(len(order)) - np.searchsorted(row, row)
+    left = np.zeros_like(kept)
+    left[order[place_in_image < most]] = True
+    return left
+
+
+def _pixels(masks: _Masks) -> NDArray[np.float64]:
+    """Of each mask's image, (N,)."""
+    return masks.of_image("height") * masks.of_image("width")
 
 
 def _box_iou(masks: _Masks) -> NDArray[np.float64]:

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sam_pipeline.config.base import Settings, check
+from sam_pipeline.config.fingerprint import filters_of
 from sam_pipeline.errors import ConfigError
 
 MaskSource = Literal["all", "grid", "prompts"]
 Contained = Literal["none", "outer", "parts"]
+
+_MOST = 2**63 - 1
+"""What a column of integers can hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +63,10 @@ class MaskSelection(Settings):
             value = getattr(self, name)
             check(value is None or 0 <= value <= 1, name, "in [0, 1]", value)
         check(self.min_score is None or math.isfinite(self.min_score), "min_score", "finite", self.min_score)
-        check(self.min_area is None or self.min_area >= 0, "min_area", "at least 0", self.min_area)
-        check(self.max_masks is None or self.max_masks >= 1, "max_masks", "at least 1", self.max_masks)
+        check(self.min_area is None or 0 <= self.min_area <= _MOST, "min_area", f"in [0, {_MOST}]", self.min_area)
+        check(self.max_masks is None or 1 <= self.max_masks <= _MOST, "max_masks", f"in [1, {_MOST}]", self.max_masks)
+        for category_id in self.category_ids:
+            check(abs(category_id) <= _MOST, "each of category_ids", "of 64 bits", category_id)
 
     @property
     def chooses_masks(self) -> bool:
@@ -81,18 +87,40 @@ class MaskSelection(Settings):
         Raises:
             ConfigError: a threshold is looser than the run's.
         """
-        if fingerprint.get("mode") == "prompted":
-            return  # there the thresholds of the grid have dropped nothing
-        for name, is_lower_looser in (
-            ("pred_iou_thresh", True),
-            ("stability_score_thresh", True),
-            ("box_nms_thresh", False),
-        ):
-            wanted, stored = getattr(self, name), fingerprint.get(name)
-            if wanted is None or stored is None or wanted == stored:
-                continue
-            if (wanted < stored) == is_lower_looser:
+        if fingerprint.get("mode") != "prompted":  # there the thresholds of the grid have dropped nothing
+            self._check_stricter({name: fingerprint.get(name) for name in _OF_THE_GRID}, "annotate")
+        for each in filters_of(fingerprint):
+            self._check_stricter(each["selection"], f"filter {each['source']}")
+
+    def _check_stricter(self, stored: Mapping[str, Any], command: str) -> None:
+        """Refuse what is looser than settings that have dropped masks.
+
+        Args:
+            stored: the settings, by name.
+            command: what is to be called with the looser value.
+        """
+        for name, wanted in self.effective().items():
+            has = stored.get(name)
+            if has is not None and name not in ("include", "exclude") and _is_looser(name, wanted, has):
                 raise ConfigError(
-                    f"{name} = {wanted:g} is looser than the run's {stored:g}: what the run has dropped is not there; "
-                    "annotate with the looser value, and select afterwards"
+                    f"{name} = {_text(wanted)} is looser than the run's {_text(has)}: what the run has dropped is not "
+                    f"there; {command} with the looser value, and select afterwards"
                 )
+
+
+_OF_THE_GRID = ("pred_iou_thresh", "stability_score_thresh", "box_nms_thresh")
+_LOOSER_IF_HIGHER = ("box_nms_thresh", "max_area_share", "max_masks")
+
+
+def _is_looser(name: str, wanted: Any, stored: Any) -> bool:
+    if name == "category_ids":
+        return not set(wanted) <= set(stored)
+    if isinstance(wanted, str):  # of prompts or of the grid, outer masks or parts: the others are not there
+        return bool(wanted != stored)
+    return bool(wanted > stored if name in _LOOSER_IF_HIGHER else wanted < stored)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

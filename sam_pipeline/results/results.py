@@ -13,36 +13,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sam_pipeline.errors import OutputError
-from sam_pipeline.results.choosing import (
-    choose_images,
-    choose_masks,
-    count_kept,
-    fields_looked_at,
-    keep_masks,
-    list_array,
-    row_numbers,
-)
 from sam_pipeline.results.mask_selection import MaskSelection
+from sam_pipeline.results.row_groups import Reading, Request, request_for
 from sam_pipeline.storage.layout import table_uri
 from sam_pipeline.storage.objects.filesystem import StorageOptions
-from sam_pipeline.storage.tables.delta import committed_files, open_table, table_metadata
+from sam_pipeline.storage.objects.retrying import retried
+from sam_pipeline.storage.tables.delta import committed_files, open_table, output_errors, table_metadata
 from sam_pipeline.storage.tables.delta_place import Table
 from sam_pipeline.storage.tables.plan import read_plan
-from sam_pipeline.storage.tables.result_reading import (
-    RowGroup,
-    check_condition,
-    deciding_columns,
-    iterate_row_groups,
-    results_schema,
-)
-
-
-@dataclass
-class Reading:
-    """What was read so far, as a reader that is asked to counts it."""
-
-    num_bytes: int = 0
-    """Of the column chunks that were read, as they are stored."""
+from sam_pipeline.storage.tables.result_reading import iterate_row_groups, results_schema
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +64,9 @@ class Results:
         _ = results.settings  # raises for a table of another program
         return results if selection is None else results.select(selection)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.output, self.num_images, self.storage_options, self.selection, self.table.version())
+
     @property
     def settings(self) -> Mapping[str, Any]:
         """The run's fingerprint: what decided its masks, by name."""
@@ -115,8 +97,10 @@ class Results:
         columns: Sequence[str],
         where: pc.Expression | None = None,
         *,
+        mask_fields: Sequence[str] | None = None,
         first_id: int = 0,
         last_id: int | None = None,
+        left_out: NDArray[np.bool_] | None = None,
         reading: Reading | None = None,
     ) -> Iterator[pa.Table]:
         """Some columns of the rows that meet a condition, in the order of files and rows; a table for each row group.
@@ -127,8 +111,11 @@ class Results:
         Args:
             columns: some of schema, in the order wanted.
             where: a condition on columns, as the selection shows them; None takes all rows.
+            mask_fields: fields of the column masks, which then has these alone, in the order in which they are stored;
+                the others are not read. None takes all.
             first_id: no images before this one.
             last_id: no images after this one.
+            left_out: (planned images,) bool, images of which no row is wanted; their masks are not read either.
             reading: counts what is read.
 
         Raises:
@@ -136,76 +123,30 @@ class Results:
             OutputError: a file is missing or damaged.
             StorageUnavailableError: storage did not answer.
         """
-        if where is not None:
-            check_condition(where, self.schema)
         if first_id > 0:
             where = _and(where, pc.field("image_id") >= first_id)
         if last_id is not None:
             where = _and(where, pc.field("image_id") <= last_id)
+        request = request_for(self.schema, columns, where, self.selection, mask_fields=mask_fields, left_out=left_out)
         # A generator of its own, so that what is refused is refused here and not with the first table.
-        return self._tables(columns, where, first_id, last_id, Reading() if reading is None else reading)
+        return self._tables(request, first_id, last_id, Reading() if reading is None else reading)
 
-    def _tables(
-        self, columns: Sequence[str], where: pc.Expression | None, first_id: int, last_id: int | None, reading: Reading
-    ) -> Iterator[pa.Table]:
+    def _tables(self, request: Request, first_id: int, last_id: int | None, reading: Reading) -> Iterator[pa.Table]:
         for group in iterate_row_groups(self.table, self.storage_options, first_id=first_id, last_id=last_id):
-            rows = self._chosen(group, columns, where)
-            reading.num_bytes += group.bytes_read
+            rows = request.read(group, reading)
             if rows.num_rows:
                 yield rows
 
-    def _chosen(self, group: RowGroup, columns: Sequence[str], where: pc.Expression | None) -> pa.Table:
-        """The rows of a row group that are wanted, with the masks that are wanted."""
-        # The id always: a table without a column has no rows.
-        needed = {"image_id", *columns, *([] if where is None else deciding_columns(where, self.schema))}
-        has_masks = "masks" in needed
-        chooses = self.selection.chooses_masks and bool({"masks", "num_masks"} & needed)
-        if chooses:
-            needed |= {"height", "width", "num_masks"}
-        if self.selection.include or self.selection.exclude:
-            needed |= {"uri"}
-        small = [name for name in self.schema.names if name in needed and name != "masks"]
-        speaks_of_masks = where is not None and "masks" in deciding_columns(where, self.schema)
-        rows = group.read(small, fields_looked_at(self.selection) if chooses else None)
-        wanted = choose_images(rows["uri"], self.selection) if "uri" in small else np.ones(rows.num_rows, dtype=bool)
-        kept = None
-        if chooses:
-            kept = choose_masks(rows, self.selection)
-            masks = list_array(rows["masks"])
-            kept &= wanted[row_numbers(masks)]  # those of an image that is left out need not be read
-            counts = pa.array(count_kept(masks, kept), pa.int32())
-            rows = _with(rows.drop_columns("masks"), "num_masks", counts)
-        if where is not None and not speaks_of_masks:
-            wanted &= _meets(rows, where)
-        if has_masks:
-            rows = rows.append_column(self.schema.field("masks"), self._masks(group, wanted, kept))
-        if speaks_of_masks and where is not None:
-            wanted &= _meets(rows, where)
-        return (rows if wanted.all() else rows.filter(pa.array(wanted))).select(columns)
 
-    def _masks(
-        self, group: RowGroup, wanted: NDArray[np.bool_], kept: NDArray[np.bool_] | None
-    ) -> pa.Array | pa.ChunkedArray:
-        """The column masks of a row group, with the masks that are kept; not read where no row needs it."""
-        kind = self.schema.field("masks").type
-        if not wanted.any() or (kept is not None and not kept.any()):
-            return pa.array([[]] * group.num_rows, kind)
-        masks = group.read(["masks"])["masks"]
-        return masks if kept is None or kept.all() else keep_masks(masks, kept)
+def _reopened(
+    output: str, num_images: int, storage_options: StorageOptions, selection: MaskSelection, version: int
+) -> Results:
+    """Results that were pickled, at the version that they had."""
+    uri = table_uri(output, "masks")
+    with output_errors(uri):
+        table = retried(lambda: Table(uri, storage_options, version), what=f"open {uri}")
+    return Results(output, num_images, table, storage_options, selection)
 
 
 def _and(where: pc.Expression | None, condition: pc.Expression) -> pc.Expression:
     return condition if where is None else where & condition
-
-
-def _with(rows: pa.Table, name: str, column: pa.Array) -> pa.Table:
-    index = rows.schema.get_field_index(name)
-    return rows.set_column(index, rows.schema.field(index), column)
-
-
-def _meets(rows: pa.Table, where: pc.Expression) -> NDArray[np.bool_]:
-    """Which rows meet a condition, (rows,) bool."""
-    numbered = rows.append_column("__row", pa.array(np.arange(rows.num_rows)))
-    meets = np.zeros(rows.num_rows, dtype=bool)
-    meets[numbered.filter(where)["__row"].to_numpy()] = True
-    return meets

@@ -14,6 +14,7 @@ import pytest
 
 import sam_pipeline
 from sam_pipeline.cli.commands import main
+from sam_pipeline.cli.help import COMMANDS
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, PlanConfig, PoolConfig
 from sam_pipeline.errors import FencedError, OutputError, RunFailedError
 from sam_pipeline.pipeline import annotate as annotate_module
@@ -164,9 +165,6 @@ def test_help_of_a_command_comes_also_when_asked_for_before_it(cli):
 
 def test_help_of_what_is_no_command_is_refused(cli):
     assert "paint" in usage_refused(cli, "paint", "--help")
-
-
-COMMANDS = ["annotate", "plan", "status", "verify", "retry", "vacuum", "weights"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)
@@ -379,7 +377,7 @@ def test_a_folder_that_holds_no_run_is_refused_in_one_line(cli, tmp_path, comman
         (["annotate", "--output", "o", "--colour", "red"], "--colour"),
         (["annotate"], "--output"),
         (["paint"], "paint"),
-        ([], "annotate, plan, status, verify, retry, vacuum, weights"),
+        ([], ", ".join(COMMANDS)),
     ],
 )
 def test_bad_usage_is_explained_without_a_traceback(cli, arguments, message):
@@ -398,7 +396,7 @@ def test_an_unknown_model_to_fetch_is_refused_in_one_line(cli):
     "arguments", [["--output", "x", "annotate"], ["--output=x", "plan"], ["--output", "x"]], ids=str
 )
 def test_flags_before_the_command_are_refused(cli, arguments):
-    commands = "annotate,plan,status,verify,retry,vacuum,weights"
+    commands = ",".join(COMMANDS)
     expected = f"the command comes before its flags: sam-pipeline {{{commands}}} --output …"
     assert refused(cli, *arguments) == expected
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sam_pipeline.masks.runs import rle
@@ -15,13 +15,13 @@ from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.storage.tables.schema import MASKS_SCHEMA
 from tests.storage.runs import HEIGHT, WIDTH, failed_row, mask, row
 
-SCORES = st.sampled_from([0.5, 0.7, 0.88, 0.9, 0.95, 1.0])
+SCORES = st.sampled_from([0.0, 0.5, 0.7, 0.88, 0.9, 0.95, 1.0])
 
 
 @st.composite
 def masks(draw):
     found = mask(draw(st.integers(0, 99))) | {
-        "predicted_iou": float(np.float32(draw(SCORES))),
+        "predicted_iou": float(np.float32(draw(SCORES | st.just(-0.01)))),
         "stability_score": float(np.float32(draw(SCORES))),
     }
     if draw(st.booleans()):
@@ -69,8 +69,8 @@ def box_iou(first, second):
 def is_wanted(m, s):
     x, y, w, h = m["bbox"]
     return (
-        (s.pred_iou_thresh is None or m["predicted_iou"] > np.float32(s.pred_iou_thresh))
-        and (s.stability_score_thresh is None or m["stability_score"] >= np.float32(s.stability_score_thresh))
+        (not s.pred_iou_thresh or m["predicted_iou"] > np.float32(s.pred_iou_thresh))
+        and (not s.stability_score_thresh or m["stability_score"] >= np.float32(s.stability_score_thresh))
         and (s.min_score is None or (m["score"] is not None and m["score"] >= s.min_score))
         and (s.min_area is None or m["area"] >= s.min_area)
         and (s.max_area_share is None or m["area"] <= s.max_area_share * HEIGHT * WIDTH)
@@ -119,6 +119,7 @@ def chosen(rows, selection):
 
 
 @given(ROWS, SELECTIONS)
+@settings(deadline=None)  # the first NMS is compiled
 def test_masks_are_chosen_by_the_rules(images, selection):
     rows = table(images)
     assert chosen(rows, selection) == [wanted_of_image(masks, selection) for masks in rows["masks"].to_pylist()]

@@ -16,7 +16,6 @@ import pytest
 from sam_pipeline.api import open_run
 from sam_pipeline.cli.commands import main
 from sam_pipeline.errors import ConfigError
-from sam_pipeline.overlays import write_overlays
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.prompt_plan import ensure_prompts
 from sam_pipeline.storage.maintenance.status import read_state
@@ -264,8 +263,9 @@ def test_the_command_line_refuses_with_one_line(tmp_path, images, name, command,
     assert place.written() == set()
 
 
-def test_overlays_are_drawn_of_an_output_of_any_name(tmp_path, images):
+def test_images_are_read_again_from_an_output_of_any_name(tmp_path, images):
     place = Disk(tmp_path)
     output = f"{place.root}/ä &%"
     all_commands(output, place, images, with_prompts=True)
-    assert len(list(write_overlays(output, tmp_path / "overlays", {}))) == 2
+    run = open_run(output)
+    assert [run.read_image(row).ndim for row in run] == [3, 3]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sam_pipeline.config.fingerprint import filters_of
 from sam_pipeline.storage.layout import table_uri
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.retrying import retried
@@ -35,6 +38,8 @@ class RunState:
     num_masks: int
     commits: list[tuple[float, int]]
     """(Unix time in seconds, images) of the latest commits of shards, oldest first."""
+    filters: list[dict[str, Any]] = field(default_factory=list)
+    """See config.fingerprint.filters_of."""
 
     def recent_rate(self) -> float | None:
         """Images a second over the last commits of one working period; None before there are two."""
@@ -110,8 +115,9 @@ def read_state(output: str, storage_options: StorageOptions) -> RunState | None:
     table = open_table(table_uri(output, "masks"), storage_options)
     if table is None:
         return None
-    table_metadata(table)  # raises for a table of another program, which has other columns
-    return RunState(*count_results(table, storage_options), _recent_commits(table))
+    metadata = table_metadata(table)  # raises for a table of another program, which has other columns
+    filters = filters_of(json.loads(metadata["fingerprint"]))
+    return RunState(*count_results(table, storage_options), _recent_commits(table), filters)
 
 
 def count_results(table: Table, storage_options: StorageOptions) -> tuple[Counter[str], int]:

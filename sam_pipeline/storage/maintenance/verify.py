@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pycocotools import mask as coco_mask
 
+from sam_pipeline.config.fingerprint import filter_command, filters_of
 from sam_pipeline.errors import DamagedFileError, OutputError
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.layout import table_uri
@@ -44,6 +46,8 @@ class Verification:
     num_twice: int = 0
     num_bad_masks: int = 0
     """Rows, masks and files with something wrong in them."""
+    filters: list[dict[str, Any]] = field(default_factory=list)
+    """See config.fingerprint.filters_of."""
     damaged_files: list[DataFile] = field(default_factory=list)
     """Shards that are missing, or are not as they were written."""
     unsound_ids: set[int] = field(default_factory=set)
@@ -54,7 +58,7 @@ class Verification:
     @property
     def is_repairable(self) -> bool:
         """Whether retry_damaged has something to do."""
-        return bool(self.damaged_files or self.unsound_ids)
+        return bool(self.damaged_files or self.unsound_ids) and not self.filters
 
     @property
     def ok(self) -> bool:
@@ -84,7 +88,6 @@ def verify(output: str, storage_options: StorageOptions) -> Verification:
         result = Verification(plan.num_images, num_left=plan.num_images)
         result.note(_left(output, result))
         return result
-    table_metadata(table)  # raises for a table of another program
     return _check(plan, table, storage_options)
 
 
@@ -112,7 +115,9 @@ def retry_damaged(output: str, storage_options: StorageOptions) -> int:
 
 
 def _check(plan: Plan, table: Table, storage_options: StorageOptions) -> Verification:
-    result = Verification(plan.num_images)
+    # Raises for a table of another program.
+    filters = filters_of(json.loads(table_metadata(table)["fingerprint"]))
+    result = Verification(plan.num_images, filters=filters)
     uri_hashes = _uri_hashes(plan, storage_options)
     num_prompts = count_prompts(plan.output, plan.num_images, storage_options)
     seen = np.zeros(plan.num_images, dtype=np.uint8)
@@ -144,7 +149,10 @@ def _check(plan: Plan, table: Table, storage_options: StorageOptions) -> Verific
 
 
 def _left(output: str, result: Verification) -> str:
-    command = f"sam-pipeline annotate --output {shlex.quote(output)}"
+    if result.filters:
+        command = filter_command(result.filters[-1], output)
+    else:
+        command = f"sam-pipeline annotate --output {shlex.quote(output)}"
     return f"left to do: {result.num_left} of {result.num_planned} images; {command} goes on with them"
 
 
@@ -178,8 +186,10 @@ def _check_rows(
             problems = list(_row_problems(row))
             if hash(row["uri"]) != uri_hashes[image_id]:
                 problems.append("the plan has another uri for this image_id")
-            if row["status"] == "ok" and (answered := _num_answered(row)) != num_prompts[image_id]:
-                problems.append(f"{answered} prompts are answered, {num_prompts[image_id]} were planned")
+            answered, planned = _num_answered(row), int(num_prompts[image_id])
+            # The masks of some may have been dropped by a filter.
+            if row["status"] == "ok" and (answered > planned if result.filters else answered != planned):
+                problems.append(f"{answered} prompts are answered, {planned} were planned")
             if problems:
                 result.unsound_ids.add(image_id)
             for problem in problems:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -185,6 +185,45 @@ def extend_prompts(
         raise FencedError(f"another run added prompts to {table.uri} meanwhile; the same command looks again")
     epoch = take_prompts_epoch(table)
     return _append(table, _sorted(prompts), source, num_images, generation, epoch=epoch, before=before)
+
+
+def copy_prompts(
+    output: str, header: Prompts, parts: Iterable[pa.Table], num_images: int, storage_options: StorageOptions
+) -> None:
+    """Freeze prompts that another run has, in one transaction.
+
+    Args:
+        output: folder of the new run, without prompts.
+        header: of the other run; source and sha256 are kept.
+        parts: rows of PROMPTS_SCHEMA with ids of the new run, ascending; those of an image are in one part.
+        num_images: in the plan of the new run.
+        storage_options: of fsspec.
+
+    Raises:
+        FencedError: another start froze prompts meanwhile.
+        OutputError: the place cannot be written.
+    """
+    table = FencedTable.open(output, "prompts", storage_options) or FencedTable.create(
+        output, "prompts", {}, storage_options
+    )
+    per_group = _MASK_ROWS_PER_GROUP if header.max_masks else _ROWS_PER_GROUP
+    files, num_prompts, num_regions, max_prompts, max_masks = [], 0, 0, 0, 0
+    for rows in parts:
+        of_file, most = _counted(rows.filter(pc.equal(rows["role"], "prompt")))
+        num_prompts, num_regions = num_prompts + of_file, num_regions + rows.num_rows - of_file
+        max_prompts = max(max_prompts, most)
+        max_masks = max(max_masks, _counted(rows.filter(rows["mask_input"].is_valid()))[1])
+        files.append(table.put(rows, row_group_size=per_group))
+    copied = replace(
+        header,
+        num_images=num_images,
+        num_prompts=num_prompts,
+        num_regions=num_regions,
+        max_prompts=max_prompts,
+        max_masks=max_masks,
+        generation=1,
+    )
+    _commit(table, files, asdict(copied) | {"source": json.dumps(header.source)}, epoch=1)
 
 
 def take_prompts_epoch(table: FencedTable) -> int:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sam_pipeline.config.fingerprint import idle_settings
+from sam_pipeline.config.fingerprint import filters_of, idle_settings
 from sam_pipeline.errors import ConfigError, FingerprintMismatchError, OutputError
 from sam_pipeline.storage.layout import table_uri
 from sam_pipeline.storage.objects.filesystem import StorageOptions
@@ -110,11 +110,11 @@ class MaskTable:
         """Open existing results for anything but a run, whatever its settings; like every start, it fences the others.
 
         Raises:
-            OutputError: there are no results.
+            OutputError: there are no results, or they were filtered.
             FencedError: another start won the epoch.
         """
         table = FencedTable(open_results(output, storage_options), TABLE_SCHEMAS["masks"])
-        table_metadata(table.snapshot)  # raises for a table of another program
+        check_not_filtered(output, table_metadata(table.snapshot))  # raises for a table of another program
         return cls(table, table.take_epoch())
 
     @property
@@ -222,6 +222,24 @@ class MaskTable:
             FencedError: a later start took over.
         """
         self._table.confirm_epoch(self.epoch)
+
+
+def check_not_filtered(output: str, metadata: Mapping[str, str]) -> None:
+    """Refuse to annotate images of a run that was filtered: they would have all their masks, beside chosen ones.
+
+    Args:
+        output: folder of the run.
+        metadata: of its results.
+
+    Raises:
+        OutputError: it was filtered.
+    """
+    if filters := filters_of(json.loads(metadata["fingerprint"])):
+        source = filters[-1]["source"]
+        raise OutputError(
+            f"{output} was filtered from {source}, so no image of it is annotated: extend, retry or annotate {source}, "
+            "and filter it again into another folder"
+        )
 
 
 def check_fingerprint(stored: Fingerprint, wanted: Fingerprint) -> None:

@@ -1,6 +1,6 @@
 from dataclasses import fields
 
-from sam_pipeline.api import ImageRow, MaskDict, PromptError
+from sam_pipeline import ImageRow, MaskDict, PromptError
 from sam_pipeline.masks.records import PromptedMaskRecord
 from sam_pipeline.storage.tables.schema import MASK_TYPE, MASKS_SCHEMA, PROMPT_ERROR_TYPE
 

@@ -1,0 +1,187 @@
+"""The figures of a run: counts, errors, distributions, and what stricter thresholds would keep. Needs no pixels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sam_pipeline.report.distributions import Distribution, area_counter, number_counter, share_counter
+from sam_pipeline.report.error_groups import ErrorCounter, ErrorGroup
+from sam_pipeline.report.mask_numbers import MaskNumbers, read_mask_numbers
+from sam_pipeline.report.threshold_curves import ThresholdCounter, ThresholdCurve
+from sam_pipeline.results.categories import Categories, read_categories
+from sam_pipeline.results.results import Results
+
+# Sums of nested masks are several times the image; what is beyond is in the last bin.
+_MOST_COVERAGE = 10.0
+_MOST_PREDICTED_IOU = 1.2
+
+
+@dataclass(frozen=True)
+class CategoryCount:
+    """How often a category was found."""
+
+    category_id: int
+    """As stored."""
+    name: str
+    num_masks: int
+    num_images: int
+    """Images with one mask of it at least."""
+
+
+@dataclass(frozen=True)
+class RunStatistics:
+    """The figures of a run's results, as a selection shows them."""
+
+    output: str
+    """Folder of the run: an absolute path or a URI."""
+    selection: Mapping[str, Any]
+    """Settings of the selection that are not their default, by name."""
+    num_planned: int
+    """Planned images."""
+    num_done: int
+    """Images that have a row, whatever its status and the selection."""
+    num_images: int
+    """Images that have a row and are chosen by the selection; all that follows is of these."""
+    num_by_status: Mapping[str, int]
+    """Images by status; of all statuses only ok has masks."""
+    num_without_masks: int
+    """Images with status ok and no mask."""
+    errors: tuple[ErrorGroup, ...]
+    """Of images that have another status than ok, the most frequent first."""
+    prompt_errors: tuple[ErrorGroup, ...]
+    """Of prompts and regions that could not be used."""
+    num_masks: int
+    masks_per_image: Distribution
+    """Of images with status ok. Exact up to 100,000 masks."""
+    area: Distribution
+    """Of masks, in pixels. Quantiles are within 2.3 %."""
+    predicted_iou: Distribution
+    """Of masks; quantiles within 0.001."""
+    stability_score: Distribution
+    """Of masks; quantiles within 0.001."""
+    coverage: Distribution
+    """Of images with status ok: the areas of an image's masks added up, as a share of the image. It is above 1 where
+    masks lie in one another."""
+    score: Distribution
+    """Of masks whose prompt has a score of the detector."""
+    box_iou: Distribution
+    """Of masks whose prompt has a box: its IoU with the mask's own box."""
+    categories: tuple[CategoryCount, ...]
+    """Of masks that have a category, the most frequent first."""
+    curves: tuple[ThresholdCurve, ...]
+    """What is left for each value of pred_iou_thresh and stability_score_thresh."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures as values of JSON."""
+        return dataclasses.asdict(self)
+
+
+def read_statistics(
+    results: Results,
+    *,
+    categories: str | None = None,
+    watch: Callable[[MaskNumbers], None] = lambda numbers: None,
+) -> RunStatistics:
+    """Compute the figures of a run in one pass, in bounded memory; pixels of masks are not read.
+
+    Args:
+        results: of the run; its selection decides which images and masks are looked at.
+        categories: where names of categories are, as for read_categories.
+        watch: called with each part of the results that was read, in the order of reading.
+
+    Raises:
+        InputError: categories cannot be read.
+        OutputError: a file is missing or damaged.
+        StorageUnavailableError: storage did not answer.
+    """
+    names = read_categories(results, categories)
+    counted = _Counted()
+    for numbers in read_mask_numbers(results):
+        counted.add(numbers)
+        watch(numbers)
+    return counted.statistics(results, names)
+
+
+class _Counted:
+    """Figures of the parts that were read so far."""
+
+    def __init__(self) -> None:
+        self._num_images = self._num_without_masks = 0
+        self._num_by_status: Counter[str] = Counter()
+        self._errors, self._prompt_errors = ErrorCounter(), ErrorCounter()
+        self._masks_per_image, self._area, self._coverage = (
+            number_counter(),
+            area_counter(),
+            share_counter(_MOST_COVERAGE),
+        )
+        self._scores = {
+            "predicted_iou": share_counter(_MOST_PREDICTED_IOU),
+            "stability_score": share_counter(),
+            "score": share_counter(),
+        }
+        self._box_iou = share_counter()
+        self._categories: Counter[int] = Counter()
+        self._category_images: Counter[int] = Counter()
+        self._curves = (ThresholdCounter("pred_iou_thresh"), ThresholdCounter("stability_score_thresh"))
+
+    def add(self, numbers: MaskNumbers) -> None:
+        self._num_images += numbers.rows.num_rows
+        for pair in numbers.rows["status"].value_counts().to_pylist():
+            self._num_by_status[pair["values"]] += pair["counts"]
+        self._errors.add_images(numbers.rows)
+        self._prompt_errors.add_prompts(numbers.rows)
+        ok = numbers.is_ok
+        self._num_without_masks += int((numbers.num_masks[ok] == 0).sum())
+        self._masks_per_image.add(numbers.num_masks[ok].astype(np.float64))
+        area = numbers.of_masks("area")
+        self._area.add(area)
+        self._coverage.add((numbers.sum_by_image(area) / numbers.num_pixels)[ok])
+        for name, counter in self._scores.items():
+            if name != "score" or numbers.has_prompts:
+                counter.add(numbers.of_masks(name))
+        if numbers.has_prompts:
+            self._box_iou.add(numbers.box_iou)
+            self._add_categories(numbers)
+        for curve in self._curves:
+            curve.add(numbers)
+
+    def _add_categories(self, numbers: MaskNumbers) -> None:
+        pairs = pa.table({"row": numbers.row, "id": numbers.category_id}).drop_null()
+        for counter, found in (
+            (self._categories, pairs),
+            (self._category_images, pairs.group_by(["row", "id"]).aggregate([])),
+        ):
+            for pair in found["id"].value_counts().to_pylist():
+                counter[pair["values"]] += pair["counts"]
+
+    def statistics(self, results: Results, names: Categories) -> RunStatistics:
+        area = self._area.distribution()
+        return RunStatistics(
+            output=results.output,
+            selection=results.selection.effective(),
+            num_planned=results.num_images,
+            num_done=results.num_done,
+            num_images=self._num_images,
+            num_by_status=dict(self._num_by_status.most_common()),
+            num_without_masks=self._num_without_masks,
+            errors=self._errors.groups(),
+            prompt_errors=self._prompt_errors.groups(),
+            num_masks=area.num,
+            masks_per_image=self._masks_per_image.distribution(),
+            area=area,
+            coverage=self._coverage.distribution(),
+            **{name: counter.distribution() for name, counter in self._scores.items()},
+            box_iou=self._box_iou.distribution(),
+            categories=tuple(
+                CategoryCount(number, names.name(number), num_masks, self._category_images[number])
+                for number, num_masks in sorted(self._categories.items(), key=lambda item: (-item[1], item[0]))
+            ),
+            curves=tuple(curve.curve() for curve in self._curves),
+        )
