@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from sam_pipeline.errors import OutputError
+from sam_pipeline.storage.inputs.listing.store_listing import folder_names
 from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri, open_filesystem, protocol_of
 from sam_pipeline.storage.objects.retrying import retried
 from sam_pipeline.storage.tables.delta import REQUESTS_AT_ONCE, output_errors
@@ -129,6 +130,17 @@ class Destination:
             if content:
                 file.write(content if is_first else separator + content)
                 is_first = False
+
+    def first_name(self) -> str | None:
+        """The name of a file or folder right in this one, but for what is hidden; None if there is none."""
+
+        def look() -> str | None:
+            names = folder_names(self._filesystem, self._path)
+            return next((name for name in names if not name.startswith(".")), None)
+
+        with output_errors(self.uri):
+            name: str | None = self._retried(look, "")
+            return name
 
     def names(self, folder: str = "") -> list[str]:
         """All files below a folder of this one, by their names relative to this one."""

@@ -67,16 +67,19 @@ def export(
     for number in range(num_parts(job)):
         record = done.get(number)
         if record is None:
-            record = write_images(job, destination, number, position)
+            record = write_images(job, destination, number, position, advance)
             write_part(destination, number, record)
+        else:
+            advance(record.report.num_images + record.report.images_left_out.total())
         position.advance(record.pieces)
         records.append(record)
-        advance(record.report.num_images + record.report.images_left_out.total())
     return finish(job, destination, marker, records)
 
 
 def start(results: Results, destination: Destination, settings: ExportSettings) -> tuple[Job, Marker]:
     """Check everything that can be checked, and claim the destination."""
+    if destination.uri.lower().endswith(".json"):
+        raise ConfigError(f"{destination.uri}: give a folder, in which {settings.format} writes its files")
     form = FORMATS[settings.format]
     given = settings.by_name()
     default = ExportSettings(format=settings.format).by_name()

@@ -72,6 +72,8 @@ class Format:
     simplify, shard_images, images, convert_to_rle."""
     shard_images: int | None = None
     """Images in a piece, unless the user says so; None: a piece may have any number."""
+    part_images: int = 4096
+    """Planned images in a part, at least: so many are done again after a kill. Fewer where an image takes long."""
     with_stems: bool = False
     """Whether names without their suffixes must differ."""
     temporary: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -20,9 +20,8 @@ from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.row_groups import Reading
 
-PART_IMAGES = 4096
-"""Planned images in a part, at least: so many are done again after a kill."""
-
+# Images in a batch: after each the user is told, and what a format makes of it is held at once.
+_BATCH_IMAGES = 256
 _NOT_SELECTED = "not selected"
 _DROPPED = "dropped in the review"
 _READ = (*COLUMNS, "num_masks")
@@ -50,7 +49,7 @@ class Position:
 def part_images(settings: ExportSettings) -> int:
     """Planned images in a part of a new export: enough for some whole shards."""
     shard = _shard_images(settings) or 1
-    return shard * math.ceil(PART_IMAGES / shard)
+    return shard * math.ceil(FORMATS[settings.format].part_images / shard)
 
 
 def num_parts(job: Job) -> int:
@@ -58,7 +57,13 @@ def num_parts(job: Job) -> int:
     return math.ceil(job.results.num_images / job.part_images)
 
 
-def write_images(job: Job, destination: Destination, number: int, position: Position) -> PartRecord:
+def write_images(
+    job: Job,
+    destination: Destination,
+    number: int,
+    position: Position,
+    advance: Callable[[int], object] = lambda _: None,
+) -> PartRecord:
     """Write one part.
 
     Args:
@@ -66,6 +71,7 @@ def write_images(job: Job, destination: Destination, number: int, position: Posi
         destination: where.
         number: of the part.
         position: what comes before it; it stays as it is.
+        advance: is told now and then how many images were done since the last time.
     """
     write_piece = FORMATS[job.settings.format].write_piece
     place = Place(destination, f"part-{number:07}", job.kept)
@@ -73,13 +79,14 @@ def write_images(job: Job, destination: Destination, number: int, position: Posi
     report.merge(_left_out(job, number))
     for split, stream in _by_split(job, number, _READ, report):
         while stream.has_more():
-            counted = _Counted(job, stream.take(_shard_images(job.settings)), position.annotation_id)
+            counted = _Counted(job, stream.take(_shard_images(job.settings)), position.annotation_id, advance)
             piece = Piece(split, position.piece_numbers.get(split, 0))
             write_piece(job, piece, iter(counted), place, report)
             pieces.append(replace(piece, num_images=counted.num_images, num_masks=counted.num_masks))
             position.advance(pieces[-1:])
             report.num_images += counted.num_images
             report.num_masks += counted.num_masks
+    advance(report.images_left_out.total())
     report.images_left_out, report.masks_left_out = +report.images_left_out, +report.masks_left_out
     return PartRecord(report, tuple(pieces))
 
@@ -190,14 +197,20 @@ class _Stream:
 class _Counted:
     """The batches of a piece, and how much was taken of them."""
 
-    def __init__(self, job: Job, tables: Iterator[pa.Table], annotation_id: int) -> None:
-        self._job, self._tables, self._annotation_id = job, tables, annotation_id
+    def __init__(
+        self, job: Job, tables: Iterator[pa.Table], annotation_id: int, advance: Callable[[int], object]
+    ) -> None:
+        self._job, self._tables, self._annotation_id, self._advance = job, tables, annotation_id, advance
         self.num_images = self.num_masks = 0
 
     def __iter__(self) -> Iterator[Batch]:
         for rows in self._tables:
-            first_id = self._annotation_id + self.num_masks
-            batch = make_batch(rows.select(COLUMNS), self._job.names, self._job.categories, first_id)
-            self.num_images += batch.num_images
-            self.num_masks += batch.num_masks
-            yield batch
+            whole = rows.select(COLUMNS)
+            for start in range(0, whole.num_rows, _BATCH_IMAGES):
+                first_id = self._annotation_id + self.num_masks
+                some = whole.slice(start, _BATCH_IMAGES)
+                batch = make_batch(some, self._job.names, self._job.categories, first_id)
+                self.num_images += batch.num_images
+                self.num_masks += batch.num_masks
+                yield batch
+                self._advance(batch.num_images)

@@ -43,8 +43,8 @@ def begin(results: Results, destination: Destination, settings: ExportSettings, 
         return marker
     if marker is not None:
         kept = _clear(destination)
-    elif foreign := [name for name in destination.names() if not name.startswith(".")]:
-        raise OutputError(f"{destination.uri} is not empty: it holds {min(foreign)!r}, which no export wrote")
+    elif (name := destination.first_name()) is not None:
+        raise OutputError(f"{destination.uri} is not empty: it holds {name!r}, which no export wrote")
     marker = Marker(identity, results.table.version(), part_images, kept=kept)
     write_marker(destination, marker)
     return marker

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from sam_pipeline.errors import ConfigError, InputError, OutputError
 from sam_pipeline.exports import exporting, parts
 from sam_pipeline.exports.destination import OWN_FOLDER, Destination
 from sam_pipeline.exports.exporting import export
+from sam_pipeline.exports.formats import FORMATS
 from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.review import mask_key
@@ -17,7 +19,7 @@ from tests.exports.masks import all_shapes, prompted, row, shapes, stored
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import failed_row, plan, shard, take_over
 
-FORMATS = [
+EXPORTS = [
     {"format": "coco"},
     {"format": "coco", "split": 0.5},
     {"format": "coco", "shard_images": 3},
@@ -37,7 +39,9 @@ FORMATS = [
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(parts, "PART_IMAGES", 4)
+    for name, form in FORMATS.items():
+        monkeypatch.setitem(FORMATS, name, replace(form, part_images=4))
+    monkeypatch.setattr(parts, "_BATCH_IMAGES", 3)
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ class Killed(BaseException):
     """As a signal: nothing but the end of the process is to be expected of it."""
 
 
-@pytest.mark.parametrize("settings", FORMATS, ids=str)
+@pytest.mark.parametrize("settings", EXPORTS, ids=str)
 def test_an_export_that_is_cut_off_at_any_write_goes_on_to_the_same_files(
     run, tmp_path, small_parts, monkeypatch, settings
 ):
@@ -148,7 +152,7 @@ def test_a_destination_that_is_not_empty_is_refused(run, tmp_path):
         export(results, run, ExportSettings(format="coco"))
 
 
-@pytest.mark.parametrize("settings", FORMATS, ids=str)
+@pytest.mark.parametrize("settings", EXPORTS, ids=str)
 def test_overwrite_deletes_what_an_export_wrote_and_nothing_else(run, tmp_path, settings):
     results, dest = Results.open(run, {}), tmp_path / "export"
     export(results, str(dest), ExportSettings(**settings))
@@ -193,7 +197,7 @@ def test_an_export_to_s3_is_the_same_and_can_be_replaced(run, tmp_path, s3, monk
         monkeypatch.setenv(name, value)
     bucket = s3.create_bucket()
     results = Results.open(run, {})
-    for settings in FORMATS:
+    for settings in EXPORTS:
         export(results, str(tmp_path / str(settings)), ExportSettings(**settings))
         export(results, f"s3://{bucket}/export", ExportSettings(**settings, overwrite=True))
         keys = [key for key in s3.list_keys(bucket, "export/") if OWN_FOLDER not in key]
@@ -281,6 +285,8 @@ def test_settings_of_other_formats_are_refused(exported, every_shape):
         exported(every_shape, "sa1b", segmentation="polygon")
     with pytest.raises(ConfigError, match="format must be one of coco, coco-results,"):
         ExportSettings(format="voc")
+    with pytest.raises(ConfigError, match="give a folder, in which coco writes its files"):
+        exported(every_shape, "coco", "annotations.json")
     with pytest.raises(ConfigError, match="split must be between 0 and 1, got 1"):
         ExportSettings(format="coco", split=1)
 
@@ -293,9 +299,11 @@ def test_a_destination_that_cannot_be_written_is_one_line(run, tmp_path):
 
 
 def test_progress_tells_of_every_image_that_has_a_row(run, tmp_path, small_parts):
-    told = []
-    export(Results.open(run, {}), str(tmp_path / "export"), ExportSettings(format="coco"), told.append)
-    assert (len(told), sum(told)) == (3, 11)
+    for form in ("coco", "amg"):
+        told = []
+        export(Results.open(run, {}), str(tmp_path / form), ExportSettings(format=form, split=0.5), told.append)
+        assert sum(told) == 11
+        assert len([count for count in told if count]) > 3
 
 
 def test_what_a_review_drops_is_left_out(run, tmp_path, small_parts):

@@ -16,10 +16,11 @@ ROOT = Path(__file__).parents[2]
 # Parts of four images, so that a small run has several.
 SMALL_PARTS = """
 import sys
+from dataclasses import replace
 import ray
 from sam_pipeline.cli.commands import main
-from sam_pipeline.exports import parts
-parts.PART_IMAGES = 4
+from sam_pipeline.exports.formats import FORMATS
+FORMATS.update({name: replace(form, part_images=4) for name, form in FORMATS.items()})
 if "--on-ray" in sys.argv:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
 main(sys.argv[1:])

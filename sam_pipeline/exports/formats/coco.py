@@ -22,14 +22,12 @@ from sam_pipeline.exports.threads import in_threads
 from sam_pipeline.version import __version__
 
 _PIECES = f"{OWN_FOLDER}/pieces"
-# Their texts are held at once, in columns of at most 2 GiB.
-_IMAGES_AT_ONCE = 256
 
 _Fill = Callable[[BinaryIO], object]
 
 
 def _write_piece(job: Job, piece: Piece, batches: Iterator[Batch], place: Place, report: Report) -> None:
-    texts = in_threads(partial(_texts, job), _small_batches(job, batches, place, report))
+    texts = in_threads(partial(_texts, job), _with_images(job, batches, place, report))
     if job.settings.shard_images is None:
         images = b""
         for number, (some_images, annotations, ious) in enumerate(texts):
@@ -64,10 +62,10 @@ def _finish(job: Job, pieces: Sequence[Piece], place: Place) -> None:
         place.write(_name(split, 0), partial(_fill_file, job, [_nothing, _nothing]))
 
 
-def _small_batches(job: Job, batches: Iterator[Batch], place: Place, report: Report) -> Iterator[Batch]:
+def _with_images(job: Job, batches: Iterator[Batch], place: Place, report: Report) -> Iterator[Batch]:
     for batch in batches:
         place_images(job, batch, "images", place, report)
-        yield from batch.slices(_IMAGES_AT_ONCE)
+        yield batch
 
 
 def _texts(job: Job, batch: Batch) -> tuple[bytes, bytes, list[float]]:

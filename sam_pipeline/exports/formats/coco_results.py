@@ -22,12 +22,10 @@ from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.threads import in_threads
 
 _PIECES = f"{OWN_FOLDER}/pieces"
-_IMAGES_AT_ONCE = 256
 
 
 def _write_piece(job: Job, piece: Piece, batches: Iterator[Batch], place: Place, report: Report) -> None:
-    small = (part for batch in batches for part in batch.slices(_IMAGES_AT_ONCE))
-    for number, texts in enumerate(in_threads(lambda batch: lines(result_texts(batch)), small)):
+    for number, texts in enumerate(in_threads(lambda batch: lines(result_texts(batch)), batches)):
         place.put(f"{_PIECES}/{piece.split}-{piece.number:07}-{number:05}", texts)
 
 

@@ -24,23 +24,21 @@ from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.settings import Bbox
 from sam_pipeline.exports.threads import in_threads
 
-_IMAGES_AT_ONCE = 256
-
 
 def _write_piece(job: Job, piece: Piece, batches: Iterator[Batch], place: Place, report: Report) -> None:
     folder = f"{piece.split}/" if piece.split else ""
 
-    def small_batches() -> Iterator[Batch]:
+    def with_images() -> Iterator[Batch]:
         for batch in batches:
             place.announce(f"{folder}{stem}.json" for stem in batch.stems)
             place_images(job, batch, piece.split, place, report)
-            yield from batch.slices(_IMAGES_AT_ONCE)
+            yield batch
 
     def files(batch: Batch) -> dict[str, bytes]:
         texts = file_texts(batch, job.settings.bbox)
         return {f"{folder}{stem}.json": text.encode() for stem, text in zip(batch.stems, texts, strict=True)}
 
-    for written in in_threads(files, small_batches()):
+    for written in in_threads(files, with_images()):
         place.put_all(written)
 
 
