@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sam_pipeline.cli.printing import statuses_text
-from sam_pipeline.report.distributions import Distribution
-from sam_pipeline.report.error_groups import ErrorGroup
+from sam_pipeline.report.counting.distributions import Distribution
+from sam_pipeline.report.counting.error_groups import ErrorGroup
+from sam_pipeline.report.counting.threshold_curves import ThresholdCurve
 from sam_pipeline.report.statistics import RunStatistics, chosen_by
-from sam_pipeline.report.threshold_curves import ThresholdCurve
 
 _MOST_CATEGORIES = 20
 _MOST_ERRORS = 10

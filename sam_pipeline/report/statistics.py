@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from sam_pipeline.config.fingerprint import filters_of
-from sam_pipeline.report.distributions import Distribution, area_counter, number_counter, share_counter
-from sam_pipeline.report.error_groups import ErrorCounter, ErrorGroup
-from sam_pipeline.report.mask_numbers import MaskNumbers, read_mask_numbers
-from sam_pipeline.report.threshold_curves import ThresholdCounter, ThresholdCurve
+from sam_pipeline.report.counting.distributions import Distribution, area_counter, number_counter, share_counter
+from sam_pipeline.report.counting.error_groups import ErrorCounter, ErrorGroup
+from sam_pipeline.report.counting.mask_numbers import MaskNumbers, read_mask_numbers
+from sam_pipeline.report.counting.threshold_curves import ThresholdCounter, ThresholdCurve
 from sam_pipeline.results.categories import Categories, read_categories
 from sam_pipeline.results.results import Results
 

@@ -14,8 +14,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from sam_pipeline.drawing import mask_color
-from sam_pipeline.report.number_text import percent
-from sam_pipeline.report.outlines import outline
+from sam_pipeline.report.page.number_text import percent
+from sam_pipeline.report.page.outlines import outline
 from sam_pipeline.report.review import mask_key
 from sam_pipeline.results.categories import Categories
 from sam_pipeline.results.images import read_images

@@ -15,10 +15,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sam_pipeline.config.fingerprint import idle_settings
-from sam_pipeline.report import charts
-from sam_pipeline.report.labels import place_labels
-from sam_pipeline.report.number_text import counted, percent
-from sam_pipeline.report.pictures import Picture
+from sam_pipeline.report.page import charts
+from sam_pipeline.report.page.labels import place_labels
+from sam_pipeline.report.page.number_text import counted, percent
+from sam_pipeline.report.page.pictures import Picture
 from sam_pipeline.report.review import FORMAT, VERSION
 from sam_pipeline.report.statistics import RunStatistics, chosen_by
 from sam_pipeline.safety.clean_text import printable
@@ -109,7 +109,7 @@ def render(page: Page) -> str:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("sam_pipeline.report", "page"),
+        loader=PackageLoader("sam_pipeline.report.page", "template"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -235,7 +235,7 @@ def _cut(text: str, most: int) -> str:
 
 
 def _read(name: str) -> str:
-    return (files("sam_pipeline.report") / "page" / name).read_text(encoding="utf-8")
+    return (files("sam_pipeline.report.page") / "template" / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:
