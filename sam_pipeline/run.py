@@ -26,6 +26,7 @@ from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.row_choice import checked_choice
 from sam_pipeline.results.rows import DecodedMask, ImageMask, ImageRow
+from sam_pipeline.run_products import RunProducts
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.tables.delta import output_errors
 
@@ -37,7 +38,7 @@ _ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Run:
+class Run(RunProducts):
     """A run's results at the version they were opened at; what is committed later is seen by opening it again.
 
     Made by open_run and annotate. A run is a collection of rows, one for each image that is done: `len(run)` counts
@@ -54,17 +55,17 @@ class Run:
     StorageUnavailableError if storage does not answer.
     """
 
-    _results: Results
+    results: Results
 
     @property
     def output(self) -> str:
         """Folder of the run: an absolute path or a URI."""
-        return self._results.output
+        return self.results.output
 
     @property
     def num_images(self) -> int:
         """Planned images."""
-        return self._results.num_images
+        return self.results.num_images
 
     def __repr__(self) -> str:
         return f"<Run {self.output!r}, version {self.version}: {self.num_done} of {self.num_images} images>"
@@ -72,23 +73,23 @@ class Run:
     @property
     def version(self) -> int:
         """The version of the Delta table of results."""
-        version: int = self._results.table.version()
+        version: int = self.results.table.version()
         return version
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decided the values of the results, by name: every mask setting, precision, SHA-256 of the weights."""
-        return dict(self._results.settings)
+        return dict(self.results.settings)
 
     @cached_property
     def num_done(self) -> int:
         """Images that have a row, whatever its status and the selection."""
-        return self._results.num_done
+        return self.results.num_done
 
     @property
     def selection(self) -> MaskSelection:
         """Which masks this run shows: all, unless it was made by filter."""
-        return self._results.selection
+        return self.results.selection
 
     @property
     def categories(self) -> dict[int, str]:
@@ -101,7 +102,7 @@ class Run:
 
     @cached_property
     def _categories(self) -> Mapping[int, str]:
-        return read_categories(self._results).names
+        return read_categories(self.results).names
 
     @cached_property
     def image_ids(self) -> npt.NDArray[np.int64]:
@@ -109,7 +110,7 @@ class Run:
 
         Reads one small column of every file, once.
         """
-        tables = self._results.tables(["image_id"])
+        tables = self.results.tables(["image_id"])
         ids = np.sort(np.concatenate([np.empty(0, np.int64), *(rows["image_id"].to_numpy() for rows in tables)]))
         ids.setflags(write=False)
         return ids
@@ -130,7 +131,7 @@ class Run:
         Raises:
             MissingRowError: a KeyError; there is no such image, it has no row yet, or the selection leaves it out.
         """
-        row = self._find(operator.index(image_id), self._results.schema.names)
+        row = self._find(operator.index(image_id), self.results.schema.names)
         if row is None:
             raise self._missing(image_id)
         return row
@@ -139,7 +140,7 @@ class Run:
         if not 0 <= image_id < self.num_images:
             return None
         where = pc.field("image_id") == image_id
-        for table in self._results.tables(columns, where, first_id=image_id, last_id=image_id):
+        for table in self.results.tables(columns, where, first_id=image_id, last_id=image_id):
             return cast(ImageRow, table.slice(0, 1).to_pylist()[0])
         return None
 
@@ -163,7 +164,7 @@ class Run:
             ConfigError: there is no setting of a name, a value is out of range, or looser than the run.
         """
         given = self.selection.effective() | dict(settings)
-        return Run(self._results.select(settings_by_name(MaskSelection, given)))
+        return Run(self.results.select(settings_by_name(MaskSelection, given)))
 
     @property
     def num_by_status(self) -> dict[str, int]:
@@ -179,7 +180,7 @@ class Run:
     def _counts(self) -> tuple[Counter[str], int]:
         num_by_status: Counter[str] = Counter()
         num_masks = 0
-        for rows in self._results.tables(["status", "num_masks"]):
+        for rows in self.results.tables(["status", "num_masks"]):
             num_by_status.update(rows["status"].to_pylist())
             num_masks += pc.sum(rows["num_masks"]).as_py()
         return num_by_status, num_masks
@@ -195,7 +196,7 @@ class Run:
             One image as a dict of Python values, with the columns asked for.
         """
         # A generator expression, so that what cannot be chosen is refused here and not with the first row.
-        tables = self._results.tables(*checked_choice(self._results.schema, status, where, columns))
+        tables = self.results.tables(*checked_choice(self.results.schema, status, where, columns))
         return (
             row
             for table in tables
@@ -252,8 +253,8 @@ class Run:
         """
         if image_id is not None and image_id not in self:
             raise self._missing(image_id)
-        columns, where = checked_choice(self._results.schema, status, where, ["image_id", "masks"])
-        tables = self._results.tables(columns, where, first_id=image_id or 0, last_id=image_id)
+        columns, where = checked_choice(self.results.schema, status, where, ["image_id", "masks"])
+        tables = self.results.tables(columns, where, first_id=image_id or 0, last_id=image_id)
         found = (
             cast(ImageMask, mask | {"image_id": row["image_id"]})
             for table in tables
@@ -280,7 +281,7 @@ class Run:
             StorageUnavailableError: storage did not answer.
         """
         image_id = operator.index(image) if not isinstance(image, dict) else image["image_id"]
-        for _, pixels in read_images(self._results, [image_id]):
+        for _, pixels in read_images(self.results, [image_id]):
             if isinstance(pixels, Exception):
                 raise ImageError(f"cannot read image {image_id}: {one_line(pixels)}") from pixels
             return pixels
@@ -293,9 +294,9 @@ class Run:
 
         See the class for arguments and errors.
         """
-        names, where = checked_choice(self._results.schema, status, where, columns)
-        nothing = self._results.schema.empty_table().select(names)
-        return pa.concat_tables([nothing, *self._results.tables(names, where)])
+        names, where = checked_choice(self.results.schema, status, where, columns)
+        nothing = self.results.schema.empty_table().select(names)
+        return pa.concat_tables([nothing, *self.results.tables(names, where)])
 
     def to_pandas(
         self, *, status: str | None = None, where: pc.Expression | None = None, columns: Sequence[str] | None = None
@@ -318,7 +319,7 @@ class Run:
         With pyarrow 26, a process that ends right after a dataset was read may abort on its way out; with
         `use_threads=False` it seldom does.
         """
-        table = self._results.table
+        table = self.results.table
         with output_errors(table.uri):
             table.renew()
             return table.to_pyarrow_dataset()

@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 import tyro
 
 from sam_pipeline.cli.arguments import check_flags, check_order, check_patterns, with_config
+from sam_pipeline.cli.evaluate import evaluate
+from sam_pipeline.cli.export import export
 from sam_pipeline.cli.filter import filter_masks
 from sam_pipeline.cli.flags import flags_of
 from sam_pipeline.cli.help import COMMANDS, help_text
@@ -69,7 +71,7 @@ def plan(config: Annotated[PlanConfig, flags_of(PlanConfig)]) -> int:
     return 0
 
 
-for _command in (status, verify, retry, vacuum, stats, report, show):
+for _command in (status, verify, retry, vacuum, stats, report, show, evaluate, export):
     app.command(_command)
 app.command(name="filter")(filter_masks)
 

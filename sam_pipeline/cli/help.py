@@ -96,6 +96,26 @@ Examples:
   sam-pipeline show run --image 3 --to 3.png
   sam-pipeline show run --image photos/cat.jpg --to cat.jpg --min-area 400
 """,
+    "evaluate": """\
+Images are found by the file_name of the ground truth; an image that failed counts as one without masks. Masks of a grid
+are compared class-agnostic. Needs faster-coco-eval: pip install 'sam-pipeline[eval]'.
+
+Examples:
+  sam-pipeline evaluate run --ground-truth instances.json
+  sam-pipeline evaluate run --ground-truth instances.json --iou mask --rank-by mean
+  sam-pipeline evaluate run --ground-truth instances.json --pred-iou-thresh 0.95 --csv images.csv --json figures.json
+""",
+    "export": """\
+The destination is a folder that is empty, or not there. What is not finished is noted in it, and the same command goes
+on with it.
+
+Examples:
+  sam-pipeline export run coco --format coco
+  sam-pipeline export run best --format coco --pred-iou-thresh 0.95 --min-area 100
+  sam-pipeline export run s3://bucket/coco --format coco --split 0.9 --seed 7
+  sam-pipeline export run shards --format coco --shard-images 10000
+  sam-pipeline export run results --format coco-results
+""",
     "weights": """\
 Examples:
   sam-pipeline weights list

@@ -1,1 +1,1 @@
-"""Stub."""
+"""Runs written in the formats of others: exporting.py goes through the run, a module in formats/ writes each format."""

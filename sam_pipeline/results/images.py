@@ -11,7 +11,8 @@ from sam_pipeline.results.results import Results
 from sam_pipeline.storage.inputs.decoding.image_reading import DecodeError, TooLargeError, decode_image
 from sam_pipeline.storage.inputs.reading import fetch_images as fetch_sources
 from sam_pipeline.storage.inputs.reading import reading_order
-from sam_pipeline.storage.inputs.source_object import object_of_row
+from sam_pipeline.storage.inputs.source_object import SourceObject, object_of_row
+from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.tables.plan import read_planned
 
 # Looked up in the plan at once. What is fetched of them is held a few at a time.
@@ -50,10 +51,21 @@ def read_images(results: Results, image_ids: Sequence[int]) -> Iterator[tuple[in
     """
     max_pixels = results.settings["max_pixels"]
     for image_id, data in fetch_images(results, image_ids):
-        if isinstance(data, Exception):
-            yield image_id, data
-            continue
-        try:
-            yield image_id, np.asarray(decode_image(data, max_pixels=max_pixels))
-        except (DecodeError, TooLargeError) as error:
-            yield image_id, error
+        yield image_id, _decoded(data, max_pixels)
+
+
+def read_source(
+    source: SourceObject, storage_options: StorageOptions, *, max_pixels: int
+) -> npt.NDArray[np.uint8] | Exception:
+    """Fetch and decode one planned image, as read_images does."""
+    (data,) = fetch_sources([source], storage_options, None)
+    return _decoded(data, max_pixels)
+
+
+def _decoded(data: bytes | Exception, max_pixels: int) -> npt.NDArray[np.uint8] | Exception:
+    if isinstance(data, Exception):
+        return data
+    try:
+        return np.asarray(decode_image(data, max_pixels=max_pixels))
+    except (DecodeError, TooLargeError) as error:
+        return error

@@ -17,7 +17,8 @@ from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.row_groups import Reading, Request, request_for
 from sam_pipeline.storage.layout import table_uri
 from sam_pipeline.storage.objects.filesystem import StorageOptions
-from sam_pipeline.storage.tables.delta import committed_files, open_table, table_metadata
+from sam_pipeline.storage.objects.retrying import retried
+from sam_pipeline.storage.tables.delta import committed_files, open_table, output_errors, table_metadata
 from sam_pipeline.storage.tables.delta_place import Table
 from sam_pipeline.storage.tables.plan import read_plan
 from sam_pipeline.storage.tables.result_reading import iterate_row_groups, results_schema
@@ -62,6 +63,9 @@ class Results:
         results = cls(output, plan.num_images, table, storage_options)
         _ = results.settings  # raises for a table of another program
         return results if selection is None else results.select(selection)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.output, self.num_images, self.storage_options, self.selection, self.table.version())
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -132,6 +136,16 @@ class Results:
             rows = request.read(group, reading)
             if rows.num_rows:
                 yield rows
+
+
+def _reopened(
+    output: str, num_images: int, storage_options: StorageOptions, selection: MaskSelection, version: int
+) -> Results:
+    """Results that were pickled, at the version that they had."""
+    uri = table_uri(output, "masks")
+    with output_errors(uri):
+        table = retried(lambda: Table(uri, storage_options, version), what=f"open {uri}")
+    return Results(output, num_images, table, storage_options, selection)
 
 
 def _and(where: pc.Expression | None, condition: pc.Expression) -> pc.Expression:

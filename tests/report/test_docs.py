@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sam_pipeline.cli.commands import main
-from sam_pipeline.report.review import FORMAT, VERSION
+from sam_pipeline.results.review import FORMAT, VERSION
 from tests.report.picture_runs import write_picture_run
 
 ROOT = Path(__file__).parents[2]

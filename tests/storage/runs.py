@@ -26,8 +26,8 @@ def plan(output, num_images):
     return write_plan(output, "/in", source_table(images), {})
 
 
-def take_over(output, fingerprint=FINGERPRINT):
-    return MaskTable.take_over(output, fingerprint, {"config": "{}"}, {})
+def take_over(output, fingerprint=FINGERPRINT, options=None):
+    return MaskTable.take_over(output, fingerprint, {"config": "{}"}, options or {})
 
 
 def mask(seed):
@@ -65,10 +65,10 @@ def results_table(rows):
     return pa.Table.from_pylist(rows, schema=MASKS_SCHEMA)
 
 
-def shard(output, rows):
+def shard(output, rows, options=None):
     uri = f"{output}/masks"
-    table = Table(uri, {})
-    return put_shard(output, results_table(rows), {}, table_id=table_id(table))
+    table = Table(uri, options or {})
+    return put_shard(output, results_table(rows), options or {}, table_id=table_id(table))
 
 
 def finished(output, rows, num_images=None):

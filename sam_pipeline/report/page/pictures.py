@@ -16,10 +16,10 @@ from pycocotools import mask as coco_mask
 from sam_pipeline.drawing import mask_color
 from sam_pipeline.report.page.number_text import percent
 from sam_pipeline.report.page.outlines import outline
-from sam_pipeline.report.review import mask_key
 from sam_pipeline.results.categories import Categories
 from sam_pipeline.results.images import read_images
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.review import mask_key
 from sam_pipeline.safety.clean_text import one_line
 
 # What a picture, before it is written as text, and its outlines may take: with 24 pictures a page stays below 5 MB.

@@ -19,8 +19,8 @@ from sam_pipeline.report.page import charts
 from sam_pipeline.report.page.labels import place_labels
 from sam_pipeline.report.page.number_text import counted, percent
 from sam_pipeline.report.page.pictures import Picture
-from sam_pipeline.report.review import FORMAT, VERSION
 from sam_pipeline.report.statistics import RunStatistics, chosen_by
+from sam_pipeline.results.review import FORMAT, VERSION
 from sam_pipeline.safety.clean_text import printable
 from sam_pipeline.version import __version__
 

@@ -55,10 +55,21 @@ class RowGroup:
     """
 
     def __init__(self, parquet: pq.ParquetFile, number: int, schema: pa.Schema, uri: str) -> None:
-        self._parquet, self._number, self._schema, self._uri = parquet, number, schema, uri
+        self._parquet, self._schema = parquet, schema
+        self.number, self.uri = number, uri
         self.num_rows: int = parquet.metadata.row_group(number).num_rows
+        self.num_bytes: int = parquet.metadata.row_group(number).total_byte_size
+        """Before compression."""
         self.bytes_read = 0
         """Of what was read so far, as it is stored."""
+
+    def may_hold(self, first_id: int, last_id: int | None) -> bool:
+        """Whether it may have images with these ids; last_id None is no limit."""
+        group = self._parquet.metadata.row_group(self.number)
+        ids = next(chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema == "image_id")
+        if ids.statistics is None or not ids.statistics.has_min_max:
+            return True
+        return bool(ids.statistics.max >= first_id and (last_id is None or ids.statistics.min <= last_id))
 
     def read(self, columns: Sequence[str], mask_fields: Sequence[str] | None = None) -> pa.Table:
         """Read columns, in the types of the results.
@@ -72,7 +83,7 @@ class RowGroup:
         if mask_fields is not None:
             schema = schema.append(pa.field("masks", masks_type(self._schema, mask_fields)))
         leaves = []
-        group = self._parquet.metadata.row_group(self._number)
+        group = self._parquet.metadata.row_group(self.number)
         for index in range(group.num_columns):
             chunk = group.column(index)
             first, *rest = chunk.path_in_schema.split(".")
@@ -81,9 +92,9 @@ class RowGroup:
             if first in wanted or is_field:
                 leaves.append(chunk.path_in_schema)
                 self.bytes_read += chunk.total_compressed_size
-        read = partial(self._parquet.read_row_group, self._number, columns=leaves, use_threads=False)
-        with output_errors(self._uri):
-            rows = retried(read, what=f"read {self._uri}", denied_is_final=False)
+        read = partial(self._parquet.read_row_group, self.number, columns=leaves, use_threads=False)
+        with output_errors(self.uri):
+            rows = retried(read, what=f"read {self.uri}", denied_is_final=False)
             # To the table's types: files that delta-rs has rewritten hold strings as views, which pyarrow cannot
             # compare.
             return rows.select(schema.names).cast(schema)
@@ -122,16 +133,9 @@ def iterate_row_groups(
         with output_errors(uri):
             parquet = retried(partial(open_file, file), what=f"read {uri}", denied_is_final=False)
         for number in range(parquet.num_row_groups):
-            if _may_hold(parquet.metadata.row_group(number), first_id, last_id):
-                yield RowGroup(parquet, number, schema, uri)
-
-
-def _may_hold(group: pq.RowGroupMetaData, first_id: int, last_id: int | None) -> bool:
-    """Whether a row group may have images with these ids."""
-    ids = next(chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema == "image_id")
-    if ids.statistics is None or not ids.statistics.has_min_max:
-        return True
-    return bool(ids.statistics.max >= first_id and (last_id is None or ids.statistics.min <= last_id))
+            group = RowGroup(parquet, number, schema, uri)
+            if group.may_hold(first_id, last_id):
+                yield group
 
 
 def iterate_results(

@@ -49,7 +49,7 @@ MASK_TYPE = pa.struct(
 
 segmentation: compressed COCO RLE of the whole image, size [h, w]; pycocotools decodes it as it is.
 bbox, crop_box: [x, y, w, h] in pixels of the image. As in the official generator, bbox's w and h are the distance
-between the first and the last pixel, one less than a pixel count.
+between the first and the last pixel, one less than a pixel count; exports carry COCO's, the pixel counts w + 1, h + 1.
 point_coords: [[x, y]] in pixels of the image.
 prompt_id: which prompt the mask answers; null for a mask of the grid, and then so is what follows.
 prompt_box: [x, y, w, h] in pixels of the image, clipped to it; null for a prompt without a box.

@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from sam_pipeline.report.review import read_review
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.review import read_review
 from tests.report.picture_runs import HOSTILE, write_picture_run
 
 NAMES = [f"{number:02}.png" for number in range(6)]

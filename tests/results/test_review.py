@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from sam_pipeline.errors import ConfigError, InputError
-from sam_pipeline.report.review import mask_key, read_review
+from sam_pipeline.results.review import mask_key, read_review
 from tests.storage.runs import failed_row, mask, results_table, row
 
 ROWS = [row(0, 3), row(1, 2), row(2, 4), row(3, 0), failed_row(4)]

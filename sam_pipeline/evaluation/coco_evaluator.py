@@ -1,0 +1,155 @@
+"""Average precision and recall over batches of images, by faster-coco-eval."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import pickle
+import zlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from sam_pipeline.errors import ConfigError
+from sam_pipeline.evaluation.boundaries import boundary
+from sam_pipeline.evaluation.image_pair import ImagePair
+from sam_pipeline.evaluation.settings import IouKind
+
+MAX_DETS = (1, 10, 100, 1000)
+SIZES = ("all", "small", "medium", "large")
+"""Of objects, as COCO divides them: at 32² and 96² pixels."""
+
+Ious = Mapping[tuple[int, int], NDArray[np.float64]]
+"""By number of an image and category: (masks, objects), masks by descending score, objects in their order."""
+
+
+def check_installed() -> None:
+    """Raise ConfigError, which names the command, unless the library of the extra `eval` is installed."""
+    try:
+        importlib.import_module("faster_coco_eval")
+    except ImportError as error:
+        raise ConfigError(f"evaluation needs faster-coco-eval ({error}): pip install 'sam-pipeline[eval]'") from None
+
+
+class CocoEvaluator:
+    """AP and AR of one kind of IoU.
+
+    The library matches the masks of a batch with objects. What it finds is kept packed, some ten bytes a mask where
+    the library takes half a kilobyte, and is unpacked at the end for one category and one range of sizes at a time.
+
+    Args:
+        kind: of IoU.
+    """
+
+    def __init__(self, kind: IouKind) -> None:
+        self._kind = kind
+        self._packed: dict[int, list[tuple[int, list[bytes]]]] = defaultdict(list)
+        """By category: numbers of images, and what was found in them for each of SIZES."""
+
+    def add(self, pairs: Sequence[ImagePair]) -> Ious:
+        """Match the masks of some images, none of which was there before; returns their IoU."""
+        truth = {pair.number: pair.truth_of(self._kind) for pair in pairs}
+        categories = sorted({each["category_id"] for pair in pairs for each in (*truth[pair.number], *pair.masks)})
+        if not categories:
+            return {}
+        numbers = sorted(truth)
+        evaluator = _library_evaluator(self._kind, categories, numbers)
+        evaluator.cocoGt = _library_dataset(pairs, truth, categories)
+        evaluator.cocoDt = _library_dataset(
+            pairs, {pair.number: _sized(pair.masks, self._kind) for pair in pairs}, categories
+        )
+        evaluator.evaluate()
+        found = np.array(evaluator._evalImgs_cpp, object).reshape(len(categories), len(SIZES), len(numbers))
+        known = {(pair.number, each["category_id"]) for pair in pairs for each in (*truth[pair.number], *pair.masks)}
+        for row, category in enumerate(categories):
+            for column, number in enumerate(numbers):
+                if (number, category) in known:
+                    packed = [zlib.compress(pickle.dumps(each), 1) for each in found[row, :, column]]
+                    self._packed[category].append((number, packed))
+        return {
+            (int(number), int(category)): np.asarray(ious)
+            for (number, category), ious in evaluator.ious.items()
+            if len(ious)
+        }
+
+    def accumulate(self, categories: Sequence[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Precision and recall as COCO defines them; -1 where there are no objects.
+
+        Args:
+            categories: in the order wanted.
+
+        Returns:
+            precision (10, 101, K, 4, 4) by IoU threshold, recall, category, SIZES and MAX_DETS, and recall
+            (10, K, 4, 4).
+        """
+        precision = np.full((10, 101, len(categories), len(SIZES), len(MAX_DETS)), -1.0)
+        recall = np.full((10, len(categories), len(SIZES), len(MAX_DETS)), -1.0)
+        for place, category in enumerate(categories):
+            packed = sorted(self._packed.get(category, ()), key=lambda each: each[0])
+            for size in range(len(SIZES) if packed else 0):
+                evaluator = _library_evaluator(self._kind, [category], [number for number, _ in packed])
+                evaluator.params.areaRng = [evaluator.params.areaRng[size]]
+                evaluator._paramsEval = copy.deepcopy(evaluator.params)
+                # Packed by ourselves, in this process: nothing from outside is unpickled.
+                evaluator._evalImgs_cpp = [pickle.loads(zlib.decompress(sizes[size])) for _, sizes in packed]
+                evaluator.accumulate()
+                precision[:, :, place, size] = evaluator.eval["precision"][:, :, 0, 0]
+                recall[:, place, size] = evaluator.eval["recall"][:, 0, 0]
+        return precision, recall
+
+
+def _library_evaluator(kind: IouKind, categories: Sequence[int], numbers: Sequence[int]) -> Any:
+    from faster_coco_eval import COCOeval_faster
+
+    class BoundaryEvaluator(COCOeval_faster):  # type: ignore[misc]
+        """Its own boundaries are eroded in the whole image, which takes a second in one of twelve megapixels."""
+
+        def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802  the library's name
+            ious = super().computeIoU(imgId, catId)
+            return ious if len(ious) == 0 else _with_boundaries(ious, self.cocoDt, self.cocoGt, imgId, catId)
+
+    evaluator_class = BoundaryEvaluator if kind == "boundary" else COCOeval_faster
+    evaluator = evaluator_class(iouType="bbox" if kind == "box" else "segm", separate_eval=True)
+    evaluator.params.maxDets = list(MAX_DETS)
+    evaluator.params.catIds, evaluator.params.imgIds = list(categories), list(numbers)
+    return evaluator
+
+
+def _with_boundaries(ious: NDArray[np.float64], masks: Any, truth: Any, number: int, category: int) -> Any:
+    """The lesser of the IoU of masks and of their boundaries; of crowds the former, (masks, objects)."""
+    found, objects = (
+        [each for each in dataset.imgToAnns[number] if each["category_id"] == category] for dataset in (masks, truth)
+    )
+    order = np.argsort([-each["score"] for each in found], kind="stable")[: len(ious)]
+    bands = [boundary(found[place]["segmentation"]) for place in order]
+    is_crowd = [each["iscrowd"] for each in objects]
+    of_bands = coco_mask.iou(bands, [boundary(each["segmentation"]) for each in objects], is_crowd)
+    return np.where(np.array(is_crowd, bool), ious, np.minimum(ious, of_bands))
+
+
+def _library_dataset(
+    pairs: Sequence[ImagePair], annotations: Mapping[int, Sequence[Mapping[str, Any]]], categories: Sequence[int]
+) -> Any:
+    from faster_coco_eval import COCO
+
+    dataset = COCO()
+    numbered = ((pair.number, each) for pair in pairs for each in annotations[pair.number])
+    dataset.dataset = {
+        "images": [{"id": pair.number, "height": pair.size_hw[0], "width": pair.size_hw[1]} for pair in pairs],
+        # Ids from 1: to the library an object with the id 0 is never found.
+        "annotations": [{**each, "id": place, "image_id": number} for place, (number, each) in enumerate(numbered, 1)],
+        "categories": [{"id": category, "name": str(category)} for category in categories],
+    }
+    dataset.createIndex()
+    return dataset
+
+
+def _sized(masks: Sequence[Mapping[str, Any]], kind: IouKind) -> Sequence[Mapping[str, Any]]:
+    """Masks with the area by which COCO leaves those out that match nothing and are of another size."""
+    if kind != "box":
+        return masks
+    return [{**mask, "area": mask["bbox"][2] * mask["bbox"][3]} for mask in masks]

@@ -1,0 +1,112 @@
+"""Ground truth as COCO's annotation files hold it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sam_pipeline.errors import InputError
+from sam_pipeline.storage.inputs.file_numbers import as_number, file_id, whole_number
+from sam_pipeline.storage.objects.filesystem import StorageOptions
+from sam_pipeline.storage.objects.object_reading import read_json
+
+
+@dataclass(frozen=True)
+class TruthImage:
+    """An image of the file."""
+
+    image_id: int | str
+    file_name: str | None
+    size_hw: tuple[int, int] | None
+    """Height and width in pixels, where the file says them."""
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """What an annotation file says; annotations stay as they are in the file until their image is compared."""
+
+    uri: str
+    images: list[TruthImage]
+    """In the order of their ids: masks with equal scores count in this order, as in pycocotools."""
+    annotations: Mapping[int | str, list[dict[str, Any]]]
+    """By image_id, in the order of the file."""
+    categories: Mapping[int, str]
+    """Name by id."""
+    num_stray: int
+    """Annotations without a known image or category."""
+
+
+def read_ground_truth(uri: str, storage_options: StorageOptions) -> GroundTruth:
+    """Read an annotation file, which is held in memory.
+
+    Raises:
+        InputError: it cannot be read, is no such file, has no annotations, or gives an id to two images.
+        StorageUnavailableError: the storage did not answer.
+    """
+    content = read_json(uri, storage_options)
+    if isinstance(content, list):
+        raise InputError(f"{uri} holds a list, as COCO's results do; ground truth is an object with annotations")
+    for name in ("images", "annotations"):
+        if not isinstance(content, dict) or not isinstance(content.get(name), list):
+            raise InputError(f"{uri} is not a COCO annotation file: it has no list `{name}`")
+    if not content["annotations"]:
+        raise InputError(f"no annotations in {uri}: there is nothing to compare with")
+    images = _images(uri, content["images"])
+    categories = _categories(content)
+    annotations: dict[int | str, list[dict[str, Any]]] = defaultdict(list)
+    known = {image.image_id for image in images}
+    num_stray = 0
+    for entry in content["annotations"]:
+        image_id = file_id(entry.get("image_id")) if isinstance(entry, dict) else None
+        if image_id is None or image_id not in known or _category(entry) not in categories:
+            num_stray += 1
+        else:
+            annotations[image_id].append(entry)
+    if not annotations:
+        raise InputError(f"no annotation in {uri} names an image and a category of the file")
+    return GroundTruth(uri, images, annotations, categories, num_stray)
+
+
+def category_of(annotation: Mapping[str, Any]) -> int:
+    """The category of an annotation of GroundTruth."""
+    number = _category(annotation)
+    assert number is not None, "read_ground_truth keeps no others"
+    return number
+
+
+def _category(annotation: Mapping[str, Any]) -> int | None:
+    return whole_number(as_number(annotation.get("category_id", 1)))
+
+
+def _images(uri: str, entries: list[Any]) -> list[TruthImage]:
+    images: dict[int | str, TruthImage] = {}
+    for entry in entries:
+        fields = entry if isinstance(entry, dict) else {}
+        image_id = file_id(fields.get("id"))
+        if image_id is None:
+            raise InputError(f"{uri} is not a COCO annotation file: an image has no id that is a number or text")
+        if image_id in images:
+            raise InputError(f"two images of {uri} have the id {image_id!r}")
+        height, width = (whole_number(as_number(fields.get(name))) for name in ("height", "width"))
+        size_hw = height or 0, width or 0
+        name = fields.get("file_name") or fields.get("coco_url")
+        images[image_id] = TruthImage(
+            image_id, name if isinstance(name, str) else None, size_hw if min(size_hw) > 0 else None
+        )
+    return sorted(images.values(), key=lambda image: (isinstance(image.image_id, str), image.image_id))
+
+
+def _categories(content: Mapping[str, Any]) -> dict[int, str]:
+    """Names by id; where the file lists no categories, those of its annotations with their numbers as names."""
+    listed = content.get("categories")
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    names = {whole_number(as_number(entry.get("id"))): str(entry.get("name", "")) for entry in entries}
+    if not names:
+        names = {number: str(number) for number in map(_category, filter(_is_object, content["annotations"]))}
+    return {number: name for number, name in names.items() if number is not None}
+
+
+def _is_object(entry: object) -> bool:
+    return isinstance(entry, dict)

@@ -1,0 +1,78 @@
+"""Which category of the ground truth each category of a run's masks is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sam_pipeline.errors import ConfigError
+from sam_pipeline.evaluation.ground_truth.annotation_file import GroundTruth
+from sam_pipeline.results.categories import OBJECT, read_categories, used_category_ids
+from sam_pipeline.results.results import Results
+
+_ANY = 1
+"""The only category where categories are not compared."""
+
+
+@dataclass(frozen=True)
+class ComparedCategories:
+    """Categories as they are compared: those of the ground truth, or one for all."""
+
+    names: Mapping[int, str]
+    """Of all that are compared, by id."""
+    of_masks: Mapping[int, int]
+    """By category_id of a mask; nothing for those that the ground truth does not have."""
+    class_agnostic: bool
+
+    def of_mask(self, category_id: int | None) -> int | None:
+        """What a mask is compared as; None for a mask that is not."""
+        if self.class_agnostic:
+            return _ANY
+        return None if category_id is None else self.of_masks.get(category_id)
+
+    def of_object(self, category_id: int) -> int:
+        """What an object of the ground truth is compared as."""
+        return _ANY if self.class_agnostic else category_id
+
+
+def match_categories(
+    results: Results, truth: GroundTruth, *, class_agnostic: bool, place: str | None
+) -> ComparedCategories:
+    """Match categories by name where those of the run are known, or else by number.
+
+    Args:
+        results: of the run.
+        truth: what it is compared with.
+        class_agnostic: whether to leave categories out; they are left out in any case where no mask has one.
+        place: of the names of the run's categories; None for what its prompts were read from.
+
+    Raises:
+        ConfigError: run and ground truth have no category in common.
+        InputError: the names cannot be read.
+    """
+    # Of a grid alone all masks are without one, whatever those of prompts have.
+    is_grid = results.selection.source == "grid"
+    used = set() if class_agnostic or is_grid else used_category_ids(results) - {None}
+    numbers = sorted(number for number in used if number is not None)
+    if not numbers:
+        return ComparedCategories({_ANY: OBJECT}, {}, class_agnostic=True)
+    known = read_categories(results, place)
+    by_name = {_plain(name): number for number, name in truth.categories.items()}
+    of_masks = {}
+    for number in numbers:
+        found = by_name.get(_plain(known.names[number])) if number in known.names else None
+        if found is None and not known.names and number in truth.categories:
+            found = number
+        if found is not None:
+            of_masks[number] = found
+    if not of_masks:
+        theirs, ours = next(iter(truth.categories.items())), (numbers[0], known.name(numbers[0]))
+        raise ConfigError(
+            f"run and ground truth have no category in common: the run has such as {ours[0]} ({ours[1]!r}), the "
+            f"ground truth {theirs[0]} ({theirs[1]!r}); name the run's with categories, or compare class-agnostic"
+        )
+    return ComparedCategories(truth.categories, of_masks, class_agnostic=False)
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold()

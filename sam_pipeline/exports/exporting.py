@@ -1,0 +1,133 @@
+"""Writing a run in another format, part by part; an export that was cut off goes on where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from sam_pipeline.errors import ConfigError
+from sam_pipeline.exports.destination import Destination
+from sam_pipeline.exports.format import Job
+from sam_pipeline.exports.formats import FORMATS
+from sam_pipeline.exports.names import read_names
+from sam_pipeline.exports.parts import Position, num_parts, part_images, write_images
+from sam_pipeline.exports.place import Place
+from sam_pipeline.exports.progress import Marker, PartRecord, read_parts, write_part
+from sam_pipeline.exports.report import Report
+from sam_pipeline.exports.settings import ExportSettings
+from sam_pipeline.exports.starting import begin
+from sam_pipeline.results.categories import read_categories, used_category_ids
+from sam_pipeline.results.mask_selection import MaskSelection
+from sam_pipeline.results.results import Results
+from sam_pipeline.results.review import read_review
+from sam_pipeline.storage.objects.filesystem import absolute_uri
+from sam_pipeline.storage.tables.delta_place import Table
+
+_SETTINGS_OF_SOME = frozenset({"segmentation", "bbox", "parts", "simplify", "shard_images", "images", "convert_to_rle"})
+
+
+@dataclass
+class Summary(Report):
+    """What an export has written in all."""
+
+    format: str = ""
+    dest: str = ""
+    root: str = ""
+    """What the names of images are relative to."""
+    num_planned: int = 0
+    """Images of the run."""
+    num_missing: int = 0
+    """Of these, images that the run has not annotated yet."""
+
+
+def export(
+    results: Results,
+    dest: str,
+    settings: ExportSettings,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Summary:
+    """Write a run in another format.
+
+    Args:
+        results: the run, with the selection of masks.
+        dest: a folder, local or a URI, that is empty or not there; or that holds the same export, cut off.
+        settings: the format, and how it is written.
+        advance: is told now and then how many images were done since the last time.
+
+    Raises:
+        ConfigError: settings that do not go together; a category without a name.
+        OutputError: the destination is not empty, or cannot be written; the run cannot be read.
+        StorageUnavailableError: storage did not answer; the same call goes on.
+    """
+    destination = Destination(absolute_uri(dest), results.storage_options)
+    job, marker = start(results, destination, settings)
+    done = read_parts(destination)
+    position = Position()
+    records = []
+    for number in range(num_parts(job)):
+        record = done.get(number)
+        if record is None:
+            record = write_images(job, destination, number, position, advance)
+            write_part(destination, number, record)
+        else:
+            advance(record.report.num_images + record.report.images_left_out.total())
+        position.advance(record.pieces)
+        records.append(record)
+    return finish(job, destination, marker, records)
+
+
+def start(results: Results, destination: Destination, settings: ExportSettings) -> tuple[Job, Marker]:
+    """Check everything that can be checked, and claim the destination."""
+    if destination.uri.lower().endswith(".json"):
+        raise ConfigError(f"{destination.uri}: give a folder, in which {settings.format} writes its files")
+    form = FORMATS[settings.format]
+    given = settings.by_name()
+    default = ExportSettings(format=settings.format).by_name()
+    for name in sorted(_SETTINGS_OF_SOME - form.settings):
+        if given[name] != default[name]:
+            raise ConfigError(f"{settings.format} takes no {name}, got {given[name]!r}")
+    if settings.images == "symlink" and not destination.is_local:
+        raise ConfigError(f"there are no links in {destination.uri}; images can be copied there, with --images copy")
+    categories = read_categories(results, settings.categories)
+    used = used_category_ids(results)
+    for category_id in used:
+        categories.export_id(category_id)  # raises for one without a name
+    review = None if settings.reviewed is None else read_review(settings.reviewed, results.storage_options)
+    marker = begin(results, destination, settings, part_images(settings))
+    if marker.table_version != results.table.version():
+        results = replace(results, table=Table(results.table.uri, results.storage_options, marker.table_version))
+    names = read_names(
+        results.select(MaskSelection()), split=settings.split, seed=settings.seed, with_stems=form.with_stems
+    )
+    with_object = None in used or not categories.names
+    kept = frozenset(marker.kept)
+    return Job(results, settings, names, categories, with_object, marker.part_images, review, kept), marker
+
+
+def finish(job: Job, destination: Destination, marker: Marker, records: Sequence[PartRecord]) -> Summary:
+    """Write what speaks of the whole, and note that the export is complete.
+
+    Args:
+        job: of the export.
+        destination: where.
+        marker: of the export.
+        records: of all parts, in their order.
+    """
+    form = FORMATS[job.settings.format]
+    if form.finish is not None:
+        pieces = [piece for record in records for piece in record.pieces]
+        form.finish(job, pieces, Place(destination, "finish", job.kept))
+    marker.finish(destination)
+    if form.temporary is not None:
+        destination.remove(destination.names(form.temporary))
+    destination.remove_unfinished()
+    summary = Summary(
+        format=job.settings.format,
+        dest=destination.uri,
+        root=job.names.root,
+        num_planned=job.results.num_images,
+        num_missing=job.results.num_images - job.results.num_done,
+    )
+    for record in records:
+        summary.merge(record.report)
+    return summary

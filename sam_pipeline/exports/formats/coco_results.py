@@ -1,0 +1,78 @@
+"""COCO's format of results: a JSON list of masks with scores, as pycocotools' loadRes and its like read it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sam_pipeline.exports.batch import Batch
+from sam_pipeline.exports.coco_text import rle_texts
+from sam_pipeline.exports.destination import OWN_FOLDER
+from sam_pipeline.exports.format import Format, Job, Piece
+from sam_pipeline.exports.json_text import Texts, json_integers, json_numbers, json_objects, lines
+from sam_pipeline.exports.place import Place
+from sam_pipeline.exports.report import Report
+from sam_pipeline.exports.threads import in_threads
+
+_PIECES = f"{OWN_FOLDER}/pieces"
+
+
+def _write_piece(job: Job, piece: Piece, batches: Iterator[Batch], place: Place, report: Report) -> None:
+    for number, texts in enumerate(in_threads(lambda batch: lines(result_texts(batch)), batches)):
+        place.put(f"{_PIECES}/{piece.split}-{piece.number:07}-{number:05}", texts)
+
+
+def _finish(job: Job, pieces: Sequence[Piece], place: Place) -> None:
+    written = sorted(place.destination.names(_PIECES))
+    for split in job.splits:
+        of_split = [name for name in written if name.startswith(f"{_PIECES}/{split}-")]
+        place.write(f"{split or 'results'}.json", partial(_fill, place, of_split))
+
+
+def _fill(place: Place, names: Sequence[str], file: BinaryIO) -> None:
+    file.write(b"[")
+    place.destination.append(names, b",\n", file)
+    file.write(b"]\n")
+
+
+def result_texts(batch: Batch) -> Texts:
+    """The masks of a batch as results, (N,).
+
+    They have no bbox: loadRes would take the file for one of boxes, and the area of a mask for that of its box. The
+    score is the detector's, or the predicted IoU of a mask without one, so that it is always a number.
+    """
+    masks = batch.masks
+    return json_objects(
+        {
+            "image_id": json_integers(_image_ids(batch)[batch.row]),
+            "category_id": json_integers(batch.category_ids),
+            "segmentation": rle_texts(masks),
+            "score": json_numbers(_scores(masks)),
+        }
+    )
+
+
+def _image_ids(batch: Batch) -> npt.NDArray[np.int64]:
+    """The ids that images had in the COCO file that they came from, or else those of an export, (B,)."""
+    ids = batch.image_ids.copy()
+    for number, extra in enumerate(batch.images["extra"].to_pylist()):
+        if extra is not None and '"coco_image_id"' in extra:
+            given = json.loads(extra).get("coco_image_id")
+            ids[number] = given if isinstance(given, int) else ids[number]
+    return ids
+
+
+def _scores(masks: pa.StructArray) -> pa.Array:
+    score, predicted_iou = (masks.field(name).cast(pa.float64()) for name in ("score", "predicted_iou"))
+    finite = [pc.if_else(pc.is_finite(each), each, None) for each in (score, predicted_iou)]
+    return pc.coalesce(*finite, pa.scalar(0.0))
+
+
+COCO_RESULTS = Format(_write_piece, _finish, temporary=_PIECES)

@@ -1,0 +1,102 @@
+"""labelme's JSON files, one for each image: a mask is a small PNG, and its place in the image."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import posixpath
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sam_pipeline.exports.batch import Batch
+from sam_pipeline.exports.format import Format, Job, Piece
+from sam_pipeline.exports.originals import path_of, place_images
+from sam_pipeline.exports.place import Place
+from sam_pipeline.exports.report import Report
+from sam_pipeline.exports.threads import in_threads
+from sam_pipeline.exports.upright_images import copy_upright
+from sam_pipeline.masks.runs import rle
+from sam_pipeline.safety.uri_rules import local_path
+
+_IMAGES_AT_ONCE = 16
+_VERSION = "5.5.0"  # the first one that knows masks as these is older
+
+
+def _write_piece(job: Job, piece: Piece, batches: Iterator[Batch], place: Place, report: Report) -> None:
+    folder = f"{piece.split}/" if piece.split else ""
+    labels = {category["id"]: category["name"] for category in job.categories.exported(with_object=job.with_object)}
+
+    def parts() -> Iterator[Batch]:
+        for batch in batches:
+            place.announce(f"{folder}{stem}.json" for stem in batch.stems)
+            if job.settings.images == "copy":
+                names = [f"{folder}{name}" for name in batch.file_names]
+                copy_upright(job, batch, names, place, report)
+            else:
+                place_images(job, batch, piece.split, place, report)
+            yield from batch.slices(_IMAGES_AT_ONCE)
+
+    for files, num_empty in in_threads(partial(_files, job, folder, labels, place), parts()):
+        place.put_all(files)
+        report.leave_out("without a pixel", num_empty)
+
+
+def _files(
+    job: Job, folder: str, labels: Mapping[int, str], place: Place, batch: Batch
+) -> tuple[dict[str, bytes], int]:
+    """The file of each image by its name, and how many masks have no pixel."""
+    files: dict[str, bytes] = {}
+    num_shapes = first = 0
+    for (image, masks), file_name, stem in zip(batch.dicts(), batch.file_names, batch.stems, strict=True):
+        of_masks = [labels[category_id] for category_id in batch.category_ids[first : first + len(masks)].tolist()]
+        first += len(masks)
+        name = f"{folder}{stem}.json"
+        shapes = [_shape(mask, label) for mask, label in zip(masks, of_masks, strict=True) if mask["area"]]
+        num_shapes += len(shapes)
+        content = {
+            "version": _VERSION,
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": _image_path(job, image["uri"], file_name, name, f"{folder}{file_name}", place),
+            "imageData": None,
+            "imageHeight": image["height"],
+            "imageWidth": image["width"],
+        }
+        files[name] = json.dumps(content, ensure_ascii=True, indent=1).encode()
+    return files, batch.num_masks - num_shapes
+
+
+def _shape(mask: Mapping[str, Any], label: str) -> dict[str, Any]:
+    """A mask as labelme has it: points are the first and the last pixel of its box, the PNG is what is in the box."""
+    x, y, w, h = mask["bbox"]
+    pixels = rle.decode(mask["segmentation"])[y : y + h + 1, x : x + w + 1]
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8) * 255).save(buffer, "PNG")
+    return {
+        "label": label,
+        "points": [[x, y], [x + w, y + h]],
+        "group_id": None,
+        "description": "",
+        "shape_type": "mask",
+        "flags": {},
+        "mask": base64.b64encode(buffer.getvalue()).decode("ascii"),
+    }
+
+
+def _image_path(job: Job, uri: str, file_name: str, name: str, copy: str, place: Place) -> str:
+    """Where the image is, as seen from the file: beside it, or where it was annotated if both are on this machine."""
+    original = path_of(uri)
+    if job.settings.images == "none" and original is not None and os.path.isfile(original):
+        here = local_path(place.destination.uri)
+        if here is not None:
+            return os.path.relpath(original, os.path.dirname(os.path.join(here, name)))
+    return posixpath.relpath(copy, posixpath.dirname(name) or ".")
+
+
+LABELME = Format(_write_piece, settings=frozenset({"images"}), with_stems=True)

@@ -1,0 +1,140 @@
+"""Names of images in an export: relative to the folder that holds them all, safe to join to another, and distinct."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
+from sam_pipeline.results.results import Results
+from sam_pipeline.storage.tables.plan import read_plan
+
+_MEMBER = re.compile(r"(\.(?:tar|tgz|tar\.\w+|zip|parquet|pq))#", re.IGNORECASE)
+# What no file name should hold, and what could be taken for one that was encoded.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]|%(?=[0189][0-9A-F]|2E|2F|5C|7F)")
+_SUFFIX = re.compile(r"(?<=[^/])\.[^./]{1,5}$")
+
+
+@dataclass(frozen=True)
+class Names:
+    """How the images of a run are called in an export."""
+
+    root: str
+    """What the URIs of all images begin with, a slash at its end; names are what follows."""
+    stems: Mapping[int, str] = field(default_factory=dict)
+    """By image_id, the stems of images whose names differ in their suffix alone."""
+    train_below: int | None = None
+    """Images whose place is below this are of train; None: there is no train."""
+    seed: int = 0
+
+    def file_names(self, uris: Sequence[str]) -> list[str]:
+        """The name of each image: a relative path without `..`, with what is unsafe percent-encoded."""
+        start = len(self.root)
+        return [_safe_name(uri[start:]) for uri in uris]
+
+    def stem(self, image_id: int, file_name: str) -> str:
+        """The name without its suffix; no two images have the same."""
+        return self.stems.get(image_id) or stem_of(file_name)
+
+    def is_train(self, file_name: str) -> bool:
+        """Whether an image belongs to train."""
+        assert self.train_below is not None
+        return _place(file_name, self.seed) < self.train_below
+
+
+def stem_of(file_name: str) -> str:
+    """A name without the suffix of its last part."""
+    return _SUFFIX.sub("", file_name)
+
+
+def read_names(results: Results, *, split: float | None = None, seed: int = 0, with_stems: bool = False) -> Names:
+    """Look at the URIs of a run's results, a small column.
+
+    Args:
+        results: all of them, whatever their status.
+        split: share of the images that is of train.
+        seed: of this division.
+        with_stems: whether stems are asked for.
+    """
+    names = Names(_root(results), seed=seed)
+    if split is None and not with_stems:
+        return names
+    hashes, places = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+    for rows in results.tables(["uri"]):
+        found = names.file_names(rows["uri"].to_pylist())
+        if split is not None:
+            places.append(np.array([_place(name, seed) for name in found], np.uint64))
+        if with_stems:
+            hashes.append(np.array([_hash(stem_of(name)) for name in found], np.uint64))
+    train_below = None if split is None else _quantile(np.concatenate(places), split)
+    stems = _distinct_stems(results, names, np.concatenate(hashes)) if with_stems else {}
+    return Names(names.root, stems, train_below, seed)
+
+
+def _root(results: Results) -> str:
+    """The folder of all images: the input, if it is one, or else what their URIs have in common."""
+    ends: list[str] = []
+    for rows in results.tables(["uri"]):
+        extremes = pc.min_max(rows["uri"])
+        ends = [min([*ends[:1], extremes["min"].as_py()]), max([*ends[1:], extremes["max"].as_py()])]
+    if not ends:
+        return ""
+    plan = read_plan(results.output, results.storage_options)
+    for folder in [] if plan is None else [plan.input.rstrip("/") + "/", f"file://{plan.input.rstrip('/')}/"]:
+        # What lies between two strings that begin with the folder begins with it too.
+        if all(end.startswith(folder) and len(end) > len(folder) for end in ends):
+            return folder
+    first, last = (_MEMBER.sub(r"\1/", end) for end in ends)
+    length = next((place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), None)
+    return ends[0][: first[:length].rfind("/") + 1]
+
+
+def _safe_name(rest: str) -> str:
+    """What follows the root as a relative path; different ones stay different."""
+    rest = _MEMBER.sub(r"\1/", rest, count=1).replace("://", "/")
+    if _UNSAFE.search(rest):
+        rest = _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", rest)
+    parts = rest.split("/")
+    if {"", ".", ".."} & set(parts):
+        parts = ["%2E" * len(part) if part in (".", "..") else part or "%2F" for part in parts]
+    return "/".join(parts)
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _place(file_name: str, seed: int) -> int:
+    """Where an image stands in an order that the seed decides."""
+    return _hash(f"{seed}/{file_name}")
+
+
+def _quantile(places: npt.NDArray[np.uint64], share: float) -> int:
+    """The place below which a share of all places is, as exactly as their number allows."""
+    ordered = np.sort(places)
+    count = round(share * len(ordered))
+    return int(ordered[count]) if count < len(ordered) else 2**64
+
+
+def _distinct_stems(results: Results, names: Names, hashes: npt.NDArray[np.uint64]) -> dict[int, str]:
+    """Other stems for images that would share one: the whole name, and the id if that is taken too."""
+    distinct, counts = np.unique(hashes, return_counts=True)
+    shared = set(distinct[counts > 1].tolist())
+    if not shared:
+        return {}
+    taken, stems = set(distinct.tolist()), {}
+    for rows in results.tables(["image_id", "uri"]):
+        found: Iterable[str] = names.file_names(rows["uri"].to_pylist())
+        for image_id, name in zip(rows["image_id"].to_pylist(), found, strict=True):
+            if _hash(stem_of(name)) in shared:
+                stem = name
+                while _hash(stem) in taken:
+                    stem = f"{stem}~{image_id}"
+                taken.add(_hash(stem))
+                stems[image_id] = stem
+    return stems

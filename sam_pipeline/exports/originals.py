@@ -1,0 +1,69 @@
+"""The images beside their annotations: copies, or links to the files that were annotated."""
+
+from __future__ import annotations
+
+import os
+
+from sam_pipeline.errors import ConfigError
+from sam_pipeline.exports.batch import Batch
+from sam_pipeline.exports.format import Job
+from sam_pipeline.exports.place import Place
+from sam_pipeline.exports.report import Report
+from sam_pipeline.results.images import fetch_images
+from sam_pipeline.storage.objects.filesystem import protocol_of
+
+_AT_ONCE_BYTES = 64 << 20
+
+
+def place_images(job: Job, batch: Batch, folder: str, place: Place, report: Report) -> None:
+    """Put the images of a batch into a folder, under their file names; does nothing unless settings.images says so.
+
+    Bytes stay as they are: whoever reads a copy applies its EXIF orientation, as the annotations do. An image that is
+    gone, or is not the one that was annotated, is counted.
+
+    Args:
+        job: of the export.
+        batch: the images.
+        folder: below the destination, without a slash at its end; empty for the destination itself.
+        place: where the piece is written.
+        report: counts what is gone.
+
+    Raises:
+        ConfigError: a link to what is no file on this machine.
+    """
+    if job.settings.images == "none":
+        return
+    targets = [f"{folder}/{name}" if folder else name for name in batch.file_names]
+    place.announce(targets)
+    if job.settings.images == "symlink":
+        for uri, target in zip(batch.images["uri"].to_pylist(), targets, strict=True):
+            _link(uri, target, place, report)
+        return
+    names = dict(zip(batch.images["image_id"].to_pylist(), targets, strict=True))
+    held: dict[str, bytes] = {}
+    num_bytes = 0
+    for image_id, data in fetch_images(job.results, list(names)):
+        if isinstance(data, Exception):
+            report.warn("images are gone or changed, and have no copy", 1)
+            continue
+        held[names[image_id]] = data
+        num_bytes += len(data)
+        if num_bytes > _AT_ONCE_BYTES:
+            place.put_all(held)
+            held, num_bytes = {}, 0
+    place.put_all(held)
+
+
+def path_of(uri: str) -> str | None:
+    """Where a stored URI is on this machine; None if it is elsewhere. Nothing in it is percent-encoded."""
+    return uri.removeprefix("file://") if protocol_of(uri) == "file" else None
+
+
+def _link(uri: str, target: str, place: Place, report: Report) -> None:
+    path = path_of(uri)
+    if path is not None and os.path.isfile(path):
+        place.link(target, path)
+    elif path is not None and not os.path.isfile(path.partition("#")[0]):
+        report.warn("images are gone, and have no link", 1)
+    else:
+        raise ConfigError(f"{uri} is no file on this machine, so no link can lead to it; use --images copy")

@@ -1,0 +1,1 @@
+"""Masks as polygons, and what is lost on the way."""

@@ -1,0 +1,107 @@
+"""What an export notes in its destination: what it is an export of, and which parts of it are written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from sam_pipeline.errors import OutputError
+from sam_pipeline.exports.destination import OWN_FOLDER, Destination
+from sam_pipeline.exports.format import Piece
+from sam_pipeline.exports.place import NAMES_FOLDER
+from sam_pipeline.exports.report import Report
+
+_MARKER = f"{OWN_FOLDER}/export.json"
+_PARTS = f"{OWN_FOLDER}/parts"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What must be the same for an export to go on."""
+
+    run: str
+    """The folder of the run."""
+    table_id: str
+    """Of its results."""
+    settings: Mapping[str, Any]
+    """Of the export and the selection, by name, as JSON gives them back."""
+
+
+@dataclass(frozen=True)
+class Marker:
+    """The note that makes a folder an export of this program."""
+
+    identity: Identity
+    table_version: int
+    """The version of the results that is exported."""
+    part_images: int
+    """Planned images in a part."""
+    finished: bool = False
+    kept: tuple[str, ...] = ()
+    """Files of others that were there before."""
+
+    def finish(self, destination: Destination) -> None:
+        """Note that the export is complete."""
+        write_marker(destination, replace(self, finished=True))
+
+
+@dataclass(frozen=True)
+class PartRecord:
+    """A part that is written."""
+
+    report: Report
+    pieces: tuple[Piece, ...]
+
+
+def read_marker(destination: Destination) -> Marker | None:
+    """The note of an export; None where there is none.
+
+    Raises:
+        OutputError: it is damaged.
+    """
+    content = destination.read(_MARKER)
+    if content is None:
+        return None
+    try:
+        stored = json.loads(content)
+        identity = Identity(**stored.pop("identity"))
+        return Marker(identity, **(stored | {"kept": tuple(stored["kept"])}))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise OutputError(f"{destination.uri}/{_MARKER} is no note of an export") from error
+
+
+def write_marker(destination: Destination, marker: Marker) -> None:
+    """Write the note."""
+    destination.put(_MARKER, json.dumps(asdict(marker), indent=1).encode())
+
+
+def read_parts(destination: Destination) -> dict[int, PartRecord]:
+    """The parts that are written, by number."""
+    found = {}
+    for name in destination.names(_PARTS):
+        content = destination.read(name)
+        if content is not None:
+            stored = json.loads(content)
+            pieces = tuple(Piece(**piece) for piece in stored["pieces"])
+            found[int(name.rsplit("/", 1)[1].removesuffix(".json"))] = PartRecord(
+                Report.from_json(stored["report"]), pieces
+            )
+    return found
+
+
+def write_part(destination: Destination, number: int, record: PartRecord) -> None:
+    """Note that a part is written."""
+    stored = {"report": record.report.to_json(), "pieces": [asdict(piece) for piece in record.pieces]}
+    destination.put(f"{_PARTS}/{number:07}.json", json.dumps(stored).encode())
+
+
+def written_names(destination: Destination) -> set[str]:
+    """Names of all files that an export has written, or was about to write."""
+    names: set[str] = set()
+    for each in destination.names(NAMES_FOLDER):
+        content = destination.read(each)
+        if content is not None:
+            names.update(json.loads(content))
+    return names

@@ -1,0 +1,73 @@
+"""Beginning an export, or going on with one: is the destination free, or does it hold what was begun?"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sam_pipeline.errors import ConfigError, OutputError
+from sam_pipeline.exports.destination import OWN_FOLDER, Destination
+from sam_pipeline.exports.progress import Identity, Marker, read_marker, write_marker, written_names
+from sam_pipeline.exports.settings import ExportSettings
+from sam_pipeline.results.results import Results
+from sam_pipeline.storage.tables.delta import table_id
+
+
+def identity_of(results: Results, settings: ExportSettings) -> Identity:
+    """What an export is of."""
+    stored = {name: value for name, value in settings.by_name().items() if name != "overwrite"}
+    plain: dict[str, Any] = json.loads(json.dumps(stored | results.selection.effective()))
+    return Identity(results.output, table_id(results.table), plain)
+
+
+def begin(results: Results, destination: Destination, settings: ExportSettings, part_images: int) -> Marker:
+    """Claim a destination, or find in it what the same export has begun.
+
+    Args:
+        results: the run, with the selection.
+        destination: where.
+        settings: of the export.
+        part_images: planned images in a part of a new export.
+
+    Raises:
+        OutputError: it is not empty, and holds no export that can be replaced or goes on.
+        ConfigError: it holds another export, which is not finished.
+    """
+    identity = identity_of(results, settings)
+    marker = read_marker(destination)
+    kept: tuple[str, ...] = ()
+    if marker is not None and not settings.overwrite:
+        if marker.finished:
+            raise OutputError(f"{destination.uri} holds a finished export; --overwrite replaces it")
+        _check_same(destination.uri, marker.identity, identity)
+        return marker
+    if marker is not None:
+        kept = _clear(destination)
+    elif (name := destination.first_name()) is not None:
+        raise OutputError(f"{destination.uri} is not empty: it holds {name!r}, which no export wrote")
+    marker = Marker(identity, results.table.version(), part_images, kept=kept)
+    write_marker(destination, marker)
+    return marker
+
+
+def _check_same(uri: str, begun: Identity, wanted: Identity) -> None:
+    if (begun.run, begun.table_id) != (wanted.run, wanted.table_id):
+        raise ConfigError(f"{uri} holds the unfinished export of another run, {begun.run}; --overwrite replaces it")
+    names = sorted({*begun.settings, *wanted.settings})
+    values = [(name, begun.settings.get(name), wanted.settings.get(name)) for name in names]
+    if different := [f"{name}: {old!r} there, {new!r} now" for name, old, new in values if old != new]:
+        raise ConfigError(
+            f"{uri} holds an unfinished export with other settings ({'; '.join(different)}); "
+            "go on with the same, or replace it with --overwrite"
+        )
+
+
+def _clear(destination: Destination) -> tuple[str, ...]:
+    """Delete what an export has written; returns what is left."""
+    written = written_names(destination)
+    there = destination.names()
+    own = [name for name in there if name.startswith(f"{OWN_FOLDER}/")]
+    destination.remove([name for name in there if name in written])
+    # The marker last: without it, what is left would be the files of others.
+    destination.remove(sorted(own, key=lambda name: name.endswith("/export.json")))
+    return tuple(name for name in there if name not in written and not name.startswith(f"{OWN_FOLDER}/"))

@@ -1,0 +1,140 @@
+"""Copies of images as they were annotated, for readers that know nothing of EXIF orientation.
+
+Masks are in the frame of the upright image. Of a format's readers some turn an image as its EXIF says and some do not
+(Pillow, webdataset); only an image that is upright as it is stored looks the same to all.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+from PIL.ExifTags import Base as Tag
+
+from sam_pipeline.exports.batch import Batch
+from sam_pipeline.exports.format import Job
+from sam_pipeline.exports.place import Place
+from sam_pipeline.exports.report import Report
+from sam_pipeline.results.images import fetch_images
+from sam_pipeline.storage.inputs.decoding.image_reading import FORMATS, DecodeError, TooLargeError, decode_image
+
+_SUFFIXES = {
+    "JPEG": ".jpg",
+    "MPO": ".jpg",
+    "PNG": ".png",
+    "WEBP": ".webp",
+    "TIFF": ".tif",
+    "BMP": ".bmp",
+    "GIF": ".gif",
+}
+IMAGE_SUFFIXES = (*_SUFFIXES.values(), ".jpeg", ".tiff")
+_SAVING: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0, "optimize": True},
+    "WEBP": {"lossless": True},
+    "PNG": {},
+    "TIFF": {"compression": "tiff_deflate"},
+}
+
+_BYTES_AT_ONCE = 64 << 20
+
+GONE = "images are gone or changed, and have no copy"
+TURNED = "images were turned upright, and compressed anew, because of their EXIF orientation"
+
+
+@dataclass(frozen=True)
+class UprightImage:
+    """A file whose pixels are upright as they are stored."""
+
+    data: bytes
+    suffix: str
+    """Of its format, with a dot."""
+    was_turned: bool
+
+
+def upright_images(job: Job, batch: Batch, report: Report) -> Iterator[UprightImage | None]:
+    """The images of a batch, in their order; None for one that is gone, or is not what was annotated.
+
+    The report counts those, and those that were turned. Images of a container that is read in another order are held
+    until it is their turn; at most as many as results.images looks up at once.
+    """
+    image_ids = batch.images["image_id"].to_pylist()
+    max_pixels = job.results.settings.get("max_pixels")
+    found: dict[int, UprightImage | None] = {}
+    num_given = 0
+    for image_id, data in fetch_images(job.results, image_ids):
+        found[image_id] = _upright_or_none(data, max_pixels)
+        while num_given < len(image_ids) and image_ids[num_given] in found:
+            image = found.pop(image_ids[num_given])
+            num_given += 1
+            report.warn(GONE, int(image is None))
+            report.warn(TURNED, int(image is not None and image.was_turned))
+            yield image
+
+
+def _upright_or_none(data: bytes | Exception, max_pixels: int | None) -> UprightImage | None:
+    if isinstance(data, Exception):
+        return None
+    with suppress(DecodeError, TooLargeError):
+        return upright_image(data, max_pixels)
+    return None
+
+
+def copy_upright(
+    job: Job, batch: Batch, names: Sequence[str], place: Place, report: Report, *, with_suffix: bool = False
+) -> None:
+    """Put the images of a batch into the destination, upright.
+
+    Args:
+        job: of the export.
+        batch: the images.
+        names: of the files, (B,).
+        place: where the piece is written.
+        report: counts what is gone, and what was turned.
+        with_suffix: names without the suffix of an image get that of their format.
+    """
+    held: dict[str, bytes] = {}
+    num_bytes = 0
+    for row, image in enumerate(upright_images(job, batch, report)):
+        if image is None:
+            continue
+        has_suffix = names[row].lower().endswith(IMAGE_SUFFIXES)
+        held[names[row] if has_suffix or not with_suffix else names[row] + image.suffix] = image.data
+        num_bytes += len(image.data)
+        if num_bytes > _BYTES_AT_ONCE:
+            place.put_all(held)
+            held, num_bytes = {}, 0
+    place.put_all(held)
+
+
+def upright_image(data: bytes, max_pixels: int | None = None) -> UprightImage:
+    """A file as it is, or turned upright if its EXIF says that it is not; without that EXIF then.
+
+    A JPEG that is turned is compressed anew, at quality 95.
+
+    Raises:
+        DecodeError, TooLargeError: it cannot be decoded.
+    """
+    kind, orientation = _kind_and_orientation(data)
+    if orientation == 1:
+        return UprightImage(data, _SUFFIXES[kind], False)
+    image = decode_image(data, max_pixels=max_pixels or 2**31)
+    kind = "JPEG" if kind == "MPO" else kind if kind in _SAVING else "PNG"
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **_SAVING[kind])
+    return UprightImage(buffer.getvalue(), _SUFFIXES[kind], True)
+
+
+def _kind_and_orientation(data: bytes) -> tuple[str, int]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                orientation = image.getexif().get(Tag.Orientation, 1)
+                return image.format or "JPEG", orientation if orientation in range(2, 9) else 1
+    except Exception as error:  # whatever Pillow throws at a malformed file
+        raise DecodeError("not an image") from error

@@ -1,0 +1,89 @@
+"""Rows of a run as targets of a detector, by the conventions of torchvision's detection models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from sam_pipeline.masks.runs import rle
+from sam_pipeline.results.categories import Categories, read_categories, used_category_ids
+from sam_pipeline.results.results import Results
+
+MASK_FIELDS = ("segmentation", "category_id")
+"""Of stored masks, what targets are made of."""
+
+Labels = Mapping[int | None, int]
+"""The label of each stored category_id, and under None that of masks without one; all are at least 1."""
+
+
+class Target(TypedDict):
+    """The masks of one image; N may be 0."""
+
+    boxes: Tensor
+    """(N, 4) float32, x1, y1, x2, y2 in pixels of the image: around the pixels of the mask, so x2 is the column after
+    the last and always above x1."""
+    labels: Tensor
+    """(N,) int64, at least 1: 0 is the background."""
+    masks: Tensor
+    """(N, H, W) uint8, 0 or 1."""
+    image_id: int
+    area: Tensor
+    """(N,) float32, pixels of the mask."""
+    iscrowd: Tensor
+    """(N,) int64, all 0."""
+
+
+def detection_target(
+    image_id: int, masks: Sequence[Mapping[str, Any]], size_hw: tuple[int, int], labels: Labels
+) -> Target:
+    """Expand the masks of an image.
+
+    Args:
+        image_id: of the image.
+        masks: as stored, with MASK_FIELDS. One without pixels is left out.
+        size_hw: of the image, in pixels.
+        labels: of every category that masks have.
+    """
+    pixels = np.zeros((len(masks), *size_hw), np.uint8)
+    boxes = np.zeros((len(masks), 4), np.float32)
+    for number, mask in enumerate(masks):
+        columns = rle.decode(mask["segmentation"]).view(np.uint8).T
+        # RLE runs down the columns: OpenCV's blocked transpose is several times as fast as NumPy's.
+        cv2.transpose(np.ascontiguousarray(columns), dst=pixels[number])
+        x, y, w, h = cv2.boundingRect(pixels[number])
+        boxes[number] = (x, y, x + w, y + h)
+    category_ids = [mask.get("category_id") for mask in masks]
+    has_pixels = boxes[:, 2] > 0
+    if not has_pixels.all():
+        pixels, boxes = pixels[has_pixels], boxes[has_pixels]
+        category_ids = [each for each, has in zip(category_ids, has_pixels, strict=True) if has]
+    return Target(
+        boxes=torch.from_numpy(boxes),
+        labels=torch.tensor([labels[each] for each in category_ids], dtype=torch.int64),
+        masks=torch.from_numpy(pixels),
+        image_id=image_id,
+        area=torch.tensor([np.count_nonzero(each) for each in pixels], dtype=torch.float32),
+        iscrowd=torch.zeros(len(pixels), dtype=torch.int64),
+    )
+
+
+def read_labels(results: Results) -> tuple[Labels, dict[int, str]]:
+    """The labels of a run's categories: the ids under which exports write them.
+
+    Returns:
+        Label by stored category_id, and name by label.
+
+    Raises:
+        InputError: the file with the names of the prompts' categories cannot be read.
+    """
+    used = set() if results.settings.get("mode") == "grid" else used_category_ids(results)
+    categories = read_categories(results)
+    numbers = {each: str(each) for each in sorted(each for each in used if each is not None)}
+    categories = Categories(numbers | dict(categories.names))
+    labels: dict[int | None, int] = {each: categories.export_id(each) for each in (*categories.names, None)}
+    return labels, {label: categories.name(each) for each, label in labels.items()}

@@ -1,0 +1,60 @@
+"""Copies of images that stand upright without EXIF."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam_pipeline.exports.upright_images import upright_image
+from sam_pipeline.storage.inputs.decoding.image_reading import DecodeError, decode_image
+from tests.exports.pictures import in_tar, picture, pixels, run_of
+from tests.storage.image_files import saved
+
+
+def stored_as(kind, orientation, **options):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return saved(pixels(0), kind, exif=exif, **options)
+
+
+def as_stored(data):
+    """The pixels of a file as a reader sees them that does not look at EXIF."""
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.getexif().get(0x0112, 1) == 1
+        return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("kind", "suffix"), [("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp"), ("TIFF", ".tif")])
+def test_pixels_are_those_that_were_annotated(kind, suffix, orientation):
+    options = {"JPEG": {"quality": 98}, "WEBP": {"lossless": True}}.get(kind, {})
+    data = stored_as(kind, orientation, **options)
+    found = upright_image(data)
+    annotated = np.asarray(decode_image(data, max_pixels=10**6))
+    difference = np.abs(as_stored(found.data).astype(int) - annotated)
+    assert difference.max() <= (6 if kind == "JPEG" else 0)
+    assert found.suffix == suffix
+    assert found.was_turned == (orientation != 1)
+    assert (found.data == data) == (orientation == 1)
+
+
+def test_what_is_upright_keeps_its_bytes():
+    for kind in ("JPEG", "PNG", "BMP", "GIF"):
+        assert upright_image(picture(0, kind) if kind == "JPEG" else saved(pixels(0), kind)).data
+
+
+def test_what_is_no_image_is_an_error():
+    with pytest.raises(DecodeError):
+        upright_image(b"no image")
+
+
+def test_images_keep_their_order_whatever_the_order_of_their_archive(exported, tmp_path):
+    import pyarrow.parquet as pq
+
+    names = [f"{number}.jpg" for number in (3, 1, 4, 0, 2)]
+    run = run_of(tmp_path, {name: picture(int(name[0])) for name in names}, in_tar)
+    folder, _ = exported(run, "hf")
+    rows = pq.read_table(folder / "data" / "train-000000.parquet").to_pylist()
+    assert [row["file_name"] for row in rows] == sorted(names)
+    assert [row["image"]["bytes"] for row in rows] == [picture(number) for number in range(5)]
