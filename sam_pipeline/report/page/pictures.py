@@ -100,10 +100,12 @@ def read_pictures(
 def _picture(row: Mapping[str, Any], image: NDArray[np.uint8] | Exception, names: Categories, side: int) -> Picture:
     width, height = row["width"], row["height"]
     data = missing = ""
-    if isinstance(image, Exception):
-        missing = one_line(image)
+    if isinstance(image, FileNotFoundError):
+        missing = "the original is gone"
+    elif isinstance(image, Exception):
+        missing = f"the original cannot be read: {one_line(image)}"
     elif image.shape[:2] != (height, width):
-        missing = f"the image has {image.shape[1]} x {image.shape[0]} pixels now"
+        missing = f"the original has {image.shape[1]} x {image.shape[0]} pixels now"
     else:
         data = _data_uri(image, side)
     # Small images are drawn larger, so that the edges of their masks are those of pixels.
