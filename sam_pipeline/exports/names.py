@@ -17,6 +17,9 @@ from sam_pipeline.storage.tables.plan import read_plan
 _MEMBER = re.compile(r"(\.(?:tar|tgz|tar\.\w+|zip|parquet|pq))#", re.IGNORECASE)
 # What no file name should hold, and what could be taken for one that was encoded.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]|%(?=[0189][0-9A-F]|2E|2F|5C|7F)")
+# Of a part of a path, on most disks. Shorter names are not looked at: a character has four bytes at most.
+_MOST_BYTES = 255
+_SHORT = _MOST_BYTES // 4
 _SUFFIX = re.compile(r"(?<=[^/])\.[^./]{1,5}$")
 
 
@@ -38,8 +41,10 @@ class Names:
         return [_safe_name(uri[start:]) for uri in uris]
 
     def stem(self, image_id: int, file_name: str) -> str:
-        """The name without its suffix; no two images have the same."""
-        return self.stems.get(image_id) or stem_of(file_name)
+        """The name without its suffix, short enough for another one; no two images have the same."""
+        stem = self.stems.get(image_id) or stem_of(file_name)
+        folder, slash, name = stem.rpartition("/")
+        return f"{folder}{slash}{_shortened(name, _MOST_BYTES - 15)}"
 
     def is_train(self, file_name: str) -> bool:
         """Whether an image belongs to train."""
@@ -102,7 +107,17 @@ def _safe_name(rest: str) -> str:
     parts = rest.split("/")
     if {"", ".", ".."} & set(parts):
         parts = ["%2E" * len(part) if part in (".", "..") else part or "%2F" for part in parts]
+    if len(rest) > _SHORT:
+        parts = [_shortened(part, _MOST_BYTES) for part in parts]
     return "/".join(parts)
+
+
+def _shortened(part: str, most_bytes: int) -> str:
+    """A name that a disk can hold: S3 takes longer ones. It ends as before, so that it has the same suffix."""
+    content = part.encode()
+    if len(content) <= most_bytes:
+        return part
+    return f"{content[:150].decode(errors='ignore')}~{_hash(part):016x}~{content[-30:].decode(errors='ignore')}"
 
 
 def _hash(text: str) -> int:
