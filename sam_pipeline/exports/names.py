@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
 from sam_pipeline.storage.tables.plan import read_plan
 
@@ -60,24 +61,25 @@ def stem_of(file_name: str) -> str:
 def read_names(results: Results, *, split: float | None = None, seed: int = 0, with_stems: bool = False) -> Names:
     """Look at the URIs of a run's results, a small column.
 
+    What an image is called depends on all images of the run, whatever the selection; which of them are of train depends
+    on those that the selection shows.
+
     Args:
-        results: all of them, whatever their status.
+        results: of the run, with the selection.
         split: share of the images that is of train.
         seed: of this division.
         with_stems: whether stems are asked for.
     """
-    names = Names(_root(results), seed=seed)
-    if split is None and not with_stems:
-        return names
-    hashes, places = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
-    for rows in results.tables(["uri"]):
-        found = names.file_names(rows["uri"].to_pylist())
-        if split is not None:
+    everything = results.select(MaskSelection())
+    names = Names(_root(everything))
+    stems = _distinct_stems(everything, names) if with_stems else {}
+    train_below = None
+    if split is not None:
+        places = [np.empty(0, np.uint64)]
+        for rows in results.tables(["uri"], pc.field("status") == "ok"):
+            found = names.file_names(rows["uri"].to_pylist())
             places.append(np.array([_place(name, seed) for name in found], np.uint64))
-        if with_stems:
-            hashes.append(np.array([_hash(stem_of(name)) for name in found], np.uint64))
-    train_below = None if split is None else _quantile(np.concatenate(places), split)
-    stems = _distinct_stems(results, names, np.concatenate(hashes)) if with_stems else {}
+        train_below = _quantile(np.concatenate(places), split)
     return Names(names.root, stems, train_below, seed)
 
 
@@ -136,15 +138,19 @@ def _quantile(places: npt.NDArray[np.uint64], share: float) -> int:
     return int(ordered[count]) if count < len(ordered) else 2**64
 
 
-def _distinct_stems(results: Results, names: Names, hashes: npt.NDArray[np.uint64]) -> dict[int, str]:
+def _distinct_stems(results: Results, names: Names) -> dict[int, str]:
     """Other stems for images that would share one: the whole name, and the id if that is taken too."""
-    distinct, counts = np.unique(hashes, return_counts=True)
+    hashes = [np.empty(0, np.uint64)]
+    for rows in results.tables(["uri"]):
+        found = names.file_names(rows["uri"].to_pylist())
+        hashes.append(np.array([_hash(stem_of(name)) for name in found], np.uint64))
+    distinct, counts = np.unique(np.concatenate(hashes), return_counts=True)
     shared = set(distinct[counts > 1].tolist())
     if not shared:
         return {}
     taken, stems = set(distinct.tolist()), {}
     for rows in results.tables(["image_id", "uri"]):
-        found: Iterable[str] = names.file_names(rows["uri"].to_pylist())
+        found = names.file_names(rows["uri"].to_pylist())
         for image_id, name in zip(rows["image_id"].to_pylist(), found, strict=True):
             if _hash(stem_of(name)) in shared:
                 stem = name
