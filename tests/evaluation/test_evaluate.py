@@ -49,7 +49,7 @@ def random_case():
         return pixels if pixels.any() else rectangle(x, y, w, h)
 
     truth, masks = [], []
-    for number in range(8):
+    for number in range(40):  # more than are compared at once
         shapes = [shape() for _ in range(generator.integers(1, 9))]
         names = [int(generator.integers(1, 4)) for _ in shapes]
         is_crowd = [int(generator.random() < 0.15) for _ in shapes]
