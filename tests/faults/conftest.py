@@ -41,7 +41,7 @@ class Run:
     instructions: Instructions = field(default_factory=Instructions)
 
     def annotate(self, *flags: object, address: str | None = None, instructions: Instructions | None = None) -> Program:
-        """Start the fake pipeline; whatever flags come last win."""
+        """Start the fake pipeline; a flag that is given takes the place of one of SMALL_SHARDS."""
         instructions = replace(instructions or self.instructions, log=str(self.log))
         env = {**self.env, "FAKE_ENGINE": json.dumps(asdict(instructions))}
         if address is not None:
@@ -49,7 +49,13 @@ class Run:
         # Not by the environment: the workers' is that of their cluster, which may reach S3 in another way.
         storage = json.dumps({**IMPATIENT, "endpoint_url": self.s3.endpoint})
         options = ("--storage-options", storage, "--threads", 1, "--model-type", "vit_t")
-        arguments = ("--input", self.input, "--output", self.output, *options, *SMALL_SHARDS, *flags)
+        shards = [
+            each
+            for pair in zip(SMALL_SHARDS[::2], SMALL_SHARDS[1::2], strict=True)
+            if pair[0] not in flags
+            for each in pair
+        ]
+        arguments = ("--input", self.input, "--output", self.output, *options, *shards, *flags)
         return self.start("-m", "tests.faults.fake_run", "annotate", *arguments, script="python", env=env)
 
     def num_committed(self) -> int:
