@@ -9,17 +9,15 @@ from sam_pipeline.exports.batch import Batch
 from sam_pipeline.exports.format import Job
 from sam_pipeline.exports.place import Place
 from sam_pipeline.exports.report import Report
-from sam_pipeline.results.images import fetch_images
+from sam_pipeline.exports.upright_images import copy_upright
 from sam_pipeline.storage.objects.filesystem import protocol_of
-
-_AT_ONCE_BYTES = 64 << 20
 
 
 def place_images(job: Job, batch: Batch, folder: str, place: Place, report: Report) -> None:
     """Put the images of a batch into a folder, under their file names; does nothing unless settings.images says so.
 
-    Bytes stay as they are: whoever reads a copy applies its EXIF orientation, as the annotations do. An image that is
-    gone, or is not the one that was annotated, is counted.
+    A copy stands upright, as the masks do, whether its reader looks at EXIF or not; a link leads to the file as it is.
+    An image that is gone, or is not the one that was annotated, is counted.
 
     Args:
         job: of the export.
@@ -39,19 +37,7 @@ def place_images(job: Job, batch: Batch, folder: str, place: Place, report: Repo
         for uri, target in zip(batch.images["uri"].to_pylist(), targets, strict=True):
             _link(uri, target, place, report)
         return
-    names = dict(zip(batch.images["image_id"].to_pylist(), targets, strict=True))
-    held: dict[str, bytes] = {}
-    num_bytes = 0
-    for image_id, data in fetch_images(job.results, list(names)):
-        if isinstance(data, Exception):
-            report.warn("images are gone or changed, and have no copy", 1)
-            continue
-        held[names[image_id]] = data
-        num_bytes += len(data)
-        if num_bytes > _AT_ONCE_BYTES:
-            place.put_all(held)
-            held, num_bytes = {}, 0
-    place.put_all(held)
+    copy_upright(job, batch, targets, place, report)
 
 
 def path_of(uri: str) -> str | None:

@@ -190,7 +190,7 @@ def test_shards_hold_so_many_images_and_continue_the_ids(exported, make_run):
 
 
 def test_a_split_has_every_image_once_in_the_share_that_was_asked_for(exported, make_run):
-    run = make_run([row(number, all_shapes()[:2]) for number in range(40)])
+    run = make_run([row(number, all_shapes()[:2]) for number in range(40)] + [failed_row(40 + n) for n in range(9)])
     folder, _ = exported(run, "coco", split=0.9, seed=3)
     train, val = (COCO(folder / name).dataset for name in ("train.json", "val.json"))
     assert (len(train["images"]), len(val["images"])) == (36, 4)
@@ -200,6 +200,8 @@ def test_a_split_has_every_image_once_in_the_share_that_was_asked_for(exported, 
     assert sorted(annotation_ids) == list(range(1, 81))
     again, _ = exported(run, "coco", "again", split=0.9, seed=3)
     other, _ = exported(run, "coco", "other", split=0.9, seed=4)
+    few, _ = exported(run, "coco", "few", split=0.5, selection={"include": ["000?.jpg"]})
+    assert [len(COCO(few / name).imgs) for name in ("train.json", "val.json")] == [5, 5]
     assert (again / "val.json").read_text() == (folder / "val.json").read_text()
     assert (other / "val.json").read_text() != (folder / "val.json").read_text()
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam_pipeline.exports.upright_images import upright_image
+from sam_pipeline.exports.upright_images import TURNED, upright_image
 from sam_pipeline.storage.inputs.decoding.image_reading import DecodeError, decode_image
-from tests.exports.pictures import in_tar, picture, pixels, run_of
+from tests.exports.pictures import in_tar, picture, pixels, run_of, turned
 from tests.storage.image_files import saved
 
 
@@ -58,3 +58,14 @@ def test_images_keep_their_order_whatever_the_order_of_their_archive(exported, t
     rows = pq.read_table(folder / "data" / "train-000000.parquet").to_pylist()
     assert [row["file_name"] for row in rows] == sorted(names)
     assert [row["image"]["bytes"] for row in rows] == [picture(number) for number in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("format", "folder"), [("coco", "images/"), ("sa1b", ""), ("labelme", ""), ("yolo-box", "images/")]
+)
+def test_copies_beside_annotations_stand_upright(exported, tmp_path, format, folder):
+    run = run_of(tmp_path, {"0.jpg": picture(0), "1.jpg": turned(1)})
+    dest, summary = exported(run, format, images="copy")
+    assert (dest / f"{folder}0.jpg").read_bytes() == picture(0)
+    assert np.abs(as_stored((dest / f"{folder}1.jpg").read_bytes()).astype(int) - pixels(1)).max() <= 8
+    assert summary.warnings[TURNED] == 1

@@ -20,12 +20,12 @@ from sam_pipeline.exports.originals import path_of, place_images
 from sam_pipeline.exports.place import Place
 from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.threads import in_threads
-from sam_pipeline.exports.upright_images import copy_upright
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.safety.uri_rules import local_path
 
 _IMAGES_AT_ONCE = 16
-_VERSION = "5.5.0"  # the first one that knows masks as these is older
+# Of labelme. To a file of another major version it says so, and reads it.
+_VERSION = "6.0.0"
 
 
 def _write_piece(job: Job, piece: Piece, batches: Iterator[Batch], place: Place, report: Report) -> None:
@@ -35,11 +35,7 @@ def _write_piece(job: Job, piece: Piece, batches: Iterator[Batch], place: Place,
     def parts() -> Iterator[Batch]:
         for batch in batches:
             place.announce(f"{folder}{stem}.json" for stem in batch.stems)
-            if job.settings.images == "copy":
-                names = [f"{folder}{name}" for name in batch.file_names]
-                copy_upright(job, batch, names, place, report)
-            else:
-                place_images(job, batch, piece.split, place, report)
+            place_images(job, batch, piece.split, place, report)
             yield from batch.slices(_IMAGES_AT_ONCE)
 
     for files, num_empty in in_threads(partial(_files, job, folder, labels, place), parts()):
