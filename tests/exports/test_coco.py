@@ -261,3 +261,25 @@ def test_polygons_are_drawn_again_as_the_masks(exported, every_shape, parts, who
     assert (min(ious) == 1) == whole
     assert summary.loss.num_masks == len(ious)
     assert summary.loss.mean() == pytest.approx(np.mean(ious))
+
+
+@pytest.mark.parametrize("segmentation", ["rle", "polygon"])
+def test_detectron2_keeps_every_mask_by_its_rules(exported, every_shape, segmentation):
+    folder, summary = exported(every_shape, "coco", segmentation=segmentation)
+    read = COCO(folder / "annotations.json")
+    annotations = [each for image_id in sorted(read.imgs) for each in read.imgToAnns[image_id]]
+    # What its load_coco_json asserts, or leaves out without a word.
+    assert len({each["id"] for each in annotations}) == len(annotations) == summary.num_masks
+    for each in annotations:
+        assert each.get("ignore", 0) == 0
+        assert each["iscrowd"] == 0
+        assert each["category_id"] in read.cats
+        shape = each["segmentation"]
+        if isinstance(shape, list):
+            assert shape == [polygon for polygon in shape if len(polygon) % 2 == 0 and len(polygon) >= 6] != []
+        else:
+            assert not isinstance(shape["counts"], list)
+        x, y, w, h = each["bbox"]
+        image = read.imgs[each["image_id"]]
+        assert 0 <= x < x + w <= image["width"]
+        assert 0 <= y < y + h <= image["height"]
