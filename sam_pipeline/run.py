@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import operator
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
+from typing import TYPE_CHECKING, Literal, Unpack, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +17,13 @@ import pyarrow.dataset as ds
 from sam_pipeline.config.base import settings_by_name
 from sam_pipeline.errors import ImageError, MissingRowError
 from sam_pipeline.masks.runs import rle
-from sam_pipeline.results.categories import read_categories
 from sam_pipeline.results.images import read_images
 from sam_pipeline.results.keywords import SelectionSettings
 from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.row_choice import checked_choice
 from sam_pipeline.results.rows import DecodedMask, ImageMask, ImageRow
+from sam_pipeline.run_facts import RunFacts
 from sam_pipeline.run_products import RunProducts
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.tables.delta import output_errors
@@ -38,7 +36,7 @@ _ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Run(RunProducts):
+class Run(RunFacts, RunProducts):
     """A run's results at the version they were opened at; what is committed later is seen by opening it again.
 
     Made by open_run and annotate. A run is a collection of rows, one for each image that is done: `len(run)` counts
@@ -56,64 +54,6 @@ class Run(RunProducts):
     """
 
     results: Results
-
-    @property
-    def output(self) -> str:
-        """Folder of the run: an absolute path or a URI."""
-        return self.results.output
-
-    @property
-    def num_images(self) -> int:
-        """Planned images."""
-        return self.results.num_images
-
-    def __repr__(self) -> str:
-        return f"<Run {self.output!r}, version {self.version}: {self.num_done} of {self.num_images} images>"
-
-    @property
-    def version(self) -> int:
-        """The version of the Delta table of results."""
-        version: int = self.results.table.version()
-        return version
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What decided the values of the results, by name: every mask setting, precision, SHA-256 of the weights."""
-        return dict(self.results.settings)
-
-    @cached_property
-    def num_done(self) -> int:
-        """Images that have a row, whatever its status and the selection."""
-        return self.results.num_done
-
-    @property
-    def selection(self) -> MaskSelection:
-        """Which masks this run shows: all, unless it was made by filter."""
-        return self.results.selection
-
-    @property
-    def categories(self) -> dict[int, str]:
-        """Names of the prompts' categories, by category_id; empty where the prompts' files name none.
-
-        Raises:
-            InputError: a file that the prompts were read from cannot be read.
-        """
-        return dict(self._categories)
-
-    @cached_property
-    def _categories(self) -> Mapping[int, str]:
-        return read_categories(self.results).names
-
-    @cached_property
-    def image_ids(self) -> npt.NDArray[np.int64]:
-        """The ids of the images that have a row, ascending, (len(run),); include and exclude of filter leave some out.
-
-        Reads one small column of every file, once.
-        """
-        tables = self.results.tables(["image_id"])
-        ids = np.sort(np.concatenate([np.empty(0, np.int64), *(rows["image_id"].to_numpy() for rows in tables)]))
-        ids.setflags(write=False)
-        return ids
 
     def __len__(self) -> int:
         is_whole = not (self.selection.include or self.selection.exclude)
@@ -165,25 +105,6 @@ class Run(RunProducts):
         """
         given = self.selection.effective() | dict(settings)
         return Run(self.results.select(settings_by_name(MaskSelection, given)))
-
-    @property
-    def num_by_status(self) -> dict[str, int]:
-        """Images that have a row, by status. Reads one small column of every file, once."""
-        return dict(self._counts[0])
-
-    @property
-    def num_masks(self) -> int:
-        """Masks of all images. Reads one small column of every file, once."""
-        return self._counts[1]
-
-    @cached_property
-    def _counts(self) -> tuple[Counter[str], int]:
-        num_by_status: Counter[str] = Counter()
-        num_masks = 0
-        for rows in self.results.tables(["status", "num_masks"]):
-            num_by_status.update(rows["status"].to_pylist())
-            num_masks += pc.sum(rows["num_masks"]).as_py()
-        return num_by_status, num_masks
 
     def rows(
         self, *, status: str | None = None, where: pc.Expression | None = None, columns: Sequence[str] | None = None

@@ -95,6 +95,9 @@ def test_the_wheel_holds_every_module_and_says_what_it_is(wheel: Path) -> None:
         (metadata,) = (name for name in names if name.endswith("METADATA"))
         about = message_from_bytes(archive.read(metadata))
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "sam_pipeline").rglob("*.py")}
+    expected |= {
+        str(path.relative_to(ROOT)) for path in (ROOT / "sam_pipeline" / "report" / "page" / "template").iterdir()
+    }
     assert {name for name in names if name.startswith("sam_pipeline/")} == {*expected, "sam_pipeline/py.typed"}
     assert (about["Name"], about["Version"]) == ("sam-pipeline", sam_pipeline.__version__)
     assert about.get_all("Classifier") == PROJECT["classifiers"]

@@ -73,7 +73,7 @@ def measurements(run: str, num_images: int, folder: Path) -> list[tuple[str, lis
     return [
         ("filter, half of the masks", ["filter", run, "--into", f"{folder}/half", "--pred-iou-thresh", "0.95"]),
         ("filter, 1 % of the images", ["filter", run, "--into", f"{folder}/some", *one_percent]),
-        ("filter, no mask", ["filter", run, "--into", f"{folder}/none", "--pred-iou-thresh", "1"]),
+        ("filter, no mask", ["filter", run, "--into", f"{folder}/none", "--min-score", "0.5"]),
         ("filter, by NMS", ["filter", run, "--into", f"{folder}/nms", "--box-nms-thresh", "0.5"]),
         ("filter, by containment", ["filter", run, "--into", f"{folder}/outer", "--drop-contained", "outer"]),
         ("stats", ["stats", run]),

@@ -46,8 +46,7 @@ def evaluate(
         if file is not None:
             check_absent(file, options)
     results = Results.open(uri, options, selection)
-    with showing_progress(results.num_images, STDERR) as advance:
-        evaluation = run_evaluate(results, settings, advance)
+    evaluation = run_evaluate(results, settings, lambda num_images: showing_progress(num_images, STDERR))
     texts = {file: text(evaluation) for file, text in ((csv, csv_text), (json, json_text)) if file is not None}
     write_texts(texts, options)
     print_table(_summary_rows(evaluation))

@@ -70,6 +70,7 @@ def _counts(done: Filtered) -> dict[str, object]:
         rows["not annotated"] = done.num_pending
     rows["image ids"] = "others than there; the URI is the same" if done.is_renumbered else "the same"
     rows["masks kept"] = done.num_masks
-    rows["masks dropped"] = f"{sum(dropped.values())} ({by})" if by else 0
+    # What earlier starts have dropped nobody has counted.
+    rows["dropped now" if done.num_before else "masks dropped"] = f"{sum(dropped.values())} ({by})" if by else 0
     rows["bytes read"] = done.reading.num_bytes
     return rows

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sam_pipeline.cli.printing import statuses_text
-from sam_pipeline.report.distributions import Distribution
-from sam_pipeline.report.error_groups import ErrorGroup
-from sam_pipeline.report.statistics import RunStatistics
-from sam_pipeline.report.threshold_curves import ThresholdCurve
+from sam_pipeline.report.counting.distributions import Distribution
+from sam_pipeline.report.counting.error_groups import ErrorGroup
+from sam_pipeline.report.counting.threshold_curves import ThresholdCurve
+from sam_pipeline.report.statistics import RunStatistics, chosen_by
 
 _MOST_CATEGORIES = 20
 _MOST_ERRORS = 10
@@ -21,8 +21,9 @@ def statistics_lines(found: RunStatistics, output: str) -> Iterator[str]:
     rows.append(("images", f"{found.num_images} ({statuses_text(found.num_by_status) or 'none done'})"))
     if left := found.num_planned - found.num_done:
         rows.append(("left to do", f"{left} of {found.num_planned}"))
+    rows += [("filtered from", f"{each['source']} by {chosen_by(each['selection'])}") for each in found.filters]
     if found.selection:
-        rows.append(("selection", ", ".join(f"{name}={value}" for name, value in found.selection.items())))
+        rows.append(("selection", chosen_by(found.selection)))
     rows += [("masks", str(found.num_masks)), ("ok without masks", str(found.num_without_masks))]
     yield from _table(rows)
     if found.num_masks:

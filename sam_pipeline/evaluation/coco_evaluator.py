@@ -37,7 +37,7 @@ def check_installed() -> None:
 class CocoEvaluator:
     """AP and AR of one kind of IoU.
 
-    The library matches the masks of a batch with objects. What it finds is kept packed, some ten bytes a mask where
+    The library matches the masks of a batch with objects. What it finds is kept packed, some 40 bytes a mask where
     the library takes half a kilobyte, and is unpacked at the end for one category and one range of sizes at a time.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -23,19 +24,26 @@ from sam_pipeline.storage.objects.filesystem import absolute_uri
 
 logger = logging.getLogger(__name__)
 
+ShowProgress = Callable[[int], AbstractContextManager[Callable[[int], object]]]
+
+
+def _ignore(num_images: int) -> None:
+    """What is told of progress where nobody wants to know."""
+
 
 def evaluate(
-    results: Results, settings: EvaluationSettings, on_progress: Callable[[int], object] = lambda num_images: None
+    results: Results, settings: EvaluationSettings, showing_progress: ShowProgress = lambda total: nullcontext(_ignore)
 ) -> Evaluation:
     """Compare the masks of a run, as its selection shows them, with the objects of a COCO file.
 
     Images of both sides are compared, an image that could not be annotated as one without masks. Held in memory are
-    the annotation file and some ten bytes for each mask and kind of IoU.
+    the annotation file and some 40 bytes for each mask and kind of IoU.
 
     Args:
         results: of the run.
         settings: what it is compared with, and how.
-        on_progress: is told how many images were compared since the last call.
+        showing_progress: is called with the number of images, and opened as long as they are compared; what it gives
+            is told how many were compared since the last call.
 
     Raises:
         ConfigError: the library of the extra `eval` is missing; run and ground truth have no category in common, or
@@ -58,14 +66,15 @@ def evaluate(
     evaluators = {kind: CocoEvaluator(kind) for kind in kinds}
     by_number = {image.number: image for image in images}
     compared: list[ImageFigures] = []
-    for pairs in iterate_pairs(results, truth, images, categories, rank_by, counts):
-        matches: dict[int, dict[IouKind, BestMatches]] = {pair.number: {} for pair in pairs}
-        for kind, evaluator in evaluators.items():
-            ious = evaluator.add(pairs)
-            for pair in pairs:
-                matches[pair.number][kind] = best_matches(pair.number, pair.truth_of(kind), ious)
-        compared += [ImageFigures(by_number[pair.number], len(pair.masks), matches[pair.number]) for pair in pairs]
-        on_progress(len(pairs))
+    with showing_progress(len(images)) as advance:
+        for pairs in iterate_pairs(results, truth, images, categories, rank_by, counts):
+            matches: dict[int, dict[IouKind, BestMatches]] = {pair.number: {} for pair in pairs}
+            for kind, evaluator in evaluators.items():
+                ious = evaluator.add(pairs)
+                for pair in pairs:
+                    matches[pair.number][kind] = best_matches(pair.number, pair.truth_of(kind), ious)
+            compared += [ImageFigures(by_number[pair.number], len(pair.masks), matches[pair.number]) for pair in pairs]
+            advance(len(pairs))
     if not counts.num_objects:
         raise InputError(f"no objects in {truth.uri} for the {len(images)} images that the run has too")
     found, by_category = _accumulated(evaluators, categories, compared)

@@ -88,8 +88,6 @@ def compared_images(results: Results, truth: GroundTruth, counts: Counts) -> lis
         raise InputError(
             f"run and ground truth have no image in common: the run has {uris[0]!r}, the ground truth "
             f"{truth.images[0].file_name or truth.images[0].image_id!r}"
-            if truth.images
-            else f"no images in {truth.uri}"
         )
     images: list[ComparedImage] = []
     others: list[str] = []

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from sam_pipeline.config.fingerprint import stored_places
-from sam_pipeline.report.gallery_choice import GalleryChoice
-from sam_pipeline.report.mask_numbers import MaskNumbers
-from sam_pipeline.report.pictures import Picture, read_pictures
-from sam_pipeline.report.rendering import Page, render
+from sam_pipeline.report.counting.mask_numbers import MaskNumbers
+from sam_pipeline.report.page.gallery_choice import GalleryChoice
+from sam_pipeline.report.page.pictures import Picture, read_pictures
+from sam_pipeline.report.page.rendering import Page, render
 from sam_pipeline.report.statistics import read_statistics
 from sam_pipeline.results.categories import read_categories
 from sam_pipeline.results.results import Results

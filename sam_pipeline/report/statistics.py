@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sam_pipeline.report.distributions import Distribution, area_counter, number_counter, share_counter
-from sam_pipeline.report.error_groups import ErrorCounter, ErrorGroup
-from sam_pipeline.report.mask_numbers import MaskNumbers, read_mask_numbers
-from sam_pipeline.report.threshold_curves import ThresholdCounter, ThresholdCurve
+from sam_pipeline.config.fingerprint import filters_of
+from sam_pipeline.report.counting.distributions import Distribution, area_counter, number_counter, share_counter
+from sam_pipeline.report.counting.error_groups import ErrorCounter, ErrorGroup
+from sam_pipeline.report.counting.mask_numbers import MaskNumbers, read_mask_numbers
+from sam_pipeline.report.counting.threshold_curves import ThresholdCounter, ThresholdCurve
 from sam_pipeline.results.categories import Categories, read_categories
 from sam_pipeline.results.results import Results
 
@@ -43,6 +44,9 @@ class RunStatistics:
     """Folder of the run: an absolute path or a URI."""
     selection: Mapping[str, Any]
     """Settings of the selection that are not their default, by name."""
+    filters: tuple[Mapping[str, Any], ...]
+    """What a filtered run was made from, oldest first: source, version and selection of each; empty for a run that
+    `annotate` made."""
     num_planned: int
     """Planned images."""
     num_done: int
@@ -109,6 +113,14 @@ def read_statistics(
     return counted.statistics(results, names)
 
 
+def chosen_by(selection: Mapping[str, Any]) -> str:
+    """Settings of a selection, for people."""
+    return ", ".join(
+        f"{name} = {' '.join(map(str, value)) if isinstance(value, list | tuple) else value}"
+        for name, value in selection.items()
+    )
+
+
 class _Counted:
     """Figures of the parts that were read so far."""
 
@@ -166,6 +178,7 @@ class _Counted:
         return RunStatistics(
             output=results.output,
             selection=results.selection.effective(),
+            filters=tuple(filters_of(results.settings)),
             num_planned=results.num_images,
             num_done=results.num_done,
             num_images=self._num_images,

@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sam_pipeline.errors import InputError
+from sam_pipeline.masks.runs import rle
 from sam_pipeline.results.mask_selection import MaskSelection
+from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
+from sam_pipeline.storage.tables.plan import write_plan
 from tests.evaluation.compared import (
     HEIGHT,
     WIDTH,
@@ -24,7 +27,7 @@ from tests.evaluation.compared import (
     saved_run,
     stored,
 )
-from tests.storage.runs import failed_row, row
+from tests.storage.runs import failed_row, row, shard, take_over
 
 LEFT, RIGHT, BIG = rectangle(10, 10, 20, 20), rectangle(90, 10, 20, 20), rectangle(20, 20, 100, 90)
 HALF = rectangle(90, 10, 10, 20)
@@ -46,7 +49,7 @@ def random_case():
         return pixels if pixels.any() else rectangle(x, y, w, h)
 
     truth, masks = [], []
-    for number in range(8):
+    for number in range(40):  # more than are compared at once
         shapes = [shape() for _ in range(generator.integers(1, 9))]
         names = [int(generator.integers(1, 4)) for _ in shapes]
         is_crowd = [int(generator.random() < 0.15) for _ in shapes]
@@ -76,6 +79,16 @@ def test_figures_are_those_of_pycocotools(tmp_path, random_case, kind, use_cats)
     expected = by_pycocotools(known, file, kind, use_cats=use_cats)
     assert {name: found.figures[kind][name] for name in expected} == pytest.approx(expected, abs=1e-9)
     assert found.counts.num_other_category == sum(map(len, masks)) - sum(map(len, known))
+
+
+def test_a_run_against_its_own_masks(tmp_path, random_case):
+    """As its export holds them: boxes of whole pixels, ids from 1, a category for all."""
+    _, masks = random_case
+    truth = coco_file([[annotation(rle.decode(mask["segmentation"])) for mask in some] for some in masks])
+    found = compare(tmp_path, masks, truth, class_agnostic=True)
+    for kind in ("mask", "box", "boundary"):
+        of_kind = found.figures[kind]
+        assert of_kind["AP"] == of_kind["AR@100"] == of_kind["mean_best_iou"] == of_kind["recall_75"] == 1
 
 
 def test_two_objects_of_which_the_better_half_of_the_masks_finds_one(tmp_path):
@@ -255,6 +268,21 @@ def test_images_of_the_run_that_come_from_the_same_file_are_found_by_their_ids(t
     for image in truth["images"]:
         del image["file_name"]
     assert compare_run(str(tmp_path / "run"), tmp_path, truth).figures["mask"]["AP"] == 1
+
+
+def test_ids_win_over_names_where_the_run_was_planned_from_the_same_file(tmp_path):
+    truth = coco_file([[annotation(LEFT)], [annotation(RIGHT)]])
+    for image in truth["images"]:
+        image["file_name"] = "same.jpg"
+    uris = ["file:///in/x/same.jpg", "file:///in/y/same.jpg"]
+    rows = [
+        row(number, 1, masks=[stored(each)], height=HEIGHT, width=WIDTH, uri=uris[number], extra=extra)
+        for number, (each, extra) in enumerate([(LEFT, '{"coco_image_id": 11}'), (RIGHT, '{"coco_image_id": 12}')])
+    ]
+    output, place = str(tmp_path / "run"), str(tmp_path / "truth.json")
+    write_plan(output, place, source_table([SourceObject(uri, 1, None) for uri in uris]), {})
+    take_over(output).commit([shard(output, rows)])
+    assert compare_run(output, tmp_path, truth).figures["mask"]["AP"] == 1
 
 
 @given(st.randoms(use_true_random=False))

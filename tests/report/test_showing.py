@@ -64,7 +64,8 @@ def test_the_picture_is_that_of_draw_masks(run):
     picture, missing = draw_image(Results.open(run, {}), 1)
     (rows,) = Results.open(run, {}).tables(["masks"], first_id=1, last_id=1)
     masks = rows["masks"].to_pylist()[0]
-    image = np.asarray(Image.open(Path(run).parent / "images" / "1.png"))
+    with Image.open(Path(run).parent / "images" / "1.png") as file:
+        image = np.asarray(file)
     assert missing == ""
     assert (picture == draw_masks(image, masks, prompt_boxes=True)).all()
     (only,) = Results.open(run, {}, MaskSelection(max_masks=1)).tables(["masks"], first_id=1, last_id=1)

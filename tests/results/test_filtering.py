@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
@@ -166,7 +167,9 @@ def test_long_prompts_are_copied_in_parts_that_divide_no_image(tmp_path, new, mo
     source = str(tmp_path / "run")
     prompted(source, 7)
     filtered(source, new, MaskSelection())
-    assert len(DeltaTable(f"{new}/prompts").file_uris()) > 3
+    of_files = [set(pq.read_table(uri)["image_id"].to_pylist()) for uri in DeltaTable(f"{new}/prompts").file_uris()]
+    assert len(of_files) > 3
+    assert sum(map(len, of_files)) == 7
     ids = np.arange(7)
     assert read_image_prompts(new, ids, {}) == read_image_prompts(source, ids, {})
     assert verify(new, {}).ok

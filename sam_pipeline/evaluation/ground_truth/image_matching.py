@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,9 +19,10 @@ _SHOWN = 3
 def match_images(images: Sequence[TruthImage], uris: Sequence[str], extras: Sequence[str | None]) -> dict[int, int]:
     """Find the image of a run that has the file_name of each image of the ground truth.
 
-    A name is the end of a URI, from a slash on, or else the URI's last part alone has the name of the file. `%20`,
-    backslashes and decomposed letters count as what they mean. Where the file has no names, its ids are looked for
-    among those that the run's own COCO file gave.
+    A name is a URI, or the rest of it below the folder that holds all images of the run; or else the end of a URI, from
+    a slash on; or else the URI's last part alone has the name of the file. `%20`, backslashes and decomposed letters
+    count as what they mean. Where the file has no names, its ids are looked for among those that the run's own COCO
+    file gave.
 
     Args:
         images: of the ground truth.
@@ -36,6 +38,7 @@ def match_images(images: Sequence[TruthImage], uris: Sequence[str], extras: Sequ
     if all(image.file_name is None for image in images):
         return match_ids(images, extras)
     paths = _paths(uris)
+    root = os.path.commonprefix(paths).rpartition("/")[0]  # noqa: RUF071  characters are what is wanted, up to a slash
     numbers_by_name: dict[str, list[int]] = defaultdict(list)
     for number, path in enumerate(paths):
         numbers_by_name[_file(path)].append(number)
@@ -44,7 +47,8 @@ def match_images(images: Sequence[TruthImage], uris: Sequence[str], extras: Sequ
     for position, name in enumerate(names):
         same_file = numbers_by_name.get(_file(name), ())
         if name and (fitting := [number for number in same_file if f"/{paths[number]}".endswith(f"/{name}")]):
-            found[position] = fitting
+            exact = [number for number in fitting if paths[number] in (name, f"{root}/{name}")]
+            found[position] = exact or fitting
     taken = {number for numbers in found.values() for number in numbers}
     for position, name in enumerate(names):
         if position not in found and name and (numbers := numbers_by_name.get(_file(name), [])):

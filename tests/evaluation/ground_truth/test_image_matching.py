@@ -45,6 +45,11 @@ def test_a_longer_path_wins_over_a_name_alone():
     assert matched(["train/1.jpg", "val/1.jpg"], uris[:1]) == {0: 0}
 
 
+def test_a_path_below_the_folder_of_all_images_wins_over_the_end_of_another():
+    uris = ["s3://b/d/1.jpg", "s3://b/d/x/1.jpg", "s3://b/d/x/y/x/1.jpg"]
+    assert matched(["1.jpg", "x/1.jpg", "x/y/x/1.jpg"], uris) == {0: 0, 1: 1, 2: 2}
+
+
 def test_names_that_fit_several_images_are_named():
     with pytest.raises(InputError, match=r"1 images .* '1.jpg': '/train/1.jpg' and '/val/1.jpg'; their file_name must"):
         matched(["1.jpg", "2.jpg"], ["/train/1.jpg", "/val/1.jpg", "/val/2.jpg"])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sam_pipeline.report.distributions import Distribution, area_counter, number_counter, share_counter
+from sam_pipeline.report.counting.distributions import Distribution, area_counter, number_counter, share_counter
 
 SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=200)
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sam_pipeline.report.distributions import Distribution
-from sam_pipeline.report.number_text import short_count
-from sam_pipeline.report.threshold_curves import ThresholdCurve
+from sam_pipeline.report.counting.distributions import Distribution
+from sam_pipeline.report.counting.threshold_curves import ThresholdCurve
+from sam_pipeline.report.page.number_text import short_count
 
 WIDTH, HEIGHT = 400, 208
 LEFT, RIGHT, TOP, BOTTOM = 46, 392, 26, 180

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from sam_pipeline.report.mask_numbers import MaskNumbers
+from sam_pipeline.report.counting.mask_numbers import MaskNumbers
 from sam_pipeline.results.categories import Categories
 
 _OF_EACH_CATEGORY = 4

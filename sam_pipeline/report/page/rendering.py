@@ -15,11 +15,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sam_pipeline.config.fingerprint import idle_settings
-from sam_pipeline.report import charts
-from sam_pipeline.report.labels import place_labels
-from sam_pipeline.report.number_text import counted, percent
-from sam_pipeline.report.pictures import Picture
-from sam_pipeline.report.statistics import RunStatistics
+from sam_pipeline.report.page import charts
+from sam_pipeline.report.page.labels import place_labels
+from sam_pipeline.report.page.number_text import counted, percent
+from sam_pipeline.report.page.pictures import Picture
+from sam_pipeline.report.statistics import RunStatistics, chosen_by
 from sam_pipeline.results.review import FORMAT, VERSION
 from sam_pipeline.safety.clean_text import printable
 from sam_pipeline.version import __version__
@@ -109,7 +109,7 @@ def render(page: Page) -> str:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("sam_pipeline.report", "page"),
+        loader=PackageLoader("sam_pipeline.report.page", "template"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -185,9 +185,9 @@ def _notices(stats: RunStatistics) -> list[str]:
             f"This run is not finished: {left:,} of {stats.num_planned:,} images are left. The page shows what is "
             "committed."
         )
+    notices += [f"Filtered from {each['source']} by {chosen_by(each['selection'])}." for each in stats.filters]
     if stats.selection:
-        chosen = ", ".join(f"{name} = {_value(value)}" for name, value in stats.selection.items())
-        notices.append(f"Not all masks of the run: chosen by {chosen}.")
+        notices.append(f"Not all masks of the run: chosen by {chosen_by(stats.selection)}.")
     if stats.num_images and not stats.num_by_status.get("ok"):
         notices.append("No image could be annotated; the errors are below.")
     elif stats.num_images and not stats.num_masks:
@@ -205,7 +205,7 @@ def _setting_tables(page: Page) -> list[tuple[str, list[tuple[str, str]]]]:
     rest = [
         (name, _value(value))
         for name, value in sorted(page.settings.items())
-        if name not in of_model and name not in idle and value is not None
+        if name not in (*of_model, "filters", *idle) and value is not None
     ]
     tables = [("Weights", model), ("What decides the masks (fingerprint)", rest)]
     return [(title, rows) for title, rows in tables if rows]
@@ -235,7 +235,7 @@ def _cut(text: str, most: int) -> str:
 
 
 def _read(name: str) -> str:
-    return (files("sam_pipeline.report") / "page" / name).read_text(encoding="utf-8")
+    return (files("sam_pipeline.report.page") / "template" / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

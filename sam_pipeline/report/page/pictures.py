@@ -14,17 +14,20 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from sam_pipeline.drawing import mask_color
-from sam_pipeline.report.number_text import percent
-from sam_pipeline.report.outlines import outline
+from sam_pipeline.report.page.number_text import percent
+from sam_pipeline.report.page.outlines import outline
 from sam_pipeline.results.categories import Categories
 from sam_pipeline.results.images import read_images
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.review import mask_key
 from sam_pipeline.safety.clean_text import one_line
 
-# What a picture and its outlines may take: with 24 pictures a page stays below 5 MB.
-_MOST_PICTURE_BYTES = 90_000
+# What a picture, before it is written as text, and its outlines may take: with 24 pictures a page stays below 5 MB.
+# Those of pictures with longer sides than this may take more.
+_USUAL_SIDE = 640
+_MOST_PICTURE_BYTES = 80_000
 _MOST_OUTLINE_BYTES = 80_000
+_BYTES_BESIDE_OUTLINE = 250
 _QUALITIES = (80, 65, 50, 35, 20)
 _TOLERANCES = (1.0, 2.0, 4.0)
 # Of a category, in a label.
@@ -97,10 +100,12 @@ def read_pictures(
 def _picture(row: Mapping[str, Any], image: NDArray[np.uint8] | Exception, names: Categories, side: int) -> Picture:
     width, height = row["width"], row["height"]
     data = missing = ""
-    if isinstance(image, Exception):
-        missing = one_line(image)
+    if isinstance(image, FileNotFoundError):
+        missing = "the original is gone"
+    elif isinstance(image, Exception):
+        missing = f"the original cannot be read: {one_line(image)}"
     elif image.shape[:2] != (height, width):
-        missing = f"the image has {image.shape[1]} x {image.shape[0]} pixels now"
+        missing = f"the original has {image.shape[1]} x {image.shape[0]} pixels now"
     else:
         data = _data_uri(image, side)
     # Small images are drawn larger, so that the edges of their masks are those of pixels.
@@ -114,7 +119,7 @@ def _picture(row: Mapping[str, Any], image: NDArray[np.uint8] | Exception, names
         data,
         missing,
         row["num_masks"],
-        tuple(_drawn(row, names, scale)),
+        tuple(_drawn(row, names, scale, side)),
         _coverage(row),
     )
 
@@ -122,29 +127,47 @@ def _picture(row: Mapping[str, Any], image: NDArray[np.uint8] | Exception, names
 def _data_uri(image: NDArray[np.uint8], side: int) -> str:
     picture = Image.fromarray(image)
     picture.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3)
-    for quality in _QUALITIES:
+    most = _MOST_PICTURE_BYTES * _growth(side)
+    for quality in (*_QUALITIES, *_QUALITIES):
         written = io.BytesIO()
         picture.save(written, "WEBP", quality=quality)
-        if written.tell() <= _MOST_PICTURE_BYTES:
+        if written.tell() <= most:
             break
+        if quality == _QUALITIES[-1]:  # noise, which nothing compresses
+            picture.thumbnail((side // 2, side // 2))
     return "data:image/webp;base64," + base64.b64encode(written.getvalue()).decode("ascii")
 
 
-def _drawn(row: Mapping[str, Any], names: Categories, scale: float) -> list[DrawnMask]:
+def _growth(side: int) -> float:
+    return max(1.0, (side / _USUAL_SIDE) ** 2)
+
+
+def _drawn(row: Mapping[str, Any], names: Categories, scale: float, side: int) -> list[DrawnMask]:
     """Outlines that fit: rougher ones where there are many, and then those of the largest masks alone."""
     num_pixels = row["height"] * row["width"]
     ordered = sorted(enumerate(row["masks"]), key=lambda pair: -pair[1]["area"])
     for tolerance in _TOLERANCES:
-        paths = [outline(mask, scale, tolerance) for _, mask in ordered]
-        if sum(map(len, paths)) <= _MOST_OUTLINE_BYTES:
+        paths = _fitting([mask for _, mask in ordered], scale, tolerance, side)
+        if len(paths) == len(ordered):
             break
-    total = np.cumsum([len(path) for path in paths])
-    num_fitting = int(np.searchsorted(total, _MOST_OUTLINE_BYTES, side="right"))
     return [
         _drawn_mask(number, mask, path, num_pixels, names, scale)
-        for (number, mask), path in zip(ordered[:num_fitting], paths, strict=False)
+        for (number, mask), path in zip(ordered, paths, strict=False)
         if path
     ]
+
+
+def _fitting(masks: Sequence[Mapping[str, Any]], scale: float, tolerance: float, side: int) -> list[str]:
+    """The outlines of the first masks, as many as fit."""
+    paths: list[str] = []
+    left = _MOST_OUTLINE_BYTES * _growth(side)
+    for mask in masks:
+        path = outline(mask, scale, tolerance)
+        left -= len(path) + _BYTES_BESIDE_OUTLINE
+        if left < 0:
+            break
+        paths.append(path)
+    return paths
 
 
 def _drawn_mask(

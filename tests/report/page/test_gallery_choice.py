@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sam_pipeline.report.gallery_choice import GalleryChoice
-from sam_pipeline.report.mask_numbers import read_mask_numbers
+from sam_pipeline.report.counting.mask_numbers import read_mask_numbers
+from sam_pipeline.report.page.gallery_choice import GalleryChoice
 from sam_pipeline.results.categories import Categories
 from sam_pipeline.results.results import Results
 from tests.report.runs import GRID, PROMPTED, prompt, write_run

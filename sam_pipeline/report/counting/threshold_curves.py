@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sam_pipeline.report.mask_numbers import MaskNumbers
+from sam_pipeline.report.counting.mask_numbers import MaskNumbers
 
 ThresholdSetting = Literal["pred_iou_thresh", "stability_score_thresh"]
 

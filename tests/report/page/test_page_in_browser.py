@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 
+from sam_pipeline.cli.commands import main
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.review import read_review
 from tests.report.picture_runs import HOSTILE, write_picture_run
@@ -165,6 +166,22 @@ def test_what_is_ticked_is_saved_as_a_review(run, html_of, open_page, tmp_path):
     assert page.locator("#review-count").inner_text() == "1 image and 3 masks dropped"
     page.get_by_role("button", name="Keep all").click()
     assert not read_review(str(saved(page, tmp_path)), {}).dropped_masks
+
+
+def test_an_export_leaves_out_what_was_dropped(run, html_of, open_page, tmp_path, capsys):
+    page = open_page(html_of(run, is_review=True))
+    page.get_by_label("Keep image 1").uncheck()
+    page.locator("figure.card").nth(0).locator(".picture").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    review = saved(page, tmp_path)
+    (tmp_path / "names.txt").write_text("cat\ndog\ncup\n")
+    flags = ["--format", "coco", "--reviewed", str(review), "--categories", str(tmp_path / "names.txt")]
+    with pytest.raises(SystemExit) as caught:
+        main(["export", run, str(tmp_path / "coco"), *flags])
+    assert caught.value.code == 0, capsys.readouterr().err
+    annotations = json.loads((tmp_path / "coco" / "annotations.json").read_text())["annotations"]
+    assert len(annotations) == 5 * 4 - 4 - 1
 
 
 def test_hostile_names_are_text(html_of, open_page, tmp_path):

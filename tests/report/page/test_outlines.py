@@ -8,7 +8,7 @@ import pytest
 
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.masks.runs.runs import Runs
-from sam_pipeline.report.outlines import outline
+from sam_pipeline.report.page.outlines import outline
 
 
 def stored(pixels):

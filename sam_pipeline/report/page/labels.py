@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sam_pipeline.report.pictures import Picture
+from sam_pipeline.report.page.pictures import Picture
 from sam_pipeline.safety.clean_text import printable
 
 # As in the page's style sheet; a letter is about six tenths of its height wide.
