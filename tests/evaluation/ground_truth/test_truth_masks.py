@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as numbers
 from pycocotools import mask as coco_mask
@@ -26,6 +26,7 @@ def uncompressed(pixels):
 
 
 @given(numbers.arrays(bool, st.tuples(st.integers(1, 20), st.integers(1, 20))))
+@settings(deadline=None)
 def test_run_lengths_compressed_and_not(pixels):
     compressed = annotation(pixels)["segmentation"]
     for segmentation in (compressed, uncompressed(pixels)):
