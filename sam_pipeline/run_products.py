@@ -168,6 +168,30 @@ class RunProducts:
         """Export as the files of scripts/amg.py; see export."""
         return self.export(dest, "amg", **settings)
 
+    def to_yolo_seg(self, dest: StrPath, **settings: Unpack[ExportKeywords]) -> Summary:
+        """Export as YOLO's labels with polygons; see export."""
+        return self.export(dest, "yolo-seg", **settings)
+
+    def to_yolo_box(self, dest: StrPath, **settings: Unpack[ExportKeywords]) -> Summary:
+        """Export as YOLO's labels with boxes; see export."""
+        return self.export(dest, "yolo-box", **settings)
+
+    def to_png(self, dest: StrPath, **settings: Unpack[ExportKeywords]) -> Summary:
+        """Export as PNG files that hold the number of the mask at each pixel; see export."""
+        return self.export(dest, "png", **settings)
+
+    def to_labelme(self, dest: StrPath, **settings: Unpack[ExportKeywords]) -> Summary:
+        """Export as labelme's JSON files, one an image; see export."""
+        return self.export(dest, "labelme", **settings)
+
+    def to_webdataset(self, dest: StrPath, **settings: Unpack[ExportKeywords]) -> Summary:
+        """Export as tar shards of images and masks for WebDataset; see export."""
+        return self.export(dest, "webdataset", **settings)
+
+    def to_hf(self, dest: StrPath, **settings: Unpack[ExportKeywords]) -> Summary:
+        """Export as Parquet files with images and masks that Hugging Face's datasets loads; see export."""
+        return self.export(dest, "hf", **settings)
+
 
 def _tell(on_progress: OnProgress, num_images: int) -> None:
     on_progress(num_images)

@@ -109,6 +109,16 @@ from sam_pipeline import annotate, open_run
 reveal_type(open_run(Path("run")).num_images)
 annotate(input=Path("photos"), output="run", model_type="vit_t", points_per_side=16, keep=["label"])
 annotate(output="run", points_per_sid=16)
+run = open_run("run").filter(pred_iou_thresh=0.9, include=["*.png"])
+reveal_type(run[3]["masks"][0]["area"])
+reveal_type(next(run.masks(decode=True))["pixels"])
+reveal_type(run.read_image(run[3]))
+reveal_type(run.stats().num_masks)
+reveal_type(run.to_coco(Path("coco"), split=0.9).num_images)
+reveal_type(run.evaluate("truth.json").figures)
+run.filter(min_aera=100)
+run.export("dest", "cocoa")
+run.to_coco("dest", simplfy=1)
 """
 
 
@@ -127,7 +137,11 @@ def test_a_type_checker_reads_the_installed_package(source: Path, tmp_path: Path
     assert lines[0] == '4: note: Revealed type is "int"', checked.stdout
     errors = [line for line in lines if " error: " in line]
     assert errors[0].startswith('6: error: Unexpected keyword argument "points_per_sid"')
-    assert {line.split(":")[0] for line in errors} == {"6"}
+    assert {line.split(":")[0] for line in errors} == {"6", "14", "15", "16"}
+    revealed = [line.split('"')[1] for line in lines if "Revealed type" in line]
+    assert revealed[1] == revealed[4] == revealed[5] == "int"
+    assert "numpy.bool" in revealed[2]
+    assert "unsignedinteger" in revealed[3] or "uint8" in revealed[3]
 
 
 @pytest.mark.soak

@@ -71,9 +71,11 @@ def plan(config: Annotated[PlanConfig, flags_of(PlanConfig)]) -> int:
     return 0
 
 
-for _command in (status, verify, retry, vacuum, stats, report, show, evaluate, export):
+for _command in (status, verify, retry, vacuum):
     app.command(_command)
 app.command(name="filter")(filter_masks)
+for _command_of_results in (stats, report, show, evaluate, export):
+    app.command(_command_of_results)
 
 
 @app.command

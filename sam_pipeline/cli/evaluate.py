@@ -71,7 +71,8 @@ def _summary_rows(evaluation: Evaluation) -> dict[str, object]:
     }
     if counts.num_other_size:
         rows["of another size"] = f"{counts.num_other_size} images, left out"
-    rows["objects"] = f"{counts.num_objects} ({counts.num_crowds} crowds beside them)"
+    crowds = f", and {counts.num_crowds} crowds" if counts.num_crowds else ""
+    rows["objects"] = f"{counts.num_objects}{crowds}"
     if counts.num_unusable:
         rows["unusable"] = f"{counts.num_unusable} annotations, left out"
     rows["masks"] = f"{counts.num_masks}, ranked by {evaluation.rank_by}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -46,9 +48,12 @@ def export(
         from sam_pipeline.exports.exporting import export as run_export
     uri, options = place(output, storage_options)
     results = Results.open(uri, options, selection)
+    start_s = time.monotonic()
     with showing_progress(results.num_images, STDERR) as advance:
         summary = run_export(results, dest, settings, advance)
-    print_table(summary_rows(summary))
+    elapsed_s = time.monotonic() - start_s
+    timing = f"{timedelta(seconds=round(elapsed_s))} ({summary.num_images / elapsed_s:,.0f} images/s)"
+    print_table(summary_rows(summary) | {"time": timing})
     for text in notes(summary):
         STDERR.print_line(text)
     return 0

@@ -11,10 +11,11 @@ import tyro
 from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject, flags_of
 from sam_pipeline.cli.maintenance import Output, place
 from sam_pipeline.cli.printing import STDERR, print_table
+from sam_pipeline.cli.progress import showing_progress
 from sam_pipeline.results.mask_selection import MaskSelection
 
 if TYPE_CHECKING:
-    from sam_pipeline.results.filtering import Filtered, Show
+    from sam_pipeline.results.filtering import Advance, Filtered
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,6 @@ def filter_masks(
         selection: Which masks.
         storage_options: Options of fsspec, as for annotate.
     """
-    from sam_pipeline.pipeline.progress import ImageBar
     from sam_pipeline.results.filtering import filter_run
     from sam_pipeline.results.results import Results
 
@@ -42,7 +42,7 @@ def filter_masks(
     source = Results.open(uri, options, selection)
     with ExitStack() as stack:
 
-        def show(begun: Filtered) -> Show:
+        def show(begun: Filtered) -> Advance:
             if begun.num_pending:
                 logger.warning(
                     "%s is unfinished: %d of its images have no row yet, and are not in %s",
@@ -50,8 +50,7 @@ def filter_masks(
                     begun.num_pending,
                     into,
                 )
-            bar = stack.enter_context(ImageBar(begun.num_images, begun.num_before, STDERR))
-            return lambda num_done, num_masks: bar.show(num_done, f"{num_masks} masks")
+            return stack.enter_context(showing_progress(begun.num_images - begun.num_before, STDERR))
 
         done = filter_run(source, new, show)
     print_table({"output": into, "filtered from": f"{output}, version {done.version}", **_counts(done)})

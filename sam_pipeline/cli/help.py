@@ -150,4 +150,6 @@ def _wrapped(line: str, width: int) -> str:
     indent = "  " if line.startswith("usage:") else ""
     if len(line) <= width:
         return line
+    if indent:
+        line = line.replace(",", ", ")  # between the names of commands
     return textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)

@@ -3,17 +3,55 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from sam_pipeline.masks.runs import rle
 
 DILATION_RATIO = 0.02
 """Width of the boundary as a share of the image's diagonal."""
+
+
+_LEAST_MATCH = 0.5
+"""COCO's lowest threshold: less than this matches nothing."""
+
+
+def boundary_ious(
+    ious: NDArray[np.float64], masks: Sequence[Mapping[str, Any]], objects: Sequence[Mapping[str, Any]]
+) -> NDArray[np.float64]:
+    """The lesser of the IoU of masks and that of their boundaries, where it can matter.
+
+    That is where it may be at least 0.5 or the highest of its object. Elsewhere it is 0: most masks of an image are
+    near no object, and their boundaries need not be drawn.
+
+    Args:
+        ious: (masks, objects), of the masks.
+        masks: compressed RLE.
+        objects: compressed RLE.
+
+    Returns:
+        (masks, objects).
+    """
+    lesser = np.zeros_like(ious)
+    if not ious.size:
+        return lesser
+    bands = [boundary(each) for each in objects]
+    is_done = np.zeros(len(masks), bool)
+    is_needed = np.asarray((ious >= _LEAST_MATCH).any(axis=1))
+    is_needed[ious.argmax(axis=0)] = True
+    for _ in range(2):  # then those that may be better yet than the best of an object
+        some: list[int] = np.flatnonzero(is_needed & ~is_done).tolist()
+        if some:
+            of_bands = coco_mask.iou([boundary(masks[place]) for place in some], bands, [0] * len(bands))
+            lesser[some] = np.minimum(ious[some], of_bands)
+        is_done[some] = True
+        is_needed = np.asarray((ious > lesser.max(axis=0)).any(axis=1))
+    return lesser
 
 
 def boundary(mask: Mapping[str, Any]) -> dict[str, Any]:

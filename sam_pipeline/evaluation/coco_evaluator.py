@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from sam_pipeline.errors import ConfigError
-from sam_pipeline.evaluation.boundaries import boundary
+from sam_pipeline.evaluation.boundaries import boundary_ious
 from sam_pipeline.evaluation.image_pair import ImagePair
 from sam_pipeline.evaluation.settings import IouKind
 
@@ -125,10 +124,15 @@ def _with_boundaries(ious: NDArray[np.float64], masks: Any, truth: Any, number: 
         [each for each in dataset.imgToAnns[number] if each["category_id"] == category] for dataset in (masks, truth)
     )
     order = np.argsort([-each["score"] for each in found], kind="stable")[: len(ious)]
-    bands = [boundary(found[place]["segmentation"]) for place in order]
-    is_crowd = [each["iscrowd"] for each in objects]
-    of_bands = coco_mask.iou(bands, [boundary(each["segmentation"]) for each in objects], is_crowd)
-    return np.where(np.array(is_crowd, bool), ious, np.minimum(ious, of_bands))
+    is_crowd = np.array([each["iscrowd"] for each in objects], bool)
+    lesser = boundary_ious(
+        ious[:, ~is_crowd],
+        [found[place]["segmentation"] for place in order],
+        [each["segmentation"] for each, crowd in zip(objects, is_crowd, strict=True) if not crowd],
+    )
+    joined = ious.copy()
+    joined[:, ~is_crowd] = lesser
+    return joined
 
 
 def _library_dataset(

@@ -46,6 +46,10 @@ def evaluate(
     """
     check_installed()
     truth = read_ground_truth(absolute_uri(settings.ground_truth), results.storage_options)
+    if truth.num_stray:
+        logger.warning("%d annotations name no image or category of %s: left out", truth.num_stray, truth.uri)
+    if (num_left := results.num_images - results.num_done) > 0:
+        logger.warning("the run is not finished: %d images have no result yet, and are not compared", num_left)
     counts = Counts()
     images = compared_images(results, truth, counts)
     kinds = _kinds(settings, truth, images)

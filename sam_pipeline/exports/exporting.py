@@ -17,7 +17,6 @@ from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.exports.starting import begin
 from sam_pipeline.results.categories import read_categories, used_category_ids
-from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.review import read_review
 from sam_pipeline.storage.objects.filesystem import absolute_uri
@@ -96,9 +95,7 @@ def start(results: Results, destination: Destination, settings: ExportSettings) 
     marker = begin(results, destination, settings, part_images(settings))
     if marker.table_version != results.table.version():
         results = replace(results, table=Table(results.table.uri, results.storage_options, marker.table_version))
-    names = read_names(
-        results.select(MaskSelection()), split=settings.split, seed=settings.seed, with_stems=form.with_stems
-    )
+    names = read_names(results, split=settings.split, seed=settings.seed, with_stems=form.with_stems)
     with_object = None in used or not categories.names
     kept = frozenset(marker.kept)
     return Job(results, settings, names, categories, with_object, marker.part_images, review, kept), marker

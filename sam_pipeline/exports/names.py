@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
 from sam_pipeline.storage.tables.plan import read_plan
 
 _MEMBER = re.compile(r"(\.(?:tar|tgz|tar\.\w+|zip|parquet|pq))#", re.IGNORECASE)
 # What no file name should hold, and what could be taken for one that was encoded.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]|%(?=[0189][0-9A-F]|2E|2F|5C|7F)")
+# Of a part of a path, on most disks. Shorter names are not looked at: a character has four bytes at most.
+_MOST_BYTES = 255
+_SHORT = _MOST_BYTES // 4
 _SUFFIX = re.compile(r"(?<=[^/])\.[^./]{1,5}$")
 
 
@@ -38,8 +42,10 @@ class Names:
         return [_safe_name(uri[start:]) for uri in uris]
 
     def stem(self, image_id: int, file_name: str) -> str:
-        """The name without its suffix; no two images have the same."""
-        return self.stems.get(image_id) or stem_of(file_name)
+        """The name without its suffix, short enough for another one; no two images have the same."""
+        stem = self.stems.get(image_id) or stem_of(file_name)
+        folder, slash, name = stem.rpartition("/")
+        return f"{folder}{slash}{_shortened(name, _MOST_BYTES - 15)}"
 
     def is_train(self, file_name: str) -> bool:
         """Whether an image belongs to train."""
@@ -55,24 +61,25 @@ def stem_of(file_name: str) -> str:
 def read_names(results: Results, *, split: float | None = None, seed: int = 0, with_stems: bool = False) -> Names:
     """Look at the URIs of a run's results, a small column.
 
+    What an image is called depends on all images of the run, whatever the selection; which of them are of train depends
+    on those that the selection shows.
+
     Args:
-        results: all of them, whatever their status.
+        results: of the run, with the selection.
         split: share of the images that is of train.
         seed: of this division.
         with_stems: whether stems are asked for.
     """
-    names = Names(_root(results), seed=seed)
-    if split is None and not with_stems:
-        return names
-    hashes, places = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
-    for rows in results.tables(["uri"]):
-        found = names.file_names(rows["uri"].to_pylist())
-        if split is not None:
+    everything = results.select(MaskSelection())
+    names = Names(_root(everything))
+    stems = _distinct_stems(everything, names) if with_stems else {}
+    train_below = None
+    if split is not None:
+        places = [np.empty(0, np.uint64)]
+        for rows in results.tables(["uri"], pc.field("status") == "ok"):
+            found = names.file_names(rows["uri"].to_pylist())
             places.append(np.array([_place(name, seed) for name in found], np.uint64))
-        if with_stems:
-            hashes.append(np.array([_hash(stem_of(name)) for name in found], np.uint64))
-    train_below = None if split is None else _quantile(np.concatenate(places), split)
-    stems = _distinct_stems(results, names, np.concatenate(hashes)) if with_stems else {}
+        train_below = _quantile(np.concatenate(places), split)
     return Names(names.root, stems, train_below, seed)
 
 
@@ -102,7 +109,17 @@ def _safe_name(rest: str) -> str:
     parts = rest.split("/")
     if {"", ".", ".."} & set(parts):
         parts = ["%2E" * len(part) if part in (".", "..") else part or "%2F" for part in parts]
+    if len(rest) > _SHORT:
+        parts = [_shortened(part, _MOST_BYTES) for part in parts]
     return "/".join(parts)
+
+
+def _shortened(part: str, most_bytes: int) -> str:
+    """A name that a disk can hold: S3 takes longer ones. It ends as before, so that it has the same suffix."""
+    content = part.encode()
+    if len(content) <= most_bytes:
+        return part
+    return f"{content[:150].decode(errors='ignore')}~{_hash(part):016x}~{content[-30:].decode(errors='ignore')}"
 
 
 def _hash(text: str) -> int:
@@ -121,15 +138,19 @@ def _quantile(places: npt.NDArray[np.uint64], share: float) -> int:
     return int(ordered[count]) if count < len(ordered) else 2**64
 
 
-def _distinct_stems(results: Results, names: Names, hashes: npt.NDArray[np.uint64]) -> dict[int, str]:
+def _distinct_stems(results: Results, names: Names) -> dict[int, str]:
     """Other stems for images that would share one: the whole name, and the id if that is taken too."""
-    distinct, counts = np.unique(hashes, return_counts=True)
+    hashes = [np.empty(0, np.uint64)]
+    for rows in results.tables(["uri"]):
+        found = names.file_names(rows["uri"].to_pylist())
+        hashes.append(np.array([_hash(stem_of(name)) for name in found], np.uint64))
+    distinct, counts = np.unique(np.concatenate(hashes), return_counts=True)
     shared = set(distinct[counts > 1].tolist())
     if not shared:
         return {}
     taken, stems = set(distinct.tolist()), {}
     for rows in results.tables(["image_id", "uri"]):
-        found: Iterable[str] = names.file_names(rows["uri"].to_pylist())
+        found = names.file_names(rows["uri"].to_pylist())
         for image_id, name in zip(rows["image_id"].to_pylist(), found, strict=True):
             if _hash(stem_of(name)) in shared:
                 stem = name

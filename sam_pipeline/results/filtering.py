@@ -40,8 +40,8 @@ from sam_pipeline.storage.tables.schema import MASKS_SCHEMA, SCHEMA_VERSION
 _SHARD_BYTES = 64 * 2**20
 _SHARD_ROWS = 2**18
 
-Show = Callable[[int, int], object]
-"""Called with how many images are done, and how many masks they have."""
+Advance = Callable[[int], object]
+"""Called with the number of images that were done since the last call."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Filtered:
         return bool(self.num_left_out or self.num_pending)
 
 
-def filter_run(source: Results, new: str, show: Callable[[Filtered], Show]) -> Filtered:
+def filter_run(source: Results, new: str, show: Callable[[Filtered], Advance]) -> Filtered:
     """Write a run that holds the masks of another that its selection keeps; or go on with one that was begun.
 
     Takes some 500 MB of memory, however large the run.
@@ -186,7 +186,7 @@ def _copy_rows(
     new: str,
     table: MaskTable,
     result: Filtered,
-    show: Callable[[Filtered], Show],
+    show: Callable[[Filtered], Advance],
 ) -> None:
     done = table.committed_ids(len(image_ids))
     result.num_before = int(done.sum())
@@ -194,13 +194,12 @@ def _copy_rows(
         result.num_masks = count_results(table.snapshot, source.storage_options)[1]
     left_out = np.ones(source.num_images, dtype=bool)
     left_out[image_ids[~done]] = False
-    report, num_done = show(result), result.num_before
+    advance = show(result)
     rows = source.tables(source.schema.names, last_id=source.num_images - 1, left_out=left_out, reading=result.reading)
     for part in _shards(_current(renumber(each, image_ids)) for each in rows):
         table.commit([put_shard(new, part, source.storage_options, table_id=table.id)])
-        num_done += part.num_rows
         result.num_masks += int(part["num_masks"].to_numpy().sum())
-        report(num_done, result.num_masks)
+        advance(part.num_rows)
 
 
 def _shards(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -50,25 +49,17 @@ def detection_target(
         labels: of every category that masks have.
     """
     pixels = np.zeros((len(masks), *size_hw), np.uint8)
-    boxes = np.zeros((len(masks), 4), np.float32)
-    for number, mask in enumerate(masks):
-        columns = rle.decode(mask["segmentation"]).view(np.uint8).T
-        # RLE runs down the columns: OpenCV's blocked transpose is several times as fast as NumPy's.
-        cv2.transpose(np.ascontiguousarray(columns), dst=pixels[number])
-        x, y, w, h = cv2.boundingRect(pixels[number])
-        boxes[number] = (x, y, x + w, y + h)
-    category_ids = [mask.get("category_id") for mask in masks]
-    has_pixels = boxes[:, 2] > 0
-    if not has_pixels.all():
-        pixels, boxes = pixels[has_pixels], boxes[has_pixels]
-        category_ids = [each for each, has in zip(category_ids, has_pixels, strict=True) if has]
+    drawn = [rle.draw(mask["segmentation"], each) for mask, each in zip(masks, pixels, strict=True)]
+    kept = [number for number, (_, area) in enumerate(drawn) if area]
+    if len(kept) < len(masks):
+        pixels = pixels[kept]
     return Target(
-        boxes=torch.from_numpy(boxes),
-        labels=torch.tensor([labels[each] for each in category_ids], dtype=torch.int64),
+        boxes=torch.tensor([drawn[number][0] for number in kept], dtype=torch.float32).reshape(-1, 4),
+        labels=torch.tensor([labels[masks[number].get("category_id")] for number in kept], dtype=torch.int64),
         masks=torch.from_numpy(pixels),
         image_id=image_id,
-        area=torch.tensor([np.count_nonzero(each) for each in pixels], dtype=torch.float32),
-        iscrowd=torch.zeros(len(pixels), dtype=torch.int64),
+        area=torch.tensor([drawn[number][1] for number in kept], dtype=torch.float32),
+        iscrowd=torch.zeros(len(kept), dtype=torch.int64),
     )
 
 

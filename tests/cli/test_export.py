@@ -1,6 +1,7 @@
 """The command export: what it prints, and how it ends."""
 
 import json
+import re
 
 import pytest
 from pycocotools.coco import COCO
@@ -33,7 +34,9 @@ def output(tmp_path):
 def test_an_export_prints_what_it_wrote_and_left_out(cli, output, tmp_path):
     code, out, err = cli("export", output, tmp_path / "coco", "--format", "coco", "--max-masks", 3)
     assert code == 0
-    assert out.splitlines() == [
+    *lines, timing = out.splitlines()
+    assert re.fullmatch(r"time         0:00:\d\d \(\d+ images/s\)", timing)
+    assert lines == [
         f"destination  {tmp_path}/coco",
         "format       coco",
         "images       3 (left out: 1 decode_error)",

@@ -190,7 +190,7 @@ def test_shards_hold_so_many_images_and_continue_the_ids(exported, make_run):
 
 
 def test_a_split_has_every_image_once_in_the_share_that_was_asked_for(exported, make_run):
-    run = make_run([row(number, all_shapes()[:2]) for number in range(40)])
+    run = make_run([row(number, all_shapes()[:2]) for number in range(40)] + [failed_row(40 + n) for n in range(9)])
     folder, _ = exported(run, "coco", split=0.9, seed=3)
     train, val = (COCO(folder / name).dataset for name in ("train.json", "val.json"))
     assert (len(train["images"]), len(val["images"])) == (36, 4)
@@ -200,6 +200,8 @@ def test_a_split_has_every_image_once_in_the_share_that_was_asked_for(exported, 
     assert sorted(annotation_ids) == list(range(1, 81))
     again, _ = exported(run, "coco", "again", split=0.9, seed=3)
     other, _ = exported(run, "coco", "other", split=0.9, seed=4)
+    few, _ = exported(run, "coco", "few", split=0.5, selection={"include": ["000?.jpg"]})
+    assert [len(COCO(few / name).imgs) for name in ("train.json", "val.json")] == [5, 5]
     assert (again / "val.json").read_text() == (folder / "val.json").read_text()
     assert (other / "val.json").read_text() != (folder / "val.json").read_text()
 
@@ -259,3 +261,25 @@ def test_polygons_are_drawn_again_as_the_masks(exported, every_shape, parts, who
     assert (min(ious) == 1) == whole
     assert summary.loss.num_masks == len(ious)
     assert summary.loss.mean() == pytest.approx(np.mean(ious))
+
+
+@pytest.mark.parametrize("segmentation", ["rle", "polygon"])
+def test_detectron2_keeps_every_mask_by_its_rules(exported, every_shape, segmentation):
+    folder, summary = exported(every_shape, "coco", segmentation=segmentation)
+    read = COCO(folder / "annotations.json")
+    annotations = [each for image_id in sorted(read.imgs) for each in read.imgToAnns[image_id]]
+    # What its load_coco_json asserts, or leaves out without a word.
+    assert len({each["id"] for each in annotations}) == len(annotations) == summary.num_masks
+    for each in annotations:
+        assert each.get("ignore", 0) == 0
+        assert each["iscrowd"] == 0
+        assert each["category_id"] in read.cats
+        shape = each["segmentation"]
+        if isinstance(shape, list):
+            assert shape == [polygon for polygon in shape if len(polygon) % 2 == 0 and len(polygon) >= 6] != []
+        else:
+            assert not isinstance(shape["counts"], list)
+        x, y, w, h = each["bbox"]
+        image = read.imgs[each["image_id"]]
+        assert 0 <= x < x + w <= image["width"]
+        assert 0 <= y < y + h <= image["height"]

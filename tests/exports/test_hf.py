@@ -54,6 +54,16 @@ def test_the_files_say_what_datasets_is_to_make_of_them(exported, tmp_path):
     assert {path.name for path in (folder / "data").iterdir()} == {"train-000000.parquet", "val-000000.parquet"}
 
 
+def test_categories_of_one_name_are_told_apart(exported, tmp_path):
+    categories = [{"id": 1, "name": "cat"}, {"id": 5, "name": "cat"}, {"id": 6, "name": "dog"}]
+    (tmp_path / "coco.json").write_text(json.dumps({"categories": categories}))
+    run = run_of(tmp_path, {"0.jpg": picture(0)}, masks=[[prompted(shapes()["disc"], 5)]])
+    folder, _ = exported(run, "hf", categories=str(tmp_path / "coco.json"))
+    schema = pq.read_schema(folder / "data" / "train-000000.parquet")
+    features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+    assert features["objects"]["category"]["feature"]["names"] == ["cat (1)", "cat (5)", "dog"]
+
+
 def test_images_that_are_gone_are_null_and_counted(exported, tmp_path):
     run = run_of(tmp_path, {f"{number}.jpg": picture(number) for number in range(3)})
     os.unlink(tmp_path / "in" / "1.jpg")

@@ -61,3 +61,13 @@ def test_images_whose_names_differ_in_the_suffix_alone_have_files_of_their_own(e
         "b/a.jpg": "b/a.json",
         "b.v2/c": "b.v2/c.json",
     }
+
+
+def test_names_that_no_disk_takes_are_shortened_and_stay_distinct(exported):
+    names = ["x" * 900 + f"/{'図' * 300}{number}.jpg" for number in range(2)] + ["y" * 255]
+    rows = [row(number, [], uri=f"s3://bucket/{name}") for number, name in enumerate(names)]
+    folder, _ = exported(rows, "sa1b", keep_empty=True)
+    written = [path for path in folder.rglob("*.json") if ".sam-pipeline-export" not in path.parts]
+    read = [json.loads(path.read_text())["image"]["file_name"] for path in sorted(written)]
+    assert len(read) == len(set(read)) == 3
+    assert sorted(name[-5:] for name in read) == ["0.jpg", "1.jpg", "yyyyy"]

@@ -54,7 +54,7 @@ def test_a_loose_run_filtered_is_the_stricter_run(annotated, tmp_path, loose, st
     source, new = str(tmp_path / "loose"), str(tmp_path / "filtered")
     before = annotated(source, **loose)
     wanted = annotated(str(tmp_path / "strict"), **strict)
-    filter_run(Results.open(source, {}, MaskSelection(**strict)), new, lambda begun: lambda num_done, num_masks: None)
+    filter_run(Results.open(source, {}, MaskSelection(**strict)), new, lambda begun: lambda num_images: None)
     found = open_run(new).to_arrow()
     assert found["num_masks"].to_pylist() < before["num_masks"].to_pylist()
     assert found["num_masks"].to_pylist() > [2]

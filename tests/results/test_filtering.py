@@ -56,7 +56,7 @@ def new(tmp_path):
 
 def filtered(source, new, selection=GOOD, options=None):
     results = Results.open(source, options or {}, selection)
-    return filter_run(results, new, lambda begun: lambda num_done, num_masks: None)
+    return filter_run(results, new, lambda begun: lambda num_images: None)
 
 
 def rows_of(output, options=None):

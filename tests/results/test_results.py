@@ -1,5 +1,6 @@
 """Results as a selection shows them, against the choice made of whole rows in memory."""
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -13,9 +14,10 @@ from sam_pipeline.results.row_groups import Reading
 from tests.results.test_choosing import SELECTIONS
 from tests.storage.runs import FINGERPRINT, failed_row, finished, mask, plan, results_table, row, take_over
 
+IOU = ([0.5, 0.9, 0.99], [], [0.7], [0.6, 0.98, 0.88, 0.99])
 SCORED = [
     [mask(seed) | {"predicted_iou": iou, "stability_score": 0.95 + seed / 1000} for seed, iou in enumerate(scores)]
-    for scores in ([0.5, 0.9, 0.99], [], [0.7], [0.6, 0.98, 0.88, 0.99])
+    for scores in IOU
 ]
 ROWS = [*(row(number, len(masks), masks=masks) for number, masks in enumerate(SCORED)), failed_row(4), row(5)]
 WIDE = FINGERPRINT | {"mode": "grid", "pred_iou_thresh": 0.4, "stability_score_thresh": 0.4, "box_nms_thresh": 1.0}
@@ -130,3 +132,22 @@ def test_a_condition_on_a_field_that_is_not_read_is_refused(output):
         Results.open(output, {}).tables(
             ["masks"], pc.struct_field(pc.list_element(pc.field("masks"), 0), "score") > 0, mask_fields=["area"]
         )
+
+
+def test_images_that_are_left_out_are_not_read(output):
+    results = Results.open(output, {}, MaskSelection(max_masks=2))
+    some = np.array([True, True, True, True, False, True])
+    whole, part = Reading(), Reading()
+    list(results.tables(["masks"], reading=whole))
+    (rows,) = results.tables(["image_id", "masks"], left_out=some, reading=part)
+    assert rows["image_id"].to_pylist() == [4]
+    assert part.num_bytes < whole.num_bytes / 2
+
+
+def test_masks_are_counted_under_the_first_setting_that_drops_them(output):
+    selection = MaskSelection(pred_iou_thresh=0.65, max_masks=1, exclude=["0005.jpg"])
+    reading = Reading()
+    list(Results.open(output, {}, selection).tables(["num_masks"], reading=reading))
+    num_low = sum(iou <= 0.65 for some in IOU for iou in some)
+    num_beyond = sum(max(0, sum(iou > 0.65 for iou in some) - 1) for some in IOU)
+    assert reading.dropped == {"pred_iou_thresh": num_low, "max_masks": num_beyond}

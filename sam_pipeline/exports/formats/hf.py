@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -109,7 +110,7 @@ def _schema(job: Job) -> pa.Schema:
     objects = {
         "id": sequence(value("int64")),
         "category_id": sequence(value("int64")),
-        "category": sequence({"names": [category["name"] for category in _categories(job)], "_type": "ClassLabel"}),
+        "category": sequence({"names": _distinct_names(job), "_type": "ClassLabel"}),
         "bbox": sequence(sequence(value("float64"))),
         "area": sequence(value("int64")),
         "segmentation": [{"size": sequence(value("int32")), "counts": value("string")}],
@@ -130,6 +131,16 @@ def _schema(job: Job) -> pa.Schema:
 
 def _categories(job: Job) -> list[dict[str, Any]]:
     return job.categories.exported(with_object=job.with_object)
+
+
+def _distinct_names(job: Job) -> list[str]:
+    """The names of classes; datasets refuses two that are the same, so those have their ids behind them."""
+    categories = _categories(job)
+    counts = Counter(category["name"] for category in categories)
+    return [
+        category["name"] if counts[category["name"]] == 1 else f"{category['name']} ({category['id']})"
+        for category in categories
+    ]
 
 
 def _name(split: str, number: int) -> str:

@@ -25,7 +25,8 @@ from sam_pipeline.masks.runs import rle
 from sam_pipeline.safety.uri_rules import local_path
 
 _IMAGES_AT_ONCE = 16
-_VERSION = "5.5.0"  # the first one that knows masks as these is older
+# Of labelme. To a file of another major version it says so, and reads it.
+_VERSION = "6.0.0"
 
 
 def _write_piece(job: Job, piece: Piece, batches: Iterator[Batch], place: Place, report: Report) -> None:

@@ -68,3 +68,47 @@ def compress(edges: Edges, num_pixels: int) -> NDArray[np.uint8]:
             characters[num_characters] = character + 48 + (32 if more else 0)
             num_characters += 1
     return characters[:num_characters]
+
+
+@numba.njit(nogil=True, cache=True)
+def draw(characters: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> tuple[int, int, int, int, int]:
+    """Set the pixels of a mask to 1; only these are touched. The characters are those of compress.
+
+    Args:
+        characters: of the counts; what they say beyond the last pixel is left out.
+        pixels: (H, W), row after row, in which the mask is drawn.
+
+    Returns:
+        x0, y0, x1, y1 of the box around the pixels, x1 and y1 exclusive, and the number of pixels; all 0 for none.
+    """
+    height, width = pixels.shape
+    num_pixels = height * width
+    x0, y0, x1, y1, area = width, height, 0, 0, 0
+    before, count, start, number, place = 0, 0, 0, 0, 0
+    while place < len(characters) and start < num_pixels:
+        length, shift, more = 0, 0, True
+        while more and place < len(characters):
+            character = int(characters[place]) - 48
+            length |= (character & 31) << shift
+            shift += 5
+            more = character & 32 != 0
+            if not more and character & 16:
+                length |= -1 << shift
+            place += 1
+        if number > 2:
+            length += before
+        before, count = count, length
+        end = min(start + max(length, 0), num_pixels)
+        if number % 2 and end > start:
+            first, last = start // height, (end - 1) // height
+            for x in range(first, last + 1):
+                top = start - x * height if x == first else 0
+                bottom = end - x * height if x == last else height
+                y0, y1 = min(y0, top), max(y1, bottom)
+                for y in range(top, bottom):
+                    pixels[y, x] = 1
+            x0, x1 = min(x0, first), max(x1, last + 1)
+            area += end - start
+        start = end
+        number += 1
+    return (x0, y0, x1, y1, area) if area else (0, 0, 0, 0, 0)

@@ -1,0 +1,65 @@
+import json
+
+import pytest
+
+from sam_pipeline.errors import InputError
+from sam_pipeline.evaluation.ground_truth.annotation_file import TruthImage, read_ground_truth
+
+IMAGE = {"id": 1, "file_name": "a.jpg", "height": 3, "width": 4}
+OBJECT = {"id": 1, "image_id": 1, "category_id": 2, "bbox": [0, 0, 1, 1]}
+CAT = {"id": 2, "name": "cat"}
+
+
+def read(folder, content):
+    place = folder / "truth.json"
+    place.write_text(content if isinstance(content, str) else json.dumps(content))
+    return read_ground_truth(str(place), {})
+
+
+def test_what_is_read(tmp_path):
+    others = [{"id": 7, "coco_url": "http://host/b.jpg"}, {"id": 3, "file_name": "c.jpg", "height": 0, "width": 9}]
+    truth = read(tmp_path, {"images": [*others, IMAGE], "annotations": [OBJECT], "categories": [CAT]})
+    assert truth.images == [
+        TruthImage(1, "a.jpg", (3, 4)),
+        TruthImage(3, "c.jpg", None),
+        TruthImage(7, "http://host/b.jpg", None),
+    ]
+    assert truth.annotations == {1: [OBJECT]}
+    assert truth.categories == {2: "cat"}
+    assert truth.num_stray == 0
+
+
+@pytest.mark.parametrize("stray", [{"image_id": 9}, {"image_id": None}, {"category_id": 9}, {"category_id": "x"}])
+def test_annotations_of_nothing_are_counted(tmp_path, stray):
+    strays = [OBJECT, OBJECT | stray, "no object"]
+    assert read(tmp_path, {"images": [IMAGE], "annotations": strays, "categories": [CAT]}).num_stray == 2
+
+
+def test_ids_may_be_text_and_numbers_written_as_floats(tmp_path):
+    content = {"images": [IMAGE | {"id": "a"}], "annotations": [OBJECT | {"image_id": "a", "category_id": 2.0}]}
+    truth = read(tmp_path, content | {"categories": [CAT]})
+    assert list(truth.annotations) == ["a"]
+
+
+def test_without_categories_they_are_called_by_their_numbers(tmp_path):
+    truth = read(tmp_path, {"images": [IMAGE], "annotations": [OBJECT, OBJECT | {"category_id": 5}]})
+    assert truth.categories == {2: "2", 5: "5"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "holds a list, as COCO's results do"),
+        ("7", "no list `images`"),
+        ({"annotations": [OBJECT]}, "no list `images`"),
+        ({"images": [IMAGE]}, "no list `annotations`"),
+        ({"images": [IMAGE], "annotations": []}, "no annotations in"),
+        ({"images": [IMAGE], "annotations": [OBJECT | {"image_id": 2}]}, "names an image and a category"),
+        ({"images": [IMAGE, IMAGE], "annotations": [OBJECT]}, "two images of .* have the id 1"),
+        ({"images": ["a.jpg"], "annotations": [OBJECT]}, "an image has no id"),
+    ],
+)
+def test_what_is_no_ground_truth(tmp_path, content, message):
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, content)

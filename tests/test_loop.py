@@ -1,0 +1,94 @@
+"""The loop of docs/loop.md: from boxes to masks to a detector that learns from them."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jobs.make_scenes import CATEGORIES, SIZE, make_scene, write_scenes
+from jobs.train_detector import train
+from sam_pipeline.masks.runs import rle
+from sam_pipeline.masks.runs.runs import Runs
+from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
+from sam_pipeline.storage.tables.plan import write_plan
+from tests.storage.runs import mask, row, shard, take_over
+
+
+def stored(category_id, pixels):
+    """The pixels of an object as a mask of a run."""
+    rows, columns = (np.flatnonzero(pixels.any(axis=axis)) for axis in (1, 0))
+    box = [columns[0], rows[0], columns[-1] - columns[0], rows[-1] - rows[0]]
+    segmentation = rle.encode(Runs.of_mask(pixels))
+    found = {"segmentation": segmentation, "bbox": [int(value) for value in box], "area": int(pixels.sum())}
+    return mask(0) | found | {"prompt_id": 0, "category_id": category_id}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Scenes with the masks that a perfect model would find."""
+    objects_of_scenes = write_scenes(tmp_path / "scenes", 12)
+    paths = sorted((tmp_path / "scenes" / "images").iterdir())
+    images = [SourceObject(f"file://{path}", path.stat().st_size, None) for path in paths]
+    output = str(tmp_path / "run")
+    write_plan(output, str(tmp_path / "scenes"), source_table(images), {})
+    rows = []
+    for number, (image, objects) in enumerate(zip(images, objects_of_scenes, strict=True)):
+        masks = [stored(*each) for each in objects]
+        rows.append(row(number, len(masks), uri=image.uri, height=SIZE, width=SIZE, masks=masks))
+    take_over(output, {"mode": "prompted", "max_pixels": 10**6, "schema_version": 3}).commit([shard(output, rows)])
+    return output
+
+
+@pytest.fixture
+def one_thread():
+    """Threads of torch wait for each other in turns that other processes take."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_detector_learns_from_the_masks_of_a_run(run):
+    outcome = train(run, steps=40, side=96, batch_size=6, held_out=0.25, seed=0)
+    assert (outcome.num_seen, outcome.num_held_out) == (9, 3)
+    assert np.mean(outcome.losses[-8:]) < 0.5 * np.mean(outcome.losses[:8])
+    assert 0 <= outcome.precision <= outcome.precision_at_50 <= 1
+
+
+def test_a_scene_has_objects_of_all_categories_apart_from_each_other():
+    random = np.random.default_rng(0)
+    scenes = [make_scene(random) for _ in range(8)]
+    assert {category_id for _, objects in scenes for category_id, _ in objects} == set(CATEGORIES)
+    for image, objects in scenes:
+        assert image.shape == (SIZE, SIZE, 3)
+        assert sum(pixels.astype(int) for _, pixels in objects).max() == 1
+
+
+TEXT = (Path(__file__).parent.parent / "docs" / "loop.md").read_text()
+COMMANDS = [line.strip() for line in TEXT.splitlines() if line.startswith(("    sam-pipeline ", "    python "))]
+
+
+@pytest.mark.soak
+@pytest.mark.slow
+@pytest.mark.weights
+def test_the_loop_of_the_documentation_is_closed(tmp_path, start, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs").symlink_to(Path(__file__).parent.parent / "jobs")
+    precision = {}
+    for command in COMMANDS:
+        program, *arguments = shlex.split(command)
+        finished = start(*arguments, script=program).wait()
+        assert finished.exit_code == 0, f"{command}: {finished.stderr}"
+        if arguments[0] == "jobs/train_detector.py":
+            first, last = map(float, re.findall(r"([\d.]+) at (?:first|last)", finished.stdout))
+            assert last < 0.3 * first
+            precision[arguments[1]] = float(
+                re.search(r"^AP50 on held-out +([\d.]+)$", finished.stdout, re.MULTILINE)[1]
+            )
+    assert precision["loop/good"] > 0.5
+    assert precision["loop/objects"] > 0.3
+    assert (tmp_path / "loop" / "yolo" / "data.yaml").exists()
