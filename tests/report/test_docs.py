@@ -51,6 +51,7 @@ def test_every_command_runs(demo, capsys):
 def test_the_snippet_prints_the_figures(demo, capsys):
     exec(SNIPPET, {})
     assert capsys.readouterr().out == "16 4.0 {'ok': 4}\n"
+    assert (demo / "best-masks.html").read_text().count('<figure class="card"') == 4
 
 
 def test_the_review_that_is_shown_is_one():
