@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from sam_pipeline.errors import SamPipelineError
     from sam_pipeline.predictor import SamPredictor
     from sam_pipeline.results.rows import DecodedMask, ImageMask, ImageRow, MaskDict, PromptError
-    from sam_pipeline.run import Run
+    from sam_pipeline.run.run import Run
 
 __all__ = [
     "AnnotateConfig",
@@ -92,7 +92,7 @@ _HOMES = {
     "sam_pipeline.errors": ("SamPipelineError",),
     "sam_pipeline.predictor": ("SamPredictor",),
     "sam_pipeline.results.rows": ("DecodedMask", "ImageMask", "ImageRow", "MaskDict", "PromptError"),
-    "sam_pipeline.run": ("Run",),
+    "sam_pipeline.run.run": ("Run",),
 }
 
 # Workers and the command line import this package too, and must not pay for what they do not use. Type checkers see

@@ -22,7 +22,7 @@ from sam_pipeline.errors import ConfigError, NothingSucceededError
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.rows import MaskDict
-from sam_pipeline.run import Run
+from sam_pipeline.run.run import Run
 from sam_pipeline.safety.terminal import PlainConsole
 from sam_pipeline.storage.objects.filesystem import absolute_uri
 

@@ -19,7 +19,7 @@ from sam_pipeline.cli.filter import filter_masks
 from sam_pipeline.cli.flags import flags_of
 from sam_pipeline.cli.help import COMMANDS, help_text
 from sam_pipeline.cli.maintenance import retry, status, vacuum, verify
-from sam_pipeline.cli.printing import STDERR, STDOUT, print_table, prompt_rows, statuses_text
+from sam_pipeline.cli.output.printing import STDERR, STDOUT, print_table, prompt_rows, statuses_text
 from sam_pipeline.cli.report import report, show, stats
 from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.errors import NothingSucceededError, SamPipelineError

@@ -8,9 +8,9 @@ import tyro
 
 from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject, flags_of
 from sam_pipeline.cli.maintenance import Output, place
-from sam_pipeline.cli.printing import STDERR, STDOUT, print_table, statuses_text
+from sam_pipeline.cli.output.printing import STDERR, STDOUT, print_table, statuses_text
 from sam_pipeline.evaluation.settings import EvaluationSettings
-from sam_pipeline.results.mask_selection import MaskSelection
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 
 if TYPE_CHECKING:
     from sam_pipeline.evaluation.figures import Evaluation
@@ -36,7 +36,7 @@ def evaluate(
         json: File to write, with all figures and the 20 worst images.
         storage_options: Options of fsspec, as for annotate.
     """
-    from sam_pipeline.cli.progress import showing_progress
+    from sam_pipeline.cli.output.progress import showing_progress
     from sam_pipeline.evaluation.evaluate import evaluate as run_evaluate
     from sam_pipeline.evaluation.files import check_absent, csv_text, json_text, write_texts
     from sam_pipeline.results.results import Results

@@ -11,9 +11,9 @@ import tyro
 
 from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject, flags_of
 from sam_pipeline.cli.maintenance import Output, place
-from sam_pipeline.cli.printing import STDERR, print_table
+from sam_pipeline.cli.output.printing import STDERR, print_table
 from sam_pipeline.exports.settings import ExportSettings
-from sam_pipeline.results.mask_selection import MaskSelection
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 
 if TYPE_CHECKING:
     from sam_pipeline.exports.exporting import Summary
@@ -39,7 +39,7 @@ def export(
         storage_options: Options of fsspec, as for annotate.
         on_ray: Write many parts at once: on the Ray cluster that RAY_ADDRESS names, or on all CPUs of this machine.
     """
-    from sam_pipeline.cli.progress import showing_progress
+    from sam_pipeline.cli.output.progress import showing_progress
     from sam_pipeline.results.results import Results
 
     if on_ray:

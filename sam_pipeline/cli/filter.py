@@ -10,9 +10,9 @@ import tyro
 
 from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject, flags_of
 from sam_pipeline.cli.maintenance import Output, place
-from sam_pipeline.cli.printing import STDERR, print_table
-from sam_pipeline.cli.progress import showing_progress
-from sam_pipeline.results.mask_selection import MaskSelection
+from sam_pipeline.cli.output.printing import STDERR, print_table
+from sam_pipeline.cli.output.progress import showing_progress
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 
 if TYPE_CHECKING:
     from sam_pipeline.results.filtering import Advance, Filtered

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject
-from sam_pipeline.cli.printing import STDERR, filter_rows, print_table, prompt_rows, statuses_text
+from sam_pipeline.cli.output.printing import STDERR, filter_rows, print_table, prompt_rows, statuses_text
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.config.fingerprint import filter_command
 from sam_pipeline.errors import ConfigError, OutputError

@@ -9,10 +9,10 @@ import tyro
 
 from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject, flags_of
 from sam_pipeline.cli.maintenance import Output, place
-from sam_pipeline.cli.printing import STDERR, STDOUT, print_table
-from sam_pipeline.cli.progress import showing_progress
+from sam_pipeline.cli.output.printing import STDERR, STDOUT, print_table
+from sam_pipeline.cli.output.progress import showing_progress
 from sam_pipeline.config.base import check
-from sam_pipeline.results.mask_selection import MaskSelection
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 
 Selection = Annotated[MaskSelection, flags_of(MaskSelection)]
 """Which masks are wanted, as flags of a command."""
@@ -39,7 +39,7 @@ def stats(
             run's prompts or images were read from.
         storage_options: Options of fsspec, as for annotate.
     """
-    from sam_pipeline.cli.statistics_text import statistics_lines
+    from sam_pipeline.cli.output.statistics_text import statistics_lines
     from sam_pipeline.report.statistics import read_statistics
     from sam_pipeline.results.results import Results
 

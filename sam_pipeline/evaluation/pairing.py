@@ -21,8 +21,8 @@ from sam_pipeline.evaluation.ground_truth.truth_masks import MOST_COORDINATE, Tr
 from sam_pipeline.evaluation.image_pair import ImagePair, RankedMask
 from sam_pipeline.evaluation.ranking import ranks
 from sam_pipeline.evaluation.settings import RankBy
-from sam_pipeline.results.choosing import list_array
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.selection.choosing import list_array
 from sam_pipeline.storage.inputs.file_numbers import is_real, whole_number
 from sam_pipeline.storage.tables.plan import read_plan
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.evaluation.settings import RankBy
-from sam_pipeline.results.choosing import list_array
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.selection.choosing import list_array
 from sam_pipeline.storage.tables.result_reading import iterate_row_groups
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from sam_pipeline.exports.names import Names
 from sam_pipeline.results.categories import Categories
-from sam_pipeline.results.choosing import list_array, row_numbers
+from sam_pipeline.results.selection.choosing import list_array, row_numbers
 
 COLUMNS = ("image_id", "uri", "height", "width", "extra", "masks")
 """Of the results, what a batch is made of."""

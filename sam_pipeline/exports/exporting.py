@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sam_pipeline.errors import ConfigError
-from sam_pipeline.exports.destination import Destination
 from sam_pipeline.exports.format import Job
 from sam_pipeline.exports.formats import FORMATS
 from sam_pipeline.exports.names import read_names
 from sam_pipeline.exports.parts import Position, num_parts, part_images, write_images
-from sam_pipeline.exports.place import Place
+from sam_pipeline.exports.places.destination import Destination
+from sam_pipeline.exports.places.place import Place
 from sam_pipeline.exports.progress import Marker, PartRecord, read_parts, write_part
 from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.settings import ExportSettings

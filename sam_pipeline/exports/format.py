@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sam_pipeline.exports.batch import Batch
 from sam_pipeline.exports.names import Names
-from sam_pipeline.exports.place import Place
+from sam_pipeline.exports.places.place import Place
 from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.results.categories import Categories

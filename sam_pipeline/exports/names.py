@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 from sam_pipeline.storage.tables.plan import read_plan
 
 _MEMBER = re.compile(r"(\.(?:tar|tgz|tar\.\w+|zip|parquet|pq))#", re.IGNORECASE)

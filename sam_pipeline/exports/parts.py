@@ -10,15 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sam_pipeline.exports.batch import COLUMNS, Batch, make_batch
-from sam_pipeline.exports.destination import Destination
 from sam_pipeline.exports.format import Job, Piece
 from sam_pipeline.exports.formats import FORMATS
-from sam_pipeline.exports.place import Place
+from sam_pipeline.exports.places.destination import Destination
+from sam_pipeline.exports.places.place import Place
 from sam_pipeline.exports.progress import PartRecord
 from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.settings import ExportSettings
-from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.row_groups import Reading
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 
 # Images in a batch: after each the user is told, and what a format makes of it is held at once.
 _BATCH_IMAGES = 256

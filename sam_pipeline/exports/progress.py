@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sam_pipeline.errors import OutputError
-from sam_pipeline.exports.destination import OWN_FOLDER, Destination
 from sam_pipeline.exports.format import Piece
-from sam_pipeline.exports.place import NAMES_FOLDER
+from sam_pipeline.exports.places.destination import OWN_FOLDER, Destination
+from sam_pipeline.exports.places.place import NAMES_FOLDER
 from sam_pipeline.exports.report import Report
 
 _MARKER = f"{OWN_FOLDER}/export.json"

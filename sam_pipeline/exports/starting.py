@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from sam_pipeline.errors import ConfigError, OutputError
-from sam_pipeline.exports.destination import OWN_FOLDER, Destination
+from sam_pipeline.exports.places.destination import OWN_FOLDER, Destination
 from sam_pipeline.exports.progress import Identity, Marker, read_marker, write_marker, written_names
 from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.results.results import Results

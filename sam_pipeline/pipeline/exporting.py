@@ -8,10 +8,10 @@ from typing import Any
 import ray
 
 from sam_pipeline.errors import RunFailedError, SamPipelineError
-from sam_pipeline.exports.destination import Destination
 from sam_pipeline.exports.exporting import Summary, finish, start
 from sam_pipeline.exports.format import Job
 from sam_pipeline.exports.parts import Position, count_images, num_parts, write_images
+from sam_pipeline.exports.places.destination import Destination
 from sam_pipeline.exports.progress import read_parts, write_part
 from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.pipeline.cluster import connected

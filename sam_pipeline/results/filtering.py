@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from sam_pipeline.config.fingerprint import filters_of
 from sam_pipeline.errors import ConfigError, InputError, OutputError
-from sam_pipeline.results.choosing import list_array, with_fields
 from sam_pipeline.results.copying import copy_image_prompts, copy_plan, renumber
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.row_groups import Reading
+from sam_pipeline.results.selection.choosing import list_array, with_fields
 from sam_pipeline.storage.layout import table_uri, table_uris
 from sam_pipeline.storage.maintenance.status import count_results
 from sam_pipeline.storage.objects.filesystem import StorageOptions

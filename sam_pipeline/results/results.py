@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sam_pipeline.errors import OutputError
-from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.row_groups import Reading, Request, request_for
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 from sam_pipeline.storage.layout import table_uri
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.retrying import retried

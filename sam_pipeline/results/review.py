@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sam_pipeline.errors import ConfigError, InputError
-from sam_pipeline.results.choosing import keep_masks, list_array
+from sam_pipeline.results.selection.choosing import keep_masks, list_array
 from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri
 from sam_pipeline.storage.objects.object_reading import read_json
 

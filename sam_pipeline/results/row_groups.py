@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sam_pipeline.errors import ConfigError
-from sam_pipeline.results.choosing import (
+from sam_pipeline.results.selection.choosing import (
     choose_images,
     choose_masks,
     count_kept,
@@ -23,7 +23,7 @@ from sam_pipeline.results.choosing import (
     row_numbers,
     with_fields,
 )
-from sam_pipeline.results.mask_selection import MaskSelection
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 from sam_pipeline.storage.tables.result_reading import RowGroup, check_condition, deciding_columns, masks_type
 
 

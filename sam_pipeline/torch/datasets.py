@@ -15,8 +15,8 @@ from sam_pipeline.api import open_run
 from sam_pipeline.config.keywords import StrPath
 from sam_pipeline.errors import ConfigError, ImageError
 from sam_pipeline.results.images import read_source
-from sam_pipeline.results.keywords import SelectionSettings
-from sam_pipeline.run import Run
+from sam_pipeline.results.selection.keywords import SelectionSettings
+from sam_pipeline.run.run import Run
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.torch.order import epoch_order, rank_shard
 from sam_pipeline.torch.stored_rows import StoredRow, StoredRows

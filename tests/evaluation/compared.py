@@ -13,8 +13,8 @@ from sam_pipeline.evaluation.evaluate import evaluate
 from sam_pipeline.evaluation.settings import EvaluationSettings
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.masks.runs.runs import Runs
-from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 from tests.storage.runs import plan, row, shard, take_over
 from tests.stored_masks import NO_PROMPT
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sam_pipeline.errors import InputError
 from sam_pipeline.masks.runs import rle
-from sam_pipeline.results.mask_selection import MaskSelection
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.tables.plan import write_plan
 from tests.evaluation.compared import (

@@ -11,8 +11,8 @@ import pytest
 
 from sam_pipeline.exports.exporting import export
 from sam_pipeline.exports.settings import ExportSettings
-from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 from tests.exports.masks import all_shapes, row
 from tests.storage.runs import failed_row, plan, shard, take_over
 

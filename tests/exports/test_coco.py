@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sam_pipeline.exports.json_text import json_numbers, json_objects, json_strings, lines
+from sam_pipeline.exports.texts.json_text import json_numbers, json_objects, json_strings, lines
 from tests.exports.masks import all_shapes, prompted, row, shapes, stored
 from tests.storage.runs import failed_row
 

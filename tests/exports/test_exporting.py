@@ -9,9 +9,9 @@ import pytest
 
 from sam_pipeline.errors import ConfigError, InputError, OutputError
 from sam_pipeline.exports import exporting, parts
-from sam_pipeline.exports.destination import OWN_FOLDER, Destination
 from sam_pipeline.exports.exporting import export
 from sam_pipeline.exports.formats import FORMATS
+from sam_pipeline.exports.places.destination import OWN_FOLDER, Destination
 from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.review import mask_key

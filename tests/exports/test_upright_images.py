@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam_pipeline.exports.upright_images import TURNED, upright_image
+from sam_pipeline.exports.places.upright_images import TURNED, upright_image
 from sam_pipeline.storage.inputs.decoding.image_reading import DecodeError, decode_image
 from tests.exports.pictures import in_tar, picture, pixels, run_of, turned
 from tests.storage.image_files import saved

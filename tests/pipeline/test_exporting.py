@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sam_pipeline.exports.destination import OWN_FOLDER
+from sam_pipeline.exports.places.destination import OWN_FOLDER
 from tests.exports.masks import all_shapes, prompted, row, shapes
 from tests.storage.runs import failed_row, finished
 

@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from sam_pipeline.report.report import make_report
-from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 
 PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 

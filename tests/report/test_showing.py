@@ -10,8 +10,8 @@ from PIL import Image
 from sam_pipeline.drawing import draw_masks
 from sam_pipeline.errors import ConfigError, InputError
 from sam_pipeline.report.showing import draw_image, encoded, find_image, picture_format
-from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 from tests.report.picture_runs import HEIGHT, WIDTH, write_picture_run
 from tests.report.runs import GRID, write_run
 from tests.storage.runs import row

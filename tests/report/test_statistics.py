@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sam_pipeline.report.statistics import read_statistics
-from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 from tests.report.runs import PROMPTED, grid_rows, prompted_rows, write_run
 from tests.storage.runs import HEIGHT, WIDTH, failed_row, plan, take_over
 

@@ -6,8 +6,8 @@ import pytest
 
 from sam_pipeline.errors import ConfigError, InputError
 from sam_pipeline.results.categories import Categories, read_categories, used_category_ids
-from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.tables.plan import write_plan
 from tests.storage.runs import mask, row, shard, take_over

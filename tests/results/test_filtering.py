@@ -19,8 +19,8 @@ from sam_pipeline.config.fingerprint import filters_of
 from sam_pipeline.errors import ConfigError, FencedError, InputError, OutputError
 from sam_pipeline.results import filtering
 from sam_pipeline.results.filtering import filter_run
-from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.maintenance.vacuum import vacuum
 from sam_pipeline.storage.maintenance.verify import verify

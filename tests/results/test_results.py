@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from sam_pipeline.errors import ConfigError
-from sam_pipeline.results.choosing import choose_images, choose_masks, keep_masks
-from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.row_groups import Reading
-from tests.results.test_choosing import SELECTIONS
+from sam_pipeline.results.selection.choosing import choose_images, choose_masks, keep_masks
+from sam_pipeline.results.selection.mask_selection import MaskSelection
+from tests.results.selection.test_choosing import SELECTIONS
 from tests.storage.runs import FINGERPRINT, failed_row, finished, mask, plan, results_table, row, take_over
 
 IOU = ([0.5, 0.9, 0.99], [], [0.7], [0.6, 0.98, 0.88, 0.99])

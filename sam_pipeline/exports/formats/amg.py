@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from sam_pipeline.exports.batch import Batch
 from sam_pipeline.exports.format import Format, Job, Piece
-from sam_pipeline.exports.place import Place
+from sam_pipeline.exports.places.place import Place
 from sam_pipeline.exports.report import Report
-from sam_pipeline.exports.threads import in_threads
+from sam_pipeline.exports.texts.threads import in_threads
 from sam_pipeline.masks.runs import rle
 
 _HEADER = (

@@ -10,15 +10,15 @@ from functools import partial
 from typing import BinaryIO
 
 from sam_pipeline.exports.batch import Batch
-from sam_pipeline.exports.coco_text import annotation_texts, image_texts, rle_texts
-from sam_pipeline.exports.destination import OWN_FOLDER
 from sam_pipeline.exports.format import Format, Job, Piece
-from sam_pipeline.exports.json_text import lines
-from sam_pipeline.exports.originals import place_images
-from sam_pipeline.exports.place import Place
+from sam_pipeline.exports.places.destination import OWN_FOLDER
+from sam_pipeline.exports.places.originals import place_images
+from sam_pipeline.exports.places.place import Place
 from sam_pipeline.exports.polygons.coco_polygons import polygon_texts
 from sam_pipeline.exports.report import Report
-from sam_pipeline.exports.threads import in_threads
+from sam_pipeline.exports.texts.coco_text import annotation_texts, image_texts, rle_texts
+from sam_pipeline.exports.texts.json_text import lines
+from sam_pipeline.exports.texts.threads import in_threads
 from sam_pipeline.version import __version__
 
 _PIECES = f"{OWN_FOLDER}/pieces"

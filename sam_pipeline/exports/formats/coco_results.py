@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sam_pipeline.exports.batch import Batch
-from sam_pipeline.exports.coco_text import rle_texts
-from sam_pipeline.exports.destination import OWN_FOLDER
 from sam_pipeline.exports.format import Format, Job, Piece
-from sam_pipeline.exports.json_text import Texts, json_integers, json_numbers, json_objects, lines
-from sam_pipeline.exports.place import Place
+from sam_pipeline.exports.places.destination import OWN_FOLDER
+from sam_pipeline.exports.places.place import Place
 from sam_pipeline.exports.report import Report
-from sam_pipeline.exports.threads import in_threads
+from sam_pipeline.exports.texts.coco_text import rle_texts
+from sam_pipeline.exports.texts.json_text import Texts, json_integers, json_numbers, json_objects, lines
+from sam_pipeline.exports.texts.threads import in_threads
 
 _PIECES = f"{OWN_FOLDER}/pieces"
 

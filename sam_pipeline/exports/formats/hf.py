@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sam_pipeline.exports.batch import Batch
-from sam_pipeline.exports.boxes import boxes_xywh
 from sam_pipeline.exports.format import Format, Job, Piece
-from sam_pipeline.exports.place import Place
+from sam_pipeline.exports.places.place import Place
+from sam_pipeline.exports.places.upright_images import UprightImage, upright_images
 from sam_pipeline.exports.report import Report
-from sam_pipeline.exports.upright_images import UprightImage, upright_images
+from sam_pipeline.exports.texts.boxes import boxes_xywh
 
 # A row group: what a reader that wants one row has to read.
 _IMAGES_AT_ONCE = 32

@@ -16,10 +16,10 @@ from PIL import Image
 
 from sam_pipeline.exports.batch import Batch
 from sam_pipeline.exports.format import Format, Job, Piece
-from sam_pipeline.exports.originals import path_of, place_images
-from sam_pipeline.exports.place import Place
+from sam_pipeline.exports.places.originals import path_of, place_images
+from sam_pipeline.exports.places.place import Place
 from sam_pipeline.exports.report import Report
-from sam_pipeline.exports.threads import in_threads
+from sam_pipeline.exports.texts.threads import in_threads
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.safety.uri_rules import local_path
 

@@ -8,9 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sam_pipeline.exports.batch import Batch
-from sam_pipeline.exports.coco_text import box_texts, image_texts, rle_texts
 from sam_pipeline.exports.format import Format, Job, Piece
-from sam_pipeline.exports.json_text import (
+from sam_pipeline.exports.places.originals import place_images
+from sam_pipeline.exports.places.place import Place
+from sam_pipeline.exports.report import Report
+from sam_pipeline.exports.settings import Bbox
+from sam_pipeline.exports.texts.coco_text import box_texts, image_texts, rle_texts
+from sam_pipeline.exports.texts.json_text import (
     Texts,
     json_integers,
     json_lists,
@@ -18,11 +22,7 @@ from sam_pipeline.exports.json_text import (
     json_objects,
     rows_of,
 )
-from sam_pipeline.exports.originals import place_images
-from sam_pipeline.exports.place import Place
-from sam_pipeline.exports.report import Report
-from sam_pipeline.exports.settings import Bbox
-from sam_pipeline.exports.threads import in_threads
+from sam_pipeline.exports.texts.threads import in_threads
 
 
 def _write_piece(job: Job, piece: Piece, batches: Iterator[Batch], place: Place, report: Report) -> None:

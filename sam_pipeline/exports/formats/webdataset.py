@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sam_pipeline.exports.batch import Batch
-from sam_pipeline.exports.boxes import boxes_xywh
 from sam_pipeline.exports.format import Format, Job, Piece
-from sam_pipeline.exports.place import Place
+from sam_pipeline.exports.places.place import Place
+from sam_pipeline.exports.places.upright_images import upright_images
 from sam_pipeline.exports.report import Report
-from sam_pipeline.exports.upright_images import upright_images
+from sam_pipeline.exports.texts.boxes import boxes_xywh
 
 # So many images have their masks as Python objects at once.
 _IMAGES_AT_ONCE = 64

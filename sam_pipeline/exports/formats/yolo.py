@@ -18,15 +18,15 @@ import yaml
 from numpy.typing import NDArray
 
 from sam_pipeline.exports.batch import Batch
-from sam_pipeline.exports.boxes import boxes_xywh
 from sam_pipeline.exports.format import Format, Job, Piece
-from sam_pipeline.exports.originals import place_images
-from sam_pipeline.exports.place import Place
+from sam_pipeline.exports.places.originals import place_images
+from sam_pipeline.exports.places.place import Place
+from sam_pipeline.exports.places.upright_images import IMAGE_SUFFIXES, copy_upright
 from sam_pipeline.exports.polygons.polygons import mask_polygons
 from sam_pipeline.exports.polygons.redrawing import yolo_iou
 from sam_pipeline.exports.report import Report
-from sam_pipeline.exports.threads import in_threads
-from sam_pipeline.exports.upright_images import IMAGE_SUFFIXES, copy_upright
+from sam_pipeline.exports.texts.boxes import boxes_xywh
+from sam_pipeline.exports.texts.threads import in_threads
 
 # So many images have their masks as Python objects at once.
 _IMAGES_AT_ONCE = 16

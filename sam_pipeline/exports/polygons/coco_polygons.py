@@ -6,9 +6,9 @@ import json
 
 import pyarrow as pa
 
-from sam_pipeline.exports.json_text import Texts
 from sam_pipeline.exports.polygons.polygons import Parts, mask_polygons
 from sam_pipeline.exports.polygons.redrawing import coco_iou
+from sam_pipeline.exports.texts.json_text import Texts
 from sam_pipeline.masks.runs.rle import Rle
 
 

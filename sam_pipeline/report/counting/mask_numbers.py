@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sam_pipeline.results.choosing import list_array, prompt_box_iou, row_numbers
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.selection.choosing import list_array, prompt_box_iou, row_numbers
 
 _COLUMNS = ["image_id", "uri", "height", "width", "status", "error", "num_masks", "prompt_errors", "masks"]
 _FIELDS = ["area", "predicted_iou", "stability_score"]

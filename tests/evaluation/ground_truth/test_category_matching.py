@@ -3,8 +3,8 @@ import pytest
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.evaluation.ground_truth.annotation_file import GroundTruth
 from sam_pipeline.evaluation.ground_truth.category_matching import match_categories
-from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 from tests.evaluation.compared import prompted, rectangle, saved_run, stored
 
 SHAPE = rectangle(1, 2, 3, 4)

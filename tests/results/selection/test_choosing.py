@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sam_pipeline.masks.runs import rle
-from sam_pipeline.results.choosing import choose_masks, keep_masks
-from sam_pipeline.results.containment import LEAST_SHARE
-from sam_pipeline.results.mask_selection import MaskSelection
+from sam_pipeline.results.selection.choosing import choose_masks, keep_masks
+from sam_pipeline.results.selection.containment import LEAST_SHARE
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 from sam_pipeline.storage.tables.schema import MASKS_SCHEMA
 from tests.storage.runs import HEIGHT, WIDTH, failed_row, mask, row
 

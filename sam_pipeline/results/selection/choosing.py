@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sam_pipeline.results.containment import contained
-from sam_pipeline.results.mask_selection import MaskSelection
+from sam_pipeline.results.selection.containment import contained
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 from sam_pipeline.storage.inputs.selection import match_pattern
 from sam_pipeline.storage.tables.schema import MASK_TYPE
 

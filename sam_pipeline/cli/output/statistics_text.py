@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sam_pipeline.cli.printing import statuses_text
+from sam_pipeline.cli.output.printing import statuses_text
 from sam_pipeline.report.counting.distributions import Distribution
 from sam_pipeline.report.counting.error_groups import ErrorGroup
 from sam_pipeline.report.counting.threshold_curves import ThresholdCurve

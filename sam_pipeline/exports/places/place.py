@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from sam_pipeline.errors import OutputError
-from sam_pipeline.exports.destination import OWN_FOLDER, Destination
+from sam_pipeline.exports.places.destination import OWN_FOLDER, Destination
 from sam_pipeline.storage.objects.filesystem import join_uri
 
 NAMES_FOLDER = f"{OWN_FOLDER}/names"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sam_pipeline.exports.exporting import Summary
     from sam_pipeline.exports.settings import ExportFormat
     from sam_pipeline.report.statistics import RunStatistics
-    from sam_pipeline.run_keywords import EvaluationKeywords, ExportKeywords
+    from sam_pipeline.run.keywords import EvaluationKeywords, ExportKeywords
 
 OnProgress = Callable[[int], object]
 """Is called with the number of images that were done since the last call, as `tqdm(total=len(run)).update` takes it."""

@@ -7,9 +7,9 @@ import os
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.exports.batch import Batch
 from sam_pipeline.exports.format import Job
-from sam_pipeline.exports.place import Place
+from sam_pipeline.exports.places.place import Place
+from sam_pipeline.exports.places.upright_images import copy_upright
 from sam_pipeline.exports.report import Report
-from sam_pipeline.exports.upright_images import copy_upright
 from sam_pipeline.storage.objects.filesystem import protocol_of
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.masks.runs.runs import Runs
-from sam_pipeline.results.containment import LEAST_SHARE, contained
+from sam_pipeline.results.selection.containment import LEAST_SHARE, contained
 
 HEIGHT, WIDTH = 9, 11
 

@@ -13,8 +13,8 @@ from sam_pipeline.errors import ConfigError, OutputError
 from sam_pipeline.evaluation.settings import EvaluationSettings
 from sam_pipeline.exports.settings import ExportFormat, ExportSettings
 from sam_pipeline.report.statistics import read_statistics
-from sam_pipeline.run_keywords import EvaluationKeywords, ExportKeywords
-from sam_pipeline.run_products import RunProducts
+from sam_pipeline.run.keywords import EvaluationKeywords, ExportKeywords
+from sam_pipeline.run.products import RunProducts
 from tests.results.picture_runs import blob, files, num_masks_of, picture_run
 
 NUM_IMAGES = 6

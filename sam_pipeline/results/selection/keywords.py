@@ -2,7 +2,7 @@
 
 from typing import TypedDict
 
-from sam_pipeline.results.mask_selection import Contained, MaskSource
+from sam_pipeline.results.selection.mask_selection import Contained, MaskSource
 
 
 class SelectionSettings(TypedDict, total=False):

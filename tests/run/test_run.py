@@ -9,9 +9,9 @@ from PIL import Image
 
 from sam_pipeline import MaskDict, decode_mask, draw_masks, open_run
 from sam_pipeline.errors import ConfigError, ImageError, MissingRowError, SamPipelineError
-from sam_pipeline.results.keywords import SelectionSettings
-from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.selection.keywords import SelectionSettings
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 from tests.end_to_end.pictures import HEIGHT, WIDTH, photo
 from tests.results.picture_runs import PLACES, blob, files, num_masks_of, parquet, picture_run, tar, zipped
 from tests.storage.runs import FLOAT_FIELDS, failed_row, finished, plan, row, shard, take_over

@@ -10,8 +10,8 @@ from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.masks.geometry.crops import prepare_crops
 from sam_pipeline.model.registry import build_sam
 from sam_pipeline.results.filtering import filter_run
-from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.selection.mask_selection import MaskSelection
 from tests.storage.runs import FINGERPRINT, plan, row, shard, take_over
 from tests.stored_masks import NO_PROMPT
 

@@ -18,13 +18,13 @@ from sam_pipeline.config.base import settings_by_name
 from sam_pipeline.errors import ImageError, MissingRowError
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.results.images import read_images
-from sam_pipeline.results.keywords import SelectionSettings
-from sam_pipeline.results.mask_selection import MaskSelection
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.row_choice import checked_choice
 from sam_pipeline.results.rows import DecodedMask, ImageMask, ImageRow
-from sam_pipeline.run_facts import RunFacts
-from sam_pipeline.run_products import RunProducts
+from sam_pipeline.results.selection.keywords import SelectionSettings
+from sam_pipeline.results.selection.mask_selection import MaskSelection
+from sam_pipeline.run.facts import RunFacts
+from sam_pipeline.run.products import RunProducts
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.tables.delta import output_errors
 

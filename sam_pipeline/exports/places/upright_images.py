@@ -18,7 +18,7 @@ from PIL.ExifTags import Base as Tag
 
 from sam_pipeline.exports.batch import Batch
 from sam_pipeline.exports.format import Job
-from sam_pipeline.exports.place import Place
+from sam_pipeline.exports.places.place import Place
 from sam_pipeline.exports.report import Report
 from sam_pipeline.results.images import fetch_images
 from sam_pipeline.storage.inputs.decoding.image_reading import FORMATS, DecodeError, TooLargeError, decode_image

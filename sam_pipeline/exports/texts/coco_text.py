@@ -5,8 +5,9 @@ from __future__ import annotations
 import pyarrow as pa
 
 from sam_pipeline.exports.batch import Batch
-from sam_pipeline.exports.boxes import boxes_xywh
-from sam_pipeline.exports.json_text import (
+from sam_pipeline.exports.settings import Bbox
+from sam_pipeline.exports.texts.boxes import boxes_xywh
+from sam_pipeline.exports.texts.json_text import (
     Texts,
     json_counts,
     json_integers,
@@ -15,7 +16,6 @@ from sam_pipeline.exports.json_text import (
     json_objects,
     json_strings,
 )
-from sam_pipeline.exports.settings import Bbox
 
 _EXTRA_KEYS = ("predicted_iou", "stability_score", "score", "prompt_id")
 """What COCO does not know. A mask without one goes without the key: datumaro reads score, and refuses null."""

@@ -1,0 +1,1 @@
+"""Where exports go, and the images that lie beside them."""

@@ -1,0 +1,1 @@
+"""Texts of exports, made of columns."""

@@ -1,0 +1,1 @@
+"""Which masks of a run are wanted."""
