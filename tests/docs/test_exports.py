@@ -14,7 +14,7 @@ from tests.exports.masks import all_shapes, row
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import shard, take_over
 
-TEXT = (Path(__file__).parent.parent / "docs" / "exports.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "exports.md").read_text()
 COMMANDS = [
     shlex.split(line) for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()
 ]

@@ -11,7 +11,7 @@ from sam_pipeline.cli.commands import main
 from sam_pipeline.config.fingerprint import filters_of
 from tests.storage.runs import FINGERPRINT, plan, row, shard, take_over
 
-TEXT = (Path(__file__).parent.parent / "docs" / "filter.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "filter.md").read_text()
 
 
 def commands(name):

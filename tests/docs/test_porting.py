@@ -11,7 +11,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-PAGE = (Path(__file__).parent.parent / "docs" / "porting.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "porting.md").read_text()
 (EXAMPLE,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 
 

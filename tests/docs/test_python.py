@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.results.picture_runs import files, picture_run
 
-TEXT = (Path(__file__).parents[1] / "docs" / "python.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
