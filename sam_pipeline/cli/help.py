@@ -76,6 +76,14 @@ Examples:
   sam-pipeline weights fetch vit_h vit_t
   sam-pipeline weights verify vit_h
 """,
+    "export-onnx": """\
+Needs the packages onnx and onnxruntime: pip install 'sam-pipeline[onnx]'.
+
+Examples:
+  sam-pipeline export-onnx --model-type vit_t --output decoder.onnx
+  sam-pipeline export-onnx --model-type vit_b --checkpoint sam_vit_b_01ec64.pth \\
+    --output decoder.onnx --return-single-mask --quantize-out decoder_int8.onnx
+""",
 }
 
 
