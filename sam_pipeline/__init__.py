@@ -1,15 +1,27 @@
 """Dataset-scale Segment Anything masks: images in object storage in, Parquet shards of scored RLE masks out.
 
 From Python: `annotate` runs or resumes, `open_run` reads what a run has stored, `decode_mask` gives a mask's pixels.
+Scripts for `segment_anything` run once their imports name this package; docs/porting.md says how.
 """
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from sam_pipeline.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from sam_pipeline.api import ImageRow, MaskDict, PromptError, Run, annotate, decode_mask, open_run
+    from sam_pipeline.automatic_mask_generator import SamAutomaticMaskGenerator
+    from sam_pipeline.build_sam import (
+        build_sam,
+        build_sam_vit_b,
+        build_sam_vit_h,
+        build_sam_vit_l,
+        build_sam_vit_t,
+        sam_model_registry,
+    )
     from sam_pipeline.config import (
         AnnotateConfig,
         InputConfig,
@@ -21,6 +33,7 @@ if TYPE_CHECKING:
         SelectionConfig,
     )
     from sam_pipeline.errors import SamPipelineError
+    from sam_pipeline.predictor import SamPredictor
 
 __all__ = [
     "AnnotateConfig",
@@ -34,11 +47,19 @@ __all__ = [
     "PromptConfig",
     "PromptError",
     "Run",
+    "SamAutomaticMaskGenerator",
     "SamPipelineError",
+    "SamPredictor",
     "SelectionConfig",
     "annotate",
+    "build_sam",
+    "build_sam_vit_b",
+    "build_sam_vit_h",
+    "build_sam_vit_l",
+    "build_sam_vit_t",
     "decode_mask",
     "open_run",
+    "sam_model_registry",
 ]
 
 _HOMES = {
@@ -53,7 +74,16 @@ _HOMES = {
         "PromptConfig",
         "SelectionConfig",
     ),
+    "sam_pipeline.automatic_mask_generator": ("SamAutomaticMaskGenerator",),
+    "sam_pipeline.build_sam": (
+        "build_sam_vit_b",
+        "build_sam_vit_h",
+        "build_sam_vit_l",
+        "build_sam_vit_t",
+        "sam_model_registry",
+    ),
     "sam_pipeline.errors": ("SamPipelineError",),
+    "sam_pipeline.predictor": ("SamPredictor",),
 }
 
 # Workers and the command line import this package too, and must not pay for what they do not use. Type checkers see
@@ -68,3 +98,16 @@ if not TYPE_CHECKING:
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})
+
+    class _Package(ModuleType):
+        """This package, whose `build_sam` is the function, as in the official one, and never the module beside it."""
+
+        @property
+        def build_sam(self) -> object:
+            return importlib.import_module("sam_pipeline.build_sam").build_sam
+
+        @build_sam.setter
+        def build_sam(self, module: ModuleType) -> None:
+            """What Python does after it has imported the module: `sys.modules` has it, which is enough."""
+
+    sys.modules[__name__].__class__ = _Package

@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from sam_pipeline.model.checkpoints import fetch_checkpoint
 from tests.processes import Start, clean_env, starting
 from tests.s3_server import s3
 
 __all__ = ["s3"]
+
+# A busy machine is not a failure.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 # A shell that starts the tests in the background ignores SIGINT for them, nohup ignores SIGHUP; the programs that the
 # tests start would ignore them too.

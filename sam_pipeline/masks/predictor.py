@@ -6,30 +6,44 @@ its users expect that; all computing is done in prediction.py.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple, TypeVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sam_pipeline.masks import prediction
+from sam_pipeline.masks.decoder.current_decoder import CurrentDecoder, state_of
 from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder, SharedImage
 from sam_pipeline.masks.full_resolution.upscaling import Upscaling
 from sam_pipeline.masks.geometry.resize import check_image
 from sam_pipeline.masks.geometry.transforms import ResizeLongestSide
 from sam_pipeline.model.sam import Sam
 
+Labels = TypeVar("Labels", Tensor, NDArray[np.generic])
+
+
+class _Shared(NamedTuple):
+    """What all prompts of an image share, and what it was computed from."""
+
+    decoder: SharedDecoder
+    features: Tensor
+    features_state: tuple[object, ...]
+    image: SharedImage
+
 
 class SamPredictor:
     """Embeds an image once, then predicts masks for any number of prompts on it.
 
     Args:
-        sam_model: the networks, in evaluation mode, on the device to use. Weights are read when this is made.
+        sam_model: the networks, in evaluation mode, on the device to use.
     """
 
     def __init__(self, sam_model: Sam) -> None:
         self.model = sam_model
         self.transform = ResizeLongestSide(sam_model.image_encoder.img_size)
-        self._decoder = SharedDecoder(sam_model)
+        self._current_decoder = CurrentDecoder()
         self.reset_image()
 
     def set_image(self, image: NDArray[np.uint8], image_format: str = "RGB") -> None:
@@ -97,18 +111,19 @@ class SamPredictor:
 
         Raises:
             RuntimeError: no image has been set.
-            ValueError: points come without labels.
+            ValueError: points come without a label each, or there is more than one box.
         """
         _, _, original_size = self._image()
         coords_torch, labels_torch, box_torch, mask_input_torch = None, None, None, None
         if point_coords is not None:
-            if point_labels is None:
-                raise ValueError("point_coords needs point_labels: one 1 (object) or 0 (background) for each point")
+            point_labels = _checked_labels(point_coords, point_labels)
             coords = self.transform.apply_coords(point_coords, original_size)
             coords_torch = torch.as_tensor(coords, dtype=torch.float, device=self.device)[None]
             labels_torch = torch.as_tensor(point_labels, dtype=torch.int, device=self.device)[None]
         if box is not None:
-            boxes = self.transform.apply_boxes(box, original_size)
+            boxes = self.transform.apply_boxes(np.asarray(box), original_size)
+            if len(boxes) != 1:
+                raise ValueError(f"predict takes one box, got {len(boxes)}; predict_torch takes many")
             box_torch = torch.as_tensor(boxes, dtype=torch.float, device=self.device)
         if mask_input is not None:
             mask_input_torch = torch.as_tensor(mask_input, dtype=torch.float, device=self.device)[None]
@@ -142,14 +157,12 @@ class SamPredictor:
 
         Raises:
             RuntimeError: no image has been set.
-            ValueError: points come without labels.
+            ValueError: points come without a label each.
         """
         features, input_size, original_size = self._image()
         points = None
         if point_coords is not None:
-            if point_labels is None:
-                raise ValueError("point_coords needs point_labels: one 1 (object) or 0 (background) for each point")
-            points = (point_coords, point_labels)
+            points = (point_coords, _checked_labels(point_coords, point_labels))
         if mask_input is None:
             low_res_masks, iou_predictions = self._decode(points, boxes, multimask_output)
         else:  # image tokens differ from prompt to prompt, so nothing is shared
@@ -173,23 +186,27 @@ class SamPredictor:
         """Where the networks are."""
         return self.model.device
 
+    @property
+    def decoder(self) -> SharedDecoder:
+        """The fast decoder of the model, as its weights are now."""
+        return self._current_decoder.of(self.model)
+
     def reset_image(self) -> None:
         """Forget the image."""
         self.is_image_set = False
         self.features: Tensor | None = None
         self.original_size: tuple[int, int] | None = None
         self.input_size: tuple[int, int] | None = None
-        self._shared: SharedImage | None = None
+        self._shared: _Shared | None = None
 
     def _decode(
         self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, multimask_output: bool
     ) -> tuple[Tensor, Tensor]:
         """Logits (N, M, 256, 256) and iou_predictions (N, M) by the fast decoder."""
         features, _, _ = self._image()
-        if self._shared is None:
-            self._shared = self._decoder.share(features)
-        decoded = self._decoder.decode(
-            self._shared,
+        decoder = self.decoder
+        decoded = decoder.decode(
+            self._share(decoder, features),
             points,
             iou_filter=lambda iou_predictions: torch.ones_like(iou_predictions, dtype=torch.bool),
             num_rows=features.shape[2],
@@ -197,6 +214,22 @@ class SamPredictor:
             multimask_output=multimask_output,
         )
         return torch.unflatten(decoded.low_res_masks, 0, decoded.keep_mask.shape), decoded.iou_predictions
+
+    def _share(self, decoder: SharedDecoder, features: Tensor) -> SharedImage:
+        """What prompts share, computed anew if weights or features are not what they were.
+
+        Scripts put embeddings of their own into `features`, and train weights between two images.
+        """
+        shared, state = self._shared, state_of(features)
+        if (
+            shared is None
+            or shared.decoder is not decoder
+            or shared.features is not features
+            or shared.features_state != state
+        ):
+            shared = _Shared(decoder, features, state, decoder.share(features.to(torch.float32)))
+            self._shared = shared
+        return shared.image
 
     def _set_features(self, features: Tensor, original_size: tuple[int, int], input_size: tuple[int, int]) -> None:
         self.features = features
@@ -210,3 +243,10 @@ class SamPredictor:
         if self.features is None or self.input_size is None or self.original_size is None:
             raise RuntimeError("no image has been set; call set_image or set_torch_image first")
         return self.features, self.input_size, self.original_size
+
+
+def _checked_labels(point_coords: Any, point_labels: Labels | None) -> Labels:
+    if point_labels is not None and np.shape(point_labels) == np.shape(point_coords)[:-1]:
+        return point_labels
+    found = "none" if point_labels is None else f"{tuple(np.shape(point_labels))} for {tuple(np.shape(point_coords))}"
+    raise ValueError(f"point_coords needs point_labels: one 1 (object) or 0 (background) for each point, got {found}")

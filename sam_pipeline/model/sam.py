@@ -7,7 +7,8 @@ Legend: B images or prompts, M masks a prompt, h w pixels of a resized image.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,12 +29,17 @@ class AbsentEncoder(nn.Module):
 
 
 class Sam(nn.Module):
-    """Holds the networks; callers run them one by one, so that an image is encoded once for all its prompts.
+    """Holds the networks.
+
+    This project runs them one by one, so that an image is encoded once for all its prompts; called, they run on whole
+    records, as in the official package.
 
     Args:
         image_encoder: ViT or, for MobileSAM, TinyViT.
         prompt_encoder: prompts to embeddings.
         mask_decoder: embeddings to masks.
+        pixel_mean: of each channel, 0 to 255; ImageNet's.
+        pixel_std: deviation of each channel.
     """
 
     mask_threshold: ClassVar[float] = 0.0
@@ -45,16 +51,20 @@ class Sam(nn.Module):
     pixel_std: Tensor
 
     def __init__(
-        self, image_encoder: ImageEncoderViT | TinyViT, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder
+        self,
+        image_encoder: ImageEncoderViT | TinyViT,
+        prompt_encoder: PromptEncoder,
+        mask_decoder: MaskDecoder,
+        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
+        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
     ) -> None:
         super().__init__()
         self.image_encoder: ImageEncoderViT | TinyViT | AbsentEncoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
-        # ImageNet's mean and deviation, 0 to 255. On the CPU by name: the registry builds networks on the meta
-        # device, and no checkpoint fills these.
-        mean = torch.tensor([123.675, 116.28, 103.53], device="cpu").view(3, 1, 1)
-        std = torch.tensor([58.395, 57.12, 57.375], device="cpu").view(3, 1, 1)
+        # On the CPU by name: the registry builds networks on the meta device, and no checkpoint fills these.
+        mean = torch.tensor(pixel_mean, device="cpu").view(-1, 1, 1)
+        std = torch.tensor(pixel_std, device="cpu").view(-1, 1, 1)
         self.register_buffer("pixel_mean", mean, persistent=False)
         self.register_buffer("pixel_std", std, persistent=False)
 
@@ -70,6 +80,44 @@ class Sam(nn.Module):
     def drop_mask_decoder(self) -> None:
         """Let the prompt encoder and the mask decoder go, which encoding does not need."""
         del self.prompt_encoder, self.mask_decoder
+
+    @torch.no_grad()
+    def forward(self, batched_input: Sequence[Mapping[str, Any]], multimask_output: bool) -> list[dict[str, Tensor]]:
+        """Predict the masks of prompts on several images, whose sizes may differ.
+
+        Args:
+            batched_input: a record an image: "image", (3, h, w), 0 to 255, resized for the model, unpadded;
+                "original_size", (H, W); and prompts in the model input frame, as many of each kind as it has:
+                "point_coords" (N, P, 2) with "point_labels" (N, P), "boxes" (N, 4) xyxy, "mask_inputs" logits
+                (N, 1, 256, 256).
+            multimask_output: three masks a prompt (M = 3) rather than one.
+
+        Returns:
+            A record an image: "masks" (N, M, H, W) bool, "iou_predictions" (N, M), "low_res_logits" (N, M, 256, 256).
+        """
+        images = torch.stack([self.preprocess(record["image"]) for record in batched_input])
+        outputs = []
+        for record, image_embedding in zip(batched_input, self.image_encoder(images), strict=True):
+            points = (record["point_coords"], record["point_labels"]) if "point_coords" in record else None
+            sparse_embeddings, dense_embeddings = self.prompt_encoder(
+                points=points, boxes=record.get("boxes"), masks=record.get("mask_inputs")
+            )
+            low_res_logits, iou_predictions = self.mask_decoder(
+                image_embeddings=image_embedding[None],
+                image_pe=self.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse_embeddings,
+                dense_prompt_embeddings=dense_embeddings,
+                multimask_output=multimask_output,
+            )
+            masks = self.postprocess_masks(low_res_logits, record["image"].shape[-2:], record["original_size"])
+            outputs.append(
+                {
+                    "masks": masks > self.mask_threshold,
+                    "iou_predictions": iou_predictions,
+                    "low_res_logits": low_res_logits,
+                }
+            )
+        return outputs
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Normalise pixels, then pad with zeros at the bottom and right to the square that the encoder takes.

@@ -4,6 +4,8 @@ import torch
 
 from sam_pipeline.masks.predictor import SamPredictor
 from tests.parity.oracle import official_predictor
+from tests.random_weights import randomise
+from tests.small_sams import make_tiny_sam
 
 POINTS = {"point_coords": np.array([[30, 40], [100, 70]]), "point_labels": np.array([1, 0])}
 BOX = {"box": np.array([20.5, 10, 120, 80])}
@@ -93,3 +95,52 @@ def test_wrong_input_is_refused_with_a_remedy(predictor, picture):
         predictor.predict(point_coords=np.array([[1, 2]]))
     with pytest.raises(ValueError, match="needs point_labels"):
         predictor.predict_torch(torch.tensor([[[1.0, 2.0]]]), None)
+
+
+def test_one_box_and_a_label_for_each_point_are_needed(predictor, picture):
+    predictor.set_image(picture(90, 140))
+    for box in (BOX["box"], BOX["box"][None]):
+        assert predictor.predict(box=box)[0].shape == (3, 90, 140)
+    with pytest.raises(ValueError, match="one box, got 2; predict_torch takes many"):
+        predictor.predict(box=np.array([[1, 2, 30, 40], [5, 6, 70, 80]]))
+    with pytest.raises(ValueError, match=r"for each point, got \(1,\) for \(2, 2\)"):
+        predictor.predict(POINTS["point_coords"], np.array([1]), BOX["box"])
+    # As lists, which scripts give.
+    masks, _, _ = predictor.predict(POINTS["point_coords"], [1, 0])
+    np.testing.assert_array_equal(masks, predictor.predict(**POINTS)[0])
+
+
+def test_features_of_ones_own_are_those_that_masks_are_made_of(predictor, tiny_sam, picture):
+    """Scripts keep embeddings and put them back."""
+    kept = []
+    for seed in (1, 2):
+        predictor.set_image(picture(90, 140, seed=seed))
+        kept.append((predictor.get_image_embedding().clone(), predictor.predict(**BOX)[2]))
+    another = SamPredictor(tiny_sam)
+    for features, expected in (*kept, *kept):
+        another.features, another.original_size, another.input_size = features, [90, 140], (82, 128)
+        another.is_image_set = True
+        np.testing.assert_array_equal(another.predict(**BOX)[2], expected)
+    another.features.copy_(kept[0][0])
+    np.testing.assert_array_equal(another.predict(**BOX)[2], kept[0][1])
+
+
+def test_masks_follow_weights_that_change_after_the_predictor_was_made(picture):
+    """As where a script trains, or loads a checkpoint into the model."""
+    sam = make_tiny_sam()
+    predictor, official = SamPredictor(sam), official_predictor(sam)
+    decoders = []
+    for seed in (3, 4):
+        randomise(sam.mask_decoder, seed)
+        predictor.set_image(picture(90, 140))
+        official.set_image(picture(90, 140))
+        for _ in range(2):
+            np.testing.assert_allclose(predictor.predict(**BOX)[2], official.predict(**BOX)[2], rtol=1e-5, atol=NEAR)
+        decoders.append(predictor.decoder)
+        assert predictor.decoder is decoders[-1], "made once, as long as weights stay"
+    assert decoders[0] is not decoders[1]
+    other = make_tiny_sam()
+    sam.load_state_dict(other.state_dict(), assign=True)
+    official.set_image(picture(90, 140))
+    predictor.set_image(picture(90, 140))
+    np.testing.assert_allclose(predictor.predict(**BOX)[2], official.predict(**BOX)[2], rtol=1e-5, atol=NEAR)

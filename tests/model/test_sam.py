@@ -3,6 +3,9 @@ import torch
 
 from sam_pipeline.model.networks.image_encoder import ImageEncoderViT
 from sam_pipeline.model.registry import assemble_sam
+from sam_pipeline.model.sam import Sam
+from tests.parity.oracle import official_module
+from tests.small_sams import IMG_SIZE, make_tiny_sam
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +44,47 @@ def test_fixed_values_are_official(sam):
     assert sam.mask_threshold == 0.0
     assert sam.image_format == "RGB"
     assert "pixel_mean" not in sam.state_dict()
+
+
+RECORDS = [
+    {"image": (100, 128), "original_size": (200, 256), "point_coords": (2, 3, 2), "point_labels": (2, 3)},
+    {"image": (128, 50), "original_size": (64, 25), "boxes": (3, 4)},
+    {"image": (128, 128), "original_size": (300, 300), "boxes": (2, 4), "mask_inputs": (2, 1, 32, 32)},
+]
+
+
+def record_of(shapes, generator):
+    h, w = shapes["image"]
+    record = {
+        "image": torch.randint(0, 256, (3, h, w), generator=generator, dtype=torch.uint8),
+        "original_size": shapes["original_size"],
+    }
+    for name in ("point_coords", "boxes", "mask_inputs"):
+        if name in shapes:
+            record[name] = torch.rand(shapes[name], generator=generator) * (1 if name == "mask_inputs" else 50)
+    if "boxes" in record:
+        record["boxes"] += torch.tensor([0, 0, 50, 40])
+    if "point_labels" in shapes:
+        record["point_labels"] = torch.randint(0, 2, shapes["point_labels"], generator=generator)
+    return record
+
+
+@pytest.mark.parametrize("multimask_output", [True, False])
+def test_called_on_records_it_gives_the_official_masks(multimask_output):
+    sam, generator = make_tiny_sam(), torch.Generator().manual_seed(0)
+    records = [record_of(shapes, generator) for shapes in RECORDS]
+    theirs = official_module("modeling").Sam.forward(sam, records, multimask_output)
+    for ours in (sam(records, multimask_output), sam(batched_input=records, multimask_output=multimask_output)):
+        assert len(ours) == len(theirs) == len(records)
+        for one, other in zip(ours, theirs, strict=True):
+            assert list(one) == list(other)
+            for name in other:
+                assert not one[name].requires_grad
+                assert torch.equal(one[name], other[name]), name
+    assert sam.image_encoder.img_size == IMG_SIZE
+
+
+def test_other_means_and_deviations_are_those_of_preprocessing(sam):
+    mean, std = [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]
+    other = Sam(sam.image_encoder, sam.prompt_encoder, sam.mask_decoder, pixel_mean=mean, pixel_std=std)
+    assert other.preprocess(torch.tensor([9.0, 12.0, 15.0]).view(3, 1, 1))[:, 0, 0].tolist() == [2.0, 2.0, 2.0]

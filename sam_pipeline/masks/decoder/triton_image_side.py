@@ -140,19 +140,18 @@ class TritonImageSide(FoldedImageSide[FirstLayer, tuple[FirstLayer, SecondLayer]
         N, M, channels = hyper_in.shape
         num_tokens, w = num_rows * size[1], size[1]
         image_tokens = self._key_pe.new_empty(num_prompts, num_tokens, len(self._key_pe))
-        launch = self.rebuilding
-        tokens_a_program, splits = self._splits(num_tokens, num_prompts, launch)
-        kernels.rebuild[(N, splits)](
-            *first, *second, _output_indices(with_mask), image_tokens, self._key_pe.shape[1], num_tokens,
-            tokens_a_program, **self._shapes(first), **_options(launch),
-        )  # fmt: skip
         masks = hyper_in.new_empty(num_masks, 4 * num_rows, 4 * w)
-        launch = self.upscaling
-        kernels.upscale[(N, triton.cdiv(num_tokens, launch.tile))](
-            image_tokens, *self._up, hyper_in.contiguous(), _output_indices(with_mask), _output_indices(keep_mask),
-            masks, num_tokens, w,
-            M=M, C=image_tokens.shape[2], F=len(self._up[5]), G=channels, **_options(launch),
-        )  # fmt: skip
+        tokens_a_program, splits = self._splits(num_tokens, num_prompts, self.rebuilding)
+        with torch.cuda.device_of(hyper_in):  # type: ignore[no-untyped-call]  # where Triton launches
+            kernels.rebuild[(N, splits)](
+                *first, *second, _output_indices(with_mask), image_tokens, self._key_pe.shape[1], num_tokens,
+                tokens_a_program, **self._shapes(first), **_options(self.rebuilding),
+            )  # fmt: skip
+            kernels.upscale[(N, triton.cdiv(num_tokens, self.upscaling.tile))](
+                image_tokens, *self._up, hyper_in.contiguous(), _output_indices(with_mask), _output_indices(keep_mask),
+                masks, num_tokens, w,
+                M=M, C=image_tokens.shape[2], F=len(self._up[5]), G=channels, **_options(self.upscaling),
+            )  # fmt: skip
         return masks
 
     def _average(self, first: FirstLayer, second: SecondLayer | None, folded_queries: Tensor) -> Tensor:
@@ -161,10 +160,11 @@ class TritonImageSide(FoldedImageSide[FirstLayer, tuple[FirstLayer, SecondLayer]
         num_tokens = self._key_pe.shape[1]
         tokens_a_program, splits = self._splits(num_tokens, N, self.averaging)
         averages, log_sum_exp = folded_queries.new_empty(N, splits, rows, C), folded_queries.new_empty(N, splits, rows)
-        kernels.average[(N, splits)](
-            *first, *(second or _NO_SECOND_LAYER), self._operand(folded_queries), averages, log_sum_exp, num_tokens,
-            tokens_a_program, **self._shapes(first), **_options(self.averaging),
-        )  # fmt: skip
+        with torch.cuda.device_of(folded_queries):  # type: ignore[no-untyped-call]  # where Triton launches
+            kernels.average[(N, splits)](
+                *first, *(second or _NO_SECOND_LAYER), self._operand(folded_queries), averages, log_sum_exp,
+                num_tokens, tokens_a_program, **self._shapes(first), **_options(self.averaging),
+            )  # fmt: skip
         return (averages * log_sum_exp.softmax(dim=1)[..., None]).sum(dim=1)
 
     def _splits(self, num_tokens: int, num_prompts: int, launch: Launch) -> tuple[int, int]:

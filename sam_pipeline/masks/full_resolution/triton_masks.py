@@ -36,11 +36,12 @@ def measure_masks(
     if L > 0:
         axes = (*_on_device(rows, device), *_on_device(columns, device))
         thresholds = (float(np.float32(value)) for value in (threshold, threshold + offset, threshold - offset))
-        # Products and sums rounded one by one, as on a CPU.
-        _measure[(L, len(rows.groups) - 1)](
-            logits, *axes, results, R, S, len(columns.groups) - 1, *thresholds,
-            CELLS=_CELLS, ROWS=_ROWS, num_warps=1, enable_fp_fusion=False,
-        )  # fmt: skip
+        # Triton launches on the current device. Products and sums rounded one by one, as on a CPU.
+        with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
+            _measure[(L, len(rows.groups) - 1)](
+                logits, *axes, results, R, S, len(columns.groups) - 1, *thresholds,
+                CELLS=_CELLS, ROWS=_ROWS, num_warps=1, enable_fp_fusion=False,
+            )  # fmt: skip
     counts, boxes = np.split(results.cpu().numpy().astype(np.int64), [2], axis=1)
     return counts, np.where(boxes[:, 2:3] < 0, 0, boxes)
 
@@ -58,10 +59,11 @@ def mask_edges(low_res_masks: Tensor, rows: Axis, columns: Axis, threshold: floa
     axes = (*_on_device(rows, device), *_on_device(columns, device)[:2])
 
     def launch(places: Tensor, edges: Tensor, *, writes: bool) -> None:
-        _edges[(triton.cdiv(W, _COLUMNS), L)](
-            logits, *axes, places, edges, R, S, H, W, len(rows.groups) - 1, float(np.float32(threshold)),
-            COLUMNS=_COLUMNS, WRITES=writes, num_warps=1, enable_fp_fusion=False,
-        )  # fmt: skip
+        with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]  # as above
+            _edges[(triton.cdiv(W, _COLUMNS), L)](
+                logits, *axes, places, edges, R, S, H, W, len(rows.groups) - 1, float(np.float32(threshold)),
+                COLUMNS=_COLUMNS, WRITES=writes, num_warps=1, enable_fp_fusion=False,
+            )  # fmt: skip
 
     nothing = torch.empty(0, dtype=torch.int64, device=device)
     counts = torch.zeros(L, W, dtype=torch.int64, device=device)

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sam_pipeline.config import MaskConfig
-from sam_pipeline.masks.geometry.resize import check_image, resize_rgb
+from sam_pipeline.masks.geometry.resize import check_image, resize_pillow
 
 Box = tuple[int, int, int, int]
 
 
-def generate_crop_boxes(im_size: tuple[int, int], n_layers: int, overlap_ratio: float) -> tuple[list[Box], list[int]]:
+def crop_boxes_of_layers(im_size: tuple[int, int], n_layers: int, overlap_ratio: float) -> tuple[list[Box], list[int]]:
     """Boxes of the whole image (layer 0) and of the crops of each further layer.
 
     Args:
@@ -28,8 +28,8 @@ def generate_crop_boxes(im_size: tuple[int, int], n_layers: int, overlap_ratio: 
         overlap_ratio: overlap of neighbouring crops of layer 1, as a share of the shorter side.
 
     Returns:
-        Boxes in xyxy, column by column within a layer, and the layer of each. Where an image is so small that a crop
-        would hold no pixel (at which the official generator fails) there is no such crop.
+        Boxes in xyxy, column by column within a layer, and the layer of each. Where an image is very small, crops may
+        hold no pixel.
     """
     height, width = im_size
     boxes: list[Box] = [(0, 0, width, height)]
@@ -41,10 +41,16 @@ def generate_crop_boxes(im_size: tuple[int, int], n_layers: int, overlap_ratio: 
         crop_h = math.ceil((overlap * (n_per_side - 1) + height) / n_per_side)
         for column, row in product(range(n_per_side), range(n_per_side)):
             x0, y0 = (crop_w - overlap) * column, (crop_h - overlap) * row
-            if x0 < width and y0 < height:
-                boxes.append((x0, y0, min(x0 + crop_w, width), min(y0 + crop_h, height)))
-                layers.append(layer)
+            boxes.append((x0, y0, min(x0 + crop_w, width), min(y0 + crop_h, height)))
+            layers.append(layer)
     return boxes, layers
+
+
+def generate_crop_boxes(im_size: tuple[int, int], n_layers: int, overlap_ratio: float) -> tuple[list[Box], list[int]]:
+    """`crop_boxes_of_layers` without crops that hold no pixel, at which the official generator fails."""
+    boxes, layers = crop_boxes_of_layers(im_size, n_layers, overlap_ratio)
+    kept = [i for i, (x0, y0, x1, y1) in enumerate(boxes) if x0 < x1 and y0 < y1]
+    return [boxes[i] for i in kept], [layers[i] for i in kept]
 
 
 def prepare_crops(
@@ -69,4 +75,4 @@ def prepare_crops(
     (_, *parts), _ = generate_crop_boxes((image.height, image.width), config.crop_n_layers, config.crop_overlap_ratio)
     # Cut before they are resized: with `box`, Pillow's filter would look beyond the edges of a crop.
     images = chain([image], map(image.crop, parts))
-    return [np.asarray(resize_rgb(crop, img_size)) for crop in images]
+    return [np.asarray(resize_pillow(crop, img_size)) for crop in images]

@@ -43,19 +43,37 @@ def resize_image(image: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:
         ValueError: the image is not (H, W, 3) uint8, or is empty.
     """
     check_image(image)
-    return np.array(resize_rgb(Image.fromarray(image), long_side))
+    return np.array(resize_pillow(Image.fromarray(image), long_side))
 
 
-def resize_rgb(image: Image.Image, long_side: int) -> Image.Image:
-    """The same for a Pillow image of mode RGB."""
+def resize_pillow(image: Image.Image, long_side: int) -> Image.Image:
+    """The same for a Pillow image; of mode RGB, unless it is no image for the model."""
     height, width = preprocess_shape(image.height, image.width, long_side)
     return image.resize((width, height), Image.Resampling.BILINEAR)
 
 
-def check_image(image: NDArray[np.uint8]) -> None:
-    """Raise ValueError unless `image` is a non-empty (H, W, 3) uint8 array."""
+def check_image(image: object) -> None:
+    """Raise ValueError, with the remedy, unless `image` is a non-empty (H, W, 3) uint8 array."""
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"image must be an array, got {type(image).__name__}; {remedy(image)}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ValueError(
             f"image must be a non-empty (H, W, 3) uint8 array, got shape {image.shape} and dtype {image.dtype}; "
-            "convert grayscale or RGBA images to RGB first"
+            f"{remedy(image)}"
         )
+
+
+def remedy(image: object) -> str:
+    """How an (H, W, 3) uint8 array is made of something else, for a message."""
+    of_pillow = 'np.asarray(image.convert("RGB"))'
+    if isinstance(image, Image.Image):
+        return f"{of_pillow} makes one of a Pillow image"
+    if not isinstance(image, np.ndarray):
+        return f"np.asarray(image) makes an array, and {of_pillow} one of a Pillow image"
+    if image.size == 0:
+        return "it has no pixels"
+    if image.dtype != np.uint8:
+        return "bring values to 0 to 255, then image.astype(np.uint8)"
+    if image.ndim == 3 and image.shape[0] == 3:
+        return "channels come last: np.moveaxis(image, 0, -1)"
+    return f"convert grayscale or RGBA images to RGB first: image = Image.fromarray(image); {of_pillow}"

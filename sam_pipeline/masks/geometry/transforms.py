@@ -5,13 +5,16 @@ Reproduces segment_anything/utils/transforms.py. N points or boxes; H W pixels, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from sam_pipeline.masks.geometry.resize import preprocess_shape, resize_image
+from sam_pipeline.masks.geometry.resize import preprocess_shape, remedy, resize_pillow
 
 
 class ResizeLongestSide:
@@ -20,9 +23,28 @@ class ResizeLongestSide:
     def __init__(self, target_length: int) -> None:
         self.target_length = target_length
 
-    def apply_image(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize an image as the model expects it: (H, W, 3) uint8 → (h, w, 3) uint8."""
-        return resize_image(image, self.target_length)
+    def apply_image(self, image: NDArray[Any]) -> NDArray[Any]:
+        """Resize an image as the model expects it.
+
+        Args:
+            image: (H, W, 3) uint8. One channel, (H, W), and other channels and types that Pillow has come out as such.
+
+        Raises:
+            ValueError: it is no array, such as a Pillow image, or one that Pillow has no mode for.
+        """
+        if not isinstance(image, np.ndarray) or image.size == 0:
+            raise ValueError(f"image must be a non-empty array, got {type(image).__name__}; {remedy(image)}")
+        if image.dtype == np.bool_:
+            raise ValueError("Pillow does not interpolate bool arrays: use image.astype(np.uint8)")
+        if image.ndim == 3 and image.shape[2] == 1:
+            image = image[..., 0]
+        try:
+            pixels = Image.fromarray(image)
+        except TypeError as error:
+            raise ValueError(
+                f"Pillow has no mode for shape {image.shape} and dtype {image.dtype}; {remedy(image)}"
+            ) from error
+        return np.array(resize_pillow(pixels, self.target_length))
 
     def apply_coords(self, coords: NDArray[np.generic], original_size: tuple[int, int]) -> NDArray[np.float64]:
         """Move points from the original frame into the model input frame.

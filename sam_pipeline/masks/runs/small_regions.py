@@ -13,7 +13,7 @@ from sam_pipeline.masks.runs import region_kernels
 from sam_pipeline.masks.runs.runs import Runs
 
 
-def fill_small_holes(mask: Runs, min_area: int) -> tuple[Runs, bool]:
+def fill_small_holes(mask: Runs, min_area: float) -> tuple[Runs, bool]:
     """Fill 8-connected background regions of fewer than `min_area` pixels.
 
     Returns:
@@ -29,7 +29,7 @@ def fill_small_holes(mask: Runs, min_area: int) -> tuple[Runs, bool]:
     return Runs(mask.size, region_kernels.inverse(kept, height * width)), True
 
 
-def drop_small_islands(mask: Runs, min_area: int) -> tuple[Runs, bool]:
+def drop_small_islands(mask: Runs, min_area: float) -> tuple[Runs, bool]:
     """Drop 8-connected regions of fewer than `min_area` pixels; the largest one stays if all are small.
 
     A mask whose only region is small counts as changed although it comes back as it was: the official generator ranks
