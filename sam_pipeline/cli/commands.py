@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from sam_pipeline.cli.amg import amg
 from sam_pipeline.cli.arguments import check_flags, check_order, check_patterns, with_config
 from sam_pipeline.cli.export_onnx import export_onnx
 from sam_pipeline.cli.flags import flags_of
@@ -68,7 +69,7 @@ def plan(config: Annotated[PlanConfig, flags_of(PlanConfig)]) -> int:
     return 0
 
 
-for _command in (status, verify, retry, vacuum, export_onnx):
+for _command in (status, verify, retry, vacuum, amg, export_onnx):
     app.command(_command)
 
 

@@ -76,6 +76,15 @@ Examples:
   sam-pipeline weights fetch vit_h vit_t
   sam-pipeline weights verify vit_h
 """,
+    "amg": """\
+Takes the flags of scripts/amg.py of segment_anything, and writes the same files. A broken image is left out.
+For many images, archives, buckets, or work that can be resumed, use annotate.
+
+Examples:
+  sam-pipeline amg --input photos/ --output masks --model-type vit_t
+  sam-pipeline amg --input photo.jpg --output masks --model-type vit_b \\
+    --checkpoint sam_vit_b_01ec64.pth --convert-to-rle --points-per-side 16
+""",
     "export-onnx": """\
 Needs the packages onnx and onnxruntime: pip install 'sam-pipeline[onnx]'.
 

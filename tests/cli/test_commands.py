@@ -166,7 +166,7 @@ def test_help_of_what_is_no_command_is_refused(cli):
     assert "paint" in usage_refused(cli, "paint", "--help")
 
 
-COMMANDS = ["annotate", "plan", "status", "verify", "retry", "vacuum", "weights", "export-onnx"]
+COMMANDS = ["annotate", "plan", "status", "verify", "retry", "vacuum", "weights", "amg", "export-onnx"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)
