@@ -70,6 +70,11 @@ def test_the_lower_layers_need_no_ray():
     python(import_all(*(f"sam_pipeline.{name}" for name in packages)), "ray")
 
 
+def test_what_has_the_official_paths_needs_neither_ray_nor_torchvision():
+    official = ("automatic_mask_generator", "build_sam", "predictor", "modeling", "utils")
+    python(import_all(*(f"sam_pipeline.{name}" for name in official)), "ray", "torchvision", "segment_anything")
+
+
 def test_the_masks_need_neither_files_nor_tables():
     python(import_all("sam_pipeline.masks"), "ray", "fsspec", "pyarrow", "deltalake", "s3fs")
 

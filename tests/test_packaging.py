@@ -106,6 +106,9 @@ from sam_pipeline import annotate, open_run
 reveal_type(open_run(Path("run")).num_images)
 annotate(input=Path("photos"), output="run", model_type="vit_t", points_per_side=16, keep=["label"])
 annotate(output="run", points_per_sid=16)
+from sam_pipeline import SamPredictor, build_sam, sam_model_registry
+reveal_type(build_sam(checkpoint="sam.pth").image_encoder.img_size)
+reveal_type(SamPredictor(sam_model_registry["vit_b"]()).device)
 """
 
 
@@ -122,6 +125,7 @@ def test_a_type_checker_reads_the_installed_package(source: Path, tmp_path: Path
     )
     lines = [line.split("program.py:")[1] for line in checked.stdout.splitlines() if "program.py:" in line]
     assert lines[0] == '4: note: Revealed type is "int"', checked.stdout
+    assert '8: note: Revealed type is "int"' in lines
     errors = [line for line in lines if " error: " in line]
     assert errors[0].startswith('6: error: Unexpected keyword argument "points_per_sid"')
     assert {line.split(":")[0] for line in errors} == {"6"}

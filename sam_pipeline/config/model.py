@@ -23,7 +23,8 @@ class ModelConfig(Settings):
     """Path or fsspec URI of the weights (official .pth or Hugging Face safetensors). Default: the official file for
     the model type, fetched once into the cache and verified."""
     device: Device = "auto"
-    """Where the networks run; auto takes CUDA when the cluster has GPUs."""
+    """Where the networks run; auto takes CUDA when the cluster has GPUs. Ray gives each process its GPU; with
+    CUDA_VISIBLE_DEVICES=1 a local cluster has the second one alone."""
     precision: Precision = "auto"
     """Arithmetic of the image encoder and, on CUDA, of the image tokens in the mask decoder: auto is bf16 on CUDA and
     fp32 on CPU. Prompt tokens, predicted IoU and mask logits are always fp32."""

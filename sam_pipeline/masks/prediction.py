@@ -7,7 +7,7 @@ h w pixels of the model input.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -81,14 +81,21 @@ def decode_prompts(
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Keep CUDA from computing float32 products in TF32, as cuDNN does by default: its 10-bit mantissa moves masks."""
+    """Compute in float32 whatever the caller's settings are.
+
+    CUDA would compute products in TF32, as cuDNN does by default: its 10-bit mantissa moves masks. Autocast, in which
+    scripts run the predictor, would mix types that the fast decoder keeps apart.
+    """
     # Not the older allow_tf32: reading that raises where a user has set precisions the newer way.
     matmul = torch.backends.cuda.matmul
     conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # the newer way, which torch's stubs lack
     before = matmul.fp32_precision, conv.fp32_precision
     matmul.fp32_precision = conv.fp32_precision = "ieee"
     try:
-        yield
+        with ExitStack() as stack:
+            for device_type in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
+                stack.enter_context(torch.autocast(device_type, enabled=False))
+            yield
     finally:
         matmul.fp32_precision, conv.fp32_precision = before
 

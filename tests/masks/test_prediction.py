@@ -67,6 +67,14 @@ def test_exact_float32_turns_tf32_off_and_back(tf32):
     assert matmul.fp32_precision == conv.fp32_precision == "tf32"
 
 
+def test_exact_float32_turns_autocast_off_and_back():
+    a, b = torch.rand(2, 3), torch.rand(3, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        with exact_float32():
+            assert (a @ b).dtype == torch.float32
+        assert (a @ b).dtype == torch.bfloat16
+
+
 def test_networks_run_in_exact_float32(tiny_sam, inputs, tf32):
     seen = []
     hooks = [

@@ -144,3 +144,17 @@ def test_masks_follow_weights_that_change_after_the_predictor_was_made(picture):
     official.set_image(picture(90, 140))
     predictor.set_image(picture(90, 140))
     np.testing.assert_allclose(predictor.predict(**BOX)[2], official.predict(**BOX)[2], rtol=1e-5, atol=NEAR)
+
+
+def test_autocast_of_a_script_changes_nothing(tiny_sam, picture):
+    image = picture(90, 140)
+    plain, cast = SamPredictor(tiny_sam), SamPredictor(tiny_sam)
+    tensor = torch.as_tensor(plain.transform.apply_image(image)).permute(2, 0, 1)[None]
+    for set_image in (lambda each: each.set_image(image), lambda each: each.set_torch_image(tensor, (90, 140))):
+        set_image(plain)
+        for prompts in (BOX, BOX | MASK):
+            with torch.autocast("cpu", torch.bfloat16):
+                set_image(cast)
+                under_autocast = cast.predict(**prompts)
+            for one, other in zip(under_autocast, plain.predict(**prompts), strict=True):
+                np.testing.assert_array_equal(one, other)

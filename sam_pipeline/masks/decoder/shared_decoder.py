@@ -81,6 +81,7 @@ class SharedDecoder:
         precision: arithmetic of the image tokens on a GPU. All else, and everything on a CPU, is float32.
     """
 
+    @exact_float32()
     def __init__(self, sam: Sam, precision: ResolvedPrecision = "fp32") -> None:
         self._decoder = sam.mask_decoder
         self._prompt_encoder = sam.prompt_encoder

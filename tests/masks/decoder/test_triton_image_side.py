@@ -7,10 +7,12 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is for Linux on x86-64")
 
+from sam_pipeline.masks.decoder import triton_kernels
 from sam_pipeline.masks.decoder.batched_image_side import BatchedImageSide
 from sam_pipeline.masks.decoder.image_side import ImageSideWeights, SharedTokens
 from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
 from sam_pipeline.masks.decoder.triton_image_side import Launch, TritonImageSide
+from tests.launches import watch_launches
 from tests.plain_decoder import PlainDecoder
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU tests/gpu runs the kernels, compiled")
@@ -93,3 +95,12 @@ def test_more_tokens_than_shared_memory_holds_are_refused(weights):
         TritonImageSide(weights, torch.float32).first_layer(
             shared, normal(1, rows, 128), normal(1, rows, 256), normal(1, rows, 256)
         )
+
+
+@torch.inference_mode()
+def test_kernels_are_launched_on_the_device_of_the_tokens(weights, monkeypatch):
+    launched = watch_launches(monkeypatch, triton_kernels, "average", "rebuild", "upscale")
+    side = TritonImageSide(weights, torch.float32)
+    side.averaging = side.rebuilding = side.upscaling = Launch(64, num_warps=8, num_stages=1)
+    both_layers(side, 1, torch.tensor([[False, False, True]]), num_rows=3)
+    assert launched == [torch.device("cpu")] * 4

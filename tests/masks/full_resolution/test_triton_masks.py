@@ -18,6 +18,7 @@ from sam_pipeline.masks.geometry.crops import prepare_crops
 from sam_pipeline.masks.prompted import PromptedMaskGenerator
 from sam_pipeline.masks.prompts import Prompt
 from sam_pipeline.masks.runs.runs import Runs
+from tests.launches import watch_launches
 from tests.plain_decoder import PlainDecoder
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU tests/gpu runs the kernels, compiled")
@@ -130,3 +131,11 @@ def test_prompts_get_the_same_masks(tiny_sam, runs_on_device, monkeypatch):
     detections = masks.detect(embedding, (30, 40), prompts)
     late = replace(detections, pixels_copied=LateCopy(detections.masks))
     assert masks.finish(late) == expected != []
+
+
+def test_kernels_are_launched_on_the_device_of_the_masks(monkeypatch):
+    launched = watch_launches(monkeypatch, triton_masks, "_measure", "_edges")
+    axis = composed_axis(SIDE, 48, 9)
+    triton_masks.measure_masks(masks()[:1], axis, axis, 0.0, 1.0)
+    triton_masks.mask_edges(masks()[:1], axis, axis, 0.0)
+    assert launched == [torch.device("cpu")] * 3
