@@ -29,6 +29,7 @@ class _Shared(NamedTuple):
 
     decoder: SharedDecoder
     features: Tensor
+    """Held, so that no other tensor takes their memory, by which the state tells them apart."""
     features_state: tuple[object, ...]
     image: SharedImage
 
@@ -221,12 +222,7 @@ class SamPredictor:
         Scripts put embeddings of their own into `features`, and train weights between two images.
         """
         shared, state = self._shared, state_of(features)
-        if (
-            shared is None
-            or shared.decoder is not decoder
-            or shared.features is not features
-            or shared.features_state != state
-        ):
+        if shared is None or shared.decoder is not decoder or shared.features_state != state:
             shared = _Shared(decoder, features, state, decoder.share(features.to(torch.float32)))
             self._shared = shared
         return shared.image

@@ -66,7 +66,8 @@ def is_box_near_crop_edge(
         (N,) bool.
     """
     corners = uncrop_boxes_xyxy(boxes, crop_box).float()
-    near_crop, near_image = ((corners - corners.new_tensor(box)).abs() <= atol for box in (crop_box, orig_box))
+    crop, image = (torch.as_tensor(box, dtype=torch.float32, device=boxes.device) for box in (crop_box, orig_box))
+    near_crop, near_image = (corners - crop).abs() <= atol, (corners - image).abs() <= atol
     return (near_crop & ~near_image).any(dim=1)
 
 
