@@ -59,7 +59,7 @@ def amg(tmp_path, capsys):
 
     def run(folder, *flags, output="out"):
         with pytest.raises(SystemExit) as ended:
-            main(["amg", "--input", str(folder), "--output", str(tmp_path / output), *map(str, flags)])
+            main(["amg", "--output", str(tmp_path / output), "--input", str(folder), *map(str, flags)])
         return ended.value.code, *capsys.readouterr()
 
     return run
@@ -190,6 +190,11 @@ def test_wrong_settings_are_one_line(capsys, photos, configs, tmp_path, flags, m
     out, err = capsys.readouterr()
     assert (ended.value.code, out) == (2, "")
     assert re.fullmatch(rf"error: {message}[^\n]*\n", err)
+
+
+def test_files_in_the_place_of_a_pattern_are_one_line(amg, photos, configs):
+    code, _, err = amg(photos / "a.png", photos / "b.png")
+    assert (code, err) == (2, "error: --input takes one image or folder, got 2 values; amg knows no patterns\n")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99"])
