@@ -70,12 +70,6 @@ A run in progress is stopped by it, with exit code 3; the same command resumes t
 Example:
   sam-pipeline vacuum run --retention-hours 24
 """,
-    "weights": """\
-Examples:
-  sam-pipeline weights list
-  sam-pipeline weights fetch vit_h vit_t
-  sam-pipeline weights verify vit_h
-""",
     "amg": """\
 Takes the flags of scripts/amg.py of segment_anything, and writes the same files. A broken image is left out.
 For many images, archives, buckets, or work that can be resumed, use annotate.
@@ -92,6 +86,12 @@ Examples:
   sam-pipeline export-onnx --model-type vit_t --output decoder.onnx
   sam-pipeline export-onnx --model-type vit_b --checkpoint sam_vit_b_01ec64.pth \\
     --output decoder.onnx --return-single-mask --quantize-out decoder_int8.onnx
+""",
+    "weights": """\
+Examples:
+  sam-pipeline weights list
+  sam-pipeline weights fetch vit_h vit_t
+  sam-pipeline weights verify vit_h
 """,
 }
 

@@ -168,7 +168,7 @@ def test_help_of_what_is_no_command_is_refused(cli):
     assert "paint" in usage_refused(cli, "paint", "--help")
 
 
-COMMANDS = ["annotate", "plan", "status", "verify", "retry", "vacuum", "weights", "amg", "export-onnx"]
+COMMANDS = ["annotate", "plan", "status", "verify", "retry", "vacuum", "amg", "export-onnx", "weights"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=str)
@@ -381,7 +381,7 @@ def test_a_folder_that_holds_no_run_is_refused_in_one_line(cli, tmp_path, comman
         (["annotate", "--output", "o", "--colour", "red"], "--colour"),
         (["annotate"], "--output"),
         (["paint"], "paint"),
-        ([], "annotate, plan, status, verify, retry, vacuum, weights"),
+        ([], "annotate, plan, status, verify, retry, vacuum, amg, export-onnx, weights"),
     ],
 )
 def test_bad_usage_is_explained_without_a_traceback(cli, arguments, message):
@@ -400,7 +400,7 @@ def test_an_unknown_model_to_fetch_is_refused_in_one_line(cli):
     "arguments", [["--output", "x", "annotate"], ["--output=x", "plan"], ["--output", "x"]], ids=str
 )
 def test_flags_before_the_command_are_refused(cli, arguments):
-    commands = "annotate,plan,status,verify,retry,vacuum,weights"
+    commands = "annotate,plan,status,verify,retry,vacuum,amg,export-onnx,weights"
     expected = f"the command comes before its flags: sam-pipeline {{{commands}}} --output …"
     assert refused(cli, *arguments) == expected
 
