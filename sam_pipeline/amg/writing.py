@@ -102,7 +102,12 @@ def _moved_to(place: Path, make: Callable[[Path], None]) -> Iterator[Path]:
         before = scratch.with_name(f"{scratch.name}-before")
         if os.path.lexists(place):
             place.rename(before)
-        scratch.rename(place)
+        try:
+            scratch.rename(place)
+        except OSError:
+            if os.path.lexists(before):
+                before.rename(place)
+            raise
         _remove(before)
     finally:
         _remove(scratch)

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -126,3 +127,18 @@ def test_nothing_is_left_of_a_folder_that_cannot_be_finished(tmp_path, monkeypat
     with pytest.raises(ZeroDivisionError):
         write_folder(tmp_path / "a", [record(), record()])
     assert files_in(tmp_path) == ["a", "a/0.png", "a/metadata.csv"]
+
+
+def test_results_stay_if_new_ones_cannot_take_their_place(tmp_path, monkeypatch):
+    write_folder(tmp_path / "a", [record(), record()])
+    rename = Path.rename
+
+    def fail_once(path, target):
+        if Path(target).name == "a" and "before" not in path.name:
+            raise OSError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_once)
+    with pytest.raises(OSError, match="no"):
+        write_folder(tmp_path / "a", [record()])
+    assert files_in(tmp_path) == ["a", "a/0.png", "a/1.png", "a/metadata.csv"]
