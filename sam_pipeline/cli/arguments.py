@@ -47,6 +47,8 @@ def check_patterns(flags: Sequence[str]) -> None:
     for position, flag in enumerate(flags):
         if flag in _PLACES:
             values = list(itertools.takewhile(lambda value: not value.startswith("-"), flags[position + 1 :]))
+            if len(values) > 1 and flags[0] == "amg":
+                raise ConfigError(f"{flag} takes one image or folder, got {len(values)} values; amg knows no patterns")
             if len(values) > 1:
                 raise ConfigError(
                     f"{flag} takes one value, got {len(values)} ({values[0]} {values[1]} …): put a pattern in quotes, "

@@ -12,9 +12,11 @@ from typing import Annotated, Literal
 
 import tyro
 
+from sam_pipeline.cli.amg import amg
 from sam_pipeline.cli.arguments import check_flags, check_order, check_patterns, with_config
 from sam_pipeline.cli.evaluate import evaluate
 from sam_pipeline.cli.export import export
+from sam_pipeline.cli.export_onnx import export_onnx
 from sam_pipeline.cli.filter import filter_masks
 from sam_pipeline.cli.flags import flags_of
 from sam_pipeline.cli.help import COMMANDS, help_text
@@ -74,8 +76,8 @@ def plan(config: Annotated[PlanConfig, flags_of(PlanConfig)]) -> int:
 for _command in (status, verify, retry, vacuum):
     app.command(_command)
 app.command(name="filter")(filter_masks)
-for _command_of_results in (stats, report, show, evaluate, export):
-    app.command(_command_of_results)
+for _reader in (stats, report, show, evaluate, export, amg, export_onnx):
+    app.command(_reader)
 
 
 @app.command

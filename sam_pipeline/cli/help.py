@@ -116,6 +116,23 @@ Examples:
   sam-pipeline export run shards --format coco --shard-images 10000
   sam-pipeline export run results --format coco-results
 """,
+    "amg": """\
+Takes the flags of scripts/amg.py of segment_anything, and writes the same files. A broken image is left out.
+For many images, archives, buckets, or work that can be resumed, use annotate.
+
+Examples:
+  sam-pipeline amg --input photos/ --output masks --model-type vit_t
+  sam-pipeline amg --input photo.jpg --output masks --model-type vit_b \\
+    --checkpoint sam_vit_b_01ec64.pth --convert-to-rle --points-per-side 16
+""",
+    "export-onnx": """\
+Needs the packages onnx and onnxruntime: pip install 'sam-pipeline[onnx]'.
+
+Examples:
+  sam-pipeline export-onnx --model-type vit_t --output decoder.onnx
+  sam-pipeline export-onnx --model-type vit_b --checkpoint sam_vit_b_01ec64.pth \\
+    --output decoder.onnx --return-single-mask --quantize-out decoder_int8.onnx
+""",
     "weights": """\
 Examples:
   sam-pipeline weights list

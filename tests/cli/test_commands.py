@@ -134,6 +134,8 @@ def test_help_lists_the_commands_and_the_exit_codes(cli, arguments):
         ("retry", ["OUTPUT", "--status", "--damaged", "--storage-options", "exit code 3"]),
         ("vacuum", ["OUTPUT", "--retention-hours", "--storage-options", "exit code 3"]),
         ("weights", ["list", "fetch", "verify"]),
+        ("amg", [*AMG_FLAGS.split(), "--convert-to-rle", "--overwrite"]),
+        ("export-onnx", ["--output", "--checkpoint", "--opset", "--quantize-out", "--overwrite", "onnxruntime"]),
     ],
 )
 def test_the_help_of_a_command_explains_each_of_its_flags(cli, command, flags):

@@ -25,7 +25,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         (..., out) float.
     """
-    if _ONEDNN_LINEAR is None or torch.is_grad_enabled() or not _is_float32_on_cpu(x):
+    if _ONEDNN_LINEAR is None or torch.is_grad_enabled() or not _is_float32_on_cpu(x) or _is_being_exported():
         return F.linear(x, weight, bias)
     y: Tensor = _ONEDNN_LINEAR(x, weight, bias, "none", [], "")
     return y
@@ -34,6 +34,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _is_float32_on_cpu(x: Tensor) -> bool:
     # In bfloat16, which is what autocast is for, torch gives matrix products to oneDNN by itself.
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+
+
+def _is_being_exported() -> bool:
+    # Other programs know nothing of torch's operator: to TorchScript, torch.export or ONNX goes a plain linear map.
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()  # type: ignore[attr-defined, no-untyped-call]
 
 
 class Linear(nn.Linear):

@@ -87,7 +87,7 @@ class MaskDecoder(nn.Module):
         dense_prompt_embeddings: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Predict the single mask and the others; arguments and results as in ``forward``, with M = 4."""
-        B = len(sparse_prompt_embeddings)
+        B, C = len(sparse_prompt_embeddings), image_embeddings.shape[1]
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([output_tokens.expand(B, -1, -1), sparse_prompt_embeddings], dim=1)
         src = (image_embeddings + dense_prompt_embeddings).expand(B, -1, -1, -1)
@@ -97,10 +97,10 @@ class MaskDecoder(nn.Module):
         iou_token, mask_tokens = tokens[:, 0], tokens[:, 1 : 1 + self.num_mask_tokens]
 
         # Each mask token becomes a vector of weights, whose product with the upscaled embedding is its mask.
-        upscaled = self.output_upscaling(src.transpose(1, 2).unflatten(2, (h, w)))  # (B, C / 8, 4 * h, 4 * w)
+        upscaled = self.output_upscaling(src.transpose(1, 2).reshape(B, C, h, w))  # (B, C / 8, 4 * h, 4 * w)
         weights = torch.stack(
             [mlp(mask_tokens[:, index]) for index, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
         )  # (B, M, C / 8)
-        masks = (weights @ upscaled.flatten(2)).unflatten(2, (4 * h, 4 * w))
+        masks = (weights @ upscaled.flatten(2)).reshape(B, self.num_mask_tokens, 4 * h, 4 * w)
         iou_predictions: Tensor = self.iou_prediction_head(iou_token)
         return masks, iou_predictions

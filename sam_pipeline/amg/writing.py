@@ -1,0 +1,148 @@
+"""The files that the official script writes, from records of the generator in output mode `coco_rle`.
+
+A folder of masks or a JSON file is there whole or not at all: it is written beside its place, and then moved there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sam_pipeline.errors import OutputError
+from sam_pipeline.masks.runs import rle
+
+METADATA = "metadata.csv"
+
+HEADER = (
+    "id,area,bbox_x0,bbox_y0,bbox_w,bbox_h,point_input_x,point_input_y,predicted_iou,stability_score,"
+    "crop_box_x0,crop_box_y0,crop_box_w,crop_box_h"
+)
+
+_JSON_STARTS = (b'[{"segmentation": {"size": [', b"[]")
+
+Record = Mapping[str, Any]
+
+
+def check_place(place: Path, *, overwrite: bool) -> None:
+    """Refuse a place where something is: any file, or a folder that is not empty.
+
+    Args:
+        place: a folder of masks, or a JSON file.
+        overwrite: whether results of amg are no hindrance.
+
+    Raises:
+        OutputError: something is there.
+    """
+    if not os.path.lexists(place) or (_is_folder(place) and not any(place.iterdir())):
+        return
+    if not overwrite:
+        raise OutputError(f"{place} exists already: name another output; --overwrite replaces what amg wrote")
+    if _written_files(place) is None:
+        raise OutputError(f"{place} holds what amg did not write, so --overwrite leaves it: name another output")
+
+
+def write_folder(place: Path, records: Sequence[Record]) -> None:
+    """Write a folder with 0.png, 1.png, … of the image's size, 255 in the mask and 0 beside it, and metadata.csv.
+
+    Raises:
+        OutputError: something is there that amg did not write.
+        OSError: it cannot be written.
+    """
+    with _moved_to(place, lambda path: path.mkdir()) as folder:
+        for index, record in enumerate(records):
+            pixels = rle.decode(record["segmentation"]).view(np.uint8) * 255
+            _, png = cv2.imencode(".png", pixels)
+            (folder / f"{index}.png").write_bytes(png.tobytes())
+        rows = [HEADER, *(metadata_row(index, record) for index, record in enumerate(records))]
+        (folder / METADATA).write_text("\n".join(rows), encoding="ascii")
+
+
+def write_json(place: Path, records: Sequence[Record]) -> None:
+    """Write the records as a JSON list.
+
+    Raises:
+        OutputError: something is there that amg did not write.
+        OSError: it cannot be written.
+    """
+    with _moved_to(place, lambda path: None) as file:
+        file.write_text(json.dumps(list(records)), encoding="ascii")
+
+
+def metadata_row(index: int, record: Record) -> str:
+    """A line of metadata.csv."""
+    values = (
+        index,
+        record["area"],
+        *record["bbox"],
+        *record["point_coords"][0],
+        record["predicted_iou"],
+        record["stability_score"],
+        *record["crop_box"],
+    )
+    return ",".join(map(str, values))
+
+
+@contextmanager
+def _moved_to(place: Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A path beside a place, which is moved there in the end; what amg wrote there before makes room."""
+    scratch = place.parent / f".amg-{uuid.uuid4().hex}"
+    make(scratch)
+    try:
+        yield scratch
+        check_place(place, overwrite=True)
+        before = scratch.with_name(f"{scratch.name}-before")
+        if os.path.lexists(place):
+            place.rename(before)
+        try:
+            scratch.rename(place)
+        except OSError:
+            if os.path.lexists(before):
+                before.rename(place)
+            raise
+        _remove(before)
+    finally:
+        _remove(scratch)
+
+
+def _written_files(place: Path) -> list[Path] | None:
+    """The files that amg wrote there; None if there is anything else."""
+    if place.is_symlink():
+        return None
+    if place.is_file():
+        with place.open("rb") as file:
+            head = file.read(max(map(len, _JSON_STARTS)))
+        return [place] if head.startswith(_JSON_STARTS[0]) or head == _JSON_STARTS[1] else None
+    try:
+        with (place / METADATA).open(encoding="ascii") as file:
+            header, num_masks = file.readline().rstrip("\n"), sum(1 for _ in file)
+    except (OSError, UnicodeError):
+        return None
+    files = [place / METADATA, *(place / f"{index}.png" for index in range(num_masks))]
+    return files if header == HEADER and {*place.iterdir()} == {*files} else None
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder of masks, that amg made; whatever else is in the folder stays, and so does it."""
+    with suppress(OSError):
+        if not _is_folder(path):
+            return path.unlink(missing_ok=True)
+        (path / METADATA).unlink(missing_ok=True)
+        for index in itertools.count():
+            if not (path / f"{index}.png").exists():
+                break
+            (path / f"{index}.png").unlink()
+        path.rmdir()
+    return None
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
