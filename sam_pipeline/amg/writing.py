@@ -14,18 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
 from sam_pipeline.errors import OutputError
+from sam_pipeline.exports.formats.amg import HEADER, METADATA, mask_png, metadata_csv
 from sam_pipeline.masks.runs import rle
-
-METADATA = "metadata.csv"
-
-HEADER = (
-    "id,area,bbox_x0,bbox_y0,bbox_w,bbox_h,point_input_x,point_input_y,predicted_iou,stability_score,"
-    "crop_box_x0,crop_box_y0,crop_box_w,crop_box_h"
-)
 
 _JSON_STARTS = (b'[{"segmentation": {"size": [', b"[]")
 
@@ -59,11 +50,8 @@ def write_folder(place: Path, records: Sequence[Record]) -> None:
     """
     with _moved_to(place, lambda path: path.mkdir()) as folder:
         for index, record in enumerate(records):
-            pixels = rle.decode(record["segmentation"]).view(np.uint8) * 255
-            _, png = cv2.imencode(".png", pixels)
-            (folder / f"{index}.png").write_bytes(png.tobytes())
-        rows = [HEADER, *(metadata_row(index, record) for index, record in enumerate(records))]
-        (folder / METADATA).write_text("\n".join(rows), encoding="ascii")
+            (folder / f"{index}.png").write_bytes(mask_png(rle.decode(record["segmentation"])))
+        (folder / METADATA).write_text(metadata_csv(records), encoding="ascii")
 
 
 def write_json(place: Path, records: Sequence[Record]) -> None:
@@ -75,20 +63,6 @@ def write_json(place: Path, records: Sequence[Record]) -> None:
     """
     with _moved_to(place, lambda path: None) as file:
         file.write_text(json.dumps(list(records)), encoding="ascii")
-
-
-def metadata_row(index: int, record: Record) -> str:
-    """A line of metadata.csv."""
-    values = (
-        index,
-        record["area"],
-        *record["bbox"],
-        *record["point_coords"][0],
-        record["predicted_iou"],
-        record["stability_score"],
-        *record["crop_box"],
-    )
-    return ",".join(map(str, values))
 
 
 @contextmanager

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from sam_pipeline.amg import writing
-from sam_pipeline.amg.writing import HEADER, check_place, write_folder, write_json
+from sam_pipeline.amg.writing import check_place, write_folder, write_json
 from sam_pipeline.errors import OutputError
+from sam_pipeline.exports.formats.amg import HEADER
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.masks.runs.runs import Runs
 
@@ -123,7 +124,7 @@ def test_links_are_not_followed(tmp_path):
 
 def test_nothing_is_left_of_a_folder_that_cannot_be_finished(tmp_path, monkeypatch):
     write_folder(tmp_path / "a", [record()])
-    monkeypatch.setattr(writing, "metadata_row", lambda *_: 1 / 0)
+    monkeypatch.setattr(writing, "metadata_csv", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_folder(tmp_path / "a", [record(), record()])
     assert files_in(tmp_path) == ["a", "a/0.png", "a/metadata.csv"]

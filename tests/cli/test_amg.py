@@ -168,7 +168,7 @@ def test_a_full_disk_ends_it_with_one_line_and_nothing_half_written(amg, photos,
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("sam_pipeline.amg.writing.metadata_row", full)
+    monkeypatch.setattr("sam_pipeline.amg.writing.metadata_csv", full)
     code, out, err = amg(photos)
     assert (code, out) == (2, "")
     assert re.fullmatch(r"error: \S+/out/a cannot be written: [^\n]*No space left on device\n", err)

@@ -18,7 +18,9 @@ from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.texts.threads import in_threads
 from sam_pipeline.masks.runs import rle
 
-_HEADER = (
+METADATA = "metadata.csv"
+
+HEADER = (
     "id,area,bbox_x0,bbox_y0,bbox_w,bbox_h,point_input_x,point_input_y,predicted_iou,stability_score,"
     "crop_box_x0,crop_box_y0,crop_box_w,crop_box_h"
 )
@@ -70,16 +72,19 @@ def folder_files(folder: str, masks: Sequence[_Mask], pixels: Sequence[npt.NDArr
     Returns:
         The content of each file by its name, which begins with the folder.
     """
-    files = {f"{folder}/metadata.csv": metadata_csv(masks).encode()}
-    for number, mask in enumerate(pixels):
-        _, content = cv2.imencode(".png", mask.view(np.uint8) * 255)
-        files[f"{folder}/{number}.png"] = content.tobytes()
-    return files
+    files = {f"{folder}/{METADATA}": metadata_csv(masks).encode()}
+    return files | {f"{folder}/{number}.png": mask_png(mask) for number, mask in enumerate(pixels)}
+
+
+def mask_png(pixels: npt.NDArray[np.bool_]) -> bytes:
+    """A mask, (H, W), as a PNG of its size: 255 in the mask and 0 beside it."""
+    _, content = cv2.imencode(".png", pixels.view(np.uint8) * 255)
+    return content.tobytes()
 
 
 def metadata_csv(masks: Sequence[_Mask]) -> str:
     """One line for each mask. A mask that was prompted with a box alone has no point."""
-    rows = [_HEADER]
+    rows = [HEADER]
     for number, mask in enumerate(masks):
         point = next(iter(mask["point_coords"] or ()), ("", ""))
         values = (number, mask["area"], *mask["bbox"], *point, mask["predicted_iou"], mask["stability_score"])
@@ -92,7 +97,7 @@ def _names(folder: str, batch: Batch, convert_to_rle: bool) -> Iterator[str]:
         if convert_to_rle:
             yield f"{folder}{stem}.json"
         else:
-            yield f"{folder}{stem}/metadata.csv"
+            yield f"{folder}{stem}/{METADATA}"
             yield from (f"{folder}{stem}/{number}.png" for number in range(count))
 
 
