@@ -30,7 +30,7 @@ demo: .venv/installed
 	$(BIN)/python jobs/demo.py demo
 
 # What starts no cluster runs on two cores at once.
-UNITS := $(addprefix tests/,benchmarks gpu masks model pipeline results storage)
+UNITS := $(addprefix tests/,amg benchmarks cli docs evaluation exports gpu masks model pipeline report results run storage torch utils)
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(UNITS)
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(UNITS))
