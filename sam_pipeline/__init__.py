@@ -22,11 +22,13 @@ if TYPE_CHECKING:
     )
     from sam_pipeline.drawing import draw_masks
     from sam_pipeline.errors import SamPipelineError
-    from sam_pipeline.results.rows import ImageRow, MaskDict, PromptError
+    from sam_pipeline.results.rows import DecodedMask, ImageMask, ImageRow, MaskDict, PromptError
     from sam_pipeline.run import Run
 
 __all__ = [
     "AnnotateConfig",
+    "DecodedMask",
+    "ImageMask",
     "ImageRow",
     "InputConfig",
     "MaskConfig",
@@ -59,7 +61,7 @@ _HOMES = {
     ),
     "sam_pipeline.drawing": ("draw_masks",),
     "sam_pipeline.errors": ("SamPipelineError",),
-    "sam_pipeline.results.rows": ("ImageRow", "MaskDict", "PromptError"),
+    "sam_pipeline.results.rows": ("DecodedMask", "ImageMask", "ImageRow", "MaskDict", "PromptError"),
     "sam_pipeline.run": ("Run",),
 }
 

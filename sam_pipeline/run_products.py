@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Unpack
 
 from sam_pipeline.config.base import check, settings_by_name
@@ -118,7 +119,7 @@ class RunProducts:
         from sam_pipeline.evaluation.settings import EvaluationSettings
 
         given = settings_by_name(EvaluationSettings, {"ground_truth": ground_truth, **settings})
-        return evaluate(self.results, given, on_progress)
+        return evaluate(self.results, given, lambda num_images: nullcontext(on_progress))
 
     def export(
         self,

@@ -69,6 +69,8 @@ def test_small_masks_are_over_large_ones_and_keep_their_colours():
     one_way, other_way = draw_masks(GREY, [LARGE, SMALL], False), draw_masks(GREY, [SMALL, LARGE], False)
     assert np.array_equal(one_way[60, 110], mask_color(1))
     assert np.array_equal(other_way[60, 110], mask_color(0))
+    below = (0.55 * 128 + 0.45 * np.array(mask_color(0))).round()
+    assert np.array_equal(one_way[80, 120], (0.55 * below + 0.45 * np.array(mask_color(1))).round())
     assert np.array_equal(one_way, draw_masks(GREY, [LARGE, SMALL], False))
     assert len({mask_color(number) for number in range(200)}) == 200
 

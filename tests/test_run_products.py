@@ -13,8 +13,8 @@ from sam_pipeline.errors import ConfigError, OutputError
 from sam_pipeline.evaluation.settings import EvaluationSettings
 from sam_pipeline.exports.settings import ExportFormat, ExportSettings
 from sam_pipeline.report.statistics import read_statistics
-from sam_pipeline.run import Run
 from sam_pipeline.run_keywords import EvaluationKeywords, ExportKeywords
+from sam_pipeline.run_products import RunProducts
 from tests.results.picture_runs import blob, files, num_masks_of, picture_run
 
 NUM_IMAGES = 6
@@ -46,7 +46,7 @@ def test_statistics_are_of_what_is_selected(run):
 
 
 def test_there_is_a_method_for_every_format():
-    methods = {name.removeprefix("to_").replace("_", "-") for name in vars(Run.__mro__[1]) if name.startswith("to_")}
+    methods = {name.removeprefix("to_").replace("_", "-") for name in vars(RunProducts) if name.startswith("to_")}
     assert methods == set(get_args(ExportFormat))
 
 
