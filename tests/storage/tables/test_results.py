@@ -166,7 +166,7 @@ def test_a_resume_with_other_settings_names_each_of_them_and_changes_nothing(out
         take_over(output, other)
     assert caught.value.differences == {"points_per_side": (32, 16), "max_pixels": (1_000_000, 5)}
     assert "points_per_side: 32 in the output, 16 now" in str(caught.value)
-    assert "max_pixels: None in the output, 5 now" in str(caught.value)
+    assert "max_pixels: 1000000 in the output, 5 now" in str(caught.value)
     assert "weights_sha256" not in str(caught.value)
     assert DeltaTable(f"{output}/masks").version() == version
     first.commit([shard(output, ROWS[1:])])  # still in charge
