@@ -79,7 +79,7 @@ def snippets() -> Iterator[object]:
 @pytest.mark.weights
 @pytest.mark.parametrize("snippet", list(snippets()))
 def test_snippet_runs_and_prints_the_result(snippet: str, folder_with_run: Path, vit_t_checkpoint: Path) -> None:
-    env = os.environ | {"POLARS_FMT_STR_LEN": "300"}  # by default Polars prints the beginning of a URI
+    env = os.environ | {"POLARS_FMT_STR_LEN": "300", "POLARS_TABLE_WIDTH": "400"}  # else Polars cuts the URI
     done = subprocess.run(
         [sys.executable, "-c", snippet], cwd=folder_with_run, env=env, capture_output=True, text=True, timeout=300
     )
