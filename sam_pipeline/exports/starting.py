@@ -45,6 +45,8 @@ def begin(results: Results, destination: Destination, settings: ExportSettings, 
         kept = _clear(destination)
     elif (name := destination.first_name()) is not None:
         raise OutputError(f"{destination.uri} is not empty: it holds {name!r}, which no export wrote")
+    else:
+        kept = tuple(destination.names())  # hidden files: images may have such names too
     marker = Marker(identity, results.table.version(), part_images, kept=kept)
     write_marker(destination, marker)
     return marker

@@ -172,6 +172,15 @@ def test_a_file_of_others_is_never_replaced(run, tmp_path):
     assert (dest / "annotations.json").read_text() == "mine"
 
 
+def test_a_hidden_file_of_others_is_never_replaced_either(make_run, tmp_path):
+    run = make_run([row(0, all_shapes()[:1], uri="file:///in/.hidden.jpg")], 1)
+    (tmp_path / "dest").mkdir()
+    (tmp_path / "dest" / ".hidden.json").write_text("somebody's")
+    with pytest.raises(OutputError, match="no file of an export"):
+        export(Results.open(run, {}), str(tmp_path / "dest"), ExportSettings(format="sa1b"))
+    assert (tmp_path / "dest" / ".hidden.json").read_text() == "somebody's"
+
+
 def test_an_export_that_was_cut_off_can_be_replaced_whole(run, tmp_path, small_parts, monkeypatch):
     results, dest = Results.open(run, {}), tmp_path / "export"
     put, num_puts = Destination.put, 0
