@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from jobs.make_scenes import CATEGORIES, SIZE, make_scene, write_scenes
 from jobs.train_detector import train
+from sam_pipeline.cli.commands import main
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.masks.runs.runs import Runs
 from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
@@ -20,10 +22,16 @@ from tests.storage.runs import mask, row, shard, take_over
 def stored(category_id, pixels):
     """The pixels of an object as a mask of a run."""
     rows, columns = (np.flatnonzero(pixels.any(axis=axis)) for axis in (1, 0))
-    box = [columns[0], rows[0], columns[-1] - columns[0], rows[-1] - rows[0]]
+    box = [int(value) for value in (columns[0], rows[0], columns[-1] - columns[0], rows[-1] - rows[0])]
     segmentation = rle.encode(Runs.of_mask(pixels))
-    found = {"segmentation": segmentation, "bbox": [int(value) for value in box], "area": int(pixels.sum())}
-    return mask(0) | found | {"prompt_id": 0, "category_id": category_id}
+    found = {"segmentation": segmentation, "bbox": box, "area": int(pixels.sum())}
+    prompt = {
+        "prompt_id": 0,
+        "category_id": category_id,
+        "score": 0.9,
+        "prompt_box": [*box[:2], box[2] + 1, box[3] + 1],
+    }
+    return mask(0) | found | prompt
 
 
 @pytest.fixture
@@ -34,6 +42,7 @@ def run(tmp_path):
     images = [SourceObject(f"file://{path}", path.stat().st_size, None) for path in paths]
     output = str(tmp_path / "run")
     write_plan(output, str(tmp_path / "scenes"), source_table(images), {})
+    (tmp_path / "scenes" / "data.yaml").write_text(yaml.safe_dump({"names": dict(CATEGORIES)}))
     rows = []
     for number, (image, objects) in enumerate(zip(images, objects_of_scenes, strict=True)):
         masks = [stored(*each) for each in objects]
@@ -70,6 +79,34 @@ def test_a_scene_has_objects_of_all_categories_apart_from_each_other():
 
 TEXT = (Path(__file__).parent.parent / "docs" / "loop.md").read_text()
 COMMANDS = [line.strip() for line in TEXT.splitlines() if line.startswith(("    sam-pipeline ", "    python "))]
+
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+LOOP = re.search(r"```text\n(sam-pipeline annotate .*?)```", README, flags=re.DOTALL)[1]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_loop_of_the_readme_runs(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert end_of("sam-pipeline export run truth --format coco") == 0
+    (tmp_path / "truth" / "annotations.json").rename("instances.json")
+    annotate, *commands, training = LOOP.splitlines()
+    assert "--prompts detections.json" in annotate  # its run is there already
+    for command in commands:
+        assert end_of(command) == 0, command
+    assert "1.0000" in capsys.readouterr().out  # of evaluate: the run is its own ground truth
+    assert (tmp_path / "good.html").exists()
+    assert (tmp_path / "yolo" / "data.yaml").exists()
+    _, script, output, _, steps = shlex.split(training, comments=True)
+    assert (script, int(steps)) == ("jobs/train_detector.py", 300)
+    assert np.isfinite(train(output, steps=2, side=64, batch_size=2, held_out=0.25, seed=0).losses).all()
+
+
+def end_of(command):
+    """The exit code of a command line."""
+    with pytest.raises(SystemExit) as end:
+        main(shlex.split(command, comments=True)[1:])
+    return end.value.code
 
 
 @pytest.mark.soak
