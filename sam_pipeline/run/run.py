@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from sam_pipeline.config.base import settings_by_name
-from sam_pipeline.errors import ImageError, MissingRowError
+from sam_pipeline.errors import ConfigError, ImageError, MissingRowError
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.results.images import read_images
 from sam_pipeline.results.results import Results
@@ -239,7 +239,12 @@ class Run(RunFacts, RunProducts):
         It does not look at checksums, unless it is scanned with `ParquetFragmentScanOptions`; the command verify does.
         With pyarrow 26, a process that ends right after a dataset was read may abort on its way out; with
         `use_threads=False` it seldom does.
+
+        Raises:
+            ConfigError: the run shows a selection of its masks, which a dataset cannot.
         """
+        if self.selection.effective():
+            raise ConfigError("a dataset has all masks of a run: use to_arrow, or the command filter and its new run")
         table = self.results.table
         with output_errors(table.uri):
             table.renew()

@@ -43,6 +43,11 @@ def test_length_iteration_and_ids_agree(run):
         run.image_ids[0] = 3
 
 
+def test_a_dataset_of_chosen_masks_is_refused(run):
+    with pytest.raises(ConfigError, match="a dataset has all masks of a run"):
+        run.filter(min_area=1000).dataset()
+
+
 def test_a_run_that_has_begun_is_empty(tmp_path):
     plan(str(tmp_path), 3)
     take_over(str(tmp_path))
