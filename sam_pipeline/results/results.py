@@ -132,7 +132,10 @@ class Results:
         return self._tables(request, first_id, last_id, Reading() if reading is None else reading)
 
     def _tables(self, request: Request, first_id: int, last_id: int | None, reading: Reading) -> Iterator[pa.Table]:
-        for group in iterate_row_groups(self.table, self.storage_options, first_id=first_id, last_id=last_id):
+        groups = iterate_row_groups(
+            self.table, self.storage_options, first_id=first_id, last_id=last_id, on_read=reading.add_bytes
+        )
+        for group in groups:
             rows = request.read(group, reading)
             if rows.num_rows:
                 yield rows

@@ -32,9 +32,13 @@ class Reading:
     """What was read so far, as a reader that is asked to counts it."""
 
     num_bytes: int = 0
-    """Of the column chunks that were read, as they are stored."""
+    """Of files, as they are stored."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Masks of images that are wanted which the selection drops, by the first setting that drops them."""
+
+    def add_bytes(self, num_bytes: int) -> None:
+        """Count what was read."""
+        self.num_bytes += num_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +56,7 @@ class Request:
 
     def read(self, group: RowGroup, reading: Reading) -> pa.Table:
         """The rows of a row group that are wanted, with the masks that are wanted."""
-        rows = self._read(group, reading.dropped)
-        reading.num_bytes += group.bytes_read
-        return rows
+        return self._read(group, reading.dropped)
 
     def _read(self, group: RowGroup, dropped: Counter[str]) -> pa.Table:
         rows = group.read(self._small_columns)

@@ -8,7 +8,7 @@ and to make Python objects of their masks takes longer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import pyarrow as pa
@@ -60,16 +60,16 @@ class RowGroup:
         self.num_rows: int = parquet.metadata.row_group(number).num_rows
         self.num_bytes: int = parquet.metadata.row_group(number).total_byte_size
         """Before compression."""
-        self.bytes_read = 0
-        """Of what was read so far, as it is stored."""
 
     def may_hold(self, first_id: int, last_id: int | None) -> bool:
-        """Whether it may have images with these ids; last_id None is no limit."""
-        group = self._parquet.metadata.row_group(self.number)
-        ids = next(chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema == "image_id")
-        if ids.statistics is None or not ids.statistics.has_min_max:
+        """Whether it may have images with these ids; last_id None is no limit.
+
+        Reads the ids. Their bounds are in the metadata of the file too, but pyarrow 26 aborts at some damage there.
+        """
+        if first_id <= 0 and last_id is None:
             return True
-        return bool(ids.statistics.max >= first_id and (last_id is None or ids.statistics.min <= last_id))
+        ids = self.read(["image_id"])["image_id"].to_numpy()
+        return bool(len(ids) and ids.max() >= first_id and (last_id is None or ids.min() <= last_id))
 
     def read(self, columns: Sequence[str], mask_fields: Sequence[str] | None = None) -> pa.Table:
         """Read columns, in the types of the results.
@@ -79,25 +79,27 @@ class RowGroup:
             mask_fields: the column masks too, with these fields only; None takes masks as any other column.
         """
         schema = pa.schema([self._schema.field(name) for name in columns])
-        wanted = set(columns)
         if mask_fields is not None:
             schema = schema.append(pa.field("masks", masks_type(self._schema, mask_fields)))
-        leaves = []
-        group = self._parquet.metadata.row_group(self.number)
-        for index in range(group.num_columns):
-            chunk = group.column(index)
-            first, *rest = chunk.path_in_schema.split(".")
-            # masks, list, element, area: the two in the middle have other names in files of other writers.
-            is_field = mask_fields is not None and first == "masks" and rest[2:3] and rest[2] in mask_fields
-            if first in wanted or is_field:
-                leaves.append(chunk.path_in_schema)
-                self.bytes_read += chunk.total_compressed_size
-        read = partial(self._parquet.read_row_group, self.number, columns=leaves, use_threads=False)
         with output_errors(self.uri):
+            leaves = [path for path in self._paths() if _is_wanted(path.split("."), columns, mask_fields)]
+            read = partial(self._parquet.read_row_group, self.number, columns=leaves, use_threads=False)
             rows = retried(read, what=f"read {self.uri}", denied_is_final=False)
             # To the table's types: files that delta-rs has rewritten hold strings as views, which pyarrow cannot
             # compare.
             return rows.select(schema.names).cast(schema)
+
+    def _paths(self) -> list[str]:
+        """What the file's columns are called, all fields of nested ones."""
+        schema = self._parquet.schema
+        return [schema.column(index).path for index in range(len(schema))]
+
+
+def _is_wanted(path: Sequence[str], columns: Sequence[str], mask_fields: Sequence[str] | None) -> bool:
+    if path[0] in columns:
+        return True
+    # masks, list, element, area: the two in the middle have other names in files of other writers.
+    return mask_fields is not None and path[0] == "masks" and len(path) > 3 and path[3] in mask_fields
 
 
 def masks_type(schema: pa.Schema, fields: Sequence[str]) -> pa.DataType:
@@ -107,7 +109,12 @@ def masks_type(schema: pa.Schema, fields: Sequence[str]) -> pa.DataType:
 
 
 def iterate_row_groups(
-    table: Table, storage_options: StorageOptions, *, first_id: int = 0, last_id: int | None = None
+    table: Table,
+    storage_options: StorageOptions,
+    *,
+    first_id: int = 0,
+    last_id: int | None = None,
+    on_read: Callable[[int], object] | None = None,
 ) -> Iterator[RowGroup]:
     """The row groups of a snapshot, in the order of the files' smallest image_id; each is to be read at once.
 
@@ -116,6 +123,7 @@ def iterate_row_groups(
         storage_options: of fsspec.
         first_id: only files that may have images from this id on.
         last_id: only files that may have images up to this id.
+        on_read: is told of each reading how many bytes it took.
 
     Raises:
         OutputError: a file is missing or damaged.
@@ -127,7 +135,7 @@ def iterate_row_groups(
     files = [
         file for file in files if file.max_image_id >= first_id and (last_id is None or file.min_image_id <= last_id)
     ]
-    open_file = file_opener(table, files, storage_options, pre_buffer=False)
+    open_file = file_opener(table, files, storage_options, pre_buffer=False, on_read=on_read)
     for file in files:
         uri = join_uri(table.uri, file.path)
         with output_errors(uri):

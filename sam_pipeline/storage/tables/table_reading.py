@@ -32,8 +32,34 @@ _WHOLE_FILES_AT_ONCE = 2
 ImageIds = Sequence[int] | npt.NDArray[np.int64]
 
 
+class _WatchedFile:
+    """A file that tells how much is read of it, once on_read is set, for pyarrow to read from."""
+
+    mode = "rb"
+    on_read: Callable[[int], object] | None = None
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        self._file = file
+        self.seek, self.tell, self.close = file.seek, file.tell, file.close
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._file.closed)
+
+    def read(self, num_bytes: int = -1) -> bytes:
+        content: bytes = self._file.read(None if num_bytes < 0 else num_bytes)
+        if self.on_read is not None:
+            self.on_read(len(content))
+        return content
+
+
 def file_opener(
-    table: Table, files: Sequence[DataFile], storage_options: StorageOptions, *, pre_buffer: bool = True
+    table: Table,
+    files: Sequence[DataFile],
+    storage_options: StorageOptions,
+    *,
+    pre_buffer: bool = True,
+    on_read: Callable[[int], object] | None = None,
 ) -> Callable[[DataFile], pq.ParquetFile]:
     """What opens these files of a table, from any thread and without asking storage for their sizes.
 
@@ -44,12 +70,20 @@ def file_opener(
         pre_buffer: ask for all columns and row groups at once; else each is a request, one after another. It is done by
             threads of Arrow, which need Python once more to let go of a file; a process that ends meanwhile aborts
             (pyarrow 26). So False where reading may be the last thing that a process does.
+        on_read: is told of each reading how many bytes it took, but for that of the footer.
     """
     sizes = {file.path: file.size_bytes for file in files}
     filesystem = table_filesystem(table, storage_options, sizes)
-    return lambda file: pq.ParquetFile(
-        filesystem.open_input_file(file.path), pre_buffer=pre_buffer, page_checksum_verification=True
-    )
+
+    def open_file(file: DataFile) -> pq.ParquetFile:
+        source = filesystem.open_input_file(file.path)
+        watched = source if on_read is None else _WatchedFile(source)
+        parquet = pq.ParquetFile(watched, pre_buffer=pre_buffer, page_checksum_verification=True)
+        if on_read is not None:
+            watched.on_read = on_read
+        return parquet
+
+    return open_file
 
 
 def table_filesystem(table: Table, storage_options: StorageOptions, sizes: dict[str, int] | None = None) -> Any:
