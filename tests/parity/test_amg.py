@@ -138,6 +138,7 @@ def test_folders_are_the_official_ones(photographs, official_sam, tmp_path, vit_
             assert_same_cells(row, official_row)
 
 
+@pytest.mark.soak  # half a minute, for what the folders and the generator's own parity tests show nearly whole
 def test_json_is_the_official_one(photographs, official_sam, tmp_path):
     settings = FLAGS["crops"]
     folder = tmp_path / "turned"  # one, since a layer of crops takes five times as long

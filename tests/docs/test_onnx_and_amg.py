@@ -16,7 +16,7 @@ from tests.processes import SCRIPTS
 
 pytestmark = pytest.mark.weights
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -77,11 +77,11 @@ def test_a_scene_has_objects_of_all_categories_apart_from_each_other():
         assert sum(pixels.astype(int) for _, pixels in objects).max() == 1
 
 
-TEXT = (Path(__file__).parent.parent / "docs" / "loop.md").read_text()
+TEXT = (Path(__file__).parents[2] / "docs" / "loop.md").read_text()
 COMMANDS = [line.strip() for line in TEXT.splitlines() if line.startswith(("    sam-pipeline ", "    python "))]
 
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text()
 LOOP = re.search(r"```text\n(sam-pipeline annotate .*?)```", README, flags=re.DOTALL)[1]
 
 
@@ -114,7 +114,7 @@ def end_of(command):
 @pytest.mark.weights
 def test_the_loop_of_the_documentation_is_closed(tmp_path, start, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "jobs").symlink_to(Path(__file__).parent.parent / "jobs")
+    (tmp_path / "jobs").symlink_to(Path(__file__).parents[2] / "jobs")
     precision = {}
     for command in COMMANDS:
         program, *arguments = shlex.split(command)
