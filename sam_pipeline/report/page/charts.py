@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -130,18 +131,21 @@ def histogram(
     )
 
 
-def curve(data: ThresholdCurve, num_images: int) -> Curve | None:
+def curve(data: ThresholdCurve, num_images: int, least: float | None) -> Curve | None:
     """Lay out a curve, from the last threshold that keeps all masks; None where there are no masks.
 
     Args:
         data: what to draw.
         num_images: those with a mask, of which the share of images is.
+        least: the threshold of the run, where the curve begins at the earliest: a selection cannot be looser.
     """
     num_masks = data.num_masks[0]
     if not num_masks:
         return None
     begin = max(0, sum(count == num_masks for count in data.num_masks) - 1)
     begin = min(begin - begin % 10, len(data.thresholds) - 11)  # a multiple of 0.05
+    if least is not None:
+        begin = max(begin, min(bisect_left(data.thresholds, least), len(data.thresholds) - 2))
     first = data.thresholds[begin]
     rows = tuple(
         (threshold, masks, masks / num_masks, images, images / num_images)

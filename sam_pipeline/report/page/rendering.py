@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from sam_pipeline.config.fingerprint import idle_settings
+from sam_pipeline.config.fingerprint import filters_of, idle_settings
 from sam_pipeline.report.page import charts
 from sam_pipeline.report.page.labels import place_labels
 from sam_pipeline.report.page.number_text import counted, percent
@@ -58,7 +58,7 @@ def render(page: Page) -> str:
     """The page as HTML. Whatever comes from outside is shown as text."""
     stats = page.statistics
     css, js = _read("report.css"), _read("report.js")
-    histograms, curves = _histograms(stats), _curves(stats)
+    histograms, curves = _histograms(stats), _curves(stats, page.settings)
     pictures = [picture for _, pairs in page.groups for picture, _ in pairs]
     sections = [
         ("overview", "Overview", True),
@@ -157,9 +157,18 @@ def _empty_note(stats: RunStatistics) -> str:
     return f"{counted(stats.num_without_masks, 'image has', 'images have')} none." if stats.num_without_masks else ""
 
 
-def _curves(stats: RunStatistics) -> list[charts.Curve]:
+def _curves(stats: RunStatistics, settings: Mapping[str, Any]) -> list[charts.Curve]:
     with_masks = stats.masks_per_image.num - stats.num_without_masks
-    return [drawn for each in stats.curves if (drawn := charts.curve(each, with_masks)) is not None]
+    drawn = (charts.curve(each, with_masks, _threshold_of_run(settings, each.setting)) for each in stats.curves)
+    return [each for each in drawn if each is not None]
+
+
+def _threshold_of_run(settings: Mapping[str, Any], name: str) -> float | None:
+    """What all masks of a run have passed, by its settings and by filters; None where nothing was asked of them."""
+    # Masks of prompts pass no threshold, but for those of filters.
+    asked = [settings.get(name) if settings.get("mode") != "prompted" else None]
+    asked += [each["selection"].get(name) for each in filters_of(settings)]
+    return max((value for value in asked if value is not None), default=None)
 
 
 def _facts(stats: RunStatistics) -> list[tuple[str, str, str]]:

@@ -1,0 +1,32 @@
+import pytest
+
+from sam_pipeline.report.counting.threshold_curves import ThresholdCurve
+from sam_pipeline.report.page.charts import curve
+from sam_pipeline.report.page.rendering import _threshold_of_run
+
+GRID = {"mode": "grid", "pred_iou_thresh": 0.88}
+FILTERED = {"filters": [{"source": "run", "version": 1, "selection": {"pred_iou_thresh": 0.9}}]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "least"),
+    [
+        (GRID, 0.88),
+        (GRID | FILTERED, 0.9),
+        (GRID | {"mode": "prompted"}, None),
+        (GRID | {"mode": "prompted"} | FILTERED, 0.9),
+        ({}, None),
+    ],
+)
+def test_the_threshold_of_a_run_is_that_of_its_settings_and_filters(settings, least):
+    assert _threshold_of_run(settings, "pred_iou_thresh") == least
+
+
+@pytest.mark.parametrize(
+    ("least", "first"), [(None, 0.85), (0.8, 0.85), (0.88, 0.88), (0.8801, 0.885), (0.99, 0.99), (1.0, 0.995)]
+)
+def test_no_curve_offers_a_threshold_that_filter_refuses(least, first):
+    thresholds = tuple(number / 200 for number in range(201))
+    num_masks = tuple(10 if threshold < 0.89 else 5 for threshold in thresholds)
+    drawn = curve(ThresholdCurve("pred_iou_thresh", thresholds, num_masks, num_masks), 10, least)
+    assert (drawn.first, drawn.rows[0][0], drawn.rows[-1][0]) == (first, first, 1.0)
