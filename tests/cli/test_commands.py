@@ -13,7 +13,6 @@ import pyarrow as pa
 import pytest
 
 import sam_pipeline
-from sam_pipeline.cli.commands import main
 from sam_pipeline.cli.help import COMMANDS
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, PlanConfig, PoolConfig
 from sam_pipeline.errors import FencedError, OutputError, RunFailedError
@@ -39,19 +38,6 @@ AMG_FLAGS = (  # as architecture.md lists them
 def _logging_is_left_as_it_was(monkeypatch):
     monkeypatch.setattr(logging.getLogger("sam_pipeline"), "level", logging.NOTSET)
     monkeypatch.setenv("COLUMNS", "300")
-
-
-@pytest.fixture
-def cli(capsys):
-    """Run a command; returns its exit code, what it printed, and what it said on standard error."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return run
 
 
 @pytest.fixture

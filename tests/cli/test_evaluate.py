@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from sam_pipeline.cli.commands import main
 from tests.evaluation.compared import HEIGHT, WIDTH, annotation, coco_file, rectangle, saved_rows, stored
 from tests.storage.runs import failed_row, plan, row, take_over
 
@@ -18,17 +17,6 @@ LEFT, RIGHT = rectangle(10, 10, 20, 20), rectangle(90, 10, 20, 20)
 def _logging_is_left_as_it_was(monkeypatch):
     monkeypatch.setattr(logging.getLogger("sam_pipeline"), "level", logging.NOTSET)
     monkeypatch.setenv("COLUMNS", "300")
-
-
-@pytest.fixture
-def cli(capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return run
 
 
 @pytest.fixture
