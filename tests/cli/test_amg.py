@@ -1,6 +1,5 @@
 import errno
 import json
-import logging
 import re
 import sys
 
@@ -13,11 +12,6 @@ from sam_pipeline.cli.commands import main
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.masks.runs.runs import Runs
 from tests.storage.image_files import noise, saved
-
-
-@pytest.fixture(autouse=True)
-def _logging_is_left_as_it_was(monkeypatch):
-    monkeypatch.setattr(logging.getLogger("sam_pipeline"), "level", logging.NOTSET)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 import ast
 import dataclasses
 import importlib.util
-import logging
 import os
 import re
 import shlex
@@ -32,12 +31,6 @@ AMG_FLAGS = (  # as architecture.md lists them
     "--stability-score-thresh --stability-score-offset --box-nms-thresh --crop-n-layers --crop-nms-thresh "
     "--crop-overlap-ratio --crop-n-points-downscale-factor --min-mask-region-area"
 )
-
-
-@pytest.fixture(autouse=True)
-def _logging_is_left_as_it_was(monkeypatch):
-    monkeypatch.setattr(logging.getLogger("sam_pipeline"), "level", logging.NOTSET)
-    monkeypatch.setenv("COLUMNS", "300")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import logging
 import sys
 
 import pytest
@@ -11,12 +10,6 @@ from tests.evaluation.compared import HEIGHT, WIDTH, annotation, coco_file, rect
 from tests.storage.runs import failed_row, plan, row, take_over
 
 LEFT, RIGHT = rectangle(10, 10, 20, 20), rectangle(90, 10, 20, 20)
-
-
-@pytest.fixture(autouse=True)
-def _logging_is_left_as_it_was(monkeypatch):
-    monkeypatch.setattr(logging.getLogger("sam_pipeline"), "level", logging.NOTSET)
-    monkeypatch.setenv("COLUMNS", "300")
 
 
 @pytest.fixture

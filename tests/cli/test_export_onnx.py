@@ -1,4 +1,3 @@
-import logging
 import re
 
 import onnx
@@ -7,11 +6,6 @@ import pytest
 from sam_pipeline.cli.commands import main
 
 pytestmark = pytest.mark.weights
-
-
-@pytest.fixture(autouse=True)
-def _logging_is_left_as_it_was(monkeypatch):
-    monkeypatch.setattr(logging.getLogger("sam_pipeline"), "level", logging.NOTSET)
 
 
 @pytest.fixture

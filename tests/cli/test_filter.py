@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.cli.test_commands import cli, refused, usage_refused
+from tests.cli.test_commands import refused, usage_refused
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import failed_row, finished, mask, row
 

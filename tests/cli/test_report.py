@@ -1,28 +1,12 @@
 """The commands stats, report and show: what they print, and what they refuse in one line."""
 
 import json
-import logging
 import os
 
 import pytest
 from PIL import Image
 
-from sam_pipeline.cli.commands import main
 from tests.report.picture_runs import write_picture_run
-
-
-@pytest.fixture
-def cli(capsys, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("sam_pipeline"), "level", logging.NOTSET)
-    monkeypatch.setenv("COLUMNS", "300")
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return caught.value.code, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")
