@@ -68,7 +68,7 @@ def boundary(mask: Mapping[str, Any]) -> dict[str, Any]:
     height, width = mask["size"]
     steps = max(1, round(DILATION_RATIO * math.hypot(height, width)))
     x, y, w, h = (int(value) for value in coco_mask.toBbox(mask))
-    pixels = rle.decode(mask).view(np.uint8)  # type: ignore[arg-type]
+    pixels = rle.decode(mask).view(np.uint8)  # type: ignore[arg-type]  # a mapping will do
     # The box alone: outside it nothing is to be eroded, and most masks are small.
     piece = np.ascontiguousarray(pixels[y : y + h, x : x + w])
     if piece.size:

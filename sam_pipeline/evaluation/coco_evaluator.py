@@ -104,7 +104,7 @@ class CocoEvaluator:
 def _library_evaluator(kind: IouKind, categories: Sequence[int], numbers: Sequence[int]) -> Any:
     from faster_coco_eval import COCOeval_faster
 
-    class BoundaryEvaluator(COCOeval_faster):  # type: ignore[misc]
+    class BoundaryEvaluator(COCOeval_faster):  # type: ignore[misc]  # the library has no types
         """Its own boundaries are eroded in the whole image, which takes a second in one of twelve megapixels."""
 
         def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802  the library's name

@@ -8,8 +8,6 @@ from tests.cli.test_commands import refused, usage_refused
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import failed_row, finished, mask, row
 
-__all__ = ["cli"]
-
 SCORES = ([0.5, 0.9], [0.95])
 
 
