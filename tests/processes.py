@@ -153,7 +153,7 @@ def clean_env(checkpoint: Path) -> Iterator[dict[str, str]]:
             "RAY_TMPDIR": ray_folder,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),  # else Ray would write one into the home folder
-            "RAY_idle_worker_killing_time_threshold_ms": "60000",  # see pipeline/cluster.py
+            "RAY_idle_worker_killing_time_threshold_ms": "60000",  # see pipeline/machines/cluster.py
         }
 
 

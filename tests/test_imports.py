@@ -88,7 +88,7 @@ def test_the_stages_need_no_torch_before_an_actor_is_built():
 
 
 def test_planning_needs_neither_torch_nor_ray():
-    python("import sam_pipeline.pipeline.plan, sam_pipeline.pipeline.resources", "torch", "ray")
+    python("import sam_pipeline.pipeline.plan, sam_pipeline.pipeline.machines.resources", "torch", "ray")
 
 
 def test_the_command_line_answers_before_it_loads_what_a_run_needs():

@@ -21,12 +21,12 @@ from sam_pipeline.errors import ClusterError, FingerprintMismatchError, RunFaile
 from sam_pipeline.masks.geometry.crops import generate_crop_boxes
 from sam_pipeline.masks.geometry.grids import build_all_layer_point_grids
 from sam_pipeline.model.checkpoints import official_sha256, resolve_checkpoint, sha256_of
-from sam_pipeline.pipeline.cluster import connected
 from sam_pipeline.pipeline.job import Backend, Job, crops_per_image, generator_settings
+from sam_pipeline.pipeline.machines.cluster import connected
+from sam_pipeline.pipeline.machines.resources import Cluster, check_batch_fits, divide, expectation
 from sam_pipeline.pipeline.passes import MakeDisplay, annotate_pending
 from sam_pipeline.pipeline.plan import ensure_plan, sample_images
 from sam_pipeline.pipeline.prompt_plan import Targets, resolve_targets
-from sam_pipeline.pipeline.resources import Cluster, check_batch_fits, divide, expectation
 from sam_pipeline.pipeline.run import images_per_block
 from sam_pipeline.pipeline.workers.sam_backend import SAM
 from sam_pipeline.process.supervised import num_restarts, tell_restart

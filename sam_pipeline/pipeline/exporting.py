@@ -14,7 +14,7 @@ from sam_pipeline.exports.parts import Position, count_images, num_parts, write_
 from sam_pipeline.exports.places.destination import Destination
 from sam_pipeline.exports.progress import read_parts, write_part
 from sam_pipeline.exports.settings import ExportSettings
-from sam_pipeline.pipeline.cluster import connected
+from sam_pipeline.pipeline.machines.cluster import connected
 from sam_pipeline.results.results import Results
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.objects.filesystem import absolute_uri

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -20,10 +21,11 @@ import ray
 
 from sam_pipeline.errors import SamPipelineError
 from sam_pipeline.pipeline.job import Job
+from sam_pipeline.pipeline.machines.lost_machines import LostMachines, TooFewMachinesError
+from sam_pipeline.pipeline.machines.placement import shared_gpus
+from sam_pipeline.pipeline.machines.resources import Resources, divide_again
 from sam_pipeline.pipeline.monitor import Counts, read_monitor, start_monitor
-from sam_pipeline.pipeline.placement import shared_gpus
 from sam_pipeline.pipeline.progress import Display
-from sam_pipeline.pipeline.resources import Resources
 from sam_pipeline.pipeline.run import (
     configured_context,
     images_per_block,
@@ -85,11 +87,18 @@ def annotate_pending(
     with make_display(num_images, int(done.sum())) as display:
         committer = _Committer(table, job.config.commit_interval_s, done)
         chunk_rows = _chunk_rows(len(pending_ids), job, resources)
+        division = partial(divide_again, job.config.pools, job.device, job.config.model.model_type)
         while len(pending_ids):
-            with shared_gpus(resources) as in_turn:
-                with ray.data.DataContext.current(configured_context(job.stall_timeout_s)):
-                    dataset = shard_dataset(pending_ids, chunk_rows, job, resources, monitor, in_turn)
-                _commit_all(iterate_shards(dataset, _POLL_S), committer, monitor, display)
+            lost_machines = partial(LostMachines, resources, division)
+            try:
+                with shared_gpus(resources) as in_turn:
+                    with ray.data.DataContext.current(configured_context(job.stall_timeout_s, lost_machines)):
+                        dataset = shard_dataset(pending_ids, chunk_rows, job, resources, monitor, in_turn)
+                    _commit_all(iterate_shards(dataset, _POLL_S), committer, monitor, display)
+            except TooFewMachinesError as error:
+                logger.warning("%s; they are divided anew", error)
+                pending_ids, resources = committer.pending_ids(), error.resources
+                continue
             left = committer.pending_ids()
             if 0 < len(left) <= _FEW or len(left) == len(pending_ids):
                 alone = left[:_FEW].tolist()

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
@@ -23,8 +23,8 @@ from ray.util.annotations import RayDeprecationWarning
 from sam_pipeline import errors
 from sam_pipeline.errors import RunFailedError, SamPipelineError
 from sam_pipeline.pipeline.job import Job
-from sam_pipeline.pipeline.placement import MakeArguments
-from sam_pipeline.pipeline.resources import Resources
+from sam_pipeline.pipeline.machines.placement import MakeArguments
+from sam_pipeline.pipeline.machines.resources import Resources
 from sam_pipeline.pipeline.workers.columns import chunks_of, shards_of
 from sam_pipeline.pipeline.workers.stages import Decoder, Encoder, read_images, write_shard
 from sam_pipeline.process.stopping import is_stopping
@@ -39,8 +39,6 @@ _BLOCK_BYTES = 2**20
 # One more attempt for what was beside a crash or on a lost machine; what fails again is for the next pass.
 _RETRIES = 1
 _STOP_TIMEOUT_S = 30
-# An actor that starts again may take so long to load its model.
-_LEAST_LOST_S = 60
 
 # The line of a traceback that names an exception: "package.Name: text".
 _RAISED = re.compile(r"^([A-Za-z_][\w.]*): (.+)$", re.MULTILINE)
@@ -126,7 +124,7 @@ def images_per_block(crops_per_image: int, resources: Resources) -> int:
     return max(1, resources.encode_batch_size // crops_per_image)
 
 
-def configured_context(stall_timeout_s: float) -> ray.data.DataContext:
+def configured_context(stall_timeout_s: float, *callbacks: Callable[[], ExecutionCallback]) -> ray.data.DataContext:
     """Ray Data's settings for a run: blocks as they are yielded, our own progress display, a loud end of a stall."""
     context = ray.data.DataContext.get_current().copy()
     context.target_max_block_size = _BLOCK_BYTES
@@ -135,7 +133,8 @@ def configured_context(stall_timeout_s: float) -> ray.data.DataContext:
     context.max_errored_blocks = -1
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.custom_execution_callback_classes = [Housekeeping]
+    classes: list[Any] = [Housekeeping, *callbacks]  # whatever makes a callback will do
+    context.custom_execution_callback_classes = classes
     # They warn of nothing that anybody could act on, and ask for the arguments of actors that are never started.
     context.issue_detectors_config.detectors = []
     if not logger.isEnabledFor(logging.DEBUG):
@@ -145,28 +144,13 @@ def configured_context(stall_timeout_s: float) -> ray.data.DataContext:
 
 
 class Housekeeping(ExecutionCallback):
-    """What Ray Data 2.60 leaves undone in a long run, and on machines that are lost."""
-
-    def __init__(self) -> None:
-        self._restarting_since: dict[Any, float] = {}
+    """What Ray Data 2.60 leaves undone in a long run."""
 
     def on_execution_step(self, executor: StreamingExecutor) -> None:
         """Called by Ray Data at each turn of its loop."""
-        stages = [stage for stage in executor._topology or () if isinstance(stage, MapOperator)]
-        for stage in stages:
-            stage._output_blocks_stats.clear()  # of each block a kilobyte, for a summary that nobody asks for
-        stall_timeout_s = executor._data_context.execution_no_progress_timeout_s
-        self._give_up_lost_actors(stages, max(_LEAST_LOST_S, stall_timeout_s / 2))
-
-    def _give_up_lost_actors(self, stages: Sequence[MapOperator], limit_s: float) -> None:
-        """End actors that have had no machine for limit_s seconds: the pass would wait for their work."""
-        now, before = time.monotonic(), self._restarting_since
-        pools: list[Any] = [pool for stage in stages for pool in stage.get_autoscaling_actor_pools()]
-        actors = [actor for pool in pools for actor, state in pool._running_actors.items() if state.is_restarting]
-        self._restarting_since = {actor: before.get(actor, now) for actor in actors}
-        for actor, since in self._restarting_since.items():
-            if now - since > limit_s:
-                ray.kill(actor)
+        for stage in executor._topology or ():
+            if isinstance(stage, MapOperator):
+                stage._output_blocks_stats.clear()  # of each block a kilobyte, for a summary that nobody asks for
 
 
 def iterate_shards(dataset: ray.data.Dataset, poll_s: float) -> Generator[list[Shard]]:

@@ -97,7 +97,7 @@ def test_a_failure_shows_no_credential(s3, bucket, proxy, start, tmp_path, input
 
 RAY_OF_A_RUN = """
 import os, sys, ray
-from sam_pipeline.pipeline.cluster import connected
+from sam_pipeline.pipeline.machines.cluster import connected
 
 with connected(num_cpus=1):
     print(ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"], flush=True)

@@ -18,8 +18,8 @@ from ray.data._internal.execution.streaming_executor_state import build_streamin
 from ray.data._internal.logical.optimizers import get_execution_plan
 
 from sam_pipeline.config import PoolConfig
-from sam_pipeline.pipeline.cluster import connected
-from sam_pipeline.pipeline.resources import Cluster, divide
+from sam_pipeline.pipeline.machines.cluster import connected
+from sam_pipeline.pipeline.machines.resources import Cluster, divide
 from sam_pipeline.pipeline.run import configured_context, shard_dataset
 from tests.pipeline.jobs import job_of
 

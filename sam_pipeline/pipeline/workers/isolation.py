@@ -28,8 +28,8 @@ from ray.util import ActorPool
 
 from sam_pipeline.errors import RunFailedError, SamPipelineError
 from sam_pipeline.pipeline.job import Engine, Job
+from sam_pipeline.pipeline.machines.resources import Resources
 from sam_pipeline.pipeline.monitor import report_errors
-from sam_pipeline.pipeline.resources import Resources
 from sam_pipeline.pipeline.workers.columns import images_table, shard_row, shards_of
 from sam_pipeline.pipeline.workers.device_faults import is_device_lost
 from sam_pipeline.pipeline.workers.limits import limit_memory_after

@@ -5,8 +5,8 @@ import pytest
 import ray
 
 from sam_pipeline.errors import ClusterError, RunFailedError
-from sam_pipeline.pipeline import cluster
-from sam_pipeline.pipeline.cluster import connected
+from sam_pipeline.pipeline.machines import cluster
+from sam_pipeline.pipeline.machines.cluster import connected
 
 TOO_SLOW = Exception("The current node timed out during startup. This could happen because of many things.")
 

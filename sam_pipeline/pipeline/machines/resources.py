@@ -124,6 +124,28 @@ def divide(
     return resources
 
 
+def divide_again(
+    pools: PoolConfig, device: Literal["auto", "cpu", "cuda"], model_type: str, cluster: Cluster
+) -> Resources:
+    """Divide a cluster whose machines have changed since the start of the run.
+
+    What the user set is left aside if it no longer fits: it was for the machines of the start.
+
+    Raises:
+        ClusterError: nothing fits, with the arithmetic.
+    """
+    try:
+        return divide(pools, device, model_type, cluster)
+    except ClusterError:
+        kept = PoolConfig(encode_batch_size=pools.encode_batch_size, threads=pools.threads, shard_rows=pools.shard_rows)
+        return divide(kept, device, model_type, cluster)
+
+
+def needed_cpus(r: Resources) -> float:
+    """CPUs of all actors, of a reading task and of a writing task: actors start at once, and tasks beside them."""
+    return _actor_cpus(r) + r.read_cpus + r.write_cpus
+
+
 def expectation(r: Resources, model_type: str, num_cpus: float) -> str:
     """What each stage of a run on GPUs is expected to do, and which of them holds the others back."""
     read_cpus = r.read_tasks * r.read_cpus
@@ -207,13 +229,12 @@ def _round(cpus: float) -> float:
 
 
 def _check_fits(r: Resources, num_cpus: float, num_gpus: float) -> None:
-    # Ray starts all actors at once, and they must fit beside the tasks.
-    needed_cpus = _actor_cpus(r) + r.read_cpus + r.write_cpus
-    if needed_cpus > num_cpus + 1e-9:
+    if needed_cpus(r) > num_cpus + 1e-9:
         raise ClusterError(
             f"the run cannot be scheduled: {r.encode_actors} encoder x {r.encode_cpus:g} CPUs + {r.decode_actors} "
-            f"decoder x {r.decode_cpus:g} + reading {r.read_cpus:g} + writing {r.write_cpus:g} = {needed_cpus:g} CPUs, "
-            f"the cluster has {num_cpus:g}; lower --encode-actors, --decode-actors or their --*-cpus"
+            f"decoder x {r.decode_cpus:g} + reading {r.read_cpus:g} + writing {r.write_cpus:g} = "
+            f"{needed_cpus(r):g} CPUs, the cluster has {num_cpus:g}; lower --encode-actors, --decode-actors or their "
+            "--*-cpus"
         )
     needed_gpus = r.encode_actors * r.encode_gpus + r.decode_actors * r.decode_gpus
     if needed_gpus > num_gpus + 1e-9:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from sam_pipeline.config import ModelType, PoolConfig
 from sam_pipeline.errors import ClusterError
-from sam_pipeline.pipeline.resources import Cluster, check_batch_fits, divide, expectation
+from sam_pipeline.pipeline.machines.resources import Cluster, check_batch_fits, divide, expectation
 
 
 def division(pools, device, num_cpus, num_gpus, largest_node_cpus=None, cpus_a_gpu=None, model_type="vit_h"):

@@ -17,7 +17,7 @@ import psutil
 import ray
 
 from sam_pipeline.errors import ClusterError, ConfigError, RunFailedError
-from sam_pipeline.pipeline.resources import Cluster
+from sam_pipeline.pipeline.machines.resources import Cluster
 from sam_pipeline.process import stopping
 from sam_pipeline.process.supervised import num_restarts
 from sam_pipeline.safety.clean_text import one_line
@@ -60,11 +60,11 @@ def connected(num_cpus: int | None) -> Iterator[Cluster]:
         RunFailedError: Ray did not start in time.
     """
     if ray.is_initialized():
-        yield _cluster()
+        yield current_cluster()
         return
     try:
         _connect(num_cpus)
-        yield _cluster()
+        yield current_cluster()
     finally:
         if not stopping.is_stopping():
             ray.shutdown()
@@ -234,7 +234,8 @@ def _level(debug: bool) -> int:
     return logging.INFO if debug else logging.ERROR
 
 
-def _cluster() -> Cluster:
+def current_cluster() -> Cluster:
+    """What the cluster has now; needs a connection."""
     total = ray.cluster_resources()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     # A head without CPUs runs no worker.

@@ -25,7 +25,7 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sam_pipeline.errors import RunFailedError
-from sam_pipeline.pipeline.resources import Resources
+from sam_pipeline.pipeline.machines.resources import Resources
 from sam_pipeline.process.stopping import is_stopping
 
 _WAIT_S = 30.0

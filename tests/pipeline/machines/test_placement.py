@@ -8,9 +8,9 @@ import ray
 
 from sam_pipeline.config import PoolConfig
 from sam_pipeline.errors import RunFailedError
-from sam_pipeline.pipeline import placement
-from sam_pipeline.pipeline.placement import shared_gpus
-from sam_pipeline.pipeline.resources import Cluster, divide
+from sam_pipeline.pipeline.machines import placement
+from sam_pipeline.pipeline.machines.placement import shared_gpus
+from sam_pipeline.pipeline.machines.resources import Cluster, divide
 from tests.clusters import ray_head, ray_node
 
 pytestmark = pytest.mark.slow
