@@ -6,7 +6,7 @@ import importlib.util
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Unpack, cast, overload
+from typing import TYPE_CHECKING, Literal, SupportsIndex, Unpack, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -65,15 +65,16 @@ class Run(RunFacts, RunProducts):
     def __contains__(self, image_id: object) -> bool:
         return isinstance(image_id, int | np.integer) and self._find(int(image_id), ["image_id"]) is not None
 
-    def __getitem__(self, image_id: int) -> ImageRow:
+    def __getitem__(self, image_id: SupportsIndex) -> ImageRow:
         """The row of an image. Reads masks of the one row group that holds it.
 
         Raises:
             MissingRowError: a KeyError; there is no such image, it has no row yet, or the selection leaves it out.
         """
-        row = self._find(operator.index(image_id), self.results.schema.names)
+        number = operator.index(image_id)
+        row = self._find(number, self.results.schema.names)
         if row is None:
-            raise self._missing(image_id)
+            raise self._missing(number)
         return row
 
     def _find(self, image_id: int, columns: Sequence[str]) -> ImageRow | None:
