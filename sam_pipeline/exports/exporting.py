@@ -116,7 +116,7 @@ def finish(job: Job, destination: Destination, marker: Marker, records: Sequence
         form.finish(job, pieces, Place(destination, "finish", job.kept))
     marker.finish(destination)
     if form.temporary is not None:
-        destination.remove(destination.names(form.temporary))
+        destination.remove_own(form.temporary)
     destination.remove_unfinished()
     summary = Summary(
         format=job.settings.format,

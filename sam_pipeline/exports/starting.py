@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 from sam_pipeline.errors import ConfigError, OutputError
-from sam_pipeline.exports.places.destination import OWN_FOLDER, Destination
+from sam_pipeline.exports.places.destination import Destination, own_names
 from sam_pipeline.exports.progress import Identity, Marker, read_marker, write_marker, written_names
 from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.results.results import Results
+from sam_pipeline.storage.objects.filesystem import join_uri
 from sam_pipeline.storage.tables.delta import table_id
 
 
@@ -65,11 +66,15 @@ def _check_same(uri: str, begun: Identity, wanted: Identity) -> None:
 
 
 def _clear(destination: Destination) -> tuple[str, ...]:
-    """Delete what an export has written; returns what is left."""
+    """Delete what an export has written; returns what is left.
+
+    Raises:
+        OutputError: notes are left, by which the new export would take parts of the earlier one for its own.
+    """
     written = written_names(destination)
-    there = destination.names()
-    own = [name for name in there if name.startswith(f"{OWN_FOLDER}/")]
-    destination.remove([name for name in there if name in written])
-    # The marker last: without it, what is left would be the files of others.
-    destination.remove(sorted(own, key=lambda name: name.endswith("/export.json")))
-    return tuple(name for name in there if name not in written and not name.startswith(f"{OWN_FOLDER}/"))
+    destination.remove([name for name in destination.names() if name in written])
+    destination.remove_own()
+    left = destination.names()
+    if notes := own_names(left):
+        raise OutputError(f"{join_uri(destination.uri, notes[0])} could not be deleted; delete it, or use another place")
+    return tuple(left)
