@@ -30,6 +30,8 @@ class Job:
     """Planned images in a part."""
     review: Review | None = None
     """Which images and masks are left out beyond the selection."""
+    with_file_ids: bool = False
+    """Whether images and categories are named by the ids that they have in the COCO file that they came from."""
     kept: frozenset[str] = frozenset()
     """Names of files of others in the destination, which are not to be replaced."""
 
@@ -76,5 +78,7 @@ class Format:
     """Planned images in a part, at least: so many are done again after a kill. Fewer where an image takes long."""
     with_stems: bool = False
     """Whether names without their suffixes must differ."""
+    with_file_ids: bool = False
+    """Whether ids are those of the COCO file that the images came from, if there is one."""
     temporary: str | None = None
     """A folder of files that finish joins to others, and that are deleted then."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -9,35 +10,43 @@ from sam_pipeline.errors import ConfigError, OutputError
 from sam_pipeline.exports.places.destination import Destination, own_names
 from sam_pipeline.exports.progress import Identity, Marker, read_marker, write_marker, written_names
 from sam_pipeline.exports.settings import ExportSettings
+from sam_pipeline.results.categories import Categories
 from sam_pipeline.results.results import Results
+from sam_pipeline.results.review import Review
 from sam_pipeline.storage.objects.filesystem import join_uri
 from sam_pipeline.storage.tables.delta import table_id
 
 
-def identity_of(results: Results, settings: ExportSettings) -> Identity:
-    """What an export is of."""
+def identity_of(results: Results, settings: ExportSettings, categories: Categories, review: Review | None) -> Identity:
+    """What an export is of: also what was in the files that its settings name."""
     stored = {name: value for name, value in settings.by_name().items() if name != "overwrite"}
     plain: dict[str, Any] = json.loads(json.dumps(stored | results.selection.effective()))
-    return Identity(results.output, table_id(results.table), plain)
+    contents = {
+        "content of categories": _sha256([*categories.names.items()], sorted(categories.supercategories.items())),
+        "content of reviewed": review and _sha256(*review.contents()),
+    }
+    return Identity(results.output, table_id(results.table), plain | contents)
 
 
-def begin(results: Results, destination: Destination, settings: ExportSettings, part_images: int) -> Marker:
+def begin(
+    results: Results, destination: Destination, identity: Identity, part_images: int, *, overwrite: bool
+) -> Marker:
     """Claim a destination, or find in it what the same export has begun.
 
     Args:
         results: the run, with the selection.
         destination: where.
-        settings: of the export.
+        identity: of the export.
         part_images: planned images in a part of a new export.
+        overwrite: whether it replaces an earlier one.
 
     Raises:
         OutputError: it is not empty, and holds no export that can be replaced or goes on.
         ConfigError: it holds another export, which is not finished.
     """
-    identity = identity_of(results, settings)
     marker = read_marker(destination)
     kept: tuple[str, ...] = ()
-    if marker is not None and not settings.overwrite:
+    if marker is not None and not overwrite:
         if marker.finished:
             raise OutputError(f"{destination.uri} holds a finished export; --overwrite replaces it")
         _check_same(destination.uri, marker.identity, identity)
@@ -65,6 +74,11 @@ def _check_same(uri: str, begun: Identity, wanted: Identity) -> None:
         )
 
 
+def _sha256(*values: object) -> str:
+    """Of values as JSON."""
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+
 def _clear(destination: Destination) -> tuple[str, ...]:
     """Delete what an export has written; returns what is left.
 
@@ -76,5 +90,6 @@ def _clear(destination: Destination) -> tuple[str, ...]:
     destination.remove_own()
     left = destination.names()
     if notes := own_names(left):
-        raise OutputError(f"{join_uri(destination.uri, notes[0])} could not be deleted; delete it, or use another place")
+        place = join_uri(destination.uri, notes[0])
+        raise OutputError(f"{place} could not be deleted; delete it, or use another place")
     return tuple(left)
