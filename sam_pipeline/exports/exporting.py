@@ -93,7 +93,7 @@ def start(results: Results, destination: Destination, settings: ExportSettings) 
     marker = begin(results, destination, identity, part_images(settings), overwrite=settings.overwrite)
     if marker.table_version != results.table.version():
         results = results.at_version(marker.table_version)
-    names = read_names(results, split=settings.split, seed=settings.seed, with_stems=form.with_stems)
+    names = read_names(results, split=settings.split, seed=settings.seed, suffixes=form.suffixes)
     with_object = None in used or not categories.names
     job = Job(
         results,
