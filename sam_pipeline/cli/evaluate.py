@@ -44,7 +44,7 @@ def evaluate(
     uri, options = place(output, storage_options)
     for file in (csv, json):
         if file is not None:
-            check_absent(file, options)
+            check_absent(file, uri, options)
     results = Results.open(uri, options, selection)
     evaluation = run_evaluate(results, settings, lambda num_images: showing_progress(num_images, STDERR))
     texts = {file: text(evaluation) for file, text in ((csv, csv_text), (json, json_text)) if file is not None}

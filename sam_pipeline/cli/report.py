@@ -87,7 +87,7 @@ def report(
     check(64 <= picture_size <= 4096, "picture_size", "from 64 to 4096", picture_size)
     uri, options = place(output, storage_options)
     results = Results.open(uri, options, selection)
-    file = NewFile(dest, options, overwrite=overwrite)
+    file = NewFile(dest, uri, options, overwrite=overwrite)
     with showing_progress(results.num_done, STDERR) as advance:
         page = make_report(
             results,
@@ -130,7 +130,7 @@ def show(
     format_name = picture_format(to)
     uri, options = place(output, storage_options)
     results = Results.open(uri, options, selection)
-    file = NewFile(to, options, overwrite=overwrite)
+    file = NewFile(to, uri, options, overwrite=overwrite)
     image_id = find_image(results, image)
     picture, missing = draw_image(results, image_id, categories)
     file.write(encoded(picture, format_name))

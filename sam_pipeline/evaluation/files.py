@@ -14,19 +14,26 @@ from sam_pipeline.errors import OutputError, SamPipelineError
 from sam_pipeline.evaluation.figures import Evaluation
 from sam_pipeline.safety.clean_text import one_line, printable
 from sam_pipeline.safety.uri_rules import local_path
+from sam_pipeline.storage.layout import check_apart
 from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri, open_filesystem
 from sam_pipeline.storage.objects.retrying import retried
 
 
-def check_absent(place: str, storage_options: StorageOptions) -> None:
-    """Refuse to write where something is.
+def check_absent(place: str, output: str, storage_options: StorageOptions) -> None:
+    """Refuse to write where something is, or where a run keeps its tables.
+
+    Args:
+        place: of the file.
+        output: folder of the run.
+        storage_options: of fsspec.
 
     Raises:
         OutputError: there is a file or folder.
-        ConfigError: the URI is refused.
+        ConfigError: the URI is refused, or lies in a table.
         StorageUnavailableError: the storage did not answer.
     """
     uri = absolute_uri(place)
+    check_apart(uri, output, storage_options)
     filesystem, path = open_filesystem(uri, storage_options)
     if retried(partial(filesystem.exists, path), what=f"look for {uri}"):
         raise OutputError(f"{place} exists; give another name, or delete it")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sam_pipeline.errors import ConfigError
-from sam_pipeline.exports.format import Job
+from sam_pipeline.exports.file_ids import have_file_ids
+from sam_pipeline.exports.format import Format, Job
 from sam_pipeline.exports.formats import FORMATS
 from sam_pipeline.exports.names import read_names
 from sam_pipeline.exports.parts import Position, num_parts, part_images, write_images
@@ -15,14 +16,16 @@ from sam_pipeline.exports.places.place import Place
 from sam_pipeline.exports.progress import Marker, PartRecord, read_parts, write_part
 from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.settings import ExportSettings
-from sam_pipeline.exports.starting import begin
+from sam_pipeline.exports.starting import begin, identity_of
 from sam_pipeline.results.categories import read_categories, used_category_ids
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.review import read_review
+from sam_pipeline.storage.layout import check_apart
 from sam_pipeline.storage.objects.filesystem import absolute_uri
-from sam_pipeline.storage.tables.delta_place import Table
 
 _SETTINGS_OF_SOME = frozenset({"segmentation", "bbox", "parts", "simplify", "shard_images", "images", "convert_to_rle"})
+
+_SETTINGS_OF_POLYGONS = ("parts", "simplify")
 
 
 @dataclass
@@ -77,28 +80,33 @@ def export(
 
 def start(results: Results, destination: Destination, settings: ExportSettings) -> tuple[Job, Marker]:
     """Check everything that can be checked, and claim the destination."""
-    if destination.uri.lower().endswith(".json"):
-        raise ConfigError(f"{destination.uri}: give a folder, in which {settings.format} writes its files")
     form = FORMATS[settings.format]
-    given = settings.by_name()
-    default = ExportSettings(format=settings.format).by_name()
-    for name in sorted(_SETTINGS_OF_SOME - form.settings):
-        if given[name] != default[name]:
-            raise ConfigError(f"{settings.format} takes no {name}, got {given[name]!r}")
-    if settings.images == "symlink" and not destination.is_local:
-        raise ConfigError(f"there are no links in {destination.uri}; images can be copied there, with --images copy")
+    _check(destination, settings, form)
+    check_apart(destination.uri, results.output, results.storage_options)
     categories = read_categories(results, settings.categories)
     used = used_category_ids(results)
     for category_id in used:
         categories.export_id(category_id)  # raises for one without a name
     review = None if settings.reviewed is None else read_review(settings.reviewed, results.storage_options)
-    marker = begin(results, destination, settings, part_images(settings))
+    with_file_ids = form.with_file_ids and have_file_ids(results)
+    identity = identity_of(results, settings, categories, review)
+    marker = begin(results, destination, identity, part_images(settings), overwrite=settings.overwrite)
     if marker.table_version != results.table.version():
-        results = replace(results, table=Table(results.table.uri, results.storage_options, marker.table_version))
-    names = read_names(results, split=settings.split, seed=settings.seed, with_stems=form.with_stems)
+        results = results.at_version(marker.table_version)
+    names = read_names(results, split=settings.split, seed=settings.seed, suffixes=form.suffixes)
     with_object = None in used or not categories.names
-    kept = frozenset(marker.kept)
-    return Job(results, settings, names, categories, with_object, marker.part_images, review, kept), marker
+    job = Job(
+        results,
+        settings,
+        names,
+        categories,
+        with_object,
+        marker.part_images,
+        review,
+        with_file_ids=with_file_ids,
+        kept=frozenset(marker.kept),
+    )
+    return job, marker
 
 
 def finish(job: Job, destination: Destination, marker: Marker, records: Sequence[PartRecord]) -> Summary:
@@ -116,7 +124,7 @@ def finish(job: Job, destination: Destination, marker: Marker, records: Sequence
         form.finish(job, pieces, Place(destination, "finish", job.kept))
     marker.finish(destination)
     if form.temporary is not None:
-        destination.remove(destination.names(form.temporary))
+        destination.remove_own(form.temporary)
     destination.remove_unfinished()
     summary = Summary(
         format=job.settings.format,
@@ -128,3 +136,24 @@ def finish(job: Job, destination: Destination, marker: Marker, records: Sequence
     for record in records:
         summary.merge(record.report)
     return summary
+
+
+def _check(destination: Destination, settings: ExportSettings, form: Format) -> None:
+    """Refuse settings that do not go together.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    if destination.uri.lower().endswith(".json"):
+        raise ConfigError(f"{destination.uri}: give a folder, in which {settings.format} writes its files")
+    given = settings.by_name()
+    default = ExportSettings(format=settings.format).by_name()
+    for name in sorted(_SETTINGS_OF_SOME - form.settings):
+        if given[name] != default[name]:
+            raise ConfigError(f"{settings.format} takes no {name}, got {given[name]!r}")
+    if "segmentation" in form.settings and settings.segmentation == "rle":
+        for name in _SETTINGS_OF_POLYGONS:
+            if given[name] != default[name]:
+                raise ConfigError(f"RLE takes no {name}, got {given[name]!r}; give --segmentation polygon")
+    if settings.images == "symlink" and not destination.is_local:
+        raise ConfigError(f"there are no links in {destination.uri}; images can be copied there, with --images copy")

@@ -30,6 +30,8 @@ class Job:
     """Planned images in a part."""
     review: Review | None = None
     """Which images and masks are left out beyond the selection."""
+    with_file_ids: bool = False
+    """Whether images and categories are named by the ids that they have in the COCO file that they came from."""
     kept: frozenset[str] = frozenset()
     """Names of files of others in the destination, which are not to be replaced."""
 
@@ -74,7 +76,10 @@ class Format:
     """Images in a piece, unless the user says so; None: a piece may have any number."""
     part_images: int = 4096
     """Planned images in a part, at least: so many are done again after a kill. Fewer where an image takes long."""
-    with_stems: bool = False
-    """Whether names without their suffixes must differ."""
+    suffixes: tuple[str, ...] = ()
+    """What follows a name without its suffix in the names of an image's files, so that no two files have the same name,
+    and none that of a folder; empty for formats without such files."""
+    with_file_ids: bool = False
+    """Whether ids are those of the COCO file that the images came from, if there is one."""
     temporary: str | None = None
     """A folder of files that finish joins to others, and that are deleted then."""

@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
+from sam_pipeline.exports.places.destination import OWN_FOLDER, folders_of
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.selection.mask_selection import MaskSelection
 from sam_pipeline.storage.tables.plan import read_plan
 
 _MEMBER = re.compile(r"(\.(?:tar|tgz|tar\.\w+|zip|parquet|pq))#", re.IGNORECASE)
-# What no file name should hold, and what could be taken for one that was encoded.
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]|%(?=[0189][0-9A-F]|2E|2F|5C|7F)")
+# What no file name should hold, and what could be taken for one that was encoded, here or by the format yolo.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]|%(?=[0189][0-9A-F]|25|2E|2F|5C|7F|69mages/)")
 # Of a part of a path, on most disks. Shorter names are not looked at: a character has four bytes at most.
 _MOST_BYTES = 255
 _SHORT = _MOST_BYTES // 4
@@ -31,7 +32,7 @@ class Names:
     root: str
     """What the URIs of all images begin with, a slash at its end; names are what follows."""
     stems: Mapping[int, str] = field(default_factory=dict)
-    """By image_id, the stems of images whose names differ in their suffix alone."""
+    """By image_id, the stems of images whose names differ in their suffix alone, or are those of folders."""
     train_below: int | None = None
     """Images whose place is below this are of train; None: there is no train."""
     seed: int = 0
@@ -58,7 +59,7 @@ def stem_of(file_name: str) -> str:
     return _SUFFIX.sub("", file_name)
 
 
-def read_names(results: Results, *, split: float | None = None, seed: int = 0, with_stems: bool = False) -> Names:
+def read_names(results: Results, *, split: float | None = None, seed: int = 0, suffixes: Sequence[str] = ()) -> Names:
     """Look at the URIs of a run's results, a small column.
 
     What an image is called depends on all images of the run, whatever the selection; which of them are of train depends
@@ -68,11 +69,11 @@ def read_names(results: Results, *, split: float | None = None, seed: int = 0, w
         results: of the run, with the selection.
         split: share of the images that is of train.
         seed: of this division.
-        with_stems: whether stems are asked for.
+        suffixes: what follows a stem in the names of files; none if stems are not asked for.
     """
     everything = results.select(MaskSelection())
     names = Names(_root(everything))
-    stems = _distinct_stems(everything, names) if with_stems else {}
+    stems = _distinct_stems(everything, names, suffixes) if suffixes else {}
     train_below = None
     if split is not None:
         places = [np.empty(0, np.uint64)]
@@ -107,6 +108,8 @@ def _safe_name(rest: str) -> str:
     if _UNSAFE.search(rest):
         rest = _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", rest)
     parts = rest.split("/")
+    if parts[0].lower() == OWN_FOLDER:
+        parts[0] = f"%2E{parts[0][1:]}"
     if {"", ".", ".."} & set(parts):
         parts = ["%2E" * len(part) if part in (".", "..") else part or "%2F" for part in parts]
     if len(rest) > _SHORT:
@@ -138,17 +141,24 @@ def _quantile(places: npt.NDArray[np.uint64], share: float) -> int:
     return int(ordered[count]) if count < len(ordered) else 2**64
 
 
-def _distinct_stems(results: Results, names: Names) -> dict[int, str]:
-    """Other stems for images that would share one: the whole name, and the id if that is taken too."""
-    hashes = [np.empty(0, np.uint64)]
+def _distinct_stems(results: Results, names: Names, suffixes: Sequence[str]) -> dict[int, str]:
+    """Other stems for images that would share one, or that would have a file where the folder of other images is.
+
+    Such a stem is the whole name, with the id behind it if that is taken too.
+    """
+    hashes, of_folders = [np.empty(0, np.uint64)], set[int]()
     for rows in results.tables(["uri"]):
         found = names.file_names(rows["uri"].to_pylist())
         hashes.append(np.array([_hash(stem_of(name)) for name in found], np.uint64))
+        parents = {name.rpartition("/")[0] for name in found}
+        for folder in {folder for parent in parents for folder in folders_of(f"{parent}/")}:
+            of_folders.update(_hash(folder.removesuffix(suffix)) for suffix in suffixes if folder.endswith(suffix))
     distinct, counts = np.unique(np.concatenate(hashes), return_counts=True)
-    shared = set(distinct[counts > 1].tolist())
+    is_folder = np.isin(distinct, np.fromiter(of_folders, np.uint64))
+    shared = set(distinct[(counts > 1) | is_folder].tolist())
     if not shared:
         return {}
-    taken, stems = set(distinct.tolist()), {}
+    taken, stems = {*distinct.tolist(), *of_folders}, {}
     for rows in results.tables(["image_id", "uri"]):
         found = names.file_names(rows["uri"].to_pylist())
         for image_id, name in zip(rows["image_id"].to_pylist(), found, strict=True):

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sam_pipeline.errors import OutputError
 from sam_pipeline.exports.format import Piece
-from sam_pipeline.exports.places.destination import OWN_FOLDER, Destination
+from sam_pipeline.exports.places.destination import MARKER, OWN_FOLDER, Destination
 from sam_pipeline.exports.places.place import NAMES_FOLDER
 from sam_pipeline.exports.report import Report
+from sam_pipeline.storage.objects.filesystem import join_uri
 
-_MARKER = f"{OWN_FOLDER}/export.json"
 _PARTS = f"{OWN_FOLDER}/parts"
+
+# Desktops leave files of their own in any folder.
+_PART_NAME = re.compile(rf"{re.escape(_PARTS)}/(\d{{7,}})\.json")
+_LIST_NAME = re.compile(rf"{re.escape(NAMES_FOLDER)}/[a-z]+(-\d+)*\.json")
 
 
 @dataclass(frozen=True)
@@ -61,33 +67,35 @@ def read_marker(destination: Destination) -> Marker | None:
     Raises:
         OutputError: it is damaged.
     """
-    content = destination.read(_MARKER)
+    content = destination.read(MARKER)
     if content is None:
         return None
-    try:
+    with _note(destination, MARKER):
         stored = json.loads(content)
         identity = Identity(**stored.pop("identity"))
         return Marker(identity, **(stored | {"kept": tuple(stored["kept"])}))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise OutputError(f"{destination.uri}/{_MARKER} is no note of an export") from error
 
 
 def write_marker(destination: Destination, marker: Marker) -> None:
     """Write the note."""
-    destination.put(_MARKER, json.dumps(asdict(marker), indent=1).encode())
+    destination.put(MARKER, json.dumps(asdict(marker), indent=1).encode())
 
 
 def read_parts(destination: Destination) -> dict[int, PartRecord]:
-    """The parts that are written, by number."""
+    """The parts that are written, by number.
+
+    Raises:
+        OutputError: a note is damaged.
+    """
     found = {}
     for name in destination.names(_PARTS):
-        content = destination.read(name)
-        if content is not None:
-            stored = json.loads(content)
-            pieces = tuple(Piece(**piece) for piece in stored["pieces"])
-            found[int(name.rsplit("/", 1)[1].removesuffix(".json"))] = PartRecord(
-                Report.from_json(stored["report"]), pieces
-            )
+        match = _PART_NAME.fullmatch(name)
+        content = destination.read(name) if match else None
+        if match and content is not None:
+            with _note(destination, name):
+                stored = json.loads(content)
+                pieces = tuple(Piece(**piece) for piece in stored["pieces"])
+                found[int(match[1])] = PartRecord(Report.from_json(stored["report"]), pieces)
     return found
 
 
@@ -98,10 +106,23 @@ def write_part(destination: Destination, number: int, record: PartRecord) -> Non
 
 
 def written_names(destination: Destination) -> set[str]:
-    """Names of all files that an export has written, or was about to write."""
+    """Names of all files that an export has written, or was about to write.
+
+    Raises:
+        OutputError: a note is damaged.
+    """
     names: set[str] = set()
-    for each in destination.names(NAMES_FOLDER):
+    for each in filter(_LIST_NAME.fullmatch, destination.names(NAMES_FOLDER)):
         content = destination.read(each)
         if content is not None:
-            names.update(json.loads(content))
+            with _note(destination, each):
+                names.update(json.loads(content))
     return names
+
+
+@contextmanager
+def _note(destination: Destination, name: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise OutputError(f"{join_uri(destination.uri, name)} is no note of an export") from error

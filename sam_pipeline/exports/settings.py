@@ -58,4 +58,5 @@ class ExportSettings(Settings):
         check_place("reviewed", self.reviewed)
         check(0 <= self.simplify < 1e6, "simplify", "a number of pixels, at least 0", self.simplify)
         check(self.split is None or 0 < self.split < 1, "split", "between 0 and 1", self.split)
-        check(self.shard_images is None or self.shard_images >= 1, "shard_images", "at least 1", self.shard_images)
+        is_count = self.shard_images is None or 1 <= self.shard_images < 2**31
+        check(is_count, "shard_images", "from 1 to 2147483647", self.shard_images)

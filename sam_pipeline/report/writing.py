@@ -10,6 +10,7 @@ from functools import partial
 
 from sam_pipeline.errors import ConfigError, OutputError
 from sam_pipeline.safety.uri_rules import local_path
+from sam_pipeline.storage.layout import check_apart
 from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri, open_filesystem
 from sam_pipeline.storage.objects.retrying import retried
 from sam_pipeline.storage.tables.delta import output_errors
@@ -22,19 +23,21 @@ class NewFile:
 
     Args:
         place: a local path or a URI; folders on the way are made.
+        output: folder of the run that the file tells of.
         storage_options: of fsspec.
         overwrite: replace a file that is there.
 
     Raises:
-        ConfigError: an address that is refused.
+        ConfigError: an address that is refused, or one where the run keeps its tables.
         OutputError: there is a file or a folder of this name, or it cannot be written.
         StorageUnavailableError: storage did not answer.
     """
 
-    def __init__(self, place: str, storage_options: StorageOptions, *, overwrite: bool) -> None:
+    def __init__(self, place: str, output: str, storage_options: StorageOptions, *, overwrite: bool) -> None:
         if place.endswith("/"):
             raise ConfigError(f"{place} is a folder: name a file in it")
         self._uri = absolute_uri(place)
+        check_apart(self._uri, output, storage_options)
         self._filesystem, self._path = open_filesystem(self._uri, storage_options)
         self._is_local = local_path(self._uri) is not None
         with self._errors():

@@ -16,7 +16,7 @@ import yaml
 from sam_pipeline.errors import ConfigError, InputError
 from sam_pipeline.results.results import Results
 from sam_pipeline.safety.clean_text import one_line
-from sam_pipeline.storage.inputs.file_numbers import as_number, whole_number
+from sam_pipeline.storage.inputs.file_numbers import ID_LIMIT, as_number, whole_number
 from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri, join_uri
 from sam_pipeline.storage.objects.object_reading import open_object, read_head, read_json
 from sam_pipeline.storage.tables.plan import read_plan
@@ -40,14 +40,15 @@ class Categories:
     """Of those that have one."""
 
     @property
-    def _shift(self) -> int:
+    def shift(self) -> int:
+        """What export ids have more than those of the file."""
         # To COCO's readers an id of 0 is none; ids that are all above 0 stay as they are.
         return max(0, 1 - min(self.names, default=1))
 
     @property
     def object_id(self) -> int:
         """The export id of masks without a category."""
-        return max((*self.names, 0)) + self._shift + 1
+        return max((*self.names, 0)) + self.shift + 1
 
     def export_id(self, category_id: int | None) -> int:
         """The id in an export, at least 1, of a stored category_id.
@@ -61,7 +62,7 @@ class Categories:
             raise ConfigError(
                 f"category {category_id} has no name; give --categories a COCO file, a data.yaml, or a text file"
             )
-        return category_id + self._shift
+        return category_id + self.shift
 
     def export_ids(self, category_ids: pa.Array) -> npt.NDArray[np.int64]:
         """The same for a column of stored ids, (N,) int64 with nulls.
@@ -215,11 +216,19 @@ def _checked(pairs: Iterable[tuple[int | None, object]], supercategories: Mappin
     names: dict[int, str] = {}
     for number, name in pairs:
         name = str(name) if isinstance(name, int | float) else name  # a name such as 7 is a number to YAML
-        if number is None or number < 0 or not isinstance(name, str) or not name.strip():
-            raise InputError(f"categories of {uri}: each needs an id from 0 on and a name; got {number!r}, {name!r}")
+        if number is None or not isinstance(name, str) or not name.strip():
+            raise InputError(
+                f"categories of {uri}: each needs a whole number as its id, and a name; got {number!r}, {name!r}"
+            )
         if number in names:
             raise InputError(f"categories of {uri}: the id {number} comes twice")
         names[number] = name
     if not names:
         raise InputError(f"no categories in {uri}")
-    return Categories(names, supercategories)
+    found = Categories(names, supercategories)
+    if found.object_id >= ID_LIMIT:
+        raise InputError(
+            f"categories of {uri}: exports number them from 1, and so ids from {min(names)} to {max(names)} do not fit "
+            "into 64 bits"
+        )
+    return found

@@ -21,15 +21,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sam_pipeline.config.fingerprint import filters_of
-from sam_pipeline.errors import ConfigError, InputError, OutputError
+from sam_pipeline.errors import InputError, OutputError
 from sam_pipeline.results.copying import copy_image_prompts, copy_plan, renumber
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.row_groups import Reading
 from sam_pipeline.results.selection.choosing import list_array, with_fields
-from sam_pipeline.storage.layout import table_uri, table_uris
+from sam_pipeline.storage.layout import check_apart, table_uri
 from sam_pipeline.storage.maintenance.status import count_results
 from sam_pipeline.storage.objects.filesystem import StorageOptions
-from sam_pipeline.storage.tables.delta import open_table, output_errors, table_metadata
+from sam_pipeline.storage.tables.delta import open_table, table_metadata
 from sam_pipeline.storage.tables.delta_place import Table
 from sam_pipeline.storage.tables.output_folder import check_empty
 from sam_pipeline.storage.tables.plan import read_plan
@@ -86,9 +86,7 @@ def filter_run(source: Results, new: str, show: Callable[[Filtered], Advance]) -
         StorageUnavailableError: storage did not answer.
     """
     options = source.storage_options
-    for place in table_uris(source.output):
-        if f"{new}/".startswith(f"{place}/"):
-            raise ConfigError(f"{new} lies in a table of {source.output}; give a folder of its own")
+    check_apart(new, source.output, options)
     begun = open_table(table_uri(new, "masks"), options)
     if begun is None:
         check_empty(new, options)
@@ -125,14 +123,12 @@ def _as_begun(source: Results, new: str, begun: Table) -> Results:
             "now; give a folder that is empty, or new"
         )
     try:
-        with output_errors(source.output):
-            table = Table(source.table.uri, source.storage_options, version)
+        return source.at_version(version)
     except OutputError as error:
         raise OutputError(
             f"{new} was begun with version {version} of {source.output}, which is gone: filter into another folder "
             f"({error})"
         ) from error
-    return Results(source.output, source.num_images, table, source.storage_options, source.selection)
 
 
 def _is_finished(output: str, table: Table, options: StorageOptions) -> bool:

@@ -92,6 +92,16 @@ class Results:
         selection.check_against(self.settings)
         return Results(self.output, self.num_images, self.table, self.storage_options, selection)
 
+    def at_version(self, version: int) -> Results:
+        """The same results at another version of the table.
+
+        Raises:
+            OutputError: that version is no longer there.
+            StorageUnavailableError: storage did not answer.
+        """
+        table = _table_at(self.table.uri, self.storage_options, version)
+        return Results(self.output, self.num_images, table, self.storage_options, self.selection)
+
     def tables(
         self,
         columns: Sequence[str],
@@ -145,10 +155,14 @@ def _reopened(
     output: str, num_images: int, storage_options: StorageOptions, selection: MaskSelection, version: int
 ) -> Results:
     """Results that were pickled, at the version that they had."""
-    uri = table_uri(output, "masks")
-    with output_errors(uri):
-        table = retried(lambda: Table(uri, storage_options, version), what=f"open {uri}")
+    table = _table_at(table_uri(output, "masks"), storage_options, version)
     return Results(output, num_images, table, storage_options, selection)
+
+
+def _table_at(uri: str, storage_options: StorageOptions, version: int) -> Table:
+    with output_errors(uri):
+        table: Table = retried(lambda: Table(uri, storage_options, version), what=f"open {uri}")
+        return table
 
 
 def _and(where: pc.Expression | None, condition: pc.Expression) -> pc.Expression:

@@ -55,6 +55,11 @@ class Review:
     dropped_masks: Mapping[int, frozenset[str]]
     """For each image that loses some masks and is kept itself: their keys."""
 
+    def contents(self) -> tuple[object, ...]:
+        """What it says as JSON takes it, equal for equal reviews."""
+        masks = [(image_id, sorted(keys)) for image_id, keys in sorted(self.dropped_masks.items())]
+        return sorted(self.uris.items()), sorted(self.dropped_images), masks
+
     def apply(self, rows: pa.Table) -> pa.Table:
         """Rows of a run's results without the images and masks that were dropped.
 

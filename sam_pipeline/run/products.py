@@ -83,7 +83,7 @@ class RunProducts:
 
         check(0 <= gallery <= 1000, "gallery", "from 0 to 1000", gallery)
         check(64 <= picture_size <= 4096, "picture_size", "from 64 to 4096", picture_size)
-        file = NewFile(os.fspath(dest), self.results.storage_options, overwrite=overwrite)
+        file = NewFile(os.fspath(dest), self.results.output, self.results.storage_options, overwrite=overwrite)
         page = make_report(
             self.results,
             num_pictures=gallery,

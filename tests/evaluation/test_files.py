@@ -53,9 +53,9 @@ def test_what_exists_is_never_written_over(tmp_path):
     there = tmp_path / "there.csv"
     there.write_text("mine")
     with pytest.raises(OutputError, match="exists"):
-        check_absent(str(there), {})
+        check_absent(str(there), "/run", {})
     with pytest.raises(OutputError, match="its folder does not exist"):
-        check_absent(str(tmp_path / "no" / "folder.csv"), {})
+        check_absent(str(tmp_path / "no" / "folder.csv"), "/run", {})
     with pytest.raises(OutputError, match="cannot write"):
         write_texts({str(there): "other"}, {})
     assert there.read_text() == "mine"
@@ -66,7 +66,7 @@ def test_files_on_s3(s3, monkeypatch):
     for name, value in s3.env.items():
         monkeypatch.setenv(name, value)
     place = f"s3://{s3.create_bucket()}/figures/all.json"
-    check_absent(place, {})
+    check_absent(place, "/run", {})
     write_texts({place: "{}"}, {})
     with pytest.raises(OutputError, match="exists"):
-        check_absent(place, {})
+        check_absent(place, "/run", {})

@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from sam_pipeline.errors import ConfigError
 from sam_pipeline.exports.texts.json_text import json_numbers, json_objects, json_strings, lines
 from tests.exports.masks import all_shapes, prompted, row, shapes, stored
 from tests.storage.runs import failed_row
@@ -237,12 +238,26 @@ def test_results_are_loaded_beside_an_export_and_evaluate_to_one(exported, make_
     assert evaluation.stats[0] == pytest.approx(1)
 
 
-def test_results_have_the_ids_of_the_coco_file_that_the_images_came_from(exported):
-    rows = [row(0, all_shapes()[:1], extra='{"coco_image_id": 42}'), row(1, all_shapes()[:1])]
-    folder, _ = exported(rows, "coco-results")
-    assert [each["image_id"] for each in json.loads((folder / "results.json").read_text())] == [42, 2]
+def test_results_have_the_ids_of_the_coco_file_that_the_images_came_from(exported, tmp_path):
+    (tmp_path / "names.txt").write_text("cat\ndog\n")  # 0 and 1
+    masks = [prompted(shapes()["disc"], 0), prompted(shapes()["disc"], 1), stored(shapes()["disc"])]
+    ids = [42, "42", 10**20, 'a"\\']
+    rows = [row(number, masks, extra=json.dumps({"coco_image_id": each})) for number, each in enumerate(ids)]
+    folder, _ = exported(rows, "coco-results", categories=str(tmp_path / "names.txt"))
+    found = json.loads((folder / "results.json").read_text())
+    assert [each["image_id"] for each in found] == [each for each in ids for _ in masks]
+    assert [each["category_id"] for each in found] == [0, 1, 2] * len(ids)
     folder, _ = exported([failed_row(0)], "coco-results", "nothing")
     assert json.loads((folder / "results.json").read_text()) == []
+
+
+def test_results_do_not_mix_ids_of_a_coco_file_with_those_of_the_export(exported, make_run, tmp_path):
+    run = make_run([row(0, all_shapes()[:1], extra='{"coco_image_id": 2}'), row(1, all_shapes()[:1]), failed_row(2)])
+    with pytest.raises(ConfigError, match="1 of 2 images have an id of a COCO file"):
+        exported(run, "coco-results")
+    assert not (tmp_path / "export").exists()
+    folder, _ = exported(run, "coco-results", selection={"exclude": ["0001.jpg"]})
+    assert [each["image_id"] for each in json.loads((folder / "results.json").read_text())] == [2]
 
 
 @pytest.mark.parametrize(("parts", "whole"), [("bridge", True), ("split", True), ("largest", False)])

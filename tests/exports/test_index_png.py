@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from sam_pipeline.exports.formats.index_png import draw_index
+from sam_pipeline.masks.runs import rle
+from sam_pipeline.masks.runs.runs import Runs
 from tests.exports.masks import HEIGHT, WIDTH, row, shapes, stored
 
 
@@ -48,6 +50,13 @@ def test_masks_without_a_visible_pixel_are_counted(exported):
     _, summary = exported([row(0, [stored(disc), stored(halves[0]), stored(halves[1]), stored(halves[1])])], "png")
     assert summary.warnings == {"masks are hidden behind smaller ones, and have no pixel": 2}
     assert summary.num_masks == 4
+
+
+def test_masks_without_any_pixel_are_neither_hidden_nor_covered(exported):
+    nothing = stored(shapes()["disc"], area=0, segmentation=rle.encode(Runs.of_mask(np.zeros((HEIGHT, WIDTH), bool))))
+    for masks in ([nothing], [nothing, stored(shapes()["disc"])]):
+        _, summary = exported([row(0, masks)], "png", f"png-{len(masks)}")
+        assert (summary.num_masks, summary.warnings) == (len(masks), {})
 
 
 def test_more_than_255_masks_take_sixteen_bits(exported):

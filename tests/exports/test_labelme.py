@@ -68,6 +68,19 @@ def test_the_image_is_found_where_it_was_annotated_or_where_it_is_copied_to(expo
     assert np.abs(copied.astype(int) - pixels(1)).max() <= 8
 
 
+def test_the_image_is_found_from_a_folder_to_which_a_link_leads(exported, tmp_path):
+    run = run_of(tmp_path, {"a/0.jpg": picture(0)})
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "deep")
+    folder, _ = exported(run, "labelme", "link/labels")
+    assert image_beside(folder / "a/0.json").shape == (97, 131, 3)
+    # An image that is a link itself keeps its name.
+    (tmp_path / "in" / "a" / "0.jpg").rename(tmp_path / "in" / "blob")
+    (tmp_path / "in" / "a" / "0.jpg").symlink_to(tmp_path / "in" / "blob")
+    folder, _ = exported(run, "labelme", "link/again")
+    assert json.loads((folder / "a/0.json").read_text())["imagePath"].endswith("/in/a/0.jpg")
+
+
 def test_members_of_archives_are_named_as_if_they_lay_beside_and_can_be_copied(exported, tmp_path):
     run = run_of(tmp_path, {"0.jpg": picture(0), "x/1.jpg": picture(1)}, in_tar)
     folder, _ = exported(run, "labelme")

@@ -60,6 +60,16 @@ def test_images_keep_their_order_whatever_the_order_of_their_archive(exported, t
     assert [row["image"]["bytes"] for row in rows] == [picture(number) for number in range(5)]
 
 
+@pytest.mark.parametrize("format", ["coco", "sa1b", "labelme", "yolo-box"])
+def test_images_that_have_changed_are_neither_copied_nor_linked(exported, tmp_path, format):
+    run = run_of(tmp_path, {"0.jpg": picture(0), "1.jpg": picture(1)})
+    (tmp_path / "in" / "1.jpg").write_bytes(picture(5) + b"more")
+    for how, words in (("copy", "have no copy"), ("symlink", "have no link")):
+        dest, summary = exported(run, format, how, images=how)
+        assert [path.name for path in dest.rglob("*.jpg")] == ["0.jpg"]
+        assert summary.warnings[f"images are gone or changed, and {words}"] == 1
+
+
 @pytest.mark.parametrize(
     ("format", "folder"), [("coco", "images/"), ("sa1b", ""), ("labelme", ""), ("yolo-box", "images/")]
 )

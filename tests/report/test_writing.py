@@ -10,7 +10,7 @@ from sam_pipeline.report.writing import NewFile
 
 def test_a_file_is_written_and_its_folders_are_made(tmp_path):
     place = tmp_path / "new" / "folder" / "page.html"
-    NewFile(str(place), {}, overwrite=False).write(b"page")
+    NewFile(str(place), "/run", {}, overwrite=False).write(b"page")
     assert place.read_bytes() == b"page"
     assert os.listdir(place.parent) == ["page.html"]
 
@@ -19,9 +19,9 @@ def test_a_file_that_is_there_stays(tmp_path):
     place = tmp_path / "page.html"
     place.write_bytes(b"other")
     with pytest.raises(OutputError, match=r"exists already: give another name, or --overwrite"):
-        NewFile(str(place), {}, overwrite=False)
+        NewFile(str(place), "/run", {}, overwrite=False)
     assert place.read_bytes() == b"other"
-    NewFile(str(place), {}, overwrite=True).write(b"page")
+    NewFile(str(place), "/run", {}, overwrite=True).write(b"page")
     assert place.read_bytes() == b"page"
 
 
@@ -30,7 +30,7 @@ def test_what_cannot_be_a_file_is_refused_before_the_work(tmp_path, name):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("x")
     with pytest.raises((OutputError, ConfigError), match=r"folder|Not a directory"):
-        NewFile(f"{tmp_path}/{name}", {}, overwrite=True)
+        NewFile(f"{tmp_path}/{name}", "/run", {}, overwrite=True)
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
@@ -38,12 +38,12 @@ def test_a_folder_without_permission_is_refused_before_the_work(tmp_path, monkey
     # Root may write anywhere, and tests often run as root.
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(OutputError, match="no permission to write in"):
-        NewFile(str(tmp_path / "page.html"), {}, overwrite=False)
+        NewFile(str(tmp_path / "page.html"), "/run", {}, overwrite=False)
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     place = tmp_path / "page.html"
-    file = NewFile(str(place), {}, overwrite=False)
+    file = NewFile(str(place), "/run", {}, overwrite=False)
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OutputError, match=r"cannot write .*No space left"):
         file.write(b"page")
@@ -53,7 +53,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
 @pytest.mark.parametrize("place", ["s3://user:key@bucket/x.html", "ftp://host/x.html", ""])
 def test_addresses_that_are_refused(place):
     with pytest.raises(ConfigError):
-        NewFile(place, {}, overwrite=False)
+        NewFile(place, "/run", {}, overwrite=False)
 
 
 @pytest.mark.s3
@@ -61,11 +61,11 @@ def test_an_object_is_written(s3, monkeypatch):
     for name, value in s3.env.items():
         monkeypatch.setenv(name, value)
     place = f"s3://{s3.create_bucket()}/reports/page.html"
-    NewFile(place, {}, overwrite=False).write(b"page")
+    NewFile(place, "/run", {}, overwrite=False).write(b"page")
     with pytest.raises(OutputError, match="exists already"):
-        NewFile(place, {}, overwrite=False)
-    NewFile(place, {}, overwrite=True).write(b"page 2")
+        NewFile(place, "/run", {}, overwrite=False)
+    NewFile(place, "/run", {}, overwrite=True).write(b"page 2")
     with pytest.raises(OutputError, match="is a folder"):
-        NewFile(place.removesuffix("/page.html"), {}, overwrite=True)
+        NewFile(place.removesuffix("/page.html"), "/run", {}, overwrite=True)
     with pytest.raises(OutputError, match="cannot write"):
-        NewFile("s3://no-such-bucket-here/page.html", {}, overwrite=False).write(b"page")
+        NewFile("s3://no-such-bucket-here/page.html", "/run", {}, overwrite=False).write(b"page")

@@ -17,6 +17,7 @@ FILES = {
     "coco.json": (json.dumps(COCO), {3: "cat", 1: "cup"}),
     "data.yaml": ("nc: 2\nnames: [cat, cup]\n", {0: "cat", 1: "cup"}),
     "other.yml": ("names:\n  2: cat\n  7: 8\n", {2: "cat", 7: "8"}),
+    "negative.json": ('{"categories": [{"id": -1, "name": "cat"}]}', {-1: "cat"}),
     "classes.txt": ("cat\ncoffee cup\n\n", {0: "cat", 1: "coffee cup"}),
 }
 
@@ -43,14 +44,15 @@ def test_names_are_read_from_each_kind_of_file(results, tmp_path, name):
     ("name", "text", "problem"),
     [
         ("a.json", "[]", "no list of categories"),
-        ("a.json", '{"categories": [{"id": 1}]}', "each needs an id from 0 on and a name"),
+        ("a.json", '{"categories": [{"id": 1}]}', "each needs a whole number as its id, and a name"),
         ("a.json", '{"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}', "the id 1 comes twice"),
         ("a.json", '{"categories": []}', "no categories in"),
         ("a.yaml", "nc: 2", "has no names"),
-        ("a.yaml", "names: {x: y}", "each needs an id"),
+        ("a.yaml", "names: {x: y}", "each needs a whole number as its id"),
         ("a.yaml", "names: [a", "not YAML"),
         ("a.txt", "", "no categories in"),
-        ("a.txt", "cat\n\ncup\n", "each needs an id"),
+        ("a.yaml", "names: {0: cat, 9223372036854775807: cup}", "do not fit into 64 bits"),
+        ("a.txt", "cat\n\ncup\n", "each needs a whole number as its id"),
     ],
 )
 def test_a_file_without_names_is_refused(results, tmp_path, name, text, problem):
@@ -74,6 +76,7 @@ def test_export_ids_begin_at_1():
     coco, yolo = Categories({3: "cat", 1: "cup"}), Categories({0: "cat", 1: "cup"})
     assert coco.export_ids(pa.array([3, None, 1, 3])).tolist() == [3, 4, 1, 3]
     assert yolo.export_ids(pa.array([0, None, 1])).tolist() == [1, 3, 2]
+    assert Categories({-2: "cat", 0: "cup"}).export_ids(pa.array([-2, None, 0])).tolist() == [1, 4, 3]
     assert Categories().export_ids(pa.array([None, None], pa.int64())).tolist() == [1, 1]
     assert yolo.exported(with_object=True) == [
         {"id": 1, "name": "cat", "supercategory": ""},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ import pyarrow as pa
 
 from sam_pipeline.errors import InputError
 from sam_pipeline.evaluation.ground_truth.annotation_file import TruthImage
+from sam_pipeline.storage.inputs.lists.coco import coco_image_id
 from sam_pipeline.storage.inputs.name_forms import one_form
 
 _SHOWN = 3
@@ -58,14 +58,9 @@ def match_images(images: Sequence[TruthImage], uris: Sequence[str], extras: Sequ
 
 def match_ids(images: Sequence[TruthImage], extras: Sequence[str | None]) -> dict[int, int]:
     """The same by the ids of the COCO file that the run's images were read from."""
-    numbers = {_coco_id(extra): number for number, extra in enumerate(extras) if extra is not None}
+    numbers = {coco_image_id(extra): number for number, extra in enumerate(extras)}
     numbers.pop(None, None)
     return {position: numbers[image.image_id] for position, image in enumerate(images) if image.image_id in numbers}
-
-
-def _coco_id(extra: str) -> int | str | None:
-    fields = json.loads(extra)
-    return fields.get("coco_image_id") if isinstance(fields, dict) else None
 
 
 def _paths(names: Sequence[str]) -> list[str]:

@@ -106,4 +106,4 @@ def _plain(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-AMG = Format(_write_piece, settings=frozenset({"convert_to_rle"}), part_images=1024, with_stems=True)
+AMG = Format(_write_piece, settings=frozenset({"convert_to_rle"}), part_images=1024, suffixes=("", ".json"))

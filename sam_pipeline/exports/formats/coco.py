@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import BinaryIO
@@ -36,7 +35,7 @@ def _write_piece(job: Job, piece: Piece, batches: Iterator[Batch], place: Place,
             place.put(f"{_PIECES}/{piece.split}-{piece.number:07}-{number:05}.annotations", annotations)
         place.put(f"{_PIECES}/{piece.split}-{piece.number:07}.images", images)
         return
-    with tempfile.TemporaryFile() as spool:
+    with place.destination.spool() as spool:
         images = b""
         for some_images, annotations, ious in texts:
             images = _joined(images, some_images)

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import BinaryIO
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,12 +18,13 @@ from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.texts.coco_text import rle_texts
 from sam_pipeline.exports.texts.json_text import Texts, json_integers, json_numbers, json_objects, lines
 from sam_pipeline.exports.texts.threads import in_threads
+from sam_pipeline.storage.inputs.lists.coco import coco_image_id
 
 _PIECES = f"{OWN_FOLDER}/pieces"
 
 
 def _write_piece(job: Job, piece: Piece, batches: Iterator[Batch], place: Place, report: Report) -> None:
-    for number, texts in enumerate(in_threads(lambda batch: lines(result_texts(batch)), batches)):
+    for number, texts in enumerate(in_threads(partial(_text, job), batches)):
         place.put(f"{_PIECES}/{piece.split}-{piece.number:07}-{number:05}", texts)
 
 
@@ -42,31 +41,40 @@ def _fill(place: Place, names: Sequence[str], file: BinaryIO) -> None:
     file.write(b"]\n")
 
 
-def result_texts(batch: Batch) -> Texts:
+def _text(job: Job, batch: Batch) -> bytes:
+    return lines(result_texts(batch, job.categories.shift if job.with_file_ids else None))
+
+
+def result_texts(batch: Batch, shift: int | None) -> Texts:
     """The masks of a batch as results, (N,).
 
     They have no bbox: loadRes would take the file for one of boxes, and the area of a mask for that of its box. The
     score is the detector's, or the predicted IoU of a mask without one, so that it is always a number.
+
+    Args:
+        batch: the masks.
+        shift: how much more the ids of categories in exports are than those of the COCO file that the images came from,
+            if images and categories are to have the ids of that file.
     """
     masks = batch.masks
+    if shift is None:
+        image_ids, category_ids = json_integers(batch.image_ids[batch.row]), batch.category_ids
+    else:
+        image_ids, category_ids = _image_ids(batch), batch.category_ids - shift
     return json_objects(
         {
-            "image_id": json_integers(_image_ids(batch)[batch.row]),
-            "category_id": json_integers(batch.category_ids),
+            "image_id": image_ids,
+            "category_id": json_integers(category_ids),
             "segmentation": rle_texts(masks),
             "score": json_numbers(_scores(masks)),
         }
     )
 
 
-def _image_ids(batch: Batch) -> npt.NDArray[np.int64]:
-    """The ids that images had in the COCO file that they came from, or else those of an export, (B,)."""
-    ids = batch.image_ids.copy()
-    for number, extra in enumerate(batch.images["extra"].to_pylist()):
-        if extra is not None and '"coco_image_id"' in extra:
-            given = json.loads(extra).get("coco_image_id")
-            ids[number] = given if isinstance(given, int) else ids[number]
-    return ids
+def _image_ids(batch: Batch) -> Texts:
+    """The ids of the COCO file that the images came from, of each mask, (N,): text, or numbers of any size."""
+    ids = [json.dumps(coco_image_id(extra)) for extra in batch.images["extra"].to_pylist()]
+    return [pa.array(ids, pa.string()).take(pa.array(batch.row))]
 
 
 def _scores(masks: pa.StructArray) -> pa.Array:
@@ -75,4 +83,4 @@ def _scores(masks: pa.StructArray) -> pa.Array:
     return pc.coalesce(*finite, pa.scalar(0.0))
 
 
-COCO_RESULTS = Format(_write_piece, _finish, temporary=_PIECES)
+COCO_RESULTS = Format(_write_piece, _finish, with_file_ids=True, temporary=_PIECES)

@@ -97,11 +97,10 @@ def _draw(
     for number, mask in enumerate(masks):
         scores = (mask["predicted_iou"], mask["stability_score"], mask["score"])
         writer.writerow((number + 1, ids[number], categories[number], mask["area"], visible[number], *scores))
-    num_hidden = visible.count(0)
-    num_whole = sum(seen == mask["area"] for seen, mask in zip(visible, masks, strict=True))
-    return _Drawn(
-        _png(index, len(masks)), text.getvalue().encode(), num_hidden, len(masks) - num_whole - num_hidden, num_beyond
-    )
+    # A mask without a pixel is neither.
+    num_hidden = sum(seen == 0 < mask["area"] for seen, mask in zip(visible, masks, strict=True))
+    num_covered = sum(0 < seen < mask["area"] for seen, mask in zip(visible, masks, strict=True))
+    return _Drawn(_png(index, len(masks)), text.getvalue().encode(), num_hidden, num_covered, num_beyond)
 
 
 def _png(index: NDArray[np.uint16], num_masks: int) -> bytes:
@@ -124,4 +123,4 @@ def _palette() -> bytes:
     return bytes(round(255 * value) for colour in colours for value in colour)
 
 
-PNG = Format(_write_piece, with_stems=True)
+PNG = Format(_write_piece, suffixes=(".png", ".csv"))

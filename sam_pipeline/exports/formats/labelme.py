@@ -91,8 +91,12 @@ def _image_path(job: Job, uri: str, file_name: str, name: str, copy: str, place:
     if job.settings.images == "none" and original is not None and os.path.isfile(original):
         here = local_path(place.destination.uri)
         if here is not None:
-            return os.path.relpath(original, os.path.dirname(os.path.join(here, name)))
+            # A system goes up from where a link leads, not from where it is. The image itself may be a link, and keeps
+            # its name.
+            folder, file = os.path.split(original)
+            start = os.path.realpath(os.path.dirname(os.path.join(here, name)))
+            return os.path.join(os.path.relpath(os.path.realpath(folder), start), file)
     return posixpath.relpath(copy, posixpath.dirname(name) or ".")
 
 
-LABELME = Format(_write_piece, settings=frozenset({"images"}), with_stems=True)
+LABELME = Format(_write_piece, settings=frozenset({"images"}), suffixes=(".json",))

@@ -83,4 +83,4 @@ def _points(points: pa.ListArray) -> Texts:
     return ["[", pc.binary_join(pa.ListArray.from_arrays(ends, pairs), ", "), "]"]
 
 
-SA1B = Format(_write_piece, settings=frozenset({"bbox", "images"}), with_stems=True)
+SA1B = Format(_write_piece, settings=frozenset({"bbox", "images"}), suffixes=(".json",))

@@ -174,5 +174,5 @@ def _suffix(file_name: str) -> str:
     return suffix if suffix.lower() in IMAGE_SUFFIXES else ""
 
 
-YOLO_SEG = Format(_write_seg, _finish, settings=frozenset({"parts", "simplify", "images"}), with_stems=True)
-YOLO_BOX = Format(_write_box, _finish, settings=frozenset({"bbox", "images"}), with_stems=True)
+YOLO_SEG = Format(_write_seg, _finish, settings=frozenset({"parts", "simplify", "images"}), suffixes=(".txt",))
+YOLO_BOX = Format(_write_box, _finish, settings=frozenset({"bbox", "images"}), suffixes=(".txt",))

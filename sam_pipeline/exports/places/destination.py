@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from sam_pipeline.errors import OutputError
+from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.inputs.listing.store_listing import folder_names
 from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri, open_filesystem, protocol_of
 from sam_pipeline.storage.objects.retrying import retried
@@ -20,6 +21,11 @@ from sam_pipeline.storage.tables.delta import REQUESTS_AT_ONCE, output_errors
 
 OWN_FOLDER = ".sam-pipeline-export"
 """Below the destination: what the program notes of its export, and files that are not finished."""
+
+MARKER = f"{OWN_FOLDER}/export.json"
+"""The note that makes a folder an export."""
+
+MOVE_IT = "move it, or use another place"
 
 _UNFINISHED = f"{OWN_FOLDER}/unfinished"
 
@@ -79,21 +85,20 @@ class Destination:
             if not self.is_local:
                 self._retried(partial(self._upload, name, fill), name)
                 return
-            target, unfinished = self._at(name), self._at(f"{_UNFINISHED}/{uuid.uuid4().hex}")
-            os.makedirs(os.path.dirname(unfinished), exist_ok=True)
-            os.makedirs(os.path.dirname(target), exist_ok=True)
+            unfinished, target = self._in_folder(f"{_UNFINISHED}/{uuid.uuid4().hex}"), self._in_folder(name)
             try:
                 with open(unfinished, "xb") as file:
                     fill(file)
                 os.replace(unfinished, target)
             except BaseException:
-                os.unlink(unfinished)
+                with suppress(FileNotFoundError):  # it could not be opened
+                    os.unlink(unfinished)
                 raise
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
         """A file to write to, which is there once the block has ended without an error."""
-        with tempfile.TemporaryFile() as spool:
+        with self.spool() as spool:
             yield spool
 
             def fill(file: BinaryIO) -> None:
@@ -102,11 +107,29 @@ class Destination:
 
             self.write(name, fill)
 
+    @contextmanager
+    def spool(self) -> Iterator[BinaryIO]:
+        """A file without a name, on the disk of a local folder; for a remote one in the folder for temporary files.
+
+        Raises:
+            OutputError: that disk is full, or cannot be written; whatever OSError the block raises becomes one.
+        """
+        try:
+            folder = os.path.dirname(self._in_folder(f"{_UNFINISHED}/spool")) if self.is_local else None
+            with tempfile.TemporaryFile(dir=folder) as file:
+                yield file
+        except OSError as error:
+            if self.is_local:
+                raise OutputError(f"cannot use output {self.uri}: {one_line(error)}") from error
+            raise OutputError(
+                f"cannot write to {_temporary_folder()}, the folder for temporary files: {one_line(error)}; "
+                "TMPDIR names another"
+            ) from error
+
     def link(self, name: str, target: str) -> None:
         """Make a symbolic link to a file; only in a local folder."""
-        path = self._at(name)
-        with output_errors(path):
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+        with output_errors(join_uri(self.uri, name)):
+            path = self._in_folder(name)
             if os.path.islink(path):
                 os.unlink(path)
             os.symlink(target, path)
@@ -165,26 +188,50 @@ class Destination:
         """Delete files, and local folders that are empty then; what is not there is no error."""
         with output_errors(self.uri):
             if self.is_local:
-                for name in names:
-                    if os.path.lexists(self._at(name)):
-                        os.unlink(self._at(name))
-                folders = {folder for name in names for folder in _folders_of(name)}
-                for folder in sorted(folders, key=len, reverse=True):
-                    if os.path.isdir(self._at(folder)) and not os.listdir(self._at(folder)):
-                        os.rmdir(self._at(folder))
+                self._remove_local(names)
                 return
-            for first in range(0, len(names), 1000):
-                paths = [self._at(name) for name in names[first : first + 1000]]
-                self._retried(partial(self._remove, paths), "files")
+            with ThreadPoolExecutor(REQUESTS_AT_ONCE) as threads:
+                for _ in threads.map(self._remove_object, names):
+                    pass
             self._filesystem.invalidate_cache()
+
+    def remove_own(self, folder: str = OWN_FOLDER) -> None:
+        """Delete all that the program has written into one of its own folders; nobody else may be writing there."""
+        names = own_names(self.names(folder))
+        # The note that this is an export is the last: without it, what is left would be the files of others.
+        self.remove([name for name in names if name != MARKER])
+        self.remove([name for name in names if name == MARKER])
 
     def remove_unfinished(self) -> None:
         """Delete what killed writers left; nobody else may be writing."""
-        self.remove(self.names(_UNFINISHED))
+        self.remove_own(_UNFINISHED)
 
-    def _remove(self, paths: list[str]) -> None:
+    def _remove_local(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._check_folders(name)
+            if os.path.lexists(self._at(name)):
+                os.unlink(self._at(name))
+        folders = {folder for name in names for folder in folders_of(name)}
+        for folder in sorted(folders, key=len, reverse=True):
+            if os.path.isdir(self._at(folder)) and not os.listdir(self._at(folder)):
+                os.rmdir(self._at(folder))
+
+    def _remove_object(self, name: str) -> None:
         with suppress(FileNotFoundError):
-            self._filesystem.rm(paths)
+            # Not rm, which takes a name with a bracket for a pattern.
+            self._retried(partial(self._filesystem.rm_file, self._at(name)), name)
+
+    def _in_folder(self, name: str) -> str:
+        """The path of a local file to be made, whose folder is there then."""
+        self._check_folders(name)
+        os.makedirs(os.path.dirname(self._at(name)), exist_ok=True)
+        return self._at(name)
+
+    def _check_folders(self, name: str) -> None:
+        """Refuse a local name that a link leads out of the folder: the files there are those of others."""
+        for folder in folders_of(name):
+            if os.path.islink(self._at(folder)):
+                raise OutputError(f"{self._at(folder)} is a link, and no folder of an export; {MOVE_IT}")
 
     def _upload(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
         file = self._filesystem.open(self._at(name), "wb", block_size=_UPLOAD_BYTES)
@@ -204,6 +251,19 @@ class Destination:
         return retried(call, what=f"use {join_uri(self.uri, name)}", denied_is_final=False)
 
 
-def _folders_of(name: str) -> list[str]:
+def own_names(names: Sequence[str]) -> list[str]:
+    """Of names of files, those that the program has given to its notes. Desktops leave hidden files in any folder."""
+    return [name for name in names if name.startswith(f"{OWN_FOLDER}/") and "/." not in name]
+
+
+def folders_of(name: str) -> list[str]:
+    """The folders on the way to a file, the outermost first."""
     parts = name.split("/")[:-1]
     return ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def _temporary_folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError:  # there is none
+        return "any folder"

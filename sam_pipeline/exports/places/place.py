@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from sam_pipeline.errors import OutputError
-from sam_pipeline.exports.places.destination import OWN_FOLDER, Destination
+from sam_pipeline.exports.places.destination import MOVE_IT, OWN_FOLDER, Destination, folders_of
 from sam_pipeline.storage.objects.filesystem import join_uri
 
 NAMES_FOLDER = f"{OWN_FOLDER}/names"
@@ -46,10 +46,10 @@ class Place:
         new = sorted({name for name in names if not name.startswith(f"{OWN_FOLDER}/")} - self._announced)
         if not new:
             return
-        if foreign := self._kept.intersection(new):
-            raise OutputError(
-                f"{join_uri(self.destination.uri, min(foreign))} is no file of an export; move it, or use another place"
-            )
+        # A folder is there whose name is kept if it is a link, and leads to files of others.
+        taken = {*new, *(folder for name in new for folder in folders_of(name))}
+        if foreign := self._kept & taken:
+            raise OutputError(f"{join_uri(self.destination.uri, min(foreign))} is no file of an export; {MOVE_IT}")
         content = json.dumps(new, separators=(",", ":")).encode()
         self.destination.put(f"{NAMES_FOLDER}/{self._part}-{self._num_lists:06}.json", content)
         self._num_lists += 1

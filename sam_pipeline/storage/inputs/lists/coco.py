@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -48,6 +49,14 @@ def coco_images(uri: str, source_options: SourceOptions) -> Iterator[pa.Table]:
         extra = checked_size(pa.array([_extra(entry, source_options.images.keep) for entry in some], pa.string()))
         table = naming.table(names, first, extra)
         yield _with_errors(table, [_problem(entry, seen) for entry in some], f"{naming.list_uri}#row-", first)
+
+
+def coco_image_id(extra: str | None) -> int | str | None:
+    """The id that an image has in the annotation file that it came from, by its extra; None for any other image."""
+    if extra is None or '"coco_image_id"' not in extra:
+        return None
+    fields = json.loads(extra)
+    return file_id(fields.get("coco_image_id")) if isinstance(fields, dict) else None
 
 
 def _entries(uri: str, source_options: SourceOptions) -> list[Any]:
