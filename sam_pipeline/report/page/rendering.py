@@ -133,10 +133,10 @@ def _histograms(stats: RunStatistics) -> list[charts.Histogram]:
         return f"{value:,.0f}"
 
     def score(value: float) -> str:
-        return f"{value:.3f}".rstrip("0").rstrip(".")
+        return f"{value:,.3f}".rstrip("0").rstrip(".")
 
     def share(value: float) -> str:
-        return f"{100 * value:.3g}{_NO_BREAK}%"
+        return f"{100 * value:{',.0f' if value >= 1 else '.3g'}}{_NO_BREAK}%"
 
     overlapping = "Areas of masks added up, as a share of the image: above 100 % where masks lie in one another."
     found = [

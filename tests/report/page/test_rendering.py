@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 
+from sam_pipeline.report.counting.distributions import area_counter, share_counter
 from sam_pipeline.report.counting.threshold_curves import ThresholdCurve
-from sam_pipeline.report.page.charts import curve
+from sam_pipeline.report.page.charts import curve, histogram
 from sam_pipeline.report.page.rendering import _threshold_of_run
 
 GRID = {"mode": "grid", "pred_iou_thresh": 0.88}
@@ -30,3 +32,17 @@ def test_no_curve_offers_a_threshold_that_filter_refuses(least, first):
     num_masks = tuple(10 if threshold < 0.89 else 5 for threshold in thresholds)
     drawn = curve(ThresholdCurve("pred_iou_thresh", thresholds, num_masks, num_masks), 10, least)
     assert (drawn.first, drawn.rows[0][0], drawn.rows[-1][0]) == (first, first, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("counter", "values", "is_log", "first", "last"),
+    [
+        (share_counter(), [0.1, 0.9], False, "0 to 0.2", "0.8 to 1"),
+        (share_counter(), [-3.0, 0.5, 7.0], False, "less than 0.2", "0.8 and more"),
+        (area_counter(), [0.0, 0.0, 3.0], True, "less than 1.77828", "10 to 17.7828"),
+    ],
+)
+def test_a_bin_with_what_is_beyond_it_says_so(counter, values, is_log, first, last):
+    counter.add(np.array(values))
+    chart = histogram("key", "Title", "masks", counter.distribution(), "{:g}".format, is_log=is_log)
+    assert (chart.bars[0].range, chart.bars[-1].range) == (first, last)
