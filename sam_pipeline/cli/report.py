@@ -41,11 +41,13 @@ def stats(
     """
     from sam_pipeline.cli.output.statistics_text import statistics_lines
     from sam_pipeline.report.statistics import read_statistics
+    from sam_pipeline.results.categories import read_names_to_show
     from sam_pipeline.results.results import Results
 
     results = Results.open(*place(output, storage_options), selection)
+    names = read_names_to_show(results, categories)
     with showing_progress(results.num_done, STDERR) as advance:
-        found = read_statistics(results, categories=categories, watch=lambda numbers: advance(numbers.rows.num_rows))
+        found = read_statistics(results, names, lambda numbers: advance(numbers.rows.num_rows))
     if json_:
         STDOUT.print_line(json.dumps(found.to_dict()))
     else:

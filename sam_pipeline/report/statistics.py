@@ -22,7 +22,7 @@ from sam_pipeline.report.counting.distributions import (
 from sam_pipeline.report.counting.error_groups import ErrorCounter, ErrorGroup
 from sam_pipeline.report.counting.mask_numbers import MaskNumbers, read_mask_numbers
 from sam_pipeline.report.counting.threshold_curves import ThresholdCounter, ThresholdCurve
-from sam_pipeline.results.categories import Categories, read_categories
+from sam_pipeline.results.categories import Categories
 from sam_pipeline.results.results import Results
 
 
@@ -92,23 +92,20 @@ class RunStatistics:
 
 def read_statistics(
     results: Results,
-    *,
-    categories: str | None = None,
+    names: Categories,
     watch: Callable[[MaskNumbers], None] = lambda numbers: None,
 ) -> RunStatistics:
     """Compute the figures of a run in one pass, in bounded memory; pixels of masks are not read.
 
     Args:
         results: of the run; its selection decides which images and masks are looked at.
-        categories: where names of categories are, as for read_categories.
+        names: of categories, as read_names_to_show gives them.
         watch: called with each part of the results that was read, in the order of reading.
 
     Raises:
-        InputError: categories cannot be read.
         OutputError: a file is missing or damaged.
         StorageUnavailableError: storage did not answer.
     """
-    names = read_categories(results, categories)
     counted = _Counted()
     for numbers in read_mask_numbers(results):
         counted.add(numbers)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from sam_pipeline.errors import ConfigError, InputError
+from sam_pipeline.errors import ConfigError, InputError, StorageUnavailableError
 from sam_pipeline.results.results import Results
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.inputs.file_numbers import as_number, whole_number
@@ -122,6 +122,26 @@ def read_categories(results: Results, place: str | None = None) -> Categories:
         if found is not None:
             return found
     return Categories()
+
+
+def read_names_to_show(results: Results, place: str | None = None) -> Categories:
+    """The same for people to read, where numbers will do if nobody answers; a run of the grid needs no names.
+
+    Arguments are those of read_categories.
+
+    Raises:
+        InputError: place cannot be read, or holds no names.
+        StorageUnavailableError: the storage of place did not answer.
+    """
+    if place is None and results.settings.get("mode") == "grid":
+        return Categories()
+    try:
+        return read_categories(results, place)
+    except StorageUnavailableError as error:
+        if place is not None:
+            raise
+        logger.warning("no names of categories: %s", error)
+        return Categories()
 
 
 def used_category_ids(results: Results) -> set[int | None]:

@@ -47,10 +47,10 @@ class RunProducts:
             InputError: categories cannot be read.
         """
         from sam_pipeline.report.statistics import read_statistics
+        from sam_pipeline.results.categories import read_names_to_show
 
-        return read_statistics(
-            self.results, categories=_text(categories), watch=lambda numbers: _tell(on_progress, numbers.rows.num_rows)
-        )
+        names = read_names_to_show(self.results, _text(categories))
+        return read_statistics(self.results, names, lambda numbers: _tell(on_progress, numbers.rows.num_rows))
 
     def report(
         self,

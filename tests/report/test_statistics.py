@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sam_pipeline.report.statistics import read_statistics
+from sam_pipeline.results.categories import Categories
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.selection.mask_selection import MaskSelection
 from tests.report.runs import PROMPTED, grid_rows, prompted_rows, write_run
@@ -30,7 +31,7 @@ def prompted(tmp_path_factory):
 
 
 def statistics(output, **selection):
-    return read_statistics(Results.open(output, {}, MaskSelection(**selection)))
+    return read_statistics(Results.open(output, {}, MaskSelection(**selection)), Categories())
 
 
 def test_images_are_counted_by_how_they_ended(grid):
@@ -102,9 +103,8 @@ def test_all_is_of_what_a_selection_shows(prompted):
     assert [each.category_id for each in found.categories] == [1]
 
 
-def test_names_of_categories_are_told(prompted, tmp_path):
-    (tmp_path / "names.txt").write_text("cat\ndog\n")
-    found = read_statistics(Results.open(prompted, {}), categories=str(tmp_path / "names.txt"))
+def test_names_of_categories_are_told(prompted):
+    found = read_statistics(Results.open(prompted, {}), Categories({0: "cat", 1: "dog"}))
     assert {each.category_id: each.name for each in found.categories} == {0: "cat", 1: "dog", 2: "2"}
 
 
