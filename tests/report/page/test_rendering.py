@@ -4,24 +4,25 @@ import pytest
 from sam_pipeline.report.counting.distributions import area_counter, share_counter
 from sam_pipeline.report.counting.threshold_curves import ThresholdCurve
 from sam_pipeline.report.page.charts import curve, histogram
-from sam_pipeline.report.page.rendering import _threshold_of_run
+from sam_pipeline.report.page.rendering import _least_threshold
 
 GRID = {"mode": "grid", "pred_iou_thresh": 0.88}
 FILTERED = {"filters": [{"source": "run", "version": 1, "selection": {"pred_iou_thresh": 0.9}}]}
 
 
 @pytest.mark.parametrize(
-    ("settings", "least"),
+    ("settings", "selection", "least"),
     [
-        (GRID, 0.88),
-        (GRID | FILTERED, 0.9),
-        (GRID | {"mode": "prompted"}, None),
-        (GRID | {"mode": "prompted"} | FILTERED, 0.9),
-        ({}, None),
+        (GRID, {}, 0.88),
+        (GRID | FILTERED, {}, 0.9),
+        (GRID | FILTERED, {"pred_iou_thresh": 0.93}, 0.93),
+        (GRID | {"mode": "prompted"}, {}, None),
+        (GRID | {"mode": "prompted"} | FILTERED, {}, 0.9),
+        ({}, {}, None),
     ],
 )
-def test_the_threshold_of_a_run_is_that_of_its_settings_and_filters(settings, least):
-    assert _threshold_of_run(settings, "pred_iou_thresh") == least
+def test_the_threshold_of_a_page_is_that_of_settings_filters_and_selection(settings, selection, least):
+    assert _least_threshold(settings, selection, "pred_iou_thresh") == least
 
 
 @pytest.mark.parametrize(
