@@ -24,6 +24,8 @@ from sam_pipeline.storage.tables.delta_place import Table
 
 _SETTINGS_OF_SOME = frozenset({"segmentation", "bbox", "parts", "simplify", "shard_images", "images", "convert_to_rle"})
 
+_NOT_MET = "the run does not have them, or the selection leaves them out"
+
 
 @dataclass
 class Summary(Report):
@@ -127,4 +129,7 @@ def finish(job: Job, destination: Destination, marker: Marker, records: Sequence
     )
     for record in records:
         summary.merge(record.report)
+    if job.review is not None:
+        for what, number in (("images", job.review.num_images), ("masks", job.review.num_masks)):
+            summary.warn(f"{what} that the review drops were not met: {_NOT_MET}", number - summary.met_of_review[what])
     return summary
