@@ -55,13 +55,15 @@ def evaluate(
     check_installed()
     truth = read_ground_truth(absolute_uri(settings.ground_truth), results.storage_options)
     if truth.num_stray:
-        logger.warning("%d annotations name no image or category of %s: left out", truth.num_stray, truth.uri)
+        logger.warning("%d annotations name no image of %s: left out", truth.num_stray, truth.uri)
     if (num_left := results.num_images - results.num_done) > 0:
         logger.warning("the run is not finished: %d images have no result yet, and are not compared", num_left)
     counts = Counts()
     images = compared_images(results, truth, counts)
     kinds = _kinds(settings, truth, images)
     categories = match_categories(results, truth, class_agnostic=settings.class_agnostic, place=settings.categories)
+    if truth.num_uncategorized and not categories.class_agnostic:
+        logger.warning("%d annotations name no category of %s: left out", truth.num_uncategorized, truth.uri)
     rank_by = resolve_ranking(results, settings.rank_by)
     evaluators = {kind: CocoEvaluator(kind) for kind in kinds}
     by_number = {image.number: image for image in images}

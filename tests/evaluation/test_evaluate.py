@@ -212,6 +212,17 @@ def test_unusable_annotations_are_left_out_and_named(tmp_path, caplog):
     assert "1 annotations are left out, such as 2 of '0000.jpg': its polygons" in caplog.text
 
 
+@pytest.mark.parametrize("category_id", [5, "x"])
+def test_objects_without_a_listed_category_count_where_categories_are_not_compared(tmp_path, caplog, category_id):
+    truth = coco_file([[annotation(LEFT), annotation(RIGHT, category_id)]])
+    found = compare(tmp_path / "agnostic", [[stored(LEFT), stored(RIGHT)]], truth)
+    assert (found.counts.num_objects, found.figures["mask"]["AP"]) == (2, pytest.approx(1))
+    assert not caplog.records
+    found = compare(tmp_path / "by category", [[prompted(LEFT), stored(RIGHT)]], truth)
+    assert (found.counts.num_objects, found.counts.num_masks) == (1, 1)
+    assert "1 annotations name no category of" in caplog.text
+
+
 def test_a_selection_is_compared(tmp_path):
     masks = [[stored(LEFT, 0.9), stored(BIG, 0.95)]]
     truth = coco_file([[annotation(LEFT)]])

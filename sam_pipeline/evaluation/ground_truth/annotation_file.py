@@ -35,7 +35,9 @@ class GroundTruth:
     categories: Mapping[int, str]
     """Name by id."""
     num_stray: int
-    """Annotations without a known image or category."""
+    """Annotations without a known image."""
+    num_uncategorized: int
+    """Annotations of known images without a known category: objects where categories are not compared."""
 
 
 def read_ground_truth(uri: str, storage_options: StorageOptions) -> GroundTruth:
@@ -57,26 +59,21 @@ def read_ground_truth(uri: str, storage_options: StorageOptions) -> GroundTruth:
     categories = _categories(content)
     annotations: dict[int | str, list[dict[str, Any]]] = defaultdict(list)
     known = {image.image_id for image in images}
-    num_stray = 0
+    num_stray = num_uncategorized = 0
     for entry in content["annotations"]:
         image_id = file_id(entry.get("image_id")) if isinstance(entry, dict) else None
-        if image_id is None or image_id not in known or _category(entry) not in categories:
+        if image_id is None or image_id not in known:
             num_stray += 1
         else:
             annotations[image_id].append(entry)
+            num_uncategorized += category_of(entry) not in categories
     if not annotations:
-        raise InputError(f"no annotation in {uri} names an image and a category of the file")
-    return GroundTruth(uri, images, annotations, categories, num_stray)
+        raise InputError(f"no annotation in {uri} names an image of the file")
+    return GroundTruth(uri, images, annotations, categories, num_stray, num_uncategorized)
 
 
-def category_of(annotation: Mapping[str, Any]) -> int:
-    """The category of an annotation of GroundTruth."""
-    number = _category(annotation)
-    assert number is not None, "read_ground_truth keeps no others"
-    return number
-
-
-def _category(annotation: Mapping[str, Any]) -> int | None:
+def category_of(annotation: Mapping[str, Any]) -> int | None:
+    """The category of an annotation, which may be none of the file's; None where it has none."""
     return whole_number(as_number(annotation.get("category_id", 1)))
 
 
@@ -104,7 +101,7 @@ def _categories(content: Mapping[str, Any]) -> dict[int, str]:
     entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
     names = {whole_number(as_number(entry.get("id"))): str(entry.get("name", "")) for entry in entries}
     if not names:
-        names = {number: str(number) for number in map(_category, filter(_is_object, content["annotations"]))}
+        names = {number: str(number) for number in map(category_of, filter(_is_object, content["annotations"]))}
     return {number: name for number, name in names.items() if number is not None}
 
 
