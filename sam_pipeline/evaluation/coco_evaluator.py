@@ -40,8 +40,8 @@ def check_installed() -> None:
 class CocoEvaluator:
     """AP and AR of one kind of IoU.
 
-    The library matches the masks of a batch with objects. What it finds is kept packed, some 40 bytes a mask and 130 for
-    each category of an image, where the library takes half a kilobyte a mask. It is unpacked at the end, for one
+    The library matches the masks of a batch with objects. What it finds is kept packed, some 40 bytes a mask and 130
+    for each category of an image, where the library takes half a kilobyte a mask. It is unpacked at the end, for one
     category and one range of sizes at a time.
 
     Args:

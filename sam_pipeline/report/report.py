@@ -10,13 +10,11 @@ from sam_pipeline.report.counting.mask_numbers import MaskNumbers
 from sam_pipeline.report.page.gallery_choice import GalleryChoice
 from sam_pipeline.report.page.pictures import Picture, read_pictures
 from sam_pipeline.report.page.rendering import Page, render
+from sam_pipeline.report.settings import NUM_PICTURES, PICTURE_SIZE
 from sam_pipeline.report.statistics import read_statistics
 from sam_pipeline.results.categories import read_names_to_show
 from sam_pipeline.results.results import Results
 from sam_pipeline.storage.tables.delta import table_metadata
-
-NUM_PICTURES = 24
-PICTURE_SIZE = 640
 
 
 def make_report(

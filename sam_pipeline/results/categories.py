@@ -15,7 +15,7 @@ import yaml
 
 from sam_pipeline.errors import ConfigError, InputError, StorageUnavailableError
 from sam_pipeline.results.results import Results
-from sam_pipeline.safety.clean_text import one_line
+from sam_pipeline.safety.clean_text import is_encodable, one_line
 from sam_pipeline.storage.inputs.file_numbers import as_number, whole_number
 from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri, join_uri
 from sam_pipeline.storage.objects.object_reading import open_object, read_head, read_json
@@ -235,7 +235,7 @@ def _checked(pairs: Iterable[tuple[int | None, object]], supercategories: Mappin
     names: dict[int, str] = {}
     for number, name in pairs:
         name = str(name) if isinstance(name, int | float) else name  # a name such as 7 is a number to YAML
-        if number is None or number < 0 or not isinstance(name, str) or not name.strip():
+        if number is None or number < 0 or not isinstance(name, str) or not name.strip() or not is_encodable(name):
             raise InputError(f"categories of {uri}: each needs an id from 0 on and a name; got {number!r}, {name!r}")
         if number in names:
             raise InputError(f"categories of {uri}: the id {number} comes twice")

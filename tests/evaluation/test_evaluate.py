@@ -224,6 +224,13 @@ def test_objects_without_a_listed_category_count_where_categories_are_not_compar
     assert "1 annotations name no category of" in caplog.text
 
 
+def test_a_name_that_no_file_can_have_is_passed_over(tmp_path):
+    truth = coco_file([[annotation(LEFT)], [annotation(LEFT)]])
+    truth["images"][1]["file_name"] = "\ud800.jpg"
+    found = compare(tmp_path, [[stored(LEFT)]], truth)
+    assert (found.counts.num_only_in_truth, found.counts.num_objects) == (1, 1)
+
+
 def test_categories_without_objects_are_not_accumulated(tmp_path, monkeypatch):
     asked = []
     accumulate = CocoEvaluator.accumulate

@@ -14,7 +14,8 @@ from PIL import Image
 
 from sam_pipeline.config import InputConfig, PlanConfig
 from sam_pipeline.pipeline.plan import ensure_plan
-from sam_pipeline.report.report import NUM_PICTURES, make_report
+from sam_pipeline.report.report import make_report
+from sam_pipeline.report.settings import NUM_PICTURES
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.selection.mask_selection import MaskSelection
 from sam_pipeline.storage.tables.plan import read_planned

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sam_pipeline.errors import InputError
+from sam_pipeline.safety.clean_text import is_encodable
 from sam_pipeline.storage.inputs.file_numbers import as_number, file_id, whole_number
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.object_reading import read_json
@@ -19,6 +20,7 @@ class TruthImage:
 
     image_id: int | str
     file_name: str | None
+    """None where there is none that a file can have."""
     size_hw: tuple[int, int] | None
     """Height and width in pixels, where the file says them."""
 
@@ -90,7 +92,9 @@ def _images(uri: str, entries: list[Any]) -> list[TruthImage]:
         size_hw = height or 0, width or 0
         name = fields.get("file_name") or fields.get("coco_url")
         images[image_id] = TruthImage(
-            image_id, name if isinstance(name, str) else None, size_hw if min(size_hw) > 0 else None
+            image_id,
+            name if isinstance(name, str) and is_encodable(name) else None,
+            size_hw if min(size_hw) > 0 else None,
         )
     return sorted(images.values(), key=lambda image: (isinstance(image.image_id, str), image.image_id))
 

@@ -15,6 +15,10 @@ MOST_COORDINATE = 100_000
 """In pixels. Polygons beyond it would be drawn in more memory than an image has."""
 
 
+MOST_AREA = 1e10
+"""In pixels. COCO's figures leave out what is larger, and what is below 0."""
+
+
 class TruthError(ValueError):
     """An annotation that is not what COCO's format says."""
 
@@ -52,6 +56,8 @@ def truth_mask(annotation: Mapping[str, Any], category_id: int, size_hw: tuple[i
     area = annotation.get("area")
     if not _is_finite(area):
         area = bbox[2] * bbox[3] if segmentation is None else coco_mask.area(segmentation)
+    if not 0 <= area <= MOST_AREA:
+        raise TruthError(f"its area is {area:g}")
     return {
         "category_id": category_id,
         "iscrowd": int(annotation.get("iscrowd") in (1, True)),

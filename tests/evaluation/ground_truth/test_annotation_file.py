@@ -43,6 +43,11 @@ def test_annotations_of_nothing_are_counted(tmp_path, stray):
     assert read(tmp_path, {"images": [IMAGE], "annotations": strays, "categories": [CAT]}).num_stray == 2
 
 
+def test_a_name_that_no_file_can_have_is_none(tmp_path):
+    content = {"images": [IMAGE, IMAGE | {"id": 2, "file_name": "\ud800.jpg"}], "annotations": [OBJECT]}
+    assert [image.file_name for image in read(tmp_path, content).images] == ["a.jpg", None]
+
+
 def test_ids_may_be_text_and_numbers_written_as_floats(tmp_path):
     content = {"images": [IMAGE | {"id": "a"}], "annotations": [OBJECT | {"image_id": "a", "category_id": 2.0}]}
     truth = read(tmp_path, content | {"categories": [CAT]})
