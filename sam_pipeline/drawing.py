@@ -121,7 +121,8 @@ class _Drawn:
         if pixels.shape != size_hw:
             raise ValueError(f"mask {number} is {pixels.shape}, but the image is {size_hw}: they must be equally large")
         x, y, w, h = cv2.boundingRect(pixels.view(np.uint8))
-        return cls(number, x, y, pixels[y : y + h, x : x + w], int(np.count_nonzero(pixels)), mask_color(number))
+        # A copy: a view would keep the whole mask in memory for as long as there are others to draw.
+        return cls(number, x, y, pixels[y : y + h, x : x + w].copy(), int(np.count_nonzero(pixels)), mask_color(number))
 
     def tint(self, canvas: npt.NDArray[np.uint8]) -> None:
         h, w = self.pixels.shape

@@ -1,5 +1,7 @@
 """Masks drawn over pictures: what is drawn where, of masks in every form, and what is refused."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import ImageFont
@@ -87,6 +89,15 @@ def test_nothing_is_drawn_of_nothing(masks):
     drawn = draw_masks(GREY, masks, prompt_boxes=True)
     assert np.array_equal(drawn, GREY)
     assert drawn is not GREY
+
+
+def test_of_a_mask_no_more_is_held_than_its_box():
+    masks = [stored(rectangle(10, 10, 5, 5))] * 100
+    tracemalloc.start()
+    draw_masks(GREY, masks, labels=False)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * HEIGHT * WIDTH
 
 
 def written(monkeypatch, masks, labels=True, **options):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -9,6 +10,7 @@ import tyro
 from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject, flags_of
 from sam_pipeline.cli.maintenance import Output, place
 from sam_pipeline.cli.output.printing import STDERR, STDOUT, print_table, statuses_text
+from sam_pipeline.errors import ConfigError
 from sam_pipeline.evaluation.settings import EvaluationSettings
 from sam_pipeline.results.selection.mask_selection import MaskSelection
 
@@ -38,20 +40,23 @@ def evaluate(
     """
     from sam_pipeline.cli.output.progress import showing_progress
     from sam_pipeline.evaluation.evaluate import evaluate as run_evaluate
-    from sam_pipeline.evaluation.files import check_absent, csv_text, json_text, write_texts
+    from sam_pipeline.evaluation.files import csv_text, json_text
+    from sam_pipeline.report.writing import NewFile
     from sam_pipeline.results.results import Results
 
     uri, options = place(output, storage_options)
-    for file in (csv, json):
-        if file is not None:
-            check_absent(file, uri, options)
+    wanted = [(file, text) for file, text in ((csv, csv_text), (json, json_text)) if file is not None]
+    files = [(NewFile(file, uri, options), text) for file, text in wanted]
+    if len({file.uri for file, _ in files}) < len(files):
+        raise ConfigError(f"csv and json are the same file, {csv}: give each a name of its own")
     results = Results.open(uri, options, selection)
     evaluation = run_evaluate(results, settings, lambda num_images: showing_progress(num_images, STDERR))
-    texts = {file: text(evaluation) for file, text in ((csv, csv_text), (json, json_text)) if file is not None}
-    write_texts(texts, options)
     print_table(_summary_rows(evaluation))
     print_figures(evaluation)
     _print_worst(evaluation)
+    with ExitStack() as stack:  # one is written also where the other cannot be
+        for file, text in reversed(files):
+            stack.callback(file.write, text(evaluation).encode())
     return 0
 
 

@@ -56,6 +56,8 @@ def flags_of(settings_class: type[AnySettings]) -> Any:
         values = dict(settings)
         for name in groups:
             values |= values.pop(name, {})
+        if empty := [name for name, value in values.items() if value == ()]:
+            raise ConfigError(f"--{empty[0].replace('_', '-')} has no value; give it some, or leave it out")
         return settings_by_name(settings_class, values)
 
     make.__annotations__ = {"settings": Annotated[_flags(settings_class), tyro.conf.arg(name="")]}

@@ -11,7 +11,7 @@ from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject, flags_of
 from sam_pipeline.cli.maintenance import Output, place
 from sam_pipeline.cli.output.printing import STDERR, STDOUT, print_table
 from sam_pipeline.cli.output.progress import showing_progress
-from sam_pipeline.config.base import check
+from sam_pipeline.report.settings import NUM_PICTURES, PICTURE_SIZE, check_pictures
 from sam_pipeline.results.selection.mask_selection import MaskSelection
 
 Selection = Annotated[MaskSelection, flags_of(MaskSelection)]
@@ -41,11 +41,13 @@ def stats(
     """
     from sam_pipeline.cli.output.statistics_text import statistics_lines
     from sam_pipeline.report.statistics import read_statistics
+    from sam_pipeline.results.categories import read_names_to_show
     from sam_pipeline.results.results import Results
 
     results = Results.open(*place(output, storage_options), selection)
+    names = read_names_to_show(results, categories)
     with showing_progress(results.num_done, STDERR) as advance:
-        found = read_statistics(results, categories=categories, watch=lambda numbers: advance(numbers.rows.num_rows))
+        found = read_statistics(results, names, lambda numbers: advance(numbers.rows.num_rows))
     if json_:
         STDOUT.print_line(json.dumps(found.to_dict()))
     else:
@@ -59,8 +61,8 @@ def report(
     dest: Dest,
     selection: Selection,
     review: Switch = False,
-    gallery: Annotated[int, tyro.conf.arg(metavar="N")] = 24,
-    picture_size: Annotated[int, tyro.conf.arg(metavar="PIXELS")] = 640,
+    gallery: Annotated[int, tyro.conf.arg(metavar="N")] = NUM_PICTURES,
+    picture_size: Annotated[int, tyro.conf.arg(metavar="PIXELS")] = PICTURE_SIZE,
     categories: Categories = None,
     overwrite: Switch = False,
     storage_options: JsonObject = NO_OPTIONS,
@@ -83,8 +85,7 @@ def report(
     from sam_pipeline.report.writing import NewFile
     from sam_pipeline.results.results import Results
 
-    check(0 <= gallery <= 1000, "gallery", "from 0 to 1000", gallery)
-    check(64 <= picture_size <= 4096, "picture_size", "from 64 to 4096", picture_size)
+    check_pictures(gallery, picture_size)
     uri, options = place(output, storage_options)
     results = Results.open(uri, options, selection)
     file = NewFile(dest, uri, options, overwrite=overwrite)

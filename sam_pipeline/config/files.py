@@ -24,7 +24,8 @@ _MAX_BITS = 64
 def config_flags(command: str, path: Path) -> list[str]:
     """The settings of a file as flags of a command; keys are flag names, with dashes or underscores.
 
-    Settings of annotate that plan does not have are left out for plan. A setting that is null keeps its default.
+    Settings of annotate that plan does not have are left out for plan. A setting that is null, or an empty list, keeps
+    its default.
 
     Raises:
         ConfigError: the file cannot be read, a key is no setting, or a value is of a kind that no setting has.
@@ -64,7 +65,7 @@ def _flags(flag: str, value: Any) -> list[str]:
             raise ValueError(
                 f"holds {printable(repr(item))[:60]}, which reads as a flag: write [-] for the dash in a pattern"
             )
-    return [flag, *map(str, value)]
+    return [flag, *map(str, value)] if value else []
 
 
 def _check_kind(value: object) -> None:

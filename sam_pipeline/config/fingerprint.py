@@ -81,11 +81,16 @@ def filter_command(last: Mapping[str, Any], output: str) -> str:
         last: the last of filters_of.
         output: folder of the filtered run.
     """
-    words = ["sam-pipeline", "filter", last["source"], "--into", output]
-    for name, value in last["selection"].items():
+    return shlex.join(["sam-pipeline", "filter", last["source"], "--into", output, *selection_flags(last["selection"])])
+
+
+def selection_flags(selection: Mapping[str, Any]) -> list[str]:
+    """Settings of a selection that are not their default, as words of a command."""
+    words = []
+    for name, value in selection.items():
         words.append(f"--{name.replace('_', '-')}")
-        words += [] if value is True else map(str, value) if isinstance(value, list) else [str(value)]
-    return shlex.join(words)
+        words += [] if value is True else map(str, value) if isinstance(value, list | tuple) else [str(value)]
+    return words
 
 
 def idle_settings(pinned: Mapping[str, Any]) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ class BestMatches:
 
     num_objects: int
     sum_best_iou: float
-    """Over objects, the highest IoU with any mask."""
+    """Over objects, the highest IoU with any mask of their category, of the 1000 that are ranked first."""
     num_found: tuple[int, ...]
     """At each of FOUND_AT."""
 
@@ -60,13 +60,12 @@ def best_matches(number: int, truth: Sequence[TruthMask], ious: Ious) -> BestMat
     return BestMatches(num_objects, sum_best, tuple(num_found))
 
 
-def total(matches: Mapping[int, BestMatches] | Sequence[BestMatches]) -> BestMatches:
+def total(matches: Sequence[BestMatches]) -> BestMatches:
     """The matches of several images as one."""
-    some = list(matches.values()) if isinstance(matches, Mapping) else list(matches)
     return BestMatches(
-        sum(each.num_objects for each in some),
-        sum(each.sum_best_iou for each in some),
-        tuple(sum(each.num_found[place] for each in some) for place in range(len(FOUND_AT))),
+        sum(each.num_objects for each in matches),
+        sum(each.sum_best_iou for each in matches),
+        tuple(sum(each.num_found[place] for each in matches) for place in range(len(FOUND_AT))),
     )
 
 

@@ -7,7 +7,7 @@ import importlib
 import pickle
 import zlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,9 @@ from sam_pipeline.evaluation.settings import IouKind
 MAX_DETS = (1, 10, 100, 1000)
 SIZES = ("all", "small", "medium", "large")
 """Of objects, as COCO divides them: at 32² and 96² pixels."""
+
+# Fewer leave more bytes that are the same in each pack; more hold more of the library's own objects.
+_IMAGES_IN_A_PACK = 16
 
 Ious = Mapping[tuple[int, int], NDArray[np.float64]]
 """By number of an image and category: (masks, objects), masks by descending score, objects in their order."""
@@ -37,8 +40,9 @@ def check_installed() -> None:
 class CocoEvaluator:
     """AP and AR of one kind of IoU.
 
-    The library matches the masks of a batch with objects. What it finds is kept packed, some 40 bytes a mask where
-    the library takes half a kilobyte, and is unpacked at the end for one category and one range of sizes at a time.
+    The library matches the masks of a batch with objects. What it finds is kept packed, some 40 bytes a mask and 130
+    for each category of an image, where the library takes half a kilobyte a mask. It is unpacked at the end, for one
+    category and one range of sizes at a time.
 
     Args:
         kind: of IoU.
@@ -46,8 +50,8 @@ class CocoEvaluator:
 
     def __init__(self, kind: IouKind) -> None:
         self._kind = kind
-        self._packed: dict[int, list[tuple[int, list[bytes]]]] = defaultdict(list)
-        """By category: numbers of images, and what was found in them for each of SIZES."""
+        self._found: dict[int, _Found] = defaultdict(_Found)
+        """By category."""
 
     def add(self, pairs: Sequence[ImagePair]) -> Ious:
         """Match the masks of some images, none of which was there before; returns their IoU."""
@@ -67,8 +71,7 @@ class CocoEvaluator:
         for row, category in enumerate(categories):
             for column, number in enumerate(numbers):
                 if (number, category) in known:
-                    packed = [zlib.compress(pickle.dumps(each), 1) for each in found[row, :, column]]
-                    self._packed[category].append((number, packed))
+                    self._found[category].add(number, list(found[row, :, column]))
         return {
             (int(number), int(category)): np.asarray(ious)
             for (number, category), ious in evaluator.ious.items()
@@ -88,17 +91,45 @@ class CocoEvaluator:
         precision = np.full((10, 101, len(categories), len(SIZES), len(MAX_DETS)), -1.0)
         recall = np.full((10, len(categories), len(SIZES), len(MAX_DETS)), -1.0)
         for place, category in enumerate(categories):
-            packed = sorted(self._packed.get(category, ()), key=lambda each: each[0])
-            for size in range(len(SIZES) if packed else 0):
-                evaluator = _library_evaluator(self._kind, [category], [number for number, _ in packed])
+            for size in range(len(SIZES) if category in self._found else 0):
+                found = sorted(self._found[category].of_size(size), key=lambda each: each[0])
+                evaluator = _library_evaluator(self._kind, [category], [number for number, _ in found])
                 evaluator.params.areaRng = [evaluator.params.areaRng[size]]
                 evaluator._paramsEval = copy.deepcopy(evaluator.params)
-                # Packed by ourselves, in this process: nothing from outside is unpickled.
-                evaluator._evalImgs_cpp = [pickle.loads(zlib.decompress(sizes[size])) for _, sizes in packed]
+                evaluator._evalImgs_cpp = [each for _, each in found]
                 evaluator.accumulate()
                 precision[:, :, place, size] = evaluator.eval["precision"][:, :, 0, 0]
                 recall[:, place, size] = evaluator.eval["recall"][:, 0, 0]
         return precision, recall
+
+
+class _Found:
+    """What the library has found of a category in some images, for each of SIZES."""
+
+    def __init__(self) -> None:
+        self._recent: list[tuple[int, list[Any]]] = []
+        self._packed: list[tuple[list[int], list[bytes]]] = []
+        """Numbers of images, and what was found in them for each of SIZES."""
+
+    def add(self, number: int, by_size: list[Any]) -> None:
+        """Keep what was found in an image."""
+        self._recent.append((number, by_size))
+        if len(self._recent) >= _IMAGES_IN_A_PACK:
+            numbers, found = zip(*self._recent, strict=True)
+            self._packed.append((list(numbers), [_packed(of_size) for of_size in zip(*found, strict=True)]))
+            self._recent = []
+
+    def of_size(self, size: int) -> Iterator[tuple[int, Any]]:
+        """The number of each image, and what was found in it for one of SIZES."""
+        for numbers, by_size in self._packed:
+            # Packed by ourselves, in this process: nothing from outside is unpickled.
+            yield from zip(numbers, pickle.loads(zlib.decompress(by_size[size])), strict=True)
+        for number, found in self._recent:
+            yield number, found[size]
+
+
+def _packed(found: Sequence[Any]) -> bytes:
+    return zlib.compress(pickle.dumps(found), 1)
 
 
 def _library_evaluator(kind: IouKind, categories: Sequence[int], numbers: Sequence[int]) -> Any:

@@ -91,7 +91,8 @@ class Evaluation:
     figures: Mapping[IouKind, Figures]
     """By kind of IoU."""
     by_category: Sequence[Mapping[str, Any]]
-    """id and name of each category that has objects, and its AP and AR@1000 by kind; none if class-agnostic."""
+    """id and name of each category that has objects, and AP, AP50, AP75, AR@100 and AR@1000 by kind, as mask_AP;
+    none if class-agnostic."""
     images: Sequence[ImageFigures]
     """In the order of image_id."""
 

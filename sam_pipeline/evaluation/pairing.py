@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sam_pipeline.errors import InputError
-from sam_pipeline.evaluation.ground_truth.annotation_file import GroundTruth, TruthImage
+from sam_pipeline.evaluation.ground_truth.annotation_file import GroundTruth, TruthImage, category_of
 from sam_pipeline.evaluation.ground_truth.category_matching import ComparedCategories
 from sam_pipeline.evaluation.ground_truth.image_matching import match_ids, match_images
 from sam_pipeline.evaluation.ground_truth.truth_masks import MOST_COORDINATE, TruthError, TruthMask, truth_mask
@@ -182,14 +182,16 @@ def _objects(
 ) -> list[TruthMask]:
     objects: list[TruthMask] = []
     for annotation in truth.annotations.get(image.truth.image_id, []):
+        category = categories.of_object(category_of(annotation))
+        if category is None:
+            continue
         try:
-            each = truth_mask(annotation, image.size_hw)
+            each = truth_mask(annotation, category, image.size_hw)
         except TruthError as error:
             counts.num_unusable += 1
             if len(problems) < _SHOWN:
                 problems.append(f"{annotation.get('id')!r} of {image.truth.file_name!r}: {error}")
             continue
-        each["category_id"] = categories.of_object(each["category_id"])
         counts.num_crowds += each["iscrowd"]
         counts.num_objects += 1 - each["iscrowd"]
         counts.num_boxes_only += each["segmentation"] is None

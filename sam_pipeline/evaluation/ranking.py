@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.evaluation.settings import RankBy
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.selection.choosing import list_array
-from sam_pipeline.storage.tables.result_reading import iterate_row_groups
 
 
 def resolve_ranking(results: Results, rank_by: RankBy) -> RankBy:
-    """What auto means for a run: score where every mask has one, else predicted_iou. Reads two small columns."""
+    """What auto means for a run: score where every mask that the selection keeps has one, else predicted_iou.
+
+    Raises:
+        OutputError, StorageUnavailableError: the results cannot be read.
+    """
     if rank_by != "auto":
         return rank_by
-    num_scores, source = 0, results.selection.source
-    for group in iterate_row_groups(results.table, results.storage_options):
-        masks = list_array(group.read([], ["prompt_id", "score"])["masks"]).flatten()
-        is_prompted, has_score = masks.field("prompt_id").is_valid(), masks.field("score").is_valid()
-        wanted = is_prompted if source == "prompts" else pc.invert(is_prompted) if source == "grid" else None
-        has_score = has_score if wanted is None else has_score.filter(wanted)
-        if pc.all(has_score, min_count=0).as_py() is False:
+    num_scores = 0
+    for rows in results.tables(["masks"], mask_fields=["score"]):
+        scores = list_array(rows["masks"]).flatten().field("score")
+        if scores.null_count:
             return "predicted_iou"
-        num_scores += len(has_score)
+        num_scores += len(scores)
     return "score" if num_scores else "predicted_iou"
 
 

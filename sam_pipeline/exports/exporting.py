@@ -27,6 +27,8 @@ _SETTINGS_OF_SOME = frozenset({"segmentation", "bbox", "parts", "simplify", "sha
 
 _SETTINGS_OF_POLYGONS = ("parts", "simplify")
 
+_NOT_MET = "the run does not have them, or the selection leaves them out"
+
 
 @dataclass
 class Summary(Report):
@@ -135,6 +137,9 @@ def finish(job: Job, destination: Destination, marker: Marker, records: Sequence
     )
     for record in records:
         summary.merge(record.report)
+    if job.review is not None:
+        for what, number in (("images", job.review.num_images), ("masks", job.review.num_masks)):
+            summary.warn(f"{what} that the review drops were not met: {_NOT_MET}", number - summary.met_of_review[what])
     return summary
 
 

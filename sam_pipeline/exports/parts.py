@@ -153,9 +153,10 @@ def _wanted(job: Job, number: int, columns: Sequence[str], report: Report) -> It
         report.images_left_out[_NOT_SELECTED] -= rows.num_rows
         if job.review is not None:
             reviewed = job.review.apply(rows)
-            report.images_left_out[_DROPPED] += rows.num_rows - reviewed.num_rows
-            report.masks_left_out[_DROPPED] += _num_masks(rows) - _num_masks(reviewed)
-            rows = reviewed
+            report.images_left_out[_DROPPED] += reviewed.num_images
+            report.masks_left_out[_DROPPED] += _num_masks(rows) - _num_masks(reviewed.rows)
+            report.met_of_review.update(images=reviewed.num_images, masks=reviewed.num_masks)
+            rows = reviewed.rows
         if not job.settings.keep_empty:
             wanted = rows.filter(pc.field("num_masks") > 0)
             report.images_left_out["without masks"] += rows.num_rows - wanted.num_rows

@@ -10,13 +10,11 @@ from sam_pipeline.report.counting.mask_numbers import MaskNumbers
 from sam_pipeline.report.page.gallery_choice import GalleryChoice
 from sam_pipeline.report.page.pictures import Picture, read_pictures
 from sam_pipeline.report.page.rendering import Page, render
+from sam_pipeline.report.settings import NUM_PICTURES, PICTURE_SIZE
 from sam_pipeline.report.statistics import read_statistics
-from sam_pipeline.results.categories import read_categories
+from sam_pipeline.results.categories import read_names_to_show
 from sam_pipeline.results.results import Results
 from sam_pipeline.storage.tables.delta import table_metadata
-
-NUM_PICTURES = 24
-PICTURE_SIZE = 640
 
 
 def make_report(
@@ -35,7 +33,7 @@ def make_report(
         num_pictures: in the gallery, at most.
         picture_size: longest side of the pictures, in pixels.
         is_review: with ticks for images and masks, which the page saves as a review.
-        categories: where names of categories are, as for read_categories.
+        categories: where names of categories are, as for read_names_to_show.
         advance: called with the number of images that were read since the last call.
 
     Returns:
@@ -46,14 +44,14 @@ def make_report(
         OutputError: a file of the run is missing or damaged.
         StorageUnavailableError: storage did not answer.
     """
-    names = read_categories(results, categories)
+    names = read_names_to_show(results, categories)
     choice = GalleryChoice(num_pictures)
 
     def watch(numbers: MaskNumbers) -> None:
         choice.watch(numbers)
         advance(numbers.rows.num_rows)
 
-    statistics = read_statistics(results, categories=categories, watch=watch)
+    statistics = read_statistics(results, names, watch)
     groups = choice.groups(names)
     ids = [image_id for group in groups for image_id in group.image_ids]
     pictures: dict[int, Picture] = {

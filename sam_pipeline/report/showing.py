@@ -13,7 +13,7 @@ from PIL import Image
 
 from sam_pipeline.drawing import draw_masks
 from sam_pipeline.errors import ConfigError, InputError
-from sam_pipeline.results.categories import read_categories
+from sam_pipeline.results.categories import read_names_to_show
 from sam_pipeline.results.images import read_images
 from sam_pipeline.results.results import Results
 from sam_pipeline.safety.clean_text import one_line
@@ -81,7 +81,7 @@ def draw_image(results: Results, image_id: int, categories: str | None = None) -
     Args:
         results: of the run; its selection decides which masks are drawn.
         image_id: of an image that has a row.
-        categories: where names of categories are, as for read_categories.
+        categories: where names of categories are, as for read_names_to_show.
 
     Returns:
         (H, W, 3) uint8 RGB, and what is wrong with the image, which is grey then; empty where nothing is.
@@ -104,7 +104,7 @@ def draw_image(results: Results, image_id: int, categories: str | None = None) -
         missing = f"it has {image.shape[1]} x {image.shape[0]} pixels now"
     if isinstance(image, Exception) or missing:
         image = np.full((*size_hw, 3), 128, np.uint8)
-    names = read_categories(results, categories).names
+    names = read_names_to_show(results, categories).names
     return draw_masks(image, row["masks"], categories=names, prompt_boxes=True), missing
 
 

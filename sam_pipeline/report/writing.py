@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -22,10 +23,10 @@ class NewFile:
     """A file to be written. Made before the work whose result it holds, so that what cannot be written fails at once.
 
     Args:
-        place: a local path or a URI; folders on the way are made.
+        place: a local path or a URI; folders on the way are made. Of a symbolic link, the file that it names is meant.
         output: folder of the run that the file tells of.
         storage_options: of fsspec.
-        overwrite: replace a file that is there.
+        overwrite: replace a file that is there; None where the user cannot ask for it.
 
     Raises:
         ConfigError: an address that is refused, or one where the run keeps its tables.
@@ -33,19 +34,23 @@ class NewFile:
         StorageUnavailableError: storage did not answer.
     """
 
-    def __init__(self, place: str, output: str, storage_options: StorageOptions, *, overwrite: bool) -> None:
+    uri: str
+    """An absolute path or a URI, the same for all names of one file."""
+
+    def __init__(
+        self, place: str, output: str, storage_options: StorageOptions, *, overwrite: bool | None = None
+    ) -> None:
         if place.endswith("/"):
             raise ConfigError(f"{place} is a folder: name a file in it")
-        self._uri = absolute_uri(place)
-        check_apart(self._uri, output, storage_options)
-        self._filesystem, self._path = open_filesystem(self._uri, storage_options)
-        self._is_local = local_path(self._uri) is not None
+        self.uri = absolute_uri(place)
+        check_apart(self.uri, output, storage_options)
+        self._overwrite = overwrite
+        self._is_local = local_path(self.uri) is not None
+        if self._is_local:
+            self.uri = os.path.realpath(self.uri)
+        self._filesystem, self._path = open_filesystem(self.uri, storage_options)
         with self._errors():
-            found = retried(partial(self._type, self._path), what=f"look at {self._uri}")
-            if found == "directory":
-                raise OutputError(f"{self._uri} is a folder: name a file in it")
-            if found is not None and not overwrite:
-                raise OutputError(f"{self._uri} exists already: give another name, or --overwrite")
+            self._check_name()
             if self._is_local:
                 self._check_folder()
 
@@ -53,33 +58,50 @@ class NewFile:
         """Write the whole file.
 
         Raises:
-            OutputError: it could not be written; what was there before still is.
+            OutputError: it could not be written, or is there meanwhile; what was there before still is.
             StorageUnavailableError: storage did not answer.
         """
         with self._errors():
+            self._check_name()  # once more: the work may have taken hours
             if not self._is_local:  # an object appears when it is whole
                 put = partial(self._filesystem.pipe_file, self._path, content)
-                retried(put, what=f"write {self._uri}", denied_is_final=False)
+                retried(put, what=f"write {self.uri}", denied_is_final=False)
                 return
-            os.makedirs(os.path.dirname(self._path), exist_ok=True)
-            unfinished = f"{self._path}.{uuid.uuid4().hex[:8]}.unfinished"
+            folder = os.path.dirname(self._path)
+            os.makedirs(folder, exist_ok=True)
+            # Not the file's own name and more: that may be as long as a name can be.
+            unfinished = os.path.join(folder, f".{uuid.uuid4().hex}.unfinished")
             try:
                 with open(unfinished, "xb") as file:
                     file.write(content)
-                os.replace(unfinished, self._path)
-            except BaseException:
+                if self._overwrite:
+                    os.replace(unfinished, self._path)
+                else:
+                    _name_anew(unfinished, self._path)
+            finally:
                 if os.path.exists(unfinished):
                     os.remove(unfinished)
-                raise
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        with output_errors(self._uri, _MESSAGE):
+        with output_errors(self.uri, _MESSAGE):
             yield
 
-    def _type(self, path: str) -> str | None:
+    def _check_name(self) -> None:
+        """Nothing must have the name, but for a file that may be replaced."""
+        found = retried(self._type, what=f"look at {self.uri}")
+        if found == "directory":
+            raise OutputError(f"{self.uri} is a folder: name a file in it")
+        if found not in (None, "file"):
+            raise OutputError(f"{self.uri} is not a regular file: give another name")
+        if found is not None and not self._overwrite:
+            remedy = "or delete it" if self._overwrite is None else "or --overwrite"
+            raise OutputError(f"{self.uri} exists already: give another name, {remedy}")
+
+    def _type(self) -> str | None:
         try:
-            found: str = self._filesystem.info(path)["type"]
+            self._filesystem.invalidate_cache()
+            found: str = self._filesystem.info(self._path)["type"]
         except FileNotFoundError:
             return None
         return found
@@ -93,3 +115,19 @@ class NewFile:
             raise NotADirectoryError(f"{folder} is no folder")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(f"no permission to write in {folder}")
+
+
+def _name_anew(path: str, name: str) -> None:
+    """Give a file another name that nothing else has.
+
+    Raises:
+        FileExistsError: something has it.
+    """
+    try:
+        os.link(path, name)
+    except FileExistsError:
+        raise
+    except OSError:  # a filesystem without hard links
+        if os.path.lexists(name):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
+        os.rename(path, name)

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from sam_pipeline.errors import ConfigError, InputError
+from sam_pipeline.errors import ConfigError, InputError, StorageUnavailableError
 from sam_pipeline.results.results import Results
-from sam_pipeline.safety.clean_text import one_line
+from sam_pipeline.safety.clean_text import is_encodable, one_line
 from sam_pipeline.storage.inputs.file_numbers import ID_LIMIT, as_number, whole_number
 from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri, join_uri
 from sam_pipeline.storage.objects.object_reading import open_object, read_head, read_json
@@ -125,6 +125,26 @@ def read_categories(results: Results, place: str | None = None) -> Categories:
     return Categories()
 
 
+def read_names_to_show(results: Results, place: str | None = None) -> Categories:
+    """The same for people to read, where numbers will do if nobody answers; a run of the grid needs no names.
+
+    Arguments are those of read_categories.
+
+    Raises:
+        InputError: place cannot be read, or holds no names.
+        StorageUnavailableError: the storage of place did not answer.
+    """
+    if place is None and results.settings.get("mode") == "grid":
+        return Categories()
+    try:
+        return read_categories(results, place)
+    except StorageUnavailableError as error:
+        if place is not None:
+            raise
+        logger.warning("no names of categories: %s", error)
+        return Categories()
+
+
 def used_category_ids(results: Results) -> set[int | None]:
     """The categories that stored masks have, None among them for masks without one; read from one small column.
 
@@ -216,7 +236,7 @@ def _checked(pairs: Iterable[tuple[int | None, object]], supercategories: Mappin
     names: dict[int, str] = {}
     for number, name in pairs:
         name = str(name) if isinstance(name, int | float) else name  # a name such as 7 is a number to YAML
-        if number is None or not isinstance(name, str) or not name.strip():
+        if number is None or not isinstance(name, str) or not name.strip() or not is_encodable(name):
             raise InputError(
                 f"categories of {uri}: each needs a whole number as its id, and a name; got {number!r}, {name!r}"
             )

@@ -9,17 +9,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from sam_pipeline.storage.inputs.selection import take_rows
 from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA
 from sam_pipeline.storage.layout import table_uri
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.tables.delta import committed_files, open_table
-from sam_pipeline.storage.tables.plan import Plan, iterate_planned, write_plan
+from sam_pipeline.storage.tables.plan import Plan, read_planned, write_plan_parts
 from sam_pipeline.storage.tables.prompts import copy_prompts, read_prompts_header
-from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA, PROMPTS_SCHEMA
+from sam_pipeline.storage.tables.schema import PROMPTS_SCHEMA
 from sam_pipeline.storage.tables.table_reading import checked_opener, read_checked
 
 _PART_BYTES = 64 * 2**20
+# Of a plan, some tens of megabytes.
+_PART_IMAGES = 2**17
 
 
 def copy_plan(plan: Plan, image_ids: NDArray[np.int64], new: str, storage_options: StorageOptions) -> None:
@@ -31,10 +32,11 @@ def copy_plan(plan: Plan, image_ids: NDArray[np.int64], new: str, storage_option
         new: folder of the other run, without a plan.
         storage_options: of fsspec.
     """
-    parts = [_chosen(rows, image_ids) for rows in iterate_planned(plan, IMAGES_SCHEMA.names, storage_options)]
-    images = pa.concat_tables(part.select(IMAGES_SCHEMA.names).cast(IMAGES_SCHEMA) for part in parts)
-    order = np.argsort(images["image_id"].to_numpy(), kind="stable").astype(np.uint64)
-    write_plan(new, plan.input, take_rows(images.select(SOURCE_SCHEMA.names), order), storage_options)
+    parts = (
+        read_planned(plan.output, image_ids[first : first + _PART_IMAGES], storage_options).select(SOURCE_SCHEMA.names)
+        for first in range(0, len(image_ids), _PART_IMAGES)
+    )
+    write_plan_parts(new, plan.input, parts, storage_options)
 
 
 def copy_image_prompts(plan: Plan, image_ids: NDArray[np.int64], new: str, storage_options: StorageOptions) -> None:

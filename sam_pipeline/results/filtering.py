@@ -70,7 +70,7 @@ class Filtered:
 def filter_run(source: Results, new: str, show: Callable[[Filtered], Advance]) -> Filtered:
     """Write a run that holds the masks of another that its selection keeps; or go on with one that was begun.
 
-    Takes some 500 MB of memory, however large the run.
+    Takes some 700 MB of memory with 60 masks an image, and 30 bytes for each image.
 
     Args:
         source: what to filter, with the selection.

@@ -12,7 +12,7 @@ masks anew. So it is named by mask_key, which depends on its pixels and its prom
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sam_pipeline.errors import ConfigError, InputError
+from sam_pipeline.errors import InputError
 from sam_pipeline.results.selection.choosing import keep_masks, list_array
+from sam_pipeline.safety.clean_text import is_encodable
 from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri
 from sam_pipeline.storage.objects.object_reading import read_json
 
@@ -43,64 +44,78 @@ def mask_key(mask: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Review:
-    """Which of the images and masks that a person has looked at are left out. All others are kept."""
+class Reviewed:
+    """Rows that a review was applied to."""
 
-    place: str
-    """The file, for messages."""
-    uris: Mapping[int, str]
-    """Of the images that were looked at, by image_id."""
-    dropped_images: frozenset[int]
-    """By image_id."""
-    dropped_masks: Mapping[int, frozenset[str]]
-    """For each image that loses some masks and is kept itself: their keys."""
+    rows: pa.Table
+    """What is left of them."""
+    num_images: int
+    """Of the images that the review drops, those that were met."""
+    num_masks: int
+    """Of the masks that it drops of other images, those that were met."""
+
+
+@dataclass(frozen=True)
+class Review:
+    """Which images and masks a person has dropped. All others are kept.
+
+    Images are known by their URI: a filtered run may number them anew.
+    """
+
+    dropped_images: frozenset[str]
+    """By URI."""
+    dropped_masks: Mapping[str, frozenset[str]]
+    """For each image that loses some masks and is kept itself: their keys, by URI."""
+
+    @property
+    def num_images(self) -> int:
+        """Images that are dropped."""
+        return len(self.dropped_images)
+
+    @property
+    def num_masks(self) -> int:
+        """Masks that are dropped of other images."""
+        return sum(map(len, self.dropped_masks.values()))
 
     def contents(self) -> tuple[object, ...]:
         """What it says as JSON takes it, equal for equal reviews."""
-        masks = [(image_id, sorted(keys)) for image_id, keys in sorted(self.dropped_masks.items())]
-        return sorted(self.uris.items()), sorted(self.dropped_images), masks
+        return sorted(self.dropped_images), [(uri, sorted(keys)) for uri, keys in sorted(self.dropped_masks.items())]
 
-    def apply(self, rows: pa.Table) -> pa.Table:
+    def apply(self, rows: pa.Table) -> Reviewed:
         """Rows of a run's results without the images and masks that were dropped.
 
         Args:
-            rows: with the columns image_id and uri, and num_masks and masks if there are any; masks with all fields.
-
-        Raises:
-            ConfigError: an image that was looked at has another URI here: the review is of another run.
+            rows: with the column uri, and num_masks and masks if there are any; masks with all fields.
         """
-        ids = rows["image_id"]
-        seen = np.flatnonzero(pc.is_in(ids, pa.array(list(self.uris), pa.int64())).to_numpy())
-        if not len(seen):
-            return rows
-        for image_id, uri in zip(ids.take(seen).to_pylist(), rows["uri"].take(seen).to_pylist(), strict=True):
-            if self.uris[image_id] != uri:
-                raise ConfigError(
-                    f"{self.place} is a review of another run: there image {image_id} is {self.uris[image_id]!r}, "
-                    f"here it is {uri!r}"
-                )
+        num_masks = 0
         if "masks" in rows.column_names:
-            rows = self._without_masks(rows, seen)
-        is_dropped = pc.is_in(ids, pa.array(list(self.dropped_images), pa.int64()))
-        return rows.filter(pc.invert(is_dropped))
+            rows, num_masks = self._without_masks(rows)
+        is_dropped = self._is_one_of(rows, self.dropped_images)
+        left = rows.filter(pc.invert(is_dropped))
+        return Reviewed(left, rows.num_rows - left.num_rows, num_masks)
 
-    def _without_masks(self, rows: pa.Table, seen: np.ndarray[Any, np.dtype[np.int64]]) -> pa.Table:
+    def _is_one_of(self, rows: pa.Table, uris: Iterable[str]) -> pa.ChunkedArray:
+        return pc.is_in(rows["uri"], pa.array(list(uris), rows["uri"].type))
+
+    def _without_masks(self, rows: pa.Table) -> tuple[pa.Table, int]:
+        """Rows without the masks that were dropped of images that are kept, and how many keys were met."""
         masks = list_array(rows["masks"])
         kept = np.ones(len(masks.flatten()), dtype=bool)
         offsets = np.asarray(masks.offsets)
-        for number in seen:
-            if keys := self.dropped_masks.get(rows["image_id"][number].as_py()):
-                kept[offsets[number] : offsets[number + 1]] = [
-                    mask_key(mask) not in keys for mask in masks[number].as_py()
-                ]
+        num_met = 0
+        for number in np.flatnonzero(self._is_one_of(rows, self.dropped_masks).to_numpy()):
+            dropped = self.dropped_masks[rows["uri"][number].as_py()]
+            keys = [mask_key(mask) for mask in masks[number].as_py()]
+            kept[offsets[number] : offsets[number + 1]] = [key not in dropped for key in keys]
+            num_met += len(dropped & set(keys))
         if kept.all():
-            return rows
+            return rows, num_met
         chosen = keep_masks(rows["masks"], kept)
         rows = rows.set_column(rows.schema.get_field_index("masks"), rows.schema.field("masks"), chosen)
         if "num_masks" in rows.column_names:
             counts = pc.list_value_length(chosen)
             rows = rows.set_column(rows.schema.get_field_index("num_masks"), rows.schema.field("num_masks"), counts)
-        return rows
+        return rows, num_met
 
 
 def read_review(place: str, storage_options: StorageOptions) -> Review:
@@ -123,28 +138,27 @@ def read_review(place: str, storage_options: StorageOptions) -> Review:
     images = found.get("images")
     if not isinstance(images, list):
         raise InputError(f"{place} is no review: it lists no images")
-    uris: dict[int, str] = {}
-    dropped_images: set[int] = set()
-    dropped_masks: dict[int, frozenset[str]] = {}
+    dropped_images: set[str] = set()
+    dropped_masks: dict[str, frozenset[str]] = {}
     for image in images:
-        image_id = _checked(place, image)
-        uris[image_id] = image["uri"]
+        uri = _checked(place, image)
         if not image["keep"]:
-            dropped_images.add(image_id)
+            dropped_images.add(uri)
         elif image["dropped_masks"]:
-            dropped_masks[image_id] = frozenset(image["dropped_masks"])
-    return Review(place, uris, frozenset(dropped_images), dropped_masks)
+            dropped_masks[uri] = frozenset(image["dropped_masks"])
+    return Review(frozenset(dropped_images), dropped_masks)
 
 
-def _checked(place: str, image: Any) -> int:
-    """The id of an image of a review, all of whose fields are as they must be."""
+def _checked(place: str, image: Any) -> str:
+    """The URI of an image of a review, all of whose fields are as they must be."""
     match image:
-        case {"image_id": int(image_id), "uri": str(), "keep": bool(), "dropped_masks": list(keys)} if (
+        case {"image_id": int(image_id), "uri": str(uri), "keep": bool(), "dropped_masks": list(keys)} if (
             not isinstance(image_id, bool)
             and 0 <= image_id < 2**63
+            and is_encodable(uri)
             and all(isinstance(key, str) and len(key) == _KEY_LENGTH for key in keys)
         ):
-            return image_id
+            return uri
     raise InputError(
         f"{place} is no review: an image of it has not image_id, uri, keep and dropped_masks as they must be"
     )

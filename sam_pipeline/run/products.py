@@ -10,8 +10,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Unpack
 
-from sam_pipeline.config.base import check, settings_by_name
+from sam_pipeline.config.base import settings_by_name
 from sam_pipeline.config.keywords import StrPath
+from sam_pipeline.report.settings import NUM_PICTURES, PICTURE_SIZE, check_pictures
 from sam_pipeline.results.results import Results
 
 if TYPE_CHECKING:
@@ -47,18 +48,18 @@ class RunProducts:
             InputError: categories cannot be read.
         """
         from sam_pipeline.report.statistics import read_statistics
+        from sam_pipeline.results.categories import read_names_to_show
 
-        return read_statistics(
-            self.results, categories=_text(categories), watch=lambda numbers: _tell(on_progress, numbers.rows.num_rows)
-        )
+        names = read_names_to_show(self.results, _text(categories))
+        return read_statistics(self.results, names, lambda numbers: _tell(on_progress, numbers.rows.num_rows))
 
     def report(
         self,
         dest: StrPath,
         *,
         review: bool = False,
-        gallery: int = 24,
-        picture_size: int = 640,
+        gallery: int = NUM_PICTURES,
+        picture_size: int = PICTURE_SIZE,
         categories: StrPath | None = None,
         overwrite: bool = False,
         on_progress: OnProgress = lambda _: None,
@@ -81,8 +82,7 @@ class RunProducts:
         from sam_pipeline.report.report import make_report
         from sam_pipeline.report.writing import NewFile
 
-        check(0 <= gallery <= 1000, "gallery", "from 0 to 1000", gallery)
-        check(64 <= picture_size <= 4096, "picture_size", "from 64 to 4096", picture_size)
+        check_pictures(gallery, picture_size)
         file = NewFile(os.fspath(dest), self.results.output, self.results.storage_options, overwrite=overwrite)
         page = make_report(
             self.results,

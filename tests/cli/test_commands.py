@@ -431,6 +431,19 @@ def test_a_panic_of_a_library_is_one_line_too(cli, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
+        (["plan", "--input", "a", "--output", "o", "--include"], "include"),
+        (["annotate", "--output", "o", "--keep", "--limit", 4], "keep"),
+        (["filter", "o", "--into", "n", "--category-ids"], "category-ids"),
+        (["evaluate", "o", "--ground-truth", "t.json", "--iou", "--exclude", "a"], "iou"),
+    ],
+)
+def test_a_flag_without_values_is_refused(cli, arguments, name):
+    assert refused(cli, *arguments) == f"--{name} has no value; give it some, or leave it out"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
         (["plan", "--input", "a", "--output", "o", "--input", "b"], "input"),
         (["plan", "--input=a", "--output", "o", "--input=b"], "input"),
         (["plan", "--input", "a", "--output=o", "--output", "o"], "output"),

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from sam_pipeline.errors import OutputError
+from sam_pipeline.report.writing import NewFile
 from tests.evaluation.compared import HEIGHT, WIDTH, annotation, coco_file, rectangle, saved_rows, stored
 from tests.storage.runs import failed_row, plan, row, take_over
 
@@ -43,6 +45,21 @@ def test_what_is_printed_and_written(cli, folder):
         assert line in out.splitlines(), out
     with open("a.csv") as file:
         assert [each["image_id"] for each in csv.DictReader(file)] == ["0", "2"]
+    assert json.loads((folder / "a.json").read_text())["figures"]["mask"]["AR@1000"] == 0.5
+
+
+def test_figures_are_printed_and_one_file_written_where_the_other_cannot_be(cli, folder, monkeypatch):
+    written = NewFile.write
+
+    def write(file, content):
+        if file.uri.endswith(".csv"):
+            raise OutputError("cannot write a.csv: no space left")
+        written(file, content)
+
+    monkeypatch.setattr(NewFile, "write", write)
+    code, out, err = cli("evaluate", "run", "--ground-truth", "truth.json", "--csv", "a.csv", "--json", "a.json")
+    assert (code, err) == (2, "error: cannot write a.csv: no space left\n")
+    assert "AR@1000             0.5000    0.5000    0.5000" in out.splitlines()
     assert json.loads((folder / "a.json").read_text())["figures"]["mask"]["AR@1000"] == 0.5
 
 
@@ -93,8 +110,12 @@ def test_bad_ground_truth_is_one_line(cli, folder, content, message):
         (["run", "--ground-truth", "none.json"], "input not found"),
         (["none", "--ground-truth", "truth.json"], "no plan in"),
         (["run", "--ground-truth", "truth.json", "--iou", "masks"], "iou must be some of mask, box, boundary"),
-        (["run", "--ground-truth", "truth.json", "--csv", "truth.json"], "truth.json exists"),
-        (["run", "--ground-truth", "truth.json", "--json", "no/a.json"], "its folder does not exist"),
+        (
+            ["run", "--ground-truth", "truth.json", "--csv", "truth.json"],
+            "truth.json exists already: give another name, or delete it",
+        ),
+        (["run", "--ground-truth", "truth.json", "--json", "truth.json/a.json"], "Not a directory"),
+        (["run", "--ground-truth", "truth.json", "--csv", "a", "--json", "./a"], "csv and json are the same file, a"),
         (["run", "--ground-truth", "truth.json", "--include", "x.jpg"], "no results of the images that are wanted"),
         (["run", "--ground-truth", "truth.json", "--rank-by", "score"], "some have none"),
     ],

@@ -26,6 +26,7 @@ def test_the_suffix_of_toml_may_be_in_capitals(tmp_path):
 def test_a_value_that_begins_with_a_dash_is_no_flag(tmp_path):
     assert flags(tmp_path, "run.yaml", "output: -h\nmin_score: -1e-05") == ["--output=-h", "--min-score=-1e-05"]
     assert flags(tmp_path, "run.toml", 'exclude = ["[-]x*"]') == ["--exclude", "[-]x*"]
+    assert flags(tmp_path, "run.toml", "exclude = []") == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What average precision and recall must obey, and the library's own boundary figures as the oracle of ours."""
 
+import pickle
 import sys
 
 import numpy as np
@@ -131,13 +132,15 @@ def test_a_category_that_was_never_there_has_no_figures():
     assert set(np.unique(precision)) == set(np.unique(recall)) == {-1}
 
 
-def test_what_is_kept_of_a_mask_is_small():
+@pytest.mark.parametrize(("num_masks", "most_bytes"), [(1000, 60_000), (1, 250)])
+def test_what_is_kept_of_an_image_is_small(num_masks, most_bytes):
     evaluator = CocoEvaluator("mask")
     shape = rle(10, 10, 30, 30)
-    masks = [ranked(shape, score) for score in np.random.default_rng(0).random(1000).tolist()]
-    evaluator.add([ImagePair(1, SIZE, [annotated(shape)], masks)])
-    packed = sum(len(size) for images in evaluator._packed.values() for _, sizes in images for size in sizes)
-    assert packed / 1000 < 60
+    masks = [ranked(shape, score) for score in np.random.default_rng(0).random(num_masks).tolist()]
+    evaluator.add([ImagePair(number, SIZE, [annotated(shape)], masks) for number in range(1, 33)])
+    (found,) = evaluator._found.values()
+    assert len(found._recent) == 0
+    assert len(pickle.dumps(found._packed)) / 32 < most_bytes
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch):

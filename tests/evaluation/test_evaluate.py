@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sam_pipeline.errors import InputError
+from sam_pipeline.evaluation.coco_evaluator import CocoEvaluator
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.results.selection.mask_selection import MaskSelection
 from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
@@ -210,6 +211,41 @@ def test_unusable_annotations_are_left_out_and_named(tmp_path, caplog):
         found = compare(tmp_path, [[stored(LEFT)]], truth)
     assert (found.counts.num_objects, found.counts.num_unusable) == (1, 1)
     assert "1 annotations are left out, such as 2 of '0000.jpg': its polygons" in caplog.text
+
+
+@pytest.mark.parametrize("category_id", [5, "x"])
+def test_objects_without_a_listed_category_count_where_categories_are_not_compared(tmp_path, caplog, category_id):
+    truth = coco_file([[annotation(LEFT), annotation(RIGHT, category_id)]])
+    found = compare(tmp_path / "agnostic", [[stored(LEFT), stored(RIGHT)]], truth)
+    assert (found.counts.num_objects, found.figures["mask"]["AP"]) == (2, pytest.approx(1))
+    assert not caplog.records
+    found = compare(tmp_path / "by category", [[prompted(LEFT), stored(RIGHT)]], truth)
+    assert (found.counts.num_objects, found.counts.num_masks) == (1, 1)
+    assert "1 annotations name no category of" in caplog.text
+
+
+def test_a_name_that_no_file_can_have_is_passed_over(tmp_path):
+    truth = coco_file([[annotation(LEFT)], [annotation(LEFT)]])
+    truth["images"][1]["file_name"] = "\ud800.jpg"
+    found = compare(tmp_path, [[stored(LEFT)]], truth)
+    assert (found.counts.num_only_in_truth, found.counts.num_objects) == (1, 1)
+
+
+def test_categories_without_objects_are_not_accumulated(tmp_path, monkeypatch):
+    asked = []
+    accumulate = CocoEvaluator.accumulate
+
+    def watched(evaluator, categories):
+        asked.append(list(categories))
+        return accumulate(evaluator, categories)
+
+    monkeypatch.setattr(CocoEvaluator, "accumulate", watched)
+    truth = coco_file([[annotation(RIGHT, 3), annotation(LEFT, 1)]], categories=("cat", "dog", "cow", "cup"))
+    masks = [[prompted(LEFT, category_id=1), prompted(RIGHT, category_id=3), prompted(LEFT, category_id=4)]]
+    found = compare(tmp_path, masks, truth, iou=("mask",))
+    assert asked == [[1, 3]]
+    assert [each["name"] for each in found.by_category] == ["cat", "cow"]
+    assert found.figures["mask"]["AP"] == pytest.approx(1)
 
 
 def test_a_selection_is_compared(tmp_path):

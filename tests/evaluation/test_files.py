@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from sam_pipeline.errors import OutputError
-from sam_pipeline.evaluation.files import check_absent, csv_text, json_text, write_texts
+from sam_pipeline.evaluation.files import csv_text, json_text
 from tests.evaluation.compared import annotation, coco_file, compare, prompted, rectangle, stored
 
 LEFT, RIGHT = rectangle(10, 10, 20, 20), rectangle(90, 10, 20, 20)
@@ -47,26 +46,3 @@ def test_figures_of_each_category(tmp_path):
     found = compare(tmp_path, masks, truth, iou=("mask",))
     assert [(each["id"], each["name"], each["mask_AP"]) for each in found.by_category] == [(1, "cat", 1), (2, "dog", 0)]
     assert found.figures["mask"]["AP"] == 0.5
-
-
-def test_what_exists_is_never_written_over(tmp_path):
-    there = tmp_path / "there.csv"
-    there.write_text("mine")
-    with pytest.raises(OutputError, match="exists"):
-        check_absent(str(there), "/run", {})
-    with pytest.raises(OutputError, match="its folder does not exist"):
-        check_absent(str(tmp_path / "no" / "folder.csv"), "/run", {})
-    with pytest.raises(OutputError, match="cannot write"):
-        write_texts({str(there): "other"}, {})
-    assert there.read_text() == "mine"
-
-
-@pytest.mark.s3
-def test_files_on_s3(s3, monkeypatch):
-    for name, value in s3.env.items():
-        monkeypatch.setenv(name, value)
-    place = f"s3://{s3.create_bucket()}/figures/all.json"
-    check_absent(place, "/run", {})
-    write_texts({place: "{}"}, {})
-    with pytest.raises(OutputError, match="exists"):
-        check_absent(place, "/run", {})

@@ -13,19 +13,22 @@ SCORED, UNSCORED, OF_GRID = prompted(SHAPE), prompted(SHAPE, score=None), stored
 
 
 @pytest.mark.parametrize(
-    ("masks", "source", "rank_by"),
+    ("masks", "selection", "rank_by"),
     [
-        ([SCORED, SCORED], "all", "score"),
-        ([SCORED, UNSCORED], "all", "predicted_iou"),
-        ([SCORED, OF_GRID], "all", "predicted_iou"),
-        ([SCORED, OF_GRID], "prompts", "score"),
-        ([SCORED, OF_GRID], "grid", "predicted_iou"),
-        ([OF_GRID], "all", "predicted_iou"),
-        ([], "all", "predicted_iou"),
+        ([SCORED, SCORED], {}, "score"),
+        ([SCORED, UNSCORED], {}, "predicted_iou"),
+        ([SCORED, OF_GRID], {}, "predicted_iou"),
+        ([SCORED, OF_GRID], {"source": "prompts"}, "score"),
+        ([SCORED, OF_GRID], {"source": "grid"}, "predicted_iou"),
+        ([OF_GRID], {}, "predicted_iou"),
+        ([], {}, "predicted_iou"),
+        ([SCORED, UNSCORED], {"min_score": 0.1}, "score"),
+        ([SCORED, OF_GRID], {"category_ids": (1,)}, "score"),
+        ([SCORED, UNSCORED], {"include": ("0000.jpg",)}, "predicted_iou"),
     ],
 )
-def test_auto_is_the_score_where_every_mask_has_one(tmp_path, masks, source, rank_by):
-    results = Results.open(saved_run(tmp_path / "run", [[], masks]), {}, MaskSelection(source=source))
+def test_auto_is_the_score_where_every_mask_has_one(tmp_path, masks, selection, rank_by):
+    results = Results.open(saved_run(tmp_path / "run", [[], masks]), {}, MaskSelection(**selection))
     assert resolve_ranking(results, "auto") == rank_by
     assert resolve_ranking(results, "mean") == "mean"
 

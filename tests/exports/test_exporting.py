@@ -325,6 +325,10 @@ def test_what_a_review_drops_is_left_out(run, tmp_path, small_parts):
         {"image_id": 2, "uri": rows[2]["uri"], "keep": False, "dropped_masks": []},
         {"image_id": 3, "uri": rows[3]["uri"], "keep": True, "dropped_masks": [dropped]},
     ]
+    images += [
+        {"image_id": 4, "uri": "file:///other/4.jpg", "keep": True, "dropped_masks": ["0" * 16, "1" * 16]},
+        {"image_id": 5, "uri": "file:///other/5.jpg", "keep": False, "dropped_masks": []},
+    ]
     ticks = {"format": "sam-pipeline review", "version": 1, "output": run, "images": images}
     (tmp_path / "review.json").write_text(json.dumps(ticks))
     settings = ExportSettings(format="coco", reviewed=str(tmp_path / "review.json"))
@@ -336,3 +340,5 @@ def test_what_a_review_drops_is_left_out(run, tmp_path, small_parts):
     assert [each["id"] for each in content["annotations"]] == list(range(1, summary.num_masks + 1))
     assert summary.images_left_out == {"decode_error": 1, "dropped in the review": 1}
     assert summary.masks_left_out == {"dropped in the review": 3}
+    not_met = "that the review drops were not met: the run does not have them, or the selection leaves them out"
+    assert summary.warnings == {f"images {not_met}": 1, f"masks {not_met}": 2}

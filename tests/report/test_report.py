@@ -1,8 +1,10 @@
 """The page of a run of each kind: what it says, how large it is, what it asks of its originals."""
 
 import re
+import shlex
 import shutil
 import tarfile
+from html import unescape
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +14,8 @@ from PIL import Image
 
 from sam_pipeline.config import InputConfig, PlanConfig
 from sam_pipeline.pipeline.plan import ensure_plan
-from sam_pipeline.report.report import NUM_PICTURES, make_report
+from sam_pipeline.report.report import make_report
+from sam_pipeline.report.settings import NUM_PICTURES
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.selection.mask_selection import MaskSelection
 from sam_pipeline.storage.tables.plan import read_planned
@@ -45,6 +48,22 @@ def test_a_whole_run_has_every_section(tmp_path):
     assert "ab" * 32 in html  # the weights
     assert "max_pixels" in html
     assert ">pred_iou_thresh<" not in html  # it decides nothing in a run of prompts alone
+
+
+def test_commands_choose_the_masks_of_the_page(tmp_path):
+    output = write_run(str(tmp_path), grid_rows())
+    selection = MaskSelection(pred_iou_thresh=0.4, min_area=1, include=("0*.jpg", "it's.jpg"), drop_border=True)
+    commands = re.findall(r"<code>(sam-pipeline .*?)</code>", page(output, selection, is_review=True))
+    words = [shlex.split(unescape(re.sub("<.*?>", "", command))) for command in commands]
+    others = ["--min-area", "1", "--drop-border", "--include", "0*.jpg", "it's.jpg"]
+    of_iou, of_stability, of_review = words
+    assert of_iou == ["sam-pipeline", "filter", output, "--into", "NEW", *others, "--pred-iou-thresh", "0.45"]
+    assert of_stability[5:7] == ["--pred-iou-thresh", "0.4"]
+    assert of_stability[7:-2] == others
+    assert of_review == [
+        "sam-pipeline", "export", output, "DEST", "--format", "coco", "--pred-iou-thresh", "0.4", *others,
+        "--reviewed", "review.json",
+    ]  # fmt: skip
 
 
 def test_an_unfinished_run_says_so(tmp_path):

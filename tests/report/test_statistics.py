@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from sam_pipeline.report.statistics import read_statistics
+from sam_pipeline.results.categories import Categories
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.selection.mask_selection import MaskSelection
-from tests.report.runs import PROMPTED, grid_rows, prompted_rows, write_run
-from tests.storage.runs import HEIGHT, WIDTH, failed_row, plan, take_over
+from tests.report.runs import PROMPTED, grid_rows, prompted_rows, scored, write_run
+from tests.storage.runs import HEIGHT, WIDTH, failed_row, plan, row, take_over
 
 FAILED = [
     failed_row(5) | {"error": "cannot read file:///in/0005.jpg: it has 17 bytes"},
@@ -30,7 +31,7 @@ def prompted(tmp_path_factory):
 
 
 def statistics(output, **selection):
-    return read_statistics(Results.open(output, {}, MaskSelection(**selection)))
+    return read_statistics(Results.open(output, {}, MaskSelection(**selection)), Categories())
 
 
 def test_images_are_counted_by_how_they_ended(grid):
@@ -102,10 +103,17 @@ def test_all_is_of_what_a_selection_shows(prompted):
     assert [each.category_id for each in found.categories] == [1]
 
 
-def test_names_of_categories_are_told(prompted, tmp_path):
-    (tmp_path / "names.txt").write_text("cat\ndog\n")
-    found = read_statistics(Results.open(prompted, {}), categories=str(tmp_path / "names.txt"))
+def test_names_of_categories_are_told(prompted):
+    found = read_statistics(Results.open(prompted, {}), Categories({0: "cat", 1: "dog"}))
     assert {each.category_id: each.name for each in found.categories} == {0: "cat", 1: "dog", 2: "2"}
+
+
+def test_a_threshold_of_0_keeps_every_mask(tmp_path):
+    masks = [scored(1, 0) | {"predicted_iou": -0.02, "stability_score": 0.0}, scored(2, 1)]
+    output = write_run(str(tmp_path), [row(0, 2, masks=masks)], fingerprint=PROMPTED)
+    for curve in statistics(output).curves:
+        assert (curve.thresholds[0], curve.num_masks[0], curve.num_images[0]) == (0, 2, 1)
+        assert statistics(output, **{curve.setting: 0.0}).num_masks == 2
 
 
 @pytest.mark.parametrize("rows", [[], [failed_row(0), failed_row(1)]], ids=["nothing done", "only failures"])

@@ -4,12 +4,13 @@ import logging
 import pyarrow as pa
 import pytest
 
-from sam_pipeline.errors import ConfigError, InputError
-from sam_pipeline.results.categories import Categories, read_categories, used_category_ids
+from sam_pipeline.errors import ConfigError, InputError, StorageUnavailableError
+from sam_pipeline.results.categories import Categories, read_categories, read_names_to_show, used_category_ids
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.selection.mask_selection import MaskSelection
 from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.tables.plan import write_plan
+from tests.report.runs import grid_rows, write_run
 from tests.storage.runs import mask, row, shard, take_over
 
 COCO = {"categories": [{"id": 3, "name": "cat", "supercategory": "animal"}, {"id": 1, "name": "cup"}]}
@@ -46,6 +47,7 @@ def test_names_are_read_from_each_kind_of_file(results, tmp_path, name):
         ("a.json", "[]", "no list of categories"),
         ("a.json", '{"categories": [{"id": 1}]}', "each needs a whole number as its id, and a name"),
         ("a.json", '{"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}', "the id 1 comes twice"),
+        ("a.json", '{"categories": [{"id": 1, "name": "\\ud800"}]}', "each needs an id from 0 on and a name"),
         ("a.json", '{"categories": []}', "no categories in"),
         ("a.yaml", "nc: 2", "has no names"),
         ("a.yaml", "names: {x: y}", "each needs a whole number as its id"),
@@ -70,6 +72,27 @@ def test_a_source_that_is_gone_says_none(results, caplog):
     with caplog.at_level(logging.WARNING):
         assert read_categories(results) == Categories()
     assert "no names of categories: input not found" in caplog.text
+
+
+def test_names_to_show_need_no_answer(results, tmp_path, monkeypatch, caplog):
+    def unavailable(*_):
+        raise StorageUnavailableError("no answer")
+
+    monkeypatch.setattr("sam_pipeline.results.categories.read_json", unavailable)
+    with caplog.at_level(logging.WARNING):
+        assert read_names_to_show(results) == Categories()
+    assert "no names of categories: no answer" in caplog.text
+    for asked in (lambda: read_names_to_show(results, str(tmp_path / "coco.json")), lambda: read_categories(results)):
+        with pytest.raises(StorageUnavailableError):
+            asked()
+
+
+def test_of_a_run_of_the_grid_no_names_are_looked_for(tmp_path, monkeypatch):
+    output = write_run(str(tmp_path / "run"), grid_rows())
+    monkeypatch.setattr("sam_pipeline.results.categories.read_plan", lambda *_: pytest.fail("it is read"))
+    assert read_names_to_show(Results.open(output, {})) == Categories()
+    (tmp_path / "names.txt").write_text("cat")
+    assert read_names_to_show(Results.open(output, {}), str(tmp_path / "names.txt")).names == {0: "cat"}
 
 
 def test_export_ids_begin_at_1():

@@ -17,7 +17,7 @@ from deltalake import DeltaTable, write_deltalake
 from sam_pipeline import open_run
 from sam_pipeline.config.fingerprint import filters_of
 from sam_pipeline.errors import ConfigError, FencedError, InputError, OutputError
-from sam_pipeline.results import filtering
+from sam_pipeline.results import copying, filtering
 from sam_pipeline.results.filtering import filter_run
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.selection.mask_selection import MaskSelection
@@ -94,6 +94,22 @@ def test_its_selection_is_part_of_its_settings(source, new):
     assert {name: settings[name] for name in FINGERPRINT if name != "schema_version"} == {
         name: value for name, value in FINGERPRINT.items() if name != "schema_version"
     }
+
+
+def test_a_plan_is_copied_part_by_part(source, new, monkeypatch):
+    sizes = []
+    read = copying.read_planned
+
+    def read_planned_part(*arguments):
+        sizes.append(len(rows := read(*arguments)))
+        return rows
+
+    monkeypatch.setattr(copying, "_PART_IMAGES", 2)
+    monkeypatch.setattr(copying, "read_planned", read_planned_part)
+    filtered(source, new)
+    num_images = read_plan(source, {}).num_images
+    assert read_plan(new, {}).num_images == sum(sizes) == num_images > max(sizes)
+    assert read_planned(new, np.arange(num_images), {}) == read_planned(source, np.arange(num_images), {})
 
 
 def test_images_that_are_left_out_are_not_planned_and_the_others_count_from_0(source, new):

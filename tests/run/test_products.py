@@ -13,6 +13,7 @@ from sam_pipeline.errors import ConfigError, OutputError
 from sam_pipeline.evaluation.settings import EvaluationSettings
 from sam_pipeline.exports.settings import ExportFormat, ExportSettings
 from sam_pipeline.report.statistics import read_statistics
+from sam_pipeline.results.categories import Categories
 from sam_pipeline.run.keywords import EvaluationKeywords, ExportKeywords
 from sam_pipeline.run.products import RunProducts
 from tests.results.picture_runs import blob, files, num_masks_of, picture_run
@@ -41,7 +42,7 @@ def test_statistics_are_of_what_is_selected(run):
     stats = run.stats(on_progress=done.append)
     assert (stats.num_images, stats.num_masks, sum(done)) == (NUM_IMAGES, NUM_MASKS, NUM_IMAGES)
     best = run.filter(pred_iou_thresh=0.9)
-    assert best.stats() == read_statistics(best.results)
+    assert best.stats() == read_statistics(best.results, Categories())
     assert 0 < best.stats().num_masks < NUM_MASKS
 
 

@@ -46,10 +46,10 @@ def _distribution_rows(found: RunStatistics) -> list[Sequence[str]]:
     named: list[tuple[str, Distribution, str]] = [
         ("masks per image", found.masks_per_image, ",.1f"),
         ("area (pixels)", found.area, ",.0f"),
-        ("predicted IoU", found.predicted_iou, ".3f"),
+        ("predicted IoU", found.predicted_iou, ",.3f"),
         ("stability score", found.stability_score, ".3f"),
-        ("coverage", found.coverage, ".1%"),
-        ("detector's score", found.score, ".3f"),
+        ("coverage", found.coverage, ",.1%"),
+        ("detector's score", found.score, ",.3f"),
         ("IoU with prompt box", found.box_iou, ".3f"),
     ]
     for name, values, form in named:

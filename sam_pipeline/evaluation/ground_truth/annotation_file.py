@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sam_pipeline.errors import InputError
+from sam_pipeline.safety.clean_text import is_encodable
 from sam_pipeline.storage.inputs.file_numbers import as_number, file_id, whole_number
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.object_reading import read_json
@@ -19,6 +20,7 @@ class TruthImage:
 
     image_id: int | str
     file_name: str | None
+    """None where there is none that a file can have."""
     size_hw: tuple[int, int] | None
     """Height and width in pixels, where the file says them."""
 
@@ -35,7 +37,9 @@ class GroundTruth:
     categories: Mapping[int, str]
     """Name by id."""
     num_stray: int
-    """Annotations without a known image or category."""
+    """Annotations without a known image."""
+    num_uncategorized: int
+    """Annotations of known images without a known category: objects where categories are not compared."""
 
 
 def read_ground_truth(uri: str, storage_options: StorageOptions) -> GroundTruth:
@@ -57,26 +61,21 @@ def read_ground_truth(uri: str, storage_options: StorageOptions) -> GroundTruth:
     categories = _categories(content)
     annotations: dict[int | str, list[dict[str, Any]]] = defaultdict(list)
     known = {image.image_id for image in images}
-    num_stray = 0
+    num_stray = num_uncategorized = 0
     for entry in content["annotations"]:
         image_id = file_id(entry.get("image_id")) if isinstance(entry, dict) else None
-        if image_id is None or image_id not in known or _category(entry) not in categories:
+        if image_id is None or image_id not in known:
             num_stray += 1
         else:
             annotations[image_id].append(entry)
+            num_uncategorized += category_of(entry) not in categories
     if not annotations:
-        raise InputError(f"no annotation in {uri} names an image and a category of the file")
-    return GroundTruth(uri, images, annotations, categories, num_stray)
+        raise InputError(f"no annotation in {uri} names an image of the file")
+    return GroundTruth(uri, images, annotations, categories, num_stray, num_uncategorized)
 
 
-def category_of(annotation: Mapping[str, Any]) -> int:
-    """The category of an annotation of GroundTruth."""
-    number = _category(annotation)
-    assert number is not None, "read_ground_truth keeps no others"
-    return number
-
-
-def _category(annotation: Mapping[str, Any]) -> int | None:
+def category_of(annotation: Mapping[str, Any]) -> int | None:
+    """The category of an annotation, which may be none of the file's; None where it has none."""
     return whole_number(as_number(annotation.get("category_id", 1)))
 
 
@@ -93,7 +92,9 @@ def _images(uri: str, entries: list[Any]) -> list[TruthImage]:
         size_hw = height or 0, width or 0
         name = fields.get("file_name") or fields.get("coco_url")
         images[image_id] = TruthImage(
-            image_id, name if isinstance(name, str) else None, size_hw if min(size_hw) > 0 else None
+            image_id,
+            name if isinstance(name, str) and is_encodable(name) else None,
+            size_hw if min(size_hw) > 0 else None,
         )
     return sorted(images.values(), key=lambda image: (isinstance(image.image_id, str), image.image_id))
 
@@ -104,7 +105,7 @@ def _categories(content: Mapping[str, Any]) -> dict[int, str]:
     entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
     names = {whole_number(as_number(entry.get("id"))): str(entry.get("name", "")) for entry in entries}
     if not names:
-        names = {number: str(number) for number in map(_category, filter(_is_object, content["annotations"]))}
+        names = {number: str(number) for number in map(category_of, filter(_is_object, content["annotations"]))}
     return {number: name for number, name in names.items() if number is not None}
 
 

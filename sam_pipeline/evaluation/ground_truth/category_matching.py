@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -30,9 +31,11 @@ class ComparedCategories:
             return _ANY
         return None if category_id is None else self.of_masks.get(category_id)
 
-    def of_object(self, category_id: int) -> int:
-        """What an object of the ground truth is compared as."""
-        return _ANY if self.class_agnostic else category_id
+    def of_object(self, category_id: int | None) -> int | None:
+        """What an object of the ground truth is compared as; None for one without a category that the file lists."""
+        if self.class_agnostic:
+            return _ANY
+        return category_id if category_id in self.names else None
 
 
 def match_categories(
@@ -56,15 +59,13 @@ def match_categories(
     numbers = sorted(number for number in used if number is not None)
     if not numbers:
         return ComparedCategories({_ANY: OBJECT}, {}, class_agnostic=True)
+    if not truth.categories:
+        raise ConfigError(f"{truth.uri} has no categories, and the run has; compare class-agnostic")
     known = read_categories(results, place)
-    by_name = {_plain(name): number for number, name in truth.categories.items()}
-    of_masks = {}
-    for number in numbers:
-        found = by_name.get(_plain(known.names[number])) if number in known.names else None
-        if found is None and not known.names and number in truth.categories:
-            found = number
-        if found is not None:
-            of_masks[number] = found
+    if known.names:
+        of_masks = _by_name({number: known.names[number] for number in numbers if number in known.names}, truth)
+    else:
+        of_masks = {number: number for number in numbers if number in truth.categories}
     if not of_masks:
         theirs, ours = next(iter(truth.categories.items())), (numbers[0], known.name(numbers[0]))
         raise ConfigError(
@@ -72,6 +73,23 @@ def match_categories(
             f"ground truth {theirs[0]} ({theirs[1]!r}); name the run's with categories, or compare class-agnostic"
         )
     return ComparedCategories(truth.categories, of_masks, class_agnostic=False)
+
+
+def _by_name(names: Mapping[int, str], truth: GroundTruth) -> dict[int, int]:
+    """Category of the ground truth by category of the run: of the same name, or else of one that differs in case alone.
+
+    Names that differ in case alone on one side are different categories, and need the same name.
+    """
+    exact = {name: number for number, name in truth.categories.items()}
+    theirs, ours = (Counter(map(_plain, some)) for some in (truth.categories.values(), names.values()))
+    plain = {_plain(name): number for name, number in exact.items()}
+    found = {}
+    for number, name in names.items():
+        if name in exact:
+            found[number] = exact[name]
+        elif theirs[_plain(name)] == ours[_plain(name)] == 1:
+            found[number] = plain[_plain(name)]
+    return found
 
 
 def _plain(name: str) -> str:

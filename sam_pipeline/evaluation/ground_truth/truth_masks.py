@@ -9,11 +9,14 @@ from typing import Any, TypedDict, TypeGuard
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from sam_pipeline.evaluation.ground_truth.annotation_file import category_of
 from sam_pipeline.storage.inputs.file_numbers import is_real
 
 MOST_COORDINATE = 100_000
 """In pixels. Polygons beyond it would be drawn in more memory than an image has."""
+
+
+MOST_AREA = 1e10
+"""In pixels. COCO's figures leave out what is larger, and what is below 0."""
 
 
 class TruthError(ValueError):
@@ -33,11 +36,12 @@ class TruthMask(TypedDict):
     """Compressed RLE; None for a box alone."""
 
 
-def truth_mask(annotation: Mapping[str, Any], size_hw: tuple[int, int]) -> TruthMask:
+def truth_mask(annotation: Mapping[str, Any], category_id: int, size_hw: tuple[int, int]) -> TruthMask:
     """The object that an annotation describes.
 
     Args:
         annotation: of a COCO file, as it is.
+        category_id: what it is compared as.
         size_hw: height and width of its image.
 
     Raises:
@@ -52,8 +56,10 @@ def truth_mask(annotation: Mapping[str, Any], size_hw: tuple[int, int]) -> Truth
     area = annotation.get("area")
     if not _is_finite(area):
         area = bbox[2] * bbox[3] if segmentation is None else coco_mask.area(segmentation)
+    if not 0 <= area <= MOST_AREA:
+        raise TruthError(f"its area is {area:g}")
     return {
-        "category_id": category_of(annotation),
+        "category_id": category_id,
         "iscrowd": int(annotation.get("iscrowd") in (1, True)),
         "area": float(area),
         "bbox": [float(value) for value in bbox],

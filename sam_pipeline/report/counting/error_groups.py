@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_QUOTED = re.compile(r"""(['"])(?:\\.|(?!\1).)*\1""")
+# Each character can be read in one way only: else a name with many backslashes would take time without end.
+_QUOTED = re.compile(r"""(['"])(?:\\.|(?!\1)[^\\])*\1""")
 _PATH = re.compile(r"(?:\w+:/)?/[^\s:,;)]+")
 _NUMBER = re.compile(r"\b(?:0x)?[0-9a-fA-F]*\d[0-9a-fA-F]*\b")
 _SPACES = re.compile(r"(?:…[ /]*)+…")

@@ -47,6 +47,7 @@ class ThresholdCounter:
         # In float32, as the generator and the selection do.
         num_passed = np.searchsorted(_THRESHOLDS.astype(np.float32), values.astype(np.float32), side=self._side)
         num_passed[np.isnan(values)] = 0
+        num_passed = np.maximum(num_passed, 1)  # a threshold of 0 drops nothing, as in a selection
         self._masks += self._counted(num_passed)
         self._images += self._counted(numbers.most_by_image(num_passed))
 

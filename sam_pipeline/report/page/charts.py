@@ -113,11 +113,12 @@ def histogram(
         x, x_end = at(edges[number_of_bin]), at(edges[number_of_bin + 1])
         height = (BOTTOM - TOP) * count / top
         gap = min(1.0, (x_end - x) / 8)
-        words = _bin_words(low, high, number, is_whole=is_whole)
+        words = _bin_words(low, high, values, number, is_whole=is_whole)
         bars.append(
             Bar(round(x, 1), round(BOTTOM - height, 1), round(x_end - x - gap, 1), round(height, 1), words, count)
         )
-    median = math.log10(values.median) if is_log else values.median
+    median = max(values.median, values.edges[0])
+    median = math.log10(median) if is_log else median
     return Histogram(
         key,
         title,
@@ -127,7 +128,7 @@ def histogram(
         tuple(bars),
         tuple(_value_axis(edges, at, number, is_log=is_log, middle=0.5 * is_single)),
         tuple(Tick(BOTTOM - (BOTTOM - TOP) * count / top, short_count(count)) for count in y_ticks),
-        round(at(min(max(median + 0.5 * is_single, edges[0]), edges[-1])), 1),
+        round(at(min(median + 0.5 * is_single, edges[-1])), 1),
     )
 
 
@@ -176,7 +177,14 @@ def _threshold_at(threshold: float, first: float) -> float:
     return LEFT + (RIGHT - LEFT) * (threshold - first) / (1 - first)
 
 
-def _bin_words(low: float, high: float, number: Callable[[float], str], *, is_whole: bool) -> str:
+def _bin_words(low: float, high: float, values: Distribution, number: Callable[[float], str], *, is_whole: bool) -> str:
+    """What a bin holds. The first and the last one hold what is beyond them too."""
+    assert values.min is not None
+    assert values.max is not None
+    if low == values.edges[0] and values.min < low:
+        return f"less than {number(high)}"
+    if high == values.edges[-1] and values.max > high:
+        return f"{number(low)} and more"
     if not is_whole:
         return f"{number(low)} to {number(high)}"
     return number(low) if high - low == 1 else f"{number(low)} to {number(high - 1)}"

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from sam_pipeline.config.fingerprint import filters_of, idle_settings
+from sam_pipeline.config.fingerprint import filters_of, idle_settings, selection_flags
 from sam_pipeline.report.page import charts
 from sam_pipeline.report.page.labels import place_labels
 from sam_pipeline.report.page.number_text import counted, percent
@@ -87,6 +87,9 @@ def render(page: Page) -> str:
             curves=curves,
             frame=_FRAME,
             shell_output=shlex.quote(stats.output),
+            shell_flags=_shell_flags(stats.selection),
+            # The command of a curve gives the curve's own threshold itself.
+            other_flags={each.flag: _shell_flags(stats.selection, without=each.flag) for each in curves},
             most_errors=_MOST_ERRORS,
             most_categories=_MOST_CATEGORIES,
             groups=[{"title": title, "pictures": pairs} for title, pairs in page.groups if pairs],
@@ -128,15 +131,21 @@ def _environment() -> Environment:
     return environment
 
 
+def _shell_flags(selection: Mapping[str, Any], without: str = "") -> str:
+    """The flags of a selection but for one, in a shell's words, each behind a space."""
+    flags = [selection_flags({name: value}) for name, value in selection.items()]
+    return "".join(f" {shlex.join(words)}" for words in flags if words[0] != without)
+
+
 def _histograms(stats: RunStatistics) -> list[charts.Histogram]:
     def whole(value: float) -> str:
         return f"{value:,.0f}"
 
     def score(value: float) -> str:
-        return f"{value:.3f}".rstrip("0").rstrip(".")
+        return f"{value:,.3f}".rstrip("0").rstrip(".")
 
     def share(value: float) -> str:
-        return f"{100 * value:.3g}{_NO_BREAK}%"
+        return f"{100 * value:{',.0f' if value >= 1 else '.3g'}}{_NO_BREAK}%"
 
     overlapping = "Areas of masks added up, as a share of the image: above 100 % where masks lie in one another."
     found = [
@@ -159,15 +168,19 @@ def _empty_note(stats: RunStatistics) -> str:
 
 def _curves(stats: RunStatistics, settings: Mapping[str, Any]) -> list[charts.Curve]:
     with_masks = stats.masks_per_image.num - stats.num_without_masks
-    drawn = (charts.curve(each, with_masks, _threshold_of_run(settings, each.setting)) for each in stats.curves)
+    drawn = (
+        charts.curve(each, with_masks, _least_threshold(settings, stats.selection, each.setting))
+        for each in stats.curves
+    )
     return [each for each in drawn if each is not None]
 
 
-def _threshold_of_run(settings: Mapping[str, Any], name: str) -> float | None:
-    """What all masks of a run have passed, by its settings and by filters; None where nothing was asked of them."""
+def _least_threshold(settings: Mapping[str, Any], selection: Mapping[str, Any], name: str) -> float | None:
+    """What all masks of a page have passed: by settings of the run, filters and the selection; None where nothing."""
     # Masks of prompts pass no threshold, but for those of filters.
     asked = [settings.get(name) if settings.get("mode") != "prompted" else None]
     asked += [each["selection"].get(name) for each in filters_of(settings)]
+    asked.append(selection.get(name))
     return max((value for value in asked if value is not None), default=None)
 
 

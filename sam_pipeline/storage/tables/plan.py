@@ -7,7 +7,7 @@ a table's metadata would need a commit of their own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -59,14 +59,29 @@ def read_plan(output: str, storage_options: StorageOptions) -> Plan | None:
 def write_plan(
     output: str, input_uri: str, images: pa.Table, storage_options: StorageOptions, *, replaced: Plan | None = None
 ) -> Plan:
-    """Commit a plan of images, (N,) rows of SOURCE_SCHEMA in the order of their ids, in one transaction.
+    """Commit a plan of images that are in memory, (N,) rows of SOURCE_SCHEMA in the order of their ids.
+
+    Arguments and errors are those of write_plan_parts.
+    """
+    return write_plan_parts(output, input_uri, [images], storage_options, replaced=replaced)
+
+
+def write_plan_parts(
+    output: str,
+    input_uri: str,
+    parts: Iterable[pa.Table],
+    storage_options: StorageOptions,
+    *,
+    replaced: Plan | None = None,
+) -> Plan:
+    """Commit a plan of images, in one transaction. One part at a time is held.
 
     A killed attempt leaves at most an empty table and files that no reader sees; the next attempt starts over.
 
     Args:
         output: folder of the run.
         input_uri: what the images were listed from.
-        images: to plan.
+        parts: rows of SOURCE_SCHEMA in the order of their ids; each part becomes a file, or more if it is large.
         storage_options: of fsspec.
         replaced: the plan whose place it takes. Whoever replaces one makes sure, after it was read, that there are no
             results; a run that begins them meanwhile confirms its plan first, and then this fails.
@@ -88,10 +103,13 @@ def write_plan(
         )
     # No epoch before the files of a first plan are put: a table that has one counts as a plan.
     epoch = _FIRST_EPOCH if replaced is None else take_plan_epoch(table)
-    files = [_put(table, _rows(images, start)) for start in range(0, images.num_rows, _ROWS_PER_FILE)]
+    files, num_images = [], 0
+    for part in parts:
+        files += [_put(table, _rows(part, start, num_images)) for start in range(0, part.num_rows, _ROWS_PER_FILE)]
+        num_images += part.num_rows
     generation = 1 if replaced is None else replaced.generation + 1
     _commit(table, files, epoch, committed_files(table.snapshot), input=input_uri, generation=generation)
-    return Plan(output, input_uri, images.num_rows, generation, table.snapshot.version())
+    return Plan(output, input_uri, num_images, generation, table.snapshot.version())
 
 
 def take_plan_epoch(table: FencedTable) -> int:

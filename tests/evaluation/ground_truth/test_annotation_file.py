@@ -26,13 +26,26 @@ def test_what_is_read(tmp_path):
     ]
     assert truth.annotations == {1: [OBJECT]}
     assert truth.categories == {2: "cat"}
-    assert truth.num_stray == 0
+    assert (truth.num_stray, truth.num_uncategorized) == (0, 0)
 
 
-@pytest.mark.parametrize("stray", [{"image_id": 9}, {"image_id": None}, {"category_id": 9}, {"category_id": "x"}])
+@pytest.mark.parametrize("other", [{"category_id": 9}, {"category_id": "x"}, {"category_id": None}])
+def test_annotations_of_no_category_are_counted_and_kept(tmp_path, other):
+    content = {"images": [IMAGE], "annotations": [OBJECT, OBJECT | other], "categories": [CAT]}
+    truth = read(tmp_path, content)
+    assert (truth.num_stray, truth.num_uncategorized) == (0, 1)
+    assert truth.annotations == {1: content["annotations"]}
+
+
+@pytest.mark.parametrize("stray", [{"image_id": 9}, {"image_id": None}])
 def test_annotations_of_nothing_are_counted(tmp_path, stray):
     strays = [OBJECT, OBJECT | stray, "no object"]
     assert read(tmp_path, {"images": [IMAGE], "annotations": strays, "categories": [CAT]}).num_stray == 2
+
+
+def test_a_name_that_no_file_can_have_is_none(tmp_path):
+    content = {"images": [IMAGE, IMAGE | {"id": 2, "file_name": "\ud800.jpg"}], "annotations": [OBJECT]}
+    assert [image.file_name for image in read(tmp_path, content).images] == ["a.jpg", None]
 
 
 def test_ids_may_be_text_and_numbers_written_as_floats(tmp_path):
@@ -55,7 +68,7 @@ def test_without_categories_they_are_called_by_their_numbers(tmp_path):
         ({"annotations": [OBJECT]}, "no list `images`"),
         ({"images": [IMAGE]}, "no list `annotations`"),
         ({"images": [IMAGE], "annotations": []}, "no annotations in"),
-        ({"images": [IMAGE], "annotations": [OBJECT | {"image_id": 2}]}, "names an image and a category"),
+        ({"images": [IMAGE], "annotations": [OBJECT | {"image_id": 2}]}, "names an image of the file"),
         ({"images": [IMAGE, IMAGE], "annotations": [OBJECT]}, "two images of .* have the id 1"),
         ({"images": ["a.jpg"], "annotations": [OBJECT]}, "an image has no id"),
     ],

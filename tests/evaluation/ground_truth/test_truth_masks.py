@@ -16,7 +16,7 @@ SQUARE = [[2, 1, 5, 1, 5, 5, 2, 5]]
 
 
 def pixels_of(segmentation, size=SIZE):
-    return coco_mask.decode(truth_mask(annotation(PIXELS, segmentation=segmentation), size)["segmentation"])
+    return coco_mask.decode(truth_mask(annotation(PIXELS, segmentation=segmentation), 1, size)["segmentation"])
 
 
 def uncompressed(pixels):
@@ -42,21 +42,21 @@ def test_polygons_are_drawn_together():
 
 @pytest.mark.parametrize("nothing", [None, [], {}, [[]], [[1, 2, 3, 4]]])
 def test_a_box_alone(nothing):
-    found = truth_mask({"category_id": 1, "bbox": [1, 2, 3, 4.5], "segmentation": nothing}, SIZE)
+    found = truth_mask({"category_id": 1, "bbox": [1, 2, 3, 4.5], "segmentation": nothing}, 1, SIZE)
     assert found["segmentation"] is None
     assert (found["bbox"], found["area"]) == ([1, 2, 3, 4.5], 13.5)
 
 
 def test_area_and_box_are_the_files_or_else_those_of_the_mask():
-    given_ = truth_mask(annotation(PIXELS, area=77, bbox=[0, 0, 9, 9]), SIZE)
+    given_ = truth_mask(annotation(PIXELS, area=77, bbox=[0, 0, 9, 9]), 1, SIZE)
     assert (given_["area"], given_["bbox"]) == (77, [0, 0, 9, 9])
-    derived = truth_mask(annotation(PIXELS, area=None, bbox=None), SIZE)
+    derived = truth_mask(annotation(PIXELS, area=None, bbox=None), 1, SIZE)
     assert (derived["area"], derived["bbox"]) == (12, [2, 1, 3, 4])
 
 
 @pytest.mark.parametrize(("value", "iscrowd"), [(1, 1), (True, 1), (0, 0), (None, 0), ("1", 0)])
 def test_crowds(value, iscrowd):
-    assert truth_mask(annotation(PIXELS, iscrowd=value), SIZE)["iscrowd"] == iscrowd
+    assert truth_mask(annotation(PIXELS, iscrowd=value), 1, SIZE)["iscrowd"] == iscrowd
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,9 @@ def test_crowds(value, iscrowd):
         ({"bbox": [1, 2, 3]}, "bbox is not"),
         ({"bbox": [1, 2, -3, 4]}, "bbox is not"),
         ({"bbox": [1, 2, float("nan"), 4]}, "bbox is not"),
+        ({"area": -1}, "its area is -1"),
+        ({"area": 1.1e10}, r"its area is 1.1e\+10"),
+        ({"bbox": [0, 0, 1e6, 1e6], "area": None, "segmentation": None}, r"its area is 1e\+12"),
         ({"segmentation": "RLE"}, "neither polygons nor RLE"),
         ({"segmentation": [1, 2, 3, 4, 5, 6]}, "its polygons"),
         ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "its polygons"),
@@ -87,4 +90,4 @@ def test_crowds(value, iscrowd):
 )
 def test_what_is_not_as_the_format_says(changes, message):
     with pytest.raises(TruthError, match=message):
-        truth_mask(annotation(PIXELS) | changes, SIZE)
+        truth_mask(annotation(PIXELS) | changes, 1, SIZE)

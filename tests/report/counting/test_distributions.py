@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sam_pipeline.report.counting.distributions import Distribution, area_counter, number_counter, share_counter
+from sam_pipeline.report.counting.distributions import (
+    Distribution,
+    area_counter,
+    number_counter,
+    score_counter,
+    share_counter,
+)
 
 SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=200)
 
@@ -38,6 +44,40 @@ def test_quantiles_of_areas_are_within_two_steps(values):
     counter = area_counter()
     counter.add(np.array(values))
     assert counter.distribution().median == pytest.approx(np.quantile(values, 0.5, method="inverted_cdf"), rel=0.05)
+
+
+@pytest.mark.parametrize(("low", "high"), [(5, 80), (20, 98), (-12, 9), (-3, -1), (-5000, 5), (0, 3e6), (1e9, 5e9)])
+@pytest.mark.parametrize("num", [1, 9, 10_000])
+def test_scores_of_any_range_have_quantiles_and_bins(low, high, num):
+    values = np.random.default_rng(0).uniform(low, high, num)
+    counter = score_counter()
+    counter.add(values)
+    found = counter.distribution()
+    for share, value in ((0.05, found.p05), (0.5, found.median), (0.95, found.p95)):
+        nearest = np.quantile(values, share, method="inverted_cdf")
+        tolerance = 0.002 + 0.011 * abs(nearest) * (abs(nearest) > 10)
+        assert value == pytest.approx(nearest, abs=(high - low) if low == 1e9 else tolerance)
+        assert found.min <= value <= found.max
+    assert sum(found.counts) == num
+    assert len(found.counts) <= 32
+    if low < 1e9:
+        assert found.edges[0] <= found.min <= found.max < found.edges[-1]
+        assert np.allclose(np.diff(found.edges), np.diff(found.edges)[0])
+        assert found.counts == tuple(np.histogram(values.round(6), found.edges)[0])
+
+
+@given(st.lists(st.integers(0, 10**8), min_size=1, max_size=100))
+@settings(deadline=None)
+def test_quantiles_of_large_numbers_are_within_a_hundredth(values):
+    counter = number_counter()
+    counter.add(np.array(values, dtype=np.float64))
+    assert counter.distribution().median == pytest.approx(np.quantile(values, 0.5, method="inverted_cdf"), rel=0.011)
+
+
+def test_bins_around_a_single_value_are_not_below_0():
+    counter = score_counter()
+    counter.add(np.zeros(3))
+    assert counter.distribution().edges == (0.0, 0.005, 0.01, 0.015, 0.02, 0.025)
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=500))

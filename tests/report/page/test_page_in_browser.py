@@ -153,7 +153,7 @@ def test_what_is_ticked_is_saved_as_a_review(run, html_of, open_page, tmp_path):
     rows = [
         row
         for table in Results.open(run, {}).tables(["image_id", "uri", "num_masks", "masks"])
-        for row in review.apply(table).to_pylist()
+        for row in review.apply(table).rows.to_pylist()
     ]
     assert {row["image_id"]: row["num_masks"] for row in rows} == {0: 3, 2: 3, 3: 3, 4: 4, 5: 0}
     largest = max(
@@ -166,6 +166,31 @@ def test_what_is_ticked_is_saved_as_a_review(run, html_of, open_page, tmp_path):
     assert page.locator("#review-count").inner_text() == "1 image and 3 masks dropped"
     page.get_by_role("button", name="Keep all").click()
     assert not read_review(str(saved(page, tmp_path)), {}).dropped_masks
+
+
+def test_what_is_dropped_in_one_page_of_a_run_outlives_another(run, html_of, open_page, tmp_path):
+    first, second = (
+        html_of(run, is_review=True, selection={"include": names}) for names in (["0[0-2].png"], ["0[2-4].png"])
+    )
+    page = open_page(first)
+    page.get_by_label("Keep image 1").uncheck()
+    page.get_by_label("Keep image 2").uncheck()
+    (tmp_path / "second.html").write_text(second)
+    page.goto((tmp_path / "second.html").as_uri())
+    assert page.locator("#review-count").inner_text() == "1 image and 0 masks dropped"
+    page.get_by_role("button", name="Keep all").click()
+    page.go_back()
+    assert page.locator("#review-count").inner_text() == "1 image and 0 masks dropped"
+    assert not page.get_by_label("Keep image 1").is_checked()
+
+
+def test_what_is_dropped_is_of_a_uri_and_not_of_a_number(run, html_of, open_page, tmp_path):
+    html = html_of(run, is_review=True)
+    page = open_page(html)
+    page.get_by_label("Keep image 1").uncheck()
+    (tmp_path / "other.html").write_text(html.replace("01.png", "else.png"))
+    page.goto((tmp_path / "other.html").as_uri())
+    assert page.locator("#review-count").inner_text() == "Nothing dropped"
 
 
 def test_an_export_leaves_out_what_was_dropped(run, html_of, open_page, tmp_path, capsys):

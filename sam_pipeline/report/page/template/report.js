@@ -41,22 +41,40 @@
   const masksOf = (id) => (dropped.masks[id] ??= new Set());
   const cards = [];
 
-  const remember = () => {
-    const masks = Object.entries(dropped.masks).map(([id, keys]) => [id, [...keys]]);
+  const masksDropped = (id) => [...masksOf(id)].sort();
+
+  // By URI, since another page of the run may show other images, or number them anew.
+  const stored = () => {
     try {
-      localStorage.setItem(storageName, JSON.stringify({ images: [...dropped.images], masks }));
+      return new Map(JSON.parse(localStorage.getItem(storageName)));
+    } catch {
+      return new Map();
+    }
+  };
+
+  const remember = () => {
+    const entries = stored();
+    let numMasks = 0;
+    for (const [id, uri] of Object.entries(data.images)) {
+      const masks = masksDropped(id);
+      numMasks += masks.length;
+      if (dropped.images.has(id) || masks.length) entries.set(uri, { keep: !dropped.images.has(id), masks });
+      else entries.delete(uri);
+    }
+    try {
+      localStorage.setItem(storageName, JSON.stringify([...entries]));
     } catch { /* the file itself is what counts */ }
-    const numMasks = masks.reduce((sum, [, keys]) => sum + keys.length, 0);
     document.getElementById("review-count").textContent = dropped.images.size + numMasks
       ? `${words(dropped.images.size, "image")} and ${words(numMasks, "mask")} dropped` : "Nothing dropped";
   };
 
   const recall = () => {
-    try {
-      const stored = JSON.parse(localStorage.getItem(storageName)) ?? { images: [], masks: [] };
-      for (const id of stored.images) if (id in data.images) dropped.images.add(id);
-      for (const [id, keys] of stored.masks) if (id in data.images) for (const key of keys) masksOf(id).add(key);
-    } catch { /* as above */ }
+    const entries = stored();
+    for (const [id, uri] of Object.entries(data.images)) {
+      const entry = entries.get(uri) ?? { keep: true, masks: [] };
+      if (!entry.keep) dropped.images.add(id);
+      for (const key of entry.masks) masksOf(id).add(key);
+    }
   };
 
   for (const card of all(".card")) {
@@ -158,7 +176,7 @@
     });
     document.getElementById("review-save").addEventListener("click", () => {
       const images = Object.entries(data.images).map(([id, uri]) => ({
-        image_id: Number(id), uri, keep: !dropped.images.has(id), dropped_masks: [...masksOf(id)].sort(),
+        image_id: Number(id), uri, keep: !dropped.images.has(id), dropped_masks: masksDropped(id),
       }));
       const text = JSON.stringify({ ...data.review, output: data.output, images }, null, 1);
       const link = document.createElement("a");
