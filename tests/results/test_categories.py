@@ -47,7 +47,7 @@ def test_names_are_read_from_each_kind_of_file(results, tmp_path, name):
         ("a.json", "[]", "no list of categories"),
         ("a.json", '{"categories": [{"id": 1}]}', "each needs a whole number as its id, and a name"),
         ("a.json", '{"categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}', "the id 1 comes twice"),
-        ("a.json", '{"categories": [{"id": 1, "name": "\\ud800"}]}', "each needs an id from 0 on and a name"),
+        ("a.json", '{"categories": [{"id": 1, "name": "\\ud800"}]}', "each needs a whole number as its id, and a name"),
         ("a.json", '{"categories": []}', "no categories in"),
         ("a.yaml", "nc: 2", "has no names"),
         ("a.yaml", "names: {x: y}", "each needs a whole number as its id"),
