@@ -19,9 +19,12 @@ from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.results.row_groups import Reading
 from sam_pipeline.results.selection.mask_selection import MaskSelection
+from sam_pipeline.storage.tables.row_slices import slices
 
-# Images in a batch: after each the user is told, and what a format makes of it is held at once.
+# Of a batch: after each the user is told. What a format makes of it, some times as much, is held at once, and several
+# batches are worked on.
 _BATCH_IMAGES = 256
+_BATCH_BYTES = 8 << 20
 _NOT_SELECTED = "not selected"
 _DROPPED = "dropped in the review"
 _READ = (*COLUMNS, "num_masks")
@@ -205,10 +208,8 @@ class _Counted:
 
     def __iter__(self) -> Iterator[Batch]:
         for rows in self._tables:
-            whole = rows.select(COLUMNS)
-            for start in range(0, whole.num_rows, _BATCH_IMAGES):
+            for some in slices(rows.select(COLUMNS), _BATCH_IMAGES, _BATCH_BYTES):
                 first_id = self._annotation_id + self.num_masks
-                some = whole.slice(start, _BATCH_IMAGES)
                 batch = make_batch(some, self._job.names, self._job.categories, first_id)
                 self.num_images += batch.num_images
                 self.num_masks += batch.num_masks
