@@ -130,22 +130,21 @@ def _left_out(job: Job, number: int) -> Report:
 
 
 def _by_split(job: Job, number: int, columns: Sequence[str], report: Report) -> Iterator[tuple[str, _Stream]]:
-    """The rows of a part that are exported, by split: the second one is held while the first is written."""
-    tables = _wanted(job, number, columns, report)
-    if job.settings.split is None:
-        yield "", _Stream(tables)
-        return
-    held: list[pa.Table] = []
+    """The rows of a part that are exported, by split; a part is read once for each, because val may be large."""
+    for split in job.splits:
+        # What is left out is counted once.
+        counted = report if split == job.splits[0] else Report()
+        yield split, _Stream(_of_split(job, split, _wanted(job, number, columns, counted)))
 
-    def train() -> Iterator[pa.Table]:
-        for rows in tables:
-            names = job.names.file_names(rows["uri"].to_pylist())
-            is_train = pa.array([job.names.is_train(name) for name in names], pa.bool_())
-            held.append(rows.filter(pc.invert(is_train)))
-            yield rows.filter(is_train)
 
-    yield "train", _Stream(train())
-    yield "val", _Stream(iter(held))
+def _of_split(job: Job, split: str, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Those rows that belong to train, or to val; all of them where nothing is divided."""
+    for rows in tables:
+        if not split:
+            yield rows
+            continue
+        names = job.names.file_names(rows["uri"].to_pylist())
+        yield rows.filter(pa.array([job.names.is_train(name) == (split == "train") for name in names], pa.bool_()))
 
 
 def _wanted(job: Job, number: int, columns: Sequence[str], report: Report) -> Iterator[pa.Table]:

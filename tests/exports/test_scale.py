@@ -53,3 +53,12 @@ def test_images_with_very_many_masks_take_less_than_a_gigabyte(tmp_path):
     make_large_run(str(tmp_path / "run"), 1024, masks_per_image=900)
     for form in ("coco", "coco-results", "sa1b"):
         assert measured(tmp_path / "run", tmp_path / form, "--format", form)[1] < 1e9
+
+
+@pytest.mark.soak
+@pytest.mark.slow
+def test_a_large_val_takes_less_than_a_gigabyte(tmp_path):
+    """A part has as many images as a shard."""
+    make_large_run(str(tmp_path / "run"), 16_384, 200)
+    arguments = ["--format", "coco", "--split", "0.1", "--shard-images", "16384"]
+    assert measured(tmp_path / "run", tmp_path / "coco", *arguments)[1] < 1e9
