@@ -1,12 +1,15 @@
 """A large run as COCO: memory that does not grow with it, and a rate."""
 
+import io
 import re
 import subprocess
 import sys
+import tarfile
 
 import pytest
 
 from tests.exports.large_runs import make_large_run
+from tests.exports.pictures import picture, run_of
 
 NUM_IMAGES, MASKS_PER_IMAGE = 100_000, 60
 
@@ -62,3 +65,24 @@ def test_a_large_val_takes_less_than_a_gigabyte(tmp_path):
     make_large_run(str(tmp_path / "run"), 16_384, 200)
     arguments = ["--format", "coco", "--split", "0.1", "--shard-images", "16384"]
     assert measured(tmp_path / "run", tmp_path / "coco", *arguments)[1] < 1e9
+
+
+def in_reversed_tar(place, files):
+    with tarfile.open(place / "images.tar", "w") as archive:
+        for name, data in reversed(files.items()):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return place / "images.tar"
+
+
+@pytest.mark.soak
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments", [["webdataset"], ["hf"], ["coco", "--images", "copy"], ["yolo-box", "--images", "copy"]], ids=str
+)
+def test_images_of_an_archive_in_another_order_take_half_a_gigabyte(tmp_path, arguments):
+    """A batch of them is 1.3 GB."""
+    data = picture(0, "PNG") + bytes(6 << 20)
+    run = run_of(tmp_path, {f"{number:04}.png": data for number in range(200)}, in_reversed_tar, masks=[[]] * 200)
+    assert measured(run, tmp_path / "export", "--format", *arguments)[1] < 0.5e9

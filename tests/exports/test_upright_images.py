@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam_pipeline.exports.places.upright_images import TURNED, upright_image
+from sam_pipeline.errors import OutputError
+from sam_pipeline.exports.formats import hf
+from sam_pipeline.exports.places import upright_images as upright
+from sam_pipeline.exports.places.upright_images import GONE, TURNED, upright_image
 from sam_pipeline.storage.inputs.decoding.image_reading import DecodeError, decode_image
 from tests.exports.pictures import in_tar, picture, pixels, run_of, turned
 from tests.storage.image_files import saved
@@ -58,6 +61,36 @@ def test_images_keep_their_order_whatever_the_order_of_their_archive(exported, t
     rows = pq.read_table(folder / "data" / "train-000000.parquet").to_pylist()
     assert [row["file_name"] for row in rows] == sorted(names)
     assert [row["image"]["bytes"] for row in rows] == [picture(number) for number in range(5)]
+
+
+def test_images_that_wait_for_their_turn_lie_in_a_file(exported, tmp_path, monkeypatch):
+    """Their archive may be in another order, and all of a batch would take gigabytes."""
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr(upright, "_BYTES_AT_ONCE", 1)
+    files = {f"{number}.jpg": turned(number) if number == 2 else picture(number) for number in (3, 1, 4, 0, 2)}
+    files["1.jpg"] = b"no image"
+    folder, summary = exported(run_of(tmp_path, files, in_tar), "hf")
+    rows = pq.read_table(folder / "data" / "train-000000.parquet").to_pylist()
+    found = [row["image"] and row["image"]["bytes"] for row in rows]
+    assert found == [files["0.jpg"], None, upright_image(files["2.jpg"]).data, files["3.jpg"], files["4.jpg"]]
+    assert summary.warnings == {GONE: 1, TURNED: 1}
+
+
+def test_a_full_disk_of_temporary_files_is_an_error_of_one_line(exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(upright.tempfile, "SpooledTemporaryFile", lambda _: open("/dev/full", "r+b", buffering=0))
+    run = run_of(tmp_path, {name: picture(0) for name in ("1.jpg", "0.jpg")}, in_tar)
+    with pytest.raises(OutputError, match="cannot use output .*: .*No space left on device"):
+        exported(run, "hf")
+
+
+def test_row_groups_of_large_images_are_small(exported, tmp_path, monkeypatch):
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr(hf, "_MOST_BYTES", 2 * len(picture(0)) - 1)
+    folder, _ = exported(run_of(tmp_path, {f"{number}.jpg": picture(0) for number in range(5)}), "hf")
+    metadata = pq.read_metadata(folder / "data" / "train-000000.parquet")
+    assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [2, 2, 1]
 
 
 @pytest.mark.parametrize(
