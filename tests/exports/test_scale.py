@@ -25,7 +25,6 @@ finally:
 """
 
 
-
 def measured(run, dest, *arguments):
     """What an export prints, its memory in bytes at most, and its seconds of CPUs, in a process of its own."""
     command = [sys.executable, "-c", MEASURED, "export", str(run), str(dest), *arguments]

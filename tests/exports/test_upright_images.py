@@ -1,6 +1,7 @@
 """Copies of images that stand upright without EXIF."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,9 +79,9 @@ def test_images_that_wait_for_their_turn_lie_in_a_file(exported, tmp_path, monke
 
 
 def test_a_full_disk_of_temporary_files_is_an_error_of_one_line(exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(upright.tempfile, "SpooledTemporaryFile", lambda _: open("/dev/full", "r+b", buffering=0))
+    monkeypatch.setattr(upright.tempfile, "SpooledTemporaryFile", lambda _: Path("/dev/full").open("r+b", buffering=0))
     run = run_of(tmp_path, {name: picture(0) for name in ("1.jpg", "0.jpg")}, in_tar)
-    with pytest.raises(OutputError, match="cannot use output .*: .*No space left on device"):
+    with pytest.raises(OutputError, match=r"cannot use output .*: .*No space left on device"):
         exported(run, "hf")
 
 
