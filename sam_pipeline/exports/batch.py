@@ -68,18 +68,10 @@ class Batch:
     def slices(self, num_images: int) -> Iterator[Batch]:
         """The same in batches of so many images, for what takes much memory for each."""
         for first in range(0, self.num_images, num_images):
-            yield self._between(first, min(first + num_images, self.num_images))
+            yield self.between(first, min(first + num_images, self.num_images))
 
-    def dicts(self) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-        """Each image and its masks as Python objects, which is slow: some 20 µs a mask."""
-        ends = self.counts().cumsum()
-        masks = self.masks.to_pylist()
-        first = 0
-        for image, end in zip(self.images.to_pylist(), ends.tolist(), strict=True):
-            yield image, masks[first:end]
-            first = end
-
-    def _between(self, first: int, end: int) -> Batch:
+    def between(self, first: int, end: int) -> Batch:
+        """The same for some of its images: numbers first to end - 1."""
         low, high = np.searchsorted(self.row, [first, end]).tolist()
         return Batch(
             self.images.slice(first, end - first),
@@ -90,6 +82,15 @@ class Batch:
             self.category_ids[low:high],
             self.first_annotation_id + low,
         )
+
+    def dicts(self) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+        """Each image and its masks as Python objects, which is slow: some 20 µs a mask."""
+        ends = self.counts().cumsum()
+        masks = self.masks.to_pylist()
+        first = 0
+        for image, end in zip(self.images.to_pylist(), ends.tolist(), strict=True):
+            yield image, masks[first:end]
+            first = end
 
 
 def make_batch(rows: pa.Table, names: Names, categories: Categories, first_annotation_id: int) -> Batch:

@@ -19,9 +19,12 @@ from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.results.row_groups import Reading
 from sam_pipeline.results.selection.mask_selection import MaskSelection
+from sam_pipeline.storage.tables.row_slices import slices
 
-# Images in a batch: after each the user is told, and what a format makes of it is held at once.
+# Of a batch: after each the user is told. What a format makes of it, some times as much, is held at once, and several
+# batches are worked on.
 _BATCH_IMAGES = 256
+_BATCH_BYTES = 8 << 20
 _NOT_SELECTED = "not selected"
 _DROPPED = "dropped in the review"
 _READ = (*COLUMNS, "num_masks")
@@ -127,22 +130,21 @@ def _left_out(job: Job, number: int) -> Report:
 
 
 def _by_split(job: Job, number: int, columns: Sequence[str], report: Report) -> Iterator[tuple[str, _Stream]]:
-    """The rows of a part that are exported, by split: the second one is held while the first is written."""
-    tables = _wanted(job, number, columns, report)
-    if job.settings.split is None:
-        yield "", _Stream(tables)
-        return
-    held: list[pa.Table] = []
+    """The rows of a part that are exported, by split; a part is read once for each, because val may be large."""
+    for split in job.splits:
+        # What is left out is counted once.
+        counted = report if split == job.splits[0] else Report()
+        yield split, _Stream(_of_split(job, split, _wanted(job, number, columns, counted)))
 
-    def train() -> Iterator[pa.Table]:
-        for rows in tables:
-            names = job.names.file_names(rows["uri"].to_pylist())
-            is_train = pa.array([job.names.is_train(name) for name in names], pa.bool_())
-            held.append(rows.filter(pc.invert(is_train)))
-            yield rows.filter(is_train)
 
-    yield "train", _Stream(train())
-    yield "val", _Stream(iter(held))
+def _of_split(job: Job, split: str, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Those rows that belong to train, or to val; all of them where nothing is divided."""
+    for rows in tables:
+        if not split:
+            yield rows
+            continue
+        names = job.names.file_names(rows["uri"].to_pylist())
+        yield rows.filter(pa.array([job.names.is_train(name) == (split == "train") for name in names], pa.bool_()))
 
 
 def _wanted(job: Job, number: int, columns: Sequence[str], report: Report) -> Iterator[pa.Table]:
@@ -206,10 +208,8 @@ class _Counted:
 
     def __iter__(self) -> Iterator[Batch]:
         for rows in self._tables:
-            whole = rows.select(COLUMNS)
-            for start in range(0, whole.num_rows, _BATCH_IMAGES):
+            for some in slices(rows.select(COLUMNS), _BATCH_IMAGES, _BATCH_BYTES):
                 first_id = self._annotation_id + self.num_masks
-                some = whole.slice(start, _BATCH_IMAGES)
                 batch = make_batch(some, self._job.names, self._job.categories, first_id)
                 self.num_images += batch.num_images
                 self.num_masks += batch.num_masks

@@ -115,6 +115,8 @@ class Results:
     ) -> Iterator[pa.Table]:
         """Some columns of the rows that meet a condition, in the order of files and rows; a table for each row group.
 
+        A row group that another program has made very large gives several tables.
+
         Masks, which are nearly all of a row, are read only where a row of the group meets the condition and has a mask
         that is wanted; of other masks, the fields that the selection looks at.
 
@@ -146,9 +148,10 @@ class Results:
             self.table, self.storage_options, first_id=first_id, last_id=last_id, on_read=reading.add_bytes
         )
         for group in groups:
-            rows = request.read(group, reading)
-            if rows.num_rows:
-                yield rows
+            for piece in group.pieces():
+                rows = request.read(piece, reading)
+                if rows.num_rows:
+                    yield rows
 
 
 def _reopened(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tracemalloc
 
 import numpy as np
 from PIL import Image
@@ -60,3 +61,16 @@ def test_a_mask_of_a_box_has_no_point(exported):
     assert metadata_csv([mask | {"predicted_iou": 0.5}]).splitlines()[
         1
     ] == f"0,{mask['area']},25,15,50,50,,,0.5," + ",".join(map(str, [mask["stability_score"], 0, 0, 131, 97]))
+
+
+def test_the_pixels_of_one_mask_of_an_image_are_held_at_a_time(exported):
+    """A hundred masks of twelve megapixels would be more than a gigabyte."""
+    pixels = np.zeros((1000, 1000), bool)
+    pixels[:10, :10] = True
+    rows = [row(0, [stored(pixels)] * 60, height=1000, width=1000)]
+    exported(rows, "amg", "warm")  # imports and compiles
+    tracemalloc.start()
+    exported(rows, "amg", "measured")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20e6

@@ -99,6 +99,24 @@ def test_an_export_that_is_cut_off_at_any_write_goes_on_to_the_same_files(
     assert left == {OWN_FOLDER, "names", "parts"}
 
 
+def test_a_batch_is_bounded_by_what_its_masks_take(make_run, tmp_path, monkeypatch):
+    """What a format makes of a batch is held at once, and images may have thousands of masks."""
+    batches, make_batch = [], parts.make_batch
+
+    def make(*arguments):
+        batches.append(make_batch(*arguments))
+        return batches[-1]
+
+    many = [stored(pixels) for pixels in list(shapes().values())[:1] * 50]
+    run = make_run([row(number, many if number == 1 else many[:1]) for number in range(8)])
+    export(Results.open(run, {}), str(tmp_path / "whole"), ExportSettings(format="coco"))
+    monkeypatch.setattr(parts, "make_batch", make)
+    monkeypatch.setattr(parts, "_BATCH_BYTES", 5000)
+    export(Results.open(run, {}), str(tmp_path / "cut"), ExportSettings(format="coco"))
+    assert [batch.num_masks for batch in batches] == [1, 50, 2, 4]
+    assert files_below(tmp_path / "cut") == files_below(tmp_path / "whole")
+
+
 def test_what_was_begun_goes_on_with_the_same_settings_of_the_same_run_alone(
     run, make_run, tmp_path, small_parts, monkeypatch
 ):

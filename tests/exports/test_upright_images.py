@@ -1,12 +1,16 @@
 """Copies of images that stand upright without EXIF."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sam_pipeline.exports.places.upright_images import TURNED, upright_image
+from sam_pipeline.errors import OutputError
+from sam_pipeline.exports.formats import hf
+from sam_pipeline.exports.places import upright_images as upright
+from sam_pipeline.exports.places.upright_images import GONE, TURNED, upright_image
 from sam_pipeline.storage.inputs.decoding.image_reading import DecodeError, decode_image
 from tests.exports.pictures import in_tar, picture, pixels, run_of, turned
 from tests.storage.image_files import saved
@@ -68,6 +72,37 @@ def test_images_that_have_changed_are_neither_copied_nor_linked(exported, tmp_pa
         dest, summary = exported(run, format, how, images=how)
         assert [path.name for path in dest.rglob("*.jpg")] == ["0.jpg"]
         assert summary.warnings[f"images are gone or changed, and {words}"] == 1
+
+
+def test_images_that_wait_for_their_turn_lie_in_a_file(exported, tmp_path, monkeypatch):
+    """Their archive may be in another order, and all of a batch would take gigabytes."""
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr(upright, "_BYTES_AT_ONCE", 1)
+    files = {f"{number}.jpg": turned(number) if number == 2 else picture(number) for number in (3, 1, 4, 0, 2)}
+    files["1.jpg"] = b"no image"
+    folder, summary = exported(run_of(tmp_path, files, in_tar), "hf")
+    rows = pq.read_table(folder / "data" / "train-000000.parquet").to_pylist()
+    found = [row["image"] and row["image"]["bytes"] for row in rows]
+    assert found == [files["0.jpg"], None, upright_image(files["2.jpg"]).data, files["3.jpg"], files["4.jpg"]]
+    assert summary.warnings == {GONE: 1, TURNED: 1}
+
+
+def test_a_full_disk_of_temporary_files_is_an_error_of_one_line(exported, tmp_path, monkeypatch):
+    full = Path("/dev/full").open("r+b", buffering=0)  # noqa: SIM115  the code that is tested closes it
+    monkeypatch.setattr(upright.tempfile, "SpooledTemporaryFile", lambda _: full)
+    run = run_of(tmp_path, {name: picture(0) for name in ("1.jpg", "0.jpg")}, in_tar)
+    with pytest.raises(OutputError, match=r"cannot use output .*: .*No space left on device"):
+        exported(run, "hf")
+
+
+def test_row_groups_of_large_images_are_small(exported, tmp_path, monkeypatch):
+    import pyarrow.parquet as pq
+
+    monkeypatch.setattr(hf, "_MOST_BYTES", 2 * len(picture(0)) - 1)
+    folder, _ = exported(run_of(tmp_path, {f"{number}.jpg": picture(0) for number in range(5)}), "hf")
+    metadata = pq.read_metadata(folder / "data" / "train-000000.parquet")
+    assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [2, 2, 1]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from sam_pipeline.results.results import Results
 from sam_pipeline.results.row_groups import Reading
 from sam_pipeline.results.selection.choosing import choose_images, choose_masks, keep_masks
 from sam_pipeline.results.selection.mask_selection import MaskSelection
+from sam_pipeline.storage.tables import result_reading
 from tests.results.selection.test_choosing import SELECTIONS
 from tests.storage.runs import FINGERPRINT, failed_row, finished, mask, plan, results_table, row, take_over
 
@@ -61,6 +62,18 @@ CONDITIONS = [None, pc.field("num_masks") > 1, pc.field("status") == "ok", pc.li
 def test_reading_is_choosing(output, where, selection):
     for columns in COLUMNS:
         assert read(output, selection, columns, where) == in_memory(selection, where).select(columns)
+
+
+@pytest.mark.parametrize("where", CONDITIONS, ids=str)
+@given(SELECTIONS)
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_reading_large_row_groups_is_choosing_too(output, monkeypatch, where, selection):
+    with monkeypatch.context() as patch:
+        patch.setattr(result_reading, "_PIECE_BYTES", 1)
+        for columns in COLUMNS:
+            assert read(output, selection, columns, where) == in_memory(selection, where).select(columns)
+        results = Results.open(output, {}, selection)
+        assert all(rows.num_rows == 1 for rows in results.tables(["image_id", "masks"], where))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -45,7 +45,7 @@ def _write_piece(job: Job, piece: Piece, batches: Iterator[Batch], place: Place,
         name, masks = image
         if job.settings.convert_to_rle:
             return {f"{name}.json": rle_json(masks).encode()}
-        return folder_files(name, masks, [rle.decode(mask["segmentation"]) for mask in masks])
+        return folder_files(name, masks, (rle.decode(mask["segmentation"]) for mask in masks))
 
     for written in in_threads(files, images()):
         place.put_all(written)
@@ -61,13 +61,13 @@ def rle_json(masks: Sequence[_Mask]) -> str:
     return json.dumps([{key: _plain(mask[key]) for key in _KEYS} for mask in masks])
 
 
-def folder_files(folder: str, masks: Sequence[_Mask], pixels: Sequence[npt.NDArray[np.bool_]]) -> dict[str, bytes]:
+def folder_files(folder: str, masks: Sequence[_Mask], pixels: Iterable[npt.NDArray[np.bool_]]) -> dict[str, bytes]:
     """The masks of an image as the script writes them by default: 0.png, 1.png, … and metadata.csv.
 
     Args:
         folder: of the image.
         masks: as rle_json takes them.
-        pixels: each mask, (H, W).
+        pixels: each mask, (H, W), one at a time where they would not all fit into memory.
 
     Returns:
         The content of each file by its name, which begins with the folder.

@@ -27,22 +27,21 @@ _Fill = Callable[[BinaryIO], object]
 
 def _write_piece(job: Job, piece: Piece, batches: Iterator[Batch], place: Place, report: Report) -> None:
     texts = in_threads(partial(_texts, job), _with_images(job, batches, place, report))
+    images: list[bytes] = []
     if job.settings.shard_images is None:
-        images = b""
         for number, (some_images, annotations, ious) in enumerate(texts):
-            images = _joined(images, some_images)
+            images.append(some_images)
             report.loss.add(ious)
             place.put(f"{_PIECES}/{piece.split}-{piece.number:07}-{number:05}.annotations", annotations)
-        place.put(f"{_PIECES}/{piece.split}-{piece.number:07}.images", images)
+        place.put(f"{_PIECES}/{piece.split}-{piece.number:07}.images", b",\n".join(images))
         return
     with place.destination.spool() as spool:
-        images = b""
         for some_images, annotations, ious in texts:
-            images = _joined(images, some_images)
+            images.append(some_images)
             report.loss.add(ious)
             spool.write(b",\n" if spool.tell() and annotations else b"")
             spool.write(annotations)
-        fills: list[_Fill] = [partial(_put, images), partial(_copy, spool)]
+        fills: list[_Fill] = [partial(_put, b",\n".join(images)), partial(_copy, spool)]
         place.write(_name(piece.split, piece.number), partial(_fill_file, job, fills))
 
 
@@ -88,10 +87,6 @@ def _fill_file(job: Job, fills: Sequence[_Fill], file: BinaryIO) -> None:
     file.write(b'],\n"annotations": [')
     fills[1](file)
     file.write(b"]}\n")
-
-
-def _joined(first: bytes, second: bytes) -> bytes:
-    return first + b",\n" + second if first and second else first or second
 
 
 def _put(content: bytes, file: BinaryIO) -> None:

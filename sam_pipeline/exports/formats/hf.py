@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,9 @@ from sam_pipeline.exports.places.upright_images import UprightImage, upright_ima
 from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.texts.boxes import boxes_xywh
 
-# A row group: what a reader that wants one row has to read.
-_IMAGES_AT_ONCE = 32
+# Of a row group: what a reader that wants one row has to read.
+_MOST_IMAGES = 32
+_MOST_BYTES = 32 << 20
 
 _RLE = pa.struct([pa.field("size", pa.list_(pa.int32())), pa.field("counts", pa.string())])
 _OBJECTS = pa.struct(
@@ -51,9 +51,10 @@ def _write_piece(job: Job, piece: Piece, batches: Iterator[Batch], place: Place,
     schema = _schema(job)
     with place.writing(_name(piece.split, piece.number)) as file, pq.ParquetWriter(file, schema) as writer:
         for batch in batches:
-            images = upright_images(job, batch, report)
-            for part in batch.slices(_IMAGES_AT_ONCE):
-                writer.write_table(_rows(job, part, schema, list(islice(images, part.num_images))))
+            first = 0
+            for images in _groups(upright_images(job, batch, report)):
+                writer.write_table(_rows(job, batch.between(first, first + len(images)), schema, images))
+                first += len(images)
 
 
 def _finish(job: Job, pieces: Sequence[Piece], place: Place) -> None:
@@ -61,6 +62,20 @@ def _finish(job: Job, pieces: Sequence[Piece], place: Place) -> None:
     for split in set(job.splits) - {piece.split for piece in pieces}:
         with place.writing(_name(split, 0)) as file:
             pq.write_table(_schema(job).empty_table(), file)
+
+
+def _groups(images: Iterator[UprightImage | None]) -> Iterator[list[UprightImage | None]]:
+    """The images of each row group; the last of them may make it larger."""
+    group: list[UprightImage | None] = []
+    num_bytes = 0
+    for image in images:
+        group.append(image)
+        num_bytes += 0 if image is None else len(image.data)
+        if len(group) == _MOST_IMAGES or num_bytes >= _MOST_BYTES:
+            yield group
+            group, num_bytes = [], 0
+    if group:
+        yield group
 
 
 def _rows(job: Job, batch: Batch, schema: pa.Schema, images: Sequence[UprightImage | None]) -> pa.Table:

@@ -7,11 +7,12 @@ Masks are in the frame of the upright image. Of a format's readers some turn an 
 from __future__ import annotations
 
 import io
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image
 from PIL.ExifTags import Base as Tag
@@ -22,6 +23,7 @@ from sam_pipeline.exports.places.place import Place
 from sam_pipeline.exports.report import Report
 from sam_pipeline.results.images import fetch_images
 from sam_pipeline.storage.inputs.decoding.image_reading import FORMATS, DecodeError, TooLargeError, decode_image
+from sam_pipeline.storage.tables.delta import output_errors
 
 _SUFFIXES = {
     "JPEG": ".jpg",
@@ -59,21 +61,58 @@ class UprightImage:
 def upright_images(job: Job, batch: Batch, report: Report) -> Iterator[UprightImage | None]:
     """The images of a batch, in their order; None for one that is gone, or is not what was annotated.
 
-    The report counts those, and those that were turned. Images of a container that is read in another order are held
-    until it is their turn; at most as many as results.images looks up at once.
+    The report counts those, and those that were turned. Images of a container that is read in another order wait for
+    their turn in a temporary file; only a small one is kept in memory.
+
+    Raises:
+        OutputError: the disk of temporary files is full, or cannot be written.
     """
-    image_ids = batch.images["image_id"].to_pylist()
+    waiting: dict[int, _Waiting | None] = {}
+    turn = 0
+    with tempfile.SpooledTemporaryFile(_BYTES_AT_ONCE) as spool:
+        for row, image in _as_fetched(job, batch, report):
+            if row == turn:
+                yield image
+                turn += 1
+            else:
+                waiting[row] = None if image is None else _Waiting.put(image, spool)
+            while turn in waiting:
+                found = waiting.pop(turn)
+                yield None if found is None else found.take(spool)
+                turn += 1
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """An image whose bytes lie in a file meanwhile."""
+
+    suffix: str
+    was_turned: bool
+    offset: int
+    num_bytes: int
+
+    @classmethod
+    def put(cls, image: UprightImage, spool: IO[bytes]) -> _Waiting:
+        with output_errors(tempfile.gettempdir()):
+            offset = spool.seek(0, io.SEEK_END)
+            spool.write(image.data)
+        return cls(image.suffix, image.was_turned, offset, len(image.data))
+
+    def take(self, spool: IO[bytes]) -> UprightImage:
+        with output_errors(tempfile.gettempdir()):
+            spool.seek(self.offset)
+            return UprightImage(spool.read(self.num_bytes), self.suffix, self.was_turned)
+
+
+def _as_fetched(job: Job, batch: Batch, report: Report) -> Iterator[tuple[int, UprightImage | None]]:
+    """The row of each image of a batch, and the image, in the order in which they are read; see upright_images."""
+    rows = {image_id: row for row, image_id in enumerate(batch.images["image_id"].to_pylist())}
     max_pixels = job.results.settings.get("max_pixels")
-    found: dict[int, UprightImage | None] = {}
-    num_given = 0
-    for image_id, data in fetch_images(job.results, image_ids):
-        found[image_id] = _upright_or_none(data, max_pixels)
-        while num_given < len(image_ids) and image_ids[num_given] in found:
-            image = found.pop(image_ids[num_given])
-            num_given += 1
-            report.warn(GONE, int(image is None))
-            report.warn(TURNED, int(image is not None and image.was_turned))
-            yield image
+    for image_id, data in fetch_images(job.results, list(rows)):
+        image = _upright_or_none(data, max_pixels)
+        report.warn(GONE, int(image is None))
+        report.warn(TURNED, int(image is not None and image.was_turned))
+        yield rows[image_id], image
 
 
 def _upright_or_none(data: bytes | Exception, max_pixels: int | None) -> UprightImage | None:
@@ -87,7 +126,7 @@ def _upright_or_none(data: bytes | Exception, max_pixels: int | None) -> Upright
 def copy_upright(
     job: Job, batch: Batch, names: Sequence[str], place: Place, report: Report, *, with_suffix: bool = False
 ) -> None:
-    """Put the images of a batch into the destination, upright.
+    """Put the images of a batch into the destination, upright, in the order in which they are read.
 
     Args:
         job: of the export.
@@ -99,7 +138,7 @@ def copy_upright(
     """
     held: dict[str, bytes] = {}
     num_bytes = 0
-    for row, image in enumerate(upright_images(job, batch, report)):
+    for row, image in _as_fetched(job, batch, report):
         if image is None:
             continue
         has_suffix = names[row].lower().endswith(IMAGE_SUFFIXES)

@@ -20,6 +20,8 @@ Place = tuple[int, int]
 """A line of some rings, and a point of it."""
 Bridge = tuple[Place, Place]
 
+_STRIP_PIXELS = 1 << 20
+
 
 @dataclass(frozen=True)
 class _Way:
@@ -44,10 +46,8 @@ def bridges_to_holes(rings: Rings) -> list[Bridge]:
         return []
     leftmost = [int(rings.lines[hole][:, 0].argmin()) for hole in rings.holes]
     x, y = np.array([rings.lines[hole][point] for hole, point in zip(rings.holes, leftmost, strict=True)]).T
-    # For each pixel of the mask the first one of its run in the row.
-    columns = np.arange(rings.mask.shape[1])
-    run_starts = np.maximum.accumulate(np.where(rings.mask == 0, columns + 1, 0), axis=1)
-    borders = _Places(rings).find(np.stack([2 * run_starts[y // 2, x // 2], y], axis=1))
+    run_starts = [_run_start(rings.mask[row], column) for column, row in zip(x // 2, y // 2, strict=True)]
+    borders = _Places(rings).find(np.stack([2 * np.array(run_starts), y], axis=1))
     return [
         ((hole, point), border) for hole, point, border in zip(rings.holes, leftmost, borders, strict=True) if border
     ]
@@ -78,22 +78,11 @@ def bridges_between_parts(rings: Rings, *, worthwhile: bool) -> list[Bridge]:
 
 
 def _shortest_ways(rings: Rings) -> list[_Way]:
-    # For each pixel the nearest one of the mask, as a number: where two neighbours differ in its part, a way may run.
-    _, nearest = cv2.distanceTransformWithLabels(1 - rings.mask, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    y, x = np.nonzero(rings.mask)
-    pixel_of = np.zeros((nearest.max() + 1, 2), np.int64)
-    pixel_of[nearest[y, x]] = np.stack([x, y], axis=1)
-    part_of = np.zeros(len(pixel_of), np.int64)
-    part_of[nearest[y, x]] = rings.parts[y, x]
-    neighbours = np.concatenate(
-        [
-            np.stack([nearest[:, :-1].reshape(-1), nearest[:, 1:].reshape(-1)], axis=1),
-            np.stack([nearest[:-1].reshape(-1), nearest[1:].reshape(-1)], axis=1),
-        ]
-    )
-    ends = neighbours[part_of[neighbours[:, 0]] != part_of[neighbours[:, 1]]]
-    parts, pixels = part_of[ends], pixel_of[ends]  # (ways, 2), (ways, 2, 2)
-    order = np.argsort(((pixels[:, 0] - pixels[:, 1]) ** 2).sum(axis=1), kind="stable")
+    pixels = _meeting_pixels(rings)
+    width = rings.mask.shape[1]
+    parts = rings.parts.reshape(-1)[pixels]
+    ends = np.stack([pixels % width, pixels // width], axis=-1)  # (ways, 2), and x and y
+    order = np.argsort(((ends[:, 0] - ends[:, 1]) ** 2).sum(axis=1), kind="stable")
     _, shortest = np.unique(np.sort(parts[order], axis=1), axis=0, return_index=True)
     joined = list(range(len(rings.outer)))
     ways = []
@@ -102,8 +91,46 @@ def _shortest_ways(rings: Rings) -> list[_Way]:
         root, root_of_other = _root(joined, one), _root(joined, other)
         if root != root_of_other:
             joined[root] = root_of_other
-            ways.append(_Way((one, other), (pixels[way, 0], pixels[way, 1])))
+            ways.append(_Way((one, other), (ends[way, 0], ends[way, 1])))
     return ways
+
+
+def _meeting_pixels(rings: Rings) -> NDArray[np.int64]:
+    """Where two neighbours are nearest to different parts, the pixels that they are nearest to.
+
+    Returns:
+        (ways, 2), numbers of pixels of the mask, row after row: first the ways between neighbours in a row.
+    """
+    # For each pixel the nearest one of the mask, under a number of its own.
+    nearest = cv2.distanceTransformWithLabels(1 - rings.mask, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)[1]
+    height, width = nearest.shape
+    # A strip at a time: pairs of all neighbours would be half a gigabyte for twelve megapixels.
+    strips = range(0, height, max(1, _STRIP_PIXELS // width))
+    pixel_of = np.zeros(int(nearest.max()) + 1, np.int32)
+    for first in strips:
+        strip = slice(first, first + strips.step)
+        y, x = np.nonzero(rings.mask[strip])
+        pixel_of[nearest[strip][y, x]] = (first + y) * width + x
+    beside, below = [], []
+    for first in strips:
+        pixels = pixel_of[nearest[first : first + strips.step + 1]]
+        parts = rings.parts.reshape(-1)[pixels]
+        beside.append(_where_different(parts[: strips.step], pixels[: strips.step], axis=1))
+        below.append(_where_different(parts, pixels, axis=0))
+    return np.concatenate([*beside, *below]).astype(np.int64)
+
+
+def _where_different(parts: NDArray[np.int32], pixels: NDArray[np.int32], axis: int) -> NDArray[np.int32]:
+    """The pixels of each two neighbours along an axis whose parts differ, (ways, 2)."""
+    firsts, seconds = (slice(None, -1), slice(1, None)) if axis == 0 else (np.s_[:, :-1], np.s_[:, 1:])
+    differ = parts[firsts] != parts[seconds]
+    return np.stack([pixels[firsts][differ], pixels[seconds][differ]], axis=1)
+
+
+def _run_start(row: NDArray[np.uint8], column: int) -> int:
+    """The first pixel of a run in a row of a mask, of which one pixel is known."""
+    before = np.flatnonzero(row[:column] == 0)
+    return int(before[-1]) + 1 if len(before) else 0
 
 
 def _root(joined: list[int], part: int) -> int:

@@ -11,6 +11,8 @@ Readers draw in two ways, and no polygon suits both:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from threading import Lock
 from typing import Literal
 
 import cv2
@@ -37,6 +39,11 @@ _WITHIN_PIXEL = 0.25
 # The same for what would have no area, such as a single pixel: its first and its last half are told apart.
 _HALVES_WITHIN_PIXEL = (0.1, 0.4)
 
+# Some 18 bytes are held of each pixel of a mask's box. So those of large boxes are traced one at a time, whatever the
+# number of threads.
+_LARGE_PIXELS = 2 << 20
+_ONE_LARGE = Lock()
+
 
 def mask_polygons(mask: Rle, *, parts: Parts, corners: Corners, simplify: float = 0.0) -> list[Polygon]:
     """The polygons of a mask, which readers of their kind draw again as the mask.
@@ -57,7 +64,15 @@ def mask_polygons(mask: Rle, *, parts: Parts, corners: Corners, simplify: float 
     x, y, width, height = (int(value) for value in coco_mask.toBbox(mask))
     if not width:
         return []
-    rings = trace_rings(np.ascontiguousarray(rle.decode(mask)[y : y + height, x : x + width]).view(np.uint8))
+    with _ONE_LARGE if width * height > _LARGE_PIXELS else nullcontext():
+        pixels = np.ascontiguousarray(rle.decode(mask)[y : y + height, x : x + width]).view(np.uint8)
+        found = _box_polygons(pixels, parts, corners, simplify)
+    return [polygon + np.array([x, y]) for polygon in found]
+
+
+def _box_polygons(mask: NDArray[np.uint8], parts: Parts, corners: Corners, simplify: float) -> list[Polygon]:
+    """The polygons of a mask (H, W) of 0 and 1, in which there is at least one pixel."""
+    rings = trace_rings(mask)
     bridges = bridges_to_holes(rings)
     if parts == "bridge":
         bridges += bridges_between_parts(rings, worthwhile=corners == "pixels")
@@ -67,11 +82,9 @@ def mask_polygons(mask: Rle, *, parts: Parts, corners: Corners, simplify: float 
         del starts[1:]
     if corners == "edges":
         edges = [(line + 1) // 2 for line in rings.lines]
-        found = [walk(edges, ways, start, simplify).astype(np.float64) for start in starts]
-    else:
-        pixels = [line // 2 for line in rings.lines]
-        found = [_polygon_of_pixels(pixels, rings.lines, ways, start, simplify) for start in starts]
-    return [polygon + np.array([x, y]) for polygon in found]
+        return [walk(edges, ways, start, simplify).astype(np.float64) for start in starts]
+    pixels = [line // 2 for line in rings.lines]
+    return [_polygon_of_pixels(pixels, rings.lines, ways, start, simplify) for start in starts]
 
 
 def _polygon_of_pixels(

@@ -38,9 +38,13 @@ from sam_pipeline.storage.tables.delta import (
     table_id,
 )
 from sam_pipeline.storage.tables.delta_place import Table
+from sam_pipeline.storage.tables.row_slices import slices
 from sam_pipeline.storage.tables.schema import TABLE_SCHEMAS
 
 APP_ID = "sam-pipeline"
+
+# Readers hold a row group whole, and twice while they decode it.
+_ROW_GROUP_BYTES = 64 * 2**20
 
 # How delta-rs reports that another writer's commit made ours impossible: of an epoch, or of the table's metadata.
 _CONFLICTS = ("Concurrent transaction failed", "Metadata changed since last commit")
@@ -219,12 +223,13 @@ def put_parquet(
         table_uri: the table's folder.
         rows: of the table's schema.
         storage_options: of fsspec.
-        row_group_size: rows.
+        row_group_size: rows; fewer where they take more than 64 MiB in memory.
         table_id: see table_id.
     """
     buffer = io.BytesIO()
     with pq.ParquetWriter(buffer, rows.schema, compression="zstd", write_page_checksum=True) as writer:
-        writer.write_table(rows, row_group_size=row_group_size)
+        for group in slices(rows, row_group_size, _ROW_GROUP_BYTES):
+            writer.write_table(group)
         writer.add_key_value_metadata({TABLE_ID_KEY: table_id})
     content = buffer.getvalue()
     name = f"part-{uuid.uuid4()}-{hashlib.sha256(content).hexdigest()}.parquet"

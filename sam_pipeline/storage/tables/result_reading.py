@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -42,6 +43,10 @@ def check_condition(where: pc.Expression, schema: pa.Schema) -> None:
         schema.empty_table().filter(where)
     except pa.ArrowException as error:
         raise ConfigError(f"where does not fit the columns: {one_line(error)}") from error
+
+
+# Before compression; a row group of ours that has been filled has about as many.
+_PIECE_BYTES = 64 * 2**20
 
 
 class RowGroup:
@@ -83,16 +88,61 @@ class RowGroup:
             schema = schema.append(pa.field("masks", masks_type(self._schema, mask_fields)))
         with output_errors(self.uri):
             leaves = [path for path in self._paths() if _is_wanted(path.split("."), columns, mask_fields)]
-            read = partial(self._parquet.read_row_group, self.number, columns=leaves, use_threads=False)
-            rows = retried(read, what=f"read {self.uri}", denied_is_final=False)
+            rows = retried(partial(self._read_leaves, leaves), what=f"read {self.uri}", denied_is_final=False)
             # To the table's types: files that delta-rs has rewritten hold strings as views, which pyarrow cannot
             # compare.
             return rows.select(schema.names).cast(schema)
+
+    def pieces(self) -> Iterator[RowGroup]:
+        """Its rows in pieces that fit into memory, to be read one after another.
+
+        That is the row group itself, unless another program has written it: delta-rs makes them of a million rows.
+        """
+        if self.num_bytes <= 2 * _PIECE_BYTES:
+            yield self
+            return
+        num_rows = max(1, self.num_rows * _PIECE_BYTES // self.num_bytes)
+        running: _Running = {}
+        for number in range(-(-self.num_rows // num_rows)):
+            yield _Piece(self, number, num_rows, running)
+
+    def _read_leaves(self, leaves: Sequence[str]) -> pa.Table:
+        return self._parquet.read_row_group(self.number, columns=leaves, use_threads=False)
 
     def _paths(self) -> list[str]:
         """What the file's columns are called, all fields of nested ones."""
         schema = self._parquet.schema
         return [schema.column(index).path for index in range(len(schema))]
+
+
+_Running = dict[tuple[str, ...], tuple[Iterator[pa.RecordBatch], int]]
+"""By columns, a reading of them that has begun, and which piece it gives next."""
+
+
+class _Piece(RowGroup):
+    """Some rows of a row group, which is gone through once for each set of columns, if pieces are read in order.
+
+    Args:
+        whole: the row group.
+        number: of the piece.
+        num_rows: of all pieces but the last.
+        running: what has begun to be read, shared by all pieces.
+    """
+
+    def __init__(self, whole: RowGroup, number: int, num_rows: int, running: _Running) -> None:
+        super().__init__(whole._parquet, whole.number, whole._schema, whole.uri)
+        self._number, self._most_rows, self._running = number, num_rows, running
+        self.num_rows = min(num_rows, whole.num_rows - number * num_rows)
+
+    def _read_leaves(self, leaves: Sequence[str]) -> pa.Table:
+        # Taken out: a reading that fails is begun anew.
+        batches, place = self._running.pop(tuple(leaves), (None, 0))
+        if batches is None or place > self._number:
+            options = {"row_groups": [self.number], "columns": leaves, "use_threads": False}
+            batches, place = self._parquet.iter_batches(self._most_rows, **options), 0
+        batch = next(islice(batches, self._number - place, None))
+        self._running[tuple(leaves)] = batches, self._number + 1
+        return pa.Table.from_batches([batch])
 
 
 def _is_wanted(path: Sequence[str], columns: Sequence[str], mask_fields: Sequence[str] | None) -> bool:

@@ -1,5 +1,8 @@
 """Masks as polygons, drawn again by pycocotools and by the rules of YOLO's loaders."""
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco_mask
 
+from sam_pipeline.exports.polygons import bridges
 from sam_pipeline.exports.polygons.polygons import mask_polygons
 from sam_pipeline.exports.polygons.redrawing import coco_iou, yolo_iou
 from sam_pipeline.masks.runs import rle
@@ -172,3 +176,45 @@ def test_the_loss_over_many_masks_is_below_what_is_promised():
         assert np.array_equal(drawn_by_coco(edges, *pixels.shape), pixels)
     assert np.mean(ious) >= 0.99
     assert np.percentile(ious, 5) >= 0.95
+
+
+@pytest.mark.parametrize("corners", ["edges", "pixels"])
+def test_bridges_are_the_same_in_strips(monkeypatch, corners):
+    """A large mask is looked at some rows at a time."""
+    masks = [encoded(pixels) for pixels in shapes().values()]
+    masks.append(encoded(np.random.default_rng(0).random((40, 50)) < 0.2))
+    whole = [mask_polygons(mask, parts="bridge", corners=corners) for mask in masks]
+    for rows in (1, 3):
+        monkeypatch.setattr(bridges, "_STRIP_PIXELS", 50 * rows)
+        strips = [mask_polygons(mask, parts="bridge", corners=corners) for mask in masks]
+        for one, other in zip(whole, strips, strict=True):
+            assert len(one) == len(other)
+            assert all(np.array_equal(*pair) for pair in zip(one, other, strict=True))
+
+
+# Masks of twelve megapixels, of which a box in two corners is set, in four threads.
+LARGE_MASKS = """
+import re
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+from sam_pipeline.exports.polygons.polygons import mask_polygons
+from sam_pipeline.masks.runs import rle
+from sam_pipeline.masks.runs.runs import Runs
+
+def peak_bytes():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+
+pixels = np.zeros((3000, 4000), bool)
+pixels[:200, :200] = pixels[2500:, 3500:] = True
+mask = rle.encode(Runs.of_mask(pixels))
+before = peak_bytes()
+with ThreadPoolExecutor(4) as threads:
+    made = list(threads.map(lambda _: mask_polygons(mask, parts="bridge", corners="edges"), range(4)))
+assert all(len(polygons) == 1 for polygons in made)
+print(peak_bytes() - before)
+"""
+
+
+def test_polygons_of_large_masks_are_made_in_bounded_memory():
+    done = subprocess.run([sys.executable, "-c", LARGE_MASKS], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 350e6

@@ -1,5 +1,7 @@
 """Which masks lie in which others, against the same rule by pixels."""
 
+import tracemalloc
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,3 +35,21 @@ def test_a_mask_lies_in_a_larger_one_that_has_nine_tenths_of_its_pixels(pixels):
             is_smaller = areas[i] < areas[j] or (areas[i] == areas[j] and i > j)
             share = (inner & outer).sum() / areas[i] if areas[i] else 0
             assert found[i, j] == (is_smaller and share >= LEAST_SHARE), (i, j)
+
+
+def test_hundreds_of_masks_are_compared_with_each_other():
+    """pycocotools cannot count the pixels of more than 255 masks at once."""
+    small, large = (rle.encode(Runs.of_mask(np.tri(3, 3, k, dtype=bool))) for k in (0, 2))
+    found = contained([small, large] * 150)
+    assert found[0::2, 1::2].all()
+    assert not found[1::2, 0::2].any()
+    assert (found[0::2, 0::2] == np.tri(150, k=-1, dtype=bool)).all()
+
+
+def test_thousands_of_masks_in_an_image_are_compared_in_bounded_memory():
+    lines = [rle.encode(Runs.of_mask(np.eye(1, 3000, place, dtype=bool))) for place in range(3000)]
+    tracemalloc.start()
+    assert not contained(lines).any()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100e6

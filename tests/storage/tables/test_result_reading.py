@@ -9,10 +9,16 @@ from deltalake import DeltaTable
 from sam_pipeline.errors import ConfigError, OutputError, StorageUnavailableError
 from sam_pipeline.storage.maintenance.status import count_results
 from sam_pipeline.storage.tables import delta, result_reading, table_reading
-from sam_pipeline.storage.tables.result_reading import check_condition, iterate_results, read_results, results_schema
+from sam_pipeline.storage.tables.result_reading import (
+    check_condition,
+    iterate_results,
+    iterate_row_groups,
+    read_results,
+    results_schema,
+)
 from sam_pipeline.storage.tables.results import open_results
 from sam_pipeline.storage.tables.schema import MASKS_SCHEMA
-from tests.storage.runs import FLOAT_FIELDS, failed_row, finished, row
+from tests.storage.runs import FLOAT_FIELDS, failed_row, finished, plan, row, shard, take_over
 
 ROWS = [row(0), row(1, 0), failed_row(2), row(3, 3), row(4, 1)]
 ALL = MASKS_SCHEMA.names
@@ -154,3 +160,32 @@ def test_no_thread_of_arrow_reads_what_a_process_may_end_with(output, monkeypatc
     use(open_results(output, {}))
     assert len(is_python) > 2
     assert all(is_python) == is_of_python
+
+
+@pytest.mark.parametrize("rows_in_piece", [1, 2, 3])
+def test_a_very_large_row_group_is_read_in_pieces(output, monkeypatch, clock, rows_in_piece):
+    """delta-rs makes row groups of a million rows; what may pass is tried again, and pieces may be passed over."""
+    rows = [row(number, number % 3) for number in range(7)]
+    plan(output, 7)
+    take_over(output).commit([shard(output, rows)])
+    (group,) = iterate_row_groups(open_results(output, {}), {})
+    whole = group.read(ALL)
+    assert list(group.pieces()) == [group]
+    monkeypatch.setattr(result_reading, "_PIECE_BYTES", rows_in_piece * group.num_bytes // 7 + 1)
+    pieces = list(group.pieces())
+    assert [piece.num_rows for piece in pieces] == {1: [1] * 7, 2: [2, 2, 2, 1], 3: [3, 3, 1]}[rows_in_piece]
+    assert pa.concat_tables(piece.read(ALL) for piece in pieces).equals(whole)
+    assert (
+        pieces[2].read(["uri"], ["area"]).equals(group.read(["uri"], ["area"]).slice(2 * rows_in_piece, rows_in_piece))
+    )
+    iter_batches, errors = pq.ParquetFile.iter_batches, [TimeoutError("late")]
+
+    def fail_in_the_middle(self, *arguments, **options):
+        for number, batch in enumerate(iter_batches(self, *arguments, **options)):
+            if number == 1 and errors:
+                raise errors.pop()
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", fail_in_the_middle)
+    assert pa.concat_tables(piece.read(["masks"]) for piece in group.pieces()).equals(whole.select(["masks"]))
+    assert not errors
