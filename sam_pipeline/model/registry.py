@@ -17,7 +17,7 @@ from sam_pipeline.model.networks.mask_decoder import MaskDecoder
 from sam_pipeline.model.networks.prompt_encoder import PromptEncoder
 from sam_pipeline.model.networks.tiny_vit import TinyViT
 from sam_pipeline.model.networks.two_way_transformer import TwoWayTransformer
-from sam_pipeline.model.sam import Sam
+from sam_pipeline.model.sam import AbsentEncoder, Sam
 from sam_pipeline.model.state_dicts import assign_state_dict, load_state_dict
 
 
@@ -51,11 +51,12 @@ def build_sam(model_type: str, checkpoint: str | Path | None = None) -> Sam:
     return sam.eval()
 
 
-def assemble_sam(image_encoder: ImageEncoderViT | TinyViT) -> Sam:
+def assemble_sam(image_encoder: ImageEncoderViT | TinyViT | AbsentEncoder) -> Sam:
     """Join an image encoder with the prompt encoder and mask decoder that all SAM models share.
 
     Args:
-        image_encoder: of any size; its embedding must have 256 channels and a sixteenth of the input's resolution.
+        image_encoder: of any size, or its stand-in; its embedding must have 256 channels and a sixteenth of the
+            input's resolution.
     """
     img_size = image_encoder.img_size
     embed_dim = 256

@@ -52,14 +52,14 @@ class Sam(nn.Module):
 
     def __init__(
         self,
-        image_encoder: ImageEncoderViT | TinyViT,
+        image_encoder: ImageEncoderViT | TinyViT | AbsentEncoder,
         prompt_encoder: PromptEncoder,
         mask_decoder: MaskDecoder,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
     ) -> None:
         super().__init__()
-        self.image_encoder: ImageEncoderViT | TinyViT | AbsentEncoder = image_encoder
+        self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
         # On the CPU by name: the registry builds networks on the meta device, and no checkpoint fills these.
