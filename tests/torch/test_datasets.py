@@ -254,7 +254,7 @@ def test_a_file_that_is_gone_is_an_output_error(tmp_path):
 def test_names_of_categories_may_be_given(tmp_path, make):
     masks = [blob(seed, category_id=category_id)[0] for seed, category_id in enumerate((2, 0, None))]
     output = picture_run(tmp_path / "run", files(tmp_path / "in", 1), make_masks=lambda _: masks)
-    with pytest.raises(ConfigError, match="category [02] has no name"):
+    with pytest.raises(ConfigError, match=r"category [02] has no name"):
         make(output)
     (tmp_path / "names.txt").write_text("cat\ncup\ndog\n")
     for path in (tmp_path / "names.txt", str(tmp_path / "names.txt")):
