@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from sam_pipeline.masks.decoder.plain_decoder import PlainDecoder
 from sam_pipeline.masks.decoder.shared_decoder import PromptDecoder, SharedDecoder
-from sam_pipeline.model.registry import assemble_sam
-from sam_pipeline.model.sam import AbsentEncoder, Sam
+from sam_pipeline.model.sam import AbsentEncoder, Sam, assemble_sam
 
 Structure = list[tuple[str, type[nn.Module] | None]]
 """The name and type of each module that decodes prompts; None where it computes something else than its type does."""
