@@ -4,6 +4,7 @@ import torch
 
 from sam_pipeline.masks.predictor import SamPredictor
 from sam_pipeline.model.networks.mask_decoder import MaskDecoder
+from sam_pipeline.model.networks.two_way_transformer import TwoWayAttentionBlock
 from sam_pipeline.model.sam import Sam
 from tests.parity.oracle import official_predictor
 from tests.random_weights import randomise
@@ -231,13 +232,23 @@ class Scaled(torch.nn.Module):
 class Surer(MaskDecoder):
     """As subclasses are that change what is predicted."""
 
-    def predict_masks(self, *arguments):
-        masks, iou_predictions = super().predict_masks(*arguments)
+    def predict_masks(self, **inputs):
+        masks, iou_predictions = super().predict_masks(**inputs)
         return masks + 5, iou_predictions + 7
+
+
+class Sharper(TwoWayAttentionBlock):
+    def forward(self, **inputs):
+        queries, keys = super().forward(**inputs)
+        return 1.5 * queries, keys
 
 
 def subclass(sam):
     sam.mask_decoder.__class__ = Surer
+
+
+def subclass_layer(sam):
+    sam.mask_decoder.transformer.layers[0].__class__ = Sharper
 
 
 def replace(sam):
@@ -270,7 +281,7 @@ def patch(sam):
     layer.forward = lambda x: 2 * torch.nn.functional.linear(x, layer.weight, layer.bias)
 
 
-@pytest.mark.parametrize("change", [subclass, replace, adapt, activate, hook, hook_prompts, patch])
+@pytest.mark.parametrize("change", [subclass, subclass_layer, replace, adapt, activate, hook, hook_prompts, patch])
 def test_modules_that_a_script_changed_compute(picture, change):
     sam = make_tiny_sam()
     predictor, official = both(sam, picture(90, 140))
