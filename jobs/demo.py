@@ -13,15 +13,18 @@ from PIL import Image
 
 from sam_pipeline import AnnotateConfig, InputConfig, MaskConfig, ModelConfig, draw_masks, open_run
 from sam_pipeline.cli.commands import annotate
+from sam_pipeline.errors import SamPipelineError
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 
 
 def save_photographs(folder: Path) -> None:
-    """Write each photograph as a PNG of its name."""
+    """Write each photograph as a PNG of its name, unless such a file is there."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in PHOTOGRAPHS:
-        Image.fromarray(getattr(skimage.data, name)()).save(folder / f"{name}.png")
+        path = folder / f"{name}.png"
+        if not path.exists():
+            Image.fromarray(getattr(skimage.data, name)()).save(path)
 
 
 def draw_overlays(output: Path, folder: Path) -> None:
@@ -34,8 +37,27 @@ def draw_overlays(output: Path, folder: Path) -> None:
         print(path)
 
 
+def demo(folder: Path, points_per_side: int) -> None:
+    """Run and draw.
+
+    Raises:
+        SamPipelineError: see annotate.
+    """
+    images, output = folder / "images", folder / "run"
+    config = AnnotateConfig(
+        images=InputConfig(input=str(images)),
+        output=str(output),
+        model=ModelConfig(model_type="vit_t"),
+        masks=MaskConfig(points_per_side=points_per_side),
+    )
+    save_photographs(images)
+    annotate(config)
+    print("\noverlays")
+    draw_overlays(output, folder / "overlays")
+
+
 def main() -> None:
-    """Parse the folder's name, run, draw."""
+    """Parse, and call demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("demo"))
     parser.add_argument(
@@ -43,17 +65,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    images, output = arguments.folder / "images", arguments.folder / "run"
-    save_photographs(images)
-    config = AnnotateConfig(
-        images=InputConfig(input=str(images)),
-        output=str(output),
-        model=ModelConfig(model_type="vit_t"),
-        masks=MaskConfig(points_per_side=arguments.points_per_side),
-    )
-    annotate(config)
-    print("\noverlays")
-    draw_overlays(output, arguments.folder / "overlays")
+    try:
+        demo(arguments.folder, arguments.points_per_side)
+    except SamPipelineError as error:
+        parser.exit(error.exit_code, f"error: {error}\n")
 
 
 if __name__ == "__main__":

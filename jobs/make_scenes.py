@@ -5,7 +5,7 @@
 writes PNGs to loop/images, and loop/detections.json: a COCO file with the boxes of an imagined detector, each with a
 category and a score. Its boxes are a little off, and some are around nothing, with low scores. A scene is a piece of a
 photograph that ships with scikit-image, on which discs, squares and triangles lie, each with the texture of another
-photograph. The same arguments give the same files.
+photograph. The same arguments give the same files. The folder must be new or empty.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ import numpy as np
 import skimage
 from numpy.typing import NDArray
 from PIL import Image
+
+from sam_pipeline.config.base import check
+from sam_pipeline.errors import ConfigError, OutputError, SamPipelineError
+from sam_pipeline.safety.clean_text import one_line
 
 SIZE = 192
 """Height and width of a scene, in pixels."""
@@ -71,8 +75,25 @@ def detections(objects: list[tuple[int, NDArray[np.bool_]]], random: np.random.G
 
 
 def write_scenes(folder: Path, num_scenes: int, seed: int = 0) -> list[list[tuple[int, NDArray[np.bool_]]]]:
-    """Write images and detections; returns the objects of each scene."""
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    """Write images and detections; returns the objects of each scene.
+
+    Raises:
+        ConfigError: there is something in the folder, or a number is too small.
+        OutputError: the folder cannot be written.
+    """
+    check(num_scenes >= 1, "scenes", "at least 1", num_scenes)
+    check(seed >= 0, "seed", "at least 0", seed)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ConfigError(f"{folder} is not empty: name another folder")
+        return _write_scenes(folder, num_scenes, seed)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {one_line(error)}") from error
+
+
+def _write_scenes(folder: Path, num_scenes: int, seed: int) -> list[list[tuple[int, NDArray[np.bool_]]]]:
+    (folder / "images").mkdir()
     random = np.random.default_rng(seed)
     images, annotations, objects_of_scenes = [], [], []
     for number in range(num_scenes):
@@ -117,7 +138,10 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    write_scenes(arguments.folder, arguments.scenes, arguments.seed)
+    try:
+        write_scenes(arguments.folder, arguments.scenes, arguments.seed)
+    except SamPipelineError as error:
+        parser.exit(error.exit_code, f"error: {error}\n")
     print(f"{arguments.scenes} scenes in {arguments.folder}")
 
 

@@ -30,6 +30,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 
+from sam_pipeline.config.base import check
+from sam_pipeline.errors import ConfigError, SamPipelineError
 from sam_pipeline.torch import MaskDataset, MaskSampler, Target
 
 STRIDE = 4
@@ -206,9 +208,13 @@ def train(run: str, *, steps: int, side: int, batch_size: int, held_out: float, 
     """Train and evaluate; see main for the arguments.
 
     Raises:
+        ConfigError: a setting is out of range, or the run has too few images with masks.
         SamPipelineError: the run cannot be opened, or an image of it not be read.
-        ValueError: the run has too few images with masks.
     """
+    for name, value in (("steps", steps), ("side", side), ("batch_size", batch_size)):
+        check(value >= 1, name, "at least 1", value)
+    check(0 < held_out < 1, "held_out", "in (0, 1)", held_out)
+    check(0 <= seed < 2**63, "seed", "in [0, 2**63)", seed)
     torch.manual_seed(seed)
     dataset = MaskDataset(run, transforms=Fitted(side), keep_empty=False)
     channels = {label: channel for channel, label in enumerate(sorted(dataset.categories))}
@@ -242,7 +248,7 @@ def train(run: str, *, steps: int, side: int, batch_size: int, held_out: float, 
 def _is_held_out(num_images: int, share: float, seed: int) -> NDArray[np.bool_]:
     num_held_out = round(share * num_images)
     if not 0 < num_held_out < num_images:
-        raise ValueError(f"{num_images} images with masks cannot be divided; {share:g} of them are to be held out")
+        raise ConfigError(f"{num_images} images with masks cannot be divided; {share:g} of them are to be held out")
     is_held_out = np.zeros(num_images, dtype=bool)
     is_held_out[np.random.default_rng(seed).choice(num_images, num_held_out, replace=False)] = True
     return is_held_out
@@ -278,8 +284,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of torch; so small a network gains little by more")
     arguments = vars(parser.parse_args())
-    torch.set_num_threads(arguments.pop("threads"))
-    outcome = train(arguments.pop("run"), **arguments)
+    threads = arguments.pop("threads")
+    try:
+        check(threads >= 1, "threads", "at least 1", threads)
+        torch.set_num_threads(threads)
+        outcome = train(arguments.pop("run"), **arguments)
+    except SamPipelineError as error:
+        parser.exit(error.exit_code, f"error: {error}\n")
     few = max(1, len(outcome.losses) // 10)
     first, last = (sum(some) / len(some) for some in (outcome.losses[:few], outcome.losses[-few:]))
     print(f"loss               {first:.3f} at first, {last:.3f} at last")

@@ -119,6 +119,7 @@ class SamAutomaticMaskGenerator:
         """
         check_image(image)
         self._check_output_mode()
+        self.predictor.current_decoder.compare_weights(self.predictor.model)
         generator = MaskGenerator(
             self.predictor.model, self._config(None), decoder=self.predictor.decoder, point_grids=self._grids()
         )

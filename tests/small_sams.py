@@ -7,8 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from sam_pipeline.model.networks.image_encoder import ImageEncoderViT
-from sam_pipeline.model.registry import assemble_sam
-from sam_pipeline.model.sam import Sam
+from sam_pipeline.model.sam import Sam, assemble_sam
 from tests.random_weights import randomise
 
 IMG_SIZE = 128

@@ -7,11 +7,9 @@ from pycocotools import mask as coco_mask
 
 from sam_pipeline import SamAutomaticMaskGenerator
 from sam_pipeline.errors import ConfigError
-from sam_pipeline.masks.decoder import current_decoder
 from sam_pipeline.utils import amg
 from tests.parity.oracle import official_generator, official_module
-from tests.plain_decoder import PlainDecoder
-from tests.small_sams import make_blob_sam, make_picture
+from tests.small_sams import make_blob_sam, make_picture, make_tiny_sam
 
 LOOSE = {"points_per_side": 5, "pred_iou_thresh": 0.5, "stability_score_thresh": 0.5}
 GRIDS = [np.random.default_rng(0).uniform(0.05, 0.95, (count, 2)) for count in (20, 5)]
@@ -23,15 +21,15 @@ CASES = {
     "small regions": LOOSE | {"min_mask_region_area": 30},
     "small regions of part of a pixel": LOOSE | {"min_mask_region_area": 29.5, "box_nms_thresh": 0.4},
     "points of one's own": LOOSE | {"points_per_side": None, "point_grids": GRIDS, "crop_n_layers": 1},
+    "one array of grids": LOOSE | {"points_per_side": None, "point_grids": np.array(GRIDS[:1])},
     "more grids than layers": LOOSE | {"points_per_side": None, "point_grids": GRIDS},
     "nothing found": LOOSE | {"pred_iou_thresh": 1.0},
 }
 
 
 @pytest.fixture
-def sam(monkeypatch):
+def sam():
     """Networks that make blobs, which only the plain decoder can run."""
-    monkeypatch.setattr(current_decoder, "SharedDecoder", PlainDecoder)
     return make_blob_sam()
 
 
@@ -77,6 +75,28 @@ def test_settings_may_be_changed_between_images(sam, image):
     assert 0 < len(after) < len(before)
     assert all(annotation["predicted_iou"] > 0.9 for annotation in after)
     assert list(after[0]["segmentation"]) == ["size", "counts"]
+
+
+def test_weights_written_through_data_are_followed(image):
+    sam = make_tiny_sam()
+    generator = SamAutomaticMaskGenerator(sam, **LOOSE | {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0})
+    generator.generate(image)
+    for parameter in sam.mask_decoder.parameters():
+        parameter.data.mul_(0.9)
+    anew = SamAutomaticMaskGenerator(sam, **LOOSE | {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0})
+    ours, theirs = ([each["predicted_iou"] for each in of.generate(image)] for of in (generator, anew))
+    assert ours == theirs
+
+
+def test_masks_of_another_size_are_refused_by_the_generator(sam, image):
+    class Larger(type(sam.mask_decoder)):
+        def forward(self, **inputs):
+            masks, iou_predictions = super().forward(**inputs)
+            return masks.repeat_interleave(2, -1).repeat_interleave(2, -2), iou_predictions
+
+    sam.mask_decoder = Larger()
+    with pytest.raises(ValueError, match=r"logits of 32 x 32.*of \(56, 64\)"):
+        SamAutomaticMaskGenerator(sam, **LOOSE).generate(image)
 
 
 def test_scripts_find_the_official_attributes(sam):

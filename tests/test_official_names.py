@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import sam_pipeline
 from tests.parity.oracle import official_module
@@ -79,6 +80,27 @@ def test_methods_have_the_official_parameters_and_defaults(module, name, methods
     )
     for method in methods.split():
         assert parameters(getattr(ours, method)) == parameters(getattr(theirs, method)), method
+
+
+def test_prompt_encoder_and_mask_decoder_have_the_official_attributes():
+    """But for private ones, and MLP's, which has an option less."""
+    made = []
+    for modeling in (importlib.import_module("sam_pipeline.modeling"), official_module("modeling")):
+        transformer = modeling.TwoWayTransformer(depth=2, embedding_dim=32, num_heads=4, mlp_dim=48)
+        made.append(modeling.MaskDecoder(transformer_dim=32, transformer=transformer, num_multimask_outputs=2))
+        made.append(modeling.PromptEncoder(32, (4, 6), (64, 96), 8))
+    for ours, theirs in zip(made[:2], made[2:], strict=True):
+        theirs.load_state_dict(ours.state_dict())
+        for name, module in theirs.named_modules():
+            if not type(module).__module__.startswith("torch.") and "mlps" not in name and "head" not in name:
+                own = ours.get_submodule(name)
+                assert {each for each in dir(module) if each[0] != "_" and not hasattr(own, each)} == set(), name
+                numbers = {each: value for each, value in vars(module).items() if isinstance(value, int | tuple)}
+                assert {each: getattr(own, each) for each in numbers} == numbers, name
+    ours, theirs = made[1].pe_layer, made[3].pe_layer
+    coords = torch.rand(2, 3, 2) * 64
+    torch.testing.assert_close(ours((4, 6)), theirs((4, 6)))
+    torch.testing.assert_close(ours.forward_with_coords(coords, (64, 96)), theirs.forward_with_coords(coords, (64, 96)))
 
 
 ORDERS = [

@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import UnidentifiedImageError
 
+from sam_pipeline.amg.settings import MAX_PIXELS
+from sam_pipeline.safety.clean_text import printable
 from sam_pipeline.safety.regular_files import open_regular
-from sam_pipeline.storage.inputs.decoding.image_reading import DecodeError, decode_image
-
-MAX_PIXELS = 100_000_000
-"""Of one image; as annotate has it."""
+from sam_pipeline.storage.inputs.decoding.image_reading import DecodeError, TooLargeError, decode_image
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -35,7 +34,19 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         # Of a few formats that OpenCV reads we know no damage, such as JPEG 2000 and portable pixmaps.
         if not isinstance(error.__cause__, UnidentifiedImageError):
             raise
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    image = _decode_with_opencv(data)
     if image is None:
         raise DecodeError("not an image that OpenCV reads")
+    height, width = image.shape[:2]
+    if height * width > MAX_PIXELS:
+        raise TooLargeError(f"{width}x{height} pixels, the limit is {MAX_PIXELS}")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def _decode_with_opencv(data: bytes) -> NDArray[np.uint8] | None:
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # type: ignore[return-value]
+    except cv2.error as error:
+        if "MAX_IMAGE" in error.err:  # OpenCV's own limit, which the command amg sets
+            raise TooLargeError(f"too many pixels, the limit is {MAX_PIXELS}") from error
+        raise DecodeError(f"OpenCV cannot decode it: {printable(error.err)}") from error

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -94,8 +95,10 @@ def write_masks(
         try:
             records = generate(read_image(target.path))
             place = place_of(target, config)
-            _write(place, records, config.convert_to_rle)
-        except (DecodeError, TooLargeError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+            _write(place, records, config)
+        except (DecodeError, TooLargeError, OSError, MemoryError, RuntimeError, cv2.error) as error:
+            if isinstance(error, RuntimeError) and not _is_lack_of_memory(error):
+                raise
             report(f"{target.path}: {one_line(error)}")
             progress.num_failed += 1
         else:
@@ -105,13 +108,18 @@ def write_masks(
     return progress
 
 
-def _write(place: Path, records: Sequence[Record], as_json: bool) -> None:
+def _write(place: Path, records: Sequence[Record], config: AmgConfig) -> None:
     try:
-        (write_json if as_json else write_folder)(place, records)
+        (write_json if config.convert_to_rle else write_folder)(place, records, overwrite=config.overwrite)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:  # this image's own
             raise
         raise OutputError(f"{place} cannot be written: {one_line(error)}") from error
+
+
+def _is_lack_of_memory(error: RuntimeError) -> bool:
+    """On a CPU torch has no type of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _device(name: str) -> torch.device:

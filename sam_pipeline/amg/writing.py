@@ -41,38 +41,38 @@ def check_place(place: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{place} holds what amg did not write, so --overwrite leaves it: name another output")
 
 
-def write_folder(place: Path, records: Sequence[Record]) -> None:
+def write_folder(place: Path, records: Sequence[Record], *, overwrite: bool) -> None:
     """Write a folder with 0.png, 1.png, … of the image's size, 255 in the mask and 0 beside it, and metadata.csv.
 
     Raises:
-        OutputError: something is there that amg did not write.
+        OutputError: something is there; with overwrite, something that amg did not write.
         OSError: it cannot be written.
     """
-    with _moved_to(place, lambda path: path.mkdir()) as folder:
+    with _moved_to(place, lambda path: path.mkdir(), overwrite=overwrite) as folder:
         for index, record in enumerate(records):
             (folder / f"{index}.png").write_bytes(mask_png(rle.decode(record["segmentation"])))
         (folder / METADATA).write_text(metadata_csv(records), encoding="ascii")
 
 
-def write_json(place: Path, records: Sequence[Record]) -> None:
+def write_json(place: Path, records: Sequence[Record], *, overwrite: bool) -> None:
     """Write the records as a JSON list.
 
     Raises:
-        OutputError: something is there that amg did not write.
+        OutputError: something is there; with overwrite, something that amg did not write.
         OSError: it cannot be written.
     """
-    with _moved_to(place, lambda path: None) as file:
+    with _moved_to(place, lambda path: None, overwrite=overwrite) as file:
         file.write_text(json.dumps(list(records)), encoding="ascii")
 
 
 @contextmanager
-def _moved_to(place: Path, make: Callable[[Path], None]) -> Iterator[Path]:
-    """A path beside a place, which is moved there in the end; what amg wrote there before makes room."""
+def _moved_to(place: Path, make: Callable[[Path], None], *, overwrite: bool) -> Iterator[Path]:
+    """A path beside a place, which is moved there in the end; an empty folder or, with overwrite, results make room."""
     scratch = place.parent / f".amg-{uuid.uuid4().hex}"
     make(scratch)
     try:
         yield scratch
-        check_place(place, overwrite=True)
+        check_place(place, overwrite=overwrite)  # once more: something may have come since the start
         before = scratch.with_name(f"{scratch.name}-before")
         if os.path.lexists(place):
             place.rename(before)

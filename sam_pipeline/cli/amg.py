@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import timedelta
 from types import TracebackType
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sam_pipeline.amg.settings import AmgConfig
+from sam_pipeline.amg.settings import MAX_PIXELS, AmgConfig
 from sam_pipeline.cli.flags import flags_of
 from sam_pipeline.cli.output.printing import STDERR, print_table
 from sam_pipeline.errors import NothingSucceededError
@@ -22,6 +23,8 @@ _PLAIN_INTERVAL_S = 10.0
 
 def amg(config: Annotated[AmgConfig, flags_of(AmgConfig)]) -> int:
     """Masks of an image or a folder as PNGs or JSON, as scripts/amg.py of segment_anything writes them, without Ray."""
+    # OpenCV reads it when it is imported, and knows the sizes of formats that we do not read before it decodes them.
+    os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(MAX_PIXELS)
     from sam_pipeline.amg.targets import describe, list_targets
 
     listing = list_targets(config.input)

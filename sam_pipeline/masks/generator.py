@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from sam_pipeline.config import MaskConfig, ResolvedPrecision
 from sam_pipeline.masks import prediction
 from sam_pipeline.masks.candidates import Candidates, to_records
 from sam_pipeline.masks.collecting import MAX_HELD_BYTES, collect, held_bytes
-from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder, SharedImage
+from sam_pipeline.masks.decoder.shared_decoder import PromptDecoder, SharedDecoder
 from sam_pipeline.masks.filters import near_crop_edge
 from sam_pipeline.masks.full_resolution.upscaling import Upscaling, finds_runs
 from sam_pipeline.masks.geometry.crops import Box, generate_crop_boxes, prepare_crops
@@ -92,17 +93,19 @@ class MaskGenerator:
         sam: Sam,
         config: MaskConfig,
         precision: ResolvedPrecision = "fp32",
-        decoder: SharedDecoder | None = None,
+        decoder: PromptDecoder | None = None,
         point_grids: Sequence[NDArray[np.float64]] | None = None,
     ) -> None:
         self.sam = sam
         self.config = config
         self.precision = precision
-        self.decoder = decoder or SharedDecoder(sam, precision)
+        self.decoder: PromptDecoder = decoder or SharedDecoder(sam, precision)
         self.transform = ResizeLongestSide(sam.image_encoder.img_size)
-        self.point_grids = point_grids or build_all_layer_point_grids(
-            config.points_per_side, config.crop_n_layers, config.crop_n_points_downscale_factor
-        )
+        if point_grids is None:
+            point_grids = build_all_layer_point_grids(
+                config.points_per_side, config.crop_n_layers, config.crop_n_points_downscale_factor
+            )
+        self.point_grids = point_grids
         if len(self.point_grids) != config.crop_n_layers + 1:
             raise ValueError(
                 f"crop_n_layers={config.crop_n_layers} needs {config.crop_n_layers + 1} point grids, "
@@ -221,7 +224,7 @@ class MaskGenerator:
 
     def _decode_batch(
         self,
-        shared: SharedImage,
+        shared: Any,
         points: NDArray[np.float64],
         upscaling: Upscaling,
         crop_box: Box,

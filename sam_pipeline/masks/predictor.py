@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sam_pipeline.masks import prediction
 from sam_pipeline.masks.decoder.current_decoder import CurrentDecoder, state_of
-from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder, SharedImage
+from sam_pipeline.masks.decoder.shared_decoder import PromptDecoder
 from sam_pipeline.masks.full_resolution.upscaling import Upscaling
 from sam_pipeline.masks.geometry.resize import check_image
 from sam_pipeline.masks.geometry.transforms import ResizeLongestSide
@@ -27,11 +27,12 @@ Labels = TypeVar("Labels", Tensor, NDArray[np.generic])
 class _Shared(NamedTuple):
     """What all prompts of an image share, and what it was computed from."""
 
-    decoder: SharedDecoder
+    decoder: PromptDecoder
     features: Tensor
     """Held, so that no other tensor takes their memory, by which the state tells them apart."""
     features_state: tuple[object, ...]
-    image: SharedImage
+    image: Any
+    """As the decoder's `share` returns it."""
 
 
 class SamPredictor:
@@ -44,7 +45,7 @@ class SamPredictor:
     def __init__(self, sam_model: Sam) -> None:
         self.model = sam_model
         self.transform = ResizeLongestSide(sam_model.image_encoder.img_size)
-        self._current_decoder = CurrentDecoder()
+        self.current_decoder = CurrentDecoder()
         self.reset_image()
 
     def set_image(self, image: NDArray[np.uint8], image_format: str = "RGB") -> None:
@@ -188,9 +189,9 @@ class SamPredictor:
         return self.model.device
 
     @property
-    def decoder(self) -> SharedDecoder:
-        """The fast decoder of the model, as its weights are now."""
-        return self._current_decoder.of(self.model)
+    def decoder(self) -> PromptDecoder:
+        """The decoder of the model as it is now: the fast one, or the plain one where a script changed modules."""
+        return self.current_decoder.of(self.model)
 
     def reset_image(self) -> None:
         """Forget the image."""
@@ -203,7 +204,7 @@ class SamPredictor:
     def _decode(
         self, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, multimask_output: bool
     ) -> tuple[Tensor, Tensor]:
-        """Logits (N, M, 256, 256) and iou_predictions (N, M) by the fast decoder."""
+        """Logits (N, M, 256, 256) and iou_predictions (N, M) of prompts without masks."""
         features, _, _ = self._image()
         decoder = self.decoder
         decoded = decoder.decode(
@@ -216,12 +217,13 @@ class SamPredictor:
         )
         return torch.unflatten(decoded.low_res_masks, 0, decoded.keep_mask.shape), decoded.iou_predictions
 
-    def _share(self, decoder: SharedDecoder, features: Tensor) -> SharedImage:
+    def _share(self, decoder: PromptDecoder, features: Tensor) -> Any:
         """What prompts share, computed anew if weights or features are not what they were.
 
-        Scripts put embeddings of their own into `features`, and train weights between two images.
+        Scripts put embeddings of their own into `features`, and train weights between two images. The sum is for what
+        torch does not count: writing through `.data` or in inference mode.
         """
-        shared, state = self._shared, state_of(features)
+        shared, state = self._shared, (*state_of(features), features.sum().item())
         if shared is None or shared.decoder is not decoder or shared.features_state != state:
             shared = _Shared(decoder, features, state, decoder.share(features.to(torch.float32)))
             self._shared = shared
@@ -233,6 +235,7 @@ class SamPredictor:
         self.input_size = input_size
         self.is_image_set = True
         self._shared = None
+        self.current_decoder.compare_weights(self.model)
 
     def _image(self) -> tuple[Tensor, tuple[int, int], tuple[int, int]]:
         """Features, input size and original size of the image that is set."""

@@ -128,7 +128,7 @@ class SamOnnxModel(nn.Module):
     def _embed_points(self, point_coords: Tensor, point_labels: Tensor) -> Tensor:
         """Sparse embeddings (1, N, 256) of points of any label."""
         encoder = self.model.prompt_encoder
-        embeddings = encoder.pe_layer.encode_coords(point_coords + 0.5, encoder.input_image_size)
+        embeddings = encoder.pe_layer.forward_with_coords(point_coords + 0.5, encoder.input_image_size)
         label = point_labels.unsqueeze(-1)
         embeddings = torch.where(label == -1, encoder.not_a_point_embed.weight, embeddings)
         for index, embedding in enumerate(encoder.point_embeddings):

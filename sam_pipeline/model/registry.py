@@ -13,11 +13,8 @@ import torch
 
 from sam_pipeline.model.checkpoints import canonical_model_type
 from sam_pipeline.model.networks.image_encoder import ImageEncoderViT
-from sam_pipeline.model.networks.mask_decoder import MaskDecoder
-from sam_pipeline.model.networks.prompt_encoder import PromptEncoder
 from sam_pipeline.model.networks.tiny_vit import TinyViT
-from sam_pipeline.model.networks.two_way_transformer import TwoWayTransformer
-from sam_pipeline.model.sam import Sam
+from sam_pipeline.model.sam import Sam, assemble_sam
 from sam_pipeline.model.state_dicts import assign_state_dict, load_state_dict
 
 
@@ -49,29 +46,6 @@ def build_sam(model_type: str, checkpoint: str | Path | None = None) -> Sam:
         sam = assemble_sam(_image_encoder(model_type))
     assign_state_dict(sam, state_dict, source=f"{checkpoint} as {model_type}")
     return sam.eval()
-
-
-def assemble_sam(image_encoder: ImageEncoderViT | TinyViT) -> Sam:
-    """Join an image encoder with the prompt encoder and mask decoder that all SAM models share.
-
-    Args:
-        image_encoder: of any size; its embedding must have 256 channels and a sixteenth of the input's resolution.
-    """
-    img_size = image_encoder.img_size
-    embed_dim = 256
-    return Sam(
-        image_encoder,
-        PromptEncoder(
-            embed_dim=embed_dim,
-            image_embedding_size=(img_size // 16, img_size // 16),
-            input_image_size=(img_size, img_size),
-            mask_in_chans=16,
-        ),
-        MaskDecoder(
-            transformer_dim=embed_dim,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=embed_dim, num_heads=8, mlp_dim=2048),
-        ),
-    )
 
 
 def _image_encoder(model_type: str) -> ImageEncoderViT | TinyViT:

@@ -18,6 +18,7 @@ from sam_pipeline.model.networks.image_encoder import ImageEncoderViT
 from sam_pipeline.model.networks.mask_decoder import MaskDecoder
 from sam_pipeline.model.networks.prompt_encoder import PromptEncoder
 from sam_pipeline.model.networks.tiny_vit import TinyViT
+from sam_pipeline.model.networks.two_way_transformer import TwoWayTransformer
 
 
 class AbsentEncoder(nn.Module):
@@ -52,14 +53,14 @@ class Sam(nn.Module):
 
     def __init__(
         self,
-        image_encoder: ImageEncoderViT | TinyViT,
+        image_encoder: ImageEncoderViT | TinyViT | AbsentEncoder,
         prompt_encoder: PromptEncoder,
         mask_decoder: MaskDecoder,
         pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
         pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
     ) -> None:
         super().__init__()
-        self.image_encoder: ImageEncoderViT | TinyViT | AbsentEncoder = image_encoder
+        self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
         # On the CPU by name: the registry builds networks on the meta device, and no checkpoint fills these.
@@ -153,3 +154,27 @@ class Sam(nn.Module):
         masks = F.interpolate(masks, (img_size, img_size), mode="bilinear", align_corners=False)
         masks = masks[..., : input_size[0], : input_size[1]]
         return F.interpolate(masks, original_size, mode="bilinear", align_corners=False)
+
+
+def assemble_sam(image_encoder: ImageEncoderViT | TinyViT | AbsentEncoder) -> Sam:
+    """Join an image encoder with the prompt encoder and mask decoder that all SAM models share.
+
+    Args:
+        image_encoder: of any size, or its stand-in; its embedding must have 256 channels and a sixteenth of the
+            input's resolution.
+    """
+    img_size = image_encoder.img_size
+    embed_dim = 256
+    return Sam(
+        image_encoder,
+        PromptEncoder(
+            embed_dim=embed_dim,
+            image_embedding_size=(img_size // 16, img_size // 16),
+            input_image_size=(img_size, img_size),
+            mask_in_chans=16,
+        ),
+        MaskDecoder(
+            transformer_dim=embed_dim,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=embed_dim, num_heads=8, mlp_dim=2048),
+        ),
+    )

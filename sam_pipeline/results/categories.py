@@ -95,7 +95,7 @@ class Categories:
         return listed
 
 
-def read_categories(results: Results, place: str | None = None) -> Categories:
+def read_categories(results: Results, place: str | None = None, *, is_needed: bool = False) -> Categories:
     """The categories of a run's prompts.
 
     Args:
@@ -103,6 +103,7 @@ def read_categories(results: Results, place: str | None = None) -> Categories:
         place: a COCO file with `categories`; a YAML file with `names`, as YOLO's data.yaml; or a text file with a name
             a line, of which the first has id 0, as YOLO's classes.txt. Default: what the run's prompts or images were
             read from, where that says names: a COCO file, or a folder of YOLO's labels with one of the files above.
+        is_needed: whether such a file that cannot be read is an error, rather than one that says no names.
 
     Returns:
         None of them for a run whose sources say no names.
@@ -118,6 +119,8 @@ def read_categories(results: Results, place: str | None = None) -> Categories:
         try:
             found = _found(uri, options)
         except InputError as error:  # moved since, or deleted; nobody has asked for it
+            if is_needed:
+                raise InputError(f"no names of categories: {error}; give categories a file that says them") from error
             logger.warning("no names of categories: %s", error)
             continue
         if found is not None:

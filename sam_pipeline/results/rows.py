@@ -12,7 +12,7 @@ from sam_pipeline.storage.tables.schema import Status
 
 
 class MaskDict(TypedDict):
-    """One mask as it is stored; storage.schema.MASK_TYPE says what each field is."""
+    """One mask as it is stored; storage.tables.schema.MASK_TYPE says what each field is."""
 
     segmentation: Rle
     bbox: list[int]
@@ -50,7 +50,7 @@ class PromptError(TypedDict):
 
 
 class ImageRow(TypedDict):
-    """The result of one image as it is stored; storage.schema.MASKS_SCHEMA says what each field is."""
+    """The result of one image as it is stored; storage.tables.schema.MASKS_SCHEMA says what each field is."""
 
     image_id: int
     uri: str

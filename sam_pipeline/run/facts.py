@@ -59,8 +59,10 @@ class RunFacts:
     def categories(self) -> dict[int, str]:
         """Names of the prompts' categories, by category_id; empty where the prompts' files name none.
 
+        A file that is gone or cannot be read names none either, which is logged.
+
         Raises:
-            InputError: a file that the prompts were read from cannot be read.
+            StorageUnavailableError: storage did not answer.
         """
         return dict(self._categories)
 

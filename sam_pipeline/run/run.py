@@ -71,7 +71,7 @@ class Run(RunFacts, RunProducts):
         Raises:
             MissingRowError: a KeyError; there is no such image, it has no row yet, or the selection leaves it out.
         """
-        number = operator.index(image_id)
+        number = int(operator.index(image_id))  # of True too, to Arrow no number
         row = self._find(number, self.results.schema.names)
         if row is None:
             raise self._missing(number)
@@ -129,7 +129,7 @@ class Run(RunFacts, RunProducts):
     @overload
     def masks(
         self,
-        image_id: int | None = None,
+        image_id: SupportsIndex | None = None,
         *,
         status: str | None = None,
         where: pc.Expression | None = None,
@@ -139,7 +139,7 @@ class Run(RunFacts, RunProducts):
     @overload
     def masks(
         self,
-        image_id: int | None = None,
+        image_id: SupportsIndex | None = None,
         *,
         status: str | None = None,
         where: pc.Expression | None = None,
@@ -148,7 +148,7 @@ class Run(RunFacts, RunProducts):
 
     def masks(
         self,
-        image_id: int | None = None,
+        image_id: SupportsIndex | None = None,
         *,
         status: str | None = None,
         where: pc.Expression | None = None,
@@ -173,8 +173,10 @@ class Run(RunFacts, RunProducts):
         Raises:
             MissingRowError: as in run[image_id].
         """
-        if image_id is not None and image_id not in self:
-            raise self._missing(image_id)
+        if image_id is not None:
+            image_id = int(operator.index(image_id))
+            if image_id not in self:
+                raise self._missing(image_id)
         columns, where = checked_choice(self.results.schema, status, where, ["image_id", "masks"])
         tables = self.results.tables(columns, where, first_id=image_id or 0, last_id=image_id)
         found = (
@@ -202,7 +204,7 @@ class Run(RunFacts, RunProducts):
             MissingRowError: there is no such image.
             StorageUnavailableError: storage did not answer.
         """
-        image_id = operator.index(image) if not isinstance(image, dict) else image["image_id"]
+        image_id = int(operator.index(image)) if not isinstance(image, dict) else image["image_id"]
         for _, pixels in read_images(self.results, [image_id]):
             if isinstance(pixels, Exception):
                 raise ImageError(f"cannot read image {image_id}: {one_line(pixels)}") from pixels
@@ -212,7 +214,7 @@ class Run(RunFacts, RunProducts):
     def to_arrow(
         self, *, status: str | None = None, where: pc.Expression | None = None, columns: Sequence[str] | None = None
     ) -> pa.Table:
-        """Read rows into memory, in no particular order, with the types of storage.schema.MASKS_SCHEMA.
+        """Read rows into memory, in no particular order, with the types of storage.tables.schema.MASKS_SCHEMA.
 
         See the class for arguments and errors.
         """

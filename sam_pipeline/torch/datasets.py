@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, Unpack
 
@@ -43,6 +44,7 @@ class _Samples:
         transforms: Callable[[Any, Target], Sample] | None,
         keep_empty: bool,
         missing: Missing,
+        categories: StrPath | None,
         selection: SelectionSettings,
     ) -> None:
         if missing not in ("error", "skip"):
@@ -53,7 +55,7 @@ class _Samples:
         self._transform, self._transforms, self._missing = transform, transforms, missing
         self.stored_rows = StoredRows(results, MASK_FIELDS, keep_empty=keep_empty)
         """Where the rows are; image_ids, (N,), are the ids of the images by position."""
-        self._labels, self.categories = read_labels(results)
+        self._labels, self.categories = read_labels(results, None if categories is None else os.fspath(categories))
         self._num_missing = 0
 
     @property
@@ -108,10 +110,14 @@ class MaskDataset(Dataset[Any]):
         keep_empty: whether images without masks are among them.
         missing: what an image that is gone, changed or damaged is: an ImageError, or a sample None, which collate
             leaves out.
+        categories: a file with the names of the categories: a COCO file, a data.yaml, or a text file with a name a
+            line. By default that of the prompts or images, as for exports. Labels are the ids of exports; masks of a
+            run of the grid have the label 1 by default.
         **selection: which masks are wanted: settings of Run.filter.
 
     Raises:
-        ConfigError, OutputError, StorageUnavailableError: see open_run and Run.filter.
+        ConfigError, OutputError, StorageUnavailableError: see open_run and Run.filter. ConfigError also if a mask has
+            a category without a name.
         InputError: the file with the names of categories cannot be read.
     """
 
@@ -124,9 +130,12 @@ class MaskDataset(Dataset[Any]):
         transforms: Callable[[Any, Target], Sample] | None = None,
         keep_empty: bool = True,
         missing: Missing = "error",
+        categories: StrPath | None = None,
         **selection: Unpack[SelectionSettings],
     ) -> None:
-        self._samples = _Samples(run, storage_options, transform, transforms, keep_empty, missing, selection)
+        self._samples = _Samples(
+            run, storage_options, transform, transforms, keep_empty, missing, categories, selection
+        )
 
     @property
     def image_ids(self) -> npt.NDArray[np.int64]:
@@ -174,7 +183,8 @@ class MaskIterableDataset(IterableDataset[Any]):
     are read once, but for those that two workers share. Ranks may make another number of steps.
 
     Args:
-        run, storage_options, transform, transforms, keep_empty, **selection: as for MaskDataset.
+        run, storage_options, transform, transforms, keep_empty, categories, **selection: as for
+            MaskDataset.
         missing: what an image that is gone, changed or damaged is: an ImageError, or left out.
         shuffle: whether each epoch has an order at random: row groups are shuffled, and the images of some at a time.
         seed: of the order; the same in all ranks.
@@ -194,6 +204,7 @@ class MaskIterableDataset(IterableDataset[Any]):
         transforms: Callable[[Any, Target], Sample] | None = None,
         keep_empty: bool = True,
         missing: Missing = "error",
+        categories: StrPath | None = None,
         shuffle: bool = False,
         seed: int = 0,
         rank: int | None = None,
@@ -202,7 +213,9 @@ class MaskIterableDataset(IterableDataset[Any]):
     ) -> None:
         self._rank, self._world_size = rank, world_size
         self._shard = rank_shard(rank, world_size)
-        self._samples = _Samples(run, storage_options, transform, transforms, keep_empty, missing, selection)
+        self._samples = _Samples(
+            run, storage_options, transform, transforms, keep_empty, missing, categories, selection
+        )
         self._shuffle, self._seed = shuffle, seed
         # Workers that persist see a new epoch only in memory that they share.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]

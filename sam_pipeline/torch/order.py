@@ -41,15 +41,26 @@ def rank_shard(rank: int | None, world_size: int | None) -> Shard:
         world_size: number of ranks; None as for rank.
 
     Raises:
-        ConfigError: one is given without the other, or rank is not below world_size.
+        ConfigError: one is given without the other, rank is not below world_size, or the environment says no numbers.
     """
     if rank is None and world_size is None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             return Shard(torch.distributed.get_rank(), torch.distributed.get_world_size())
-        return Shard(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+        return _shard_of_environment()
     if rank is None or world_size is None or not 0 <= rank < world_size:
         raise ConfigError(f"rank must be in [0, world_size), and both be given; got {rank} and {world_size}")
     return Shard(rank, world_size)
+
+
+def _shard_of_environment() -> Shard:
+    rank, world_size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    try:
+        shard = Shard(int(rank), int(world_size))
+    except ValueError:
+        raise ConfigError(f"RANK and WORLD_SIZE must be whole numbers, got {rank!r} and {world_size!r}") from None
+    if not 0 <= shard.number < shard.of:
+        raise ConfigError(f"RANK must be in [0, WORLD_SIZE), got {rank} and {world_size}")
+    return shard
 
 
 def epoch_order(
@@ -116,8 +127,8 @@ class MaskSampler(Sampler[int]):
         dataset: a MaskDataset.
         shuffle: whether each epoch has an order at random: row groups are shuffled, and the images of some at a time.
         seed: of the order; the same in all ranks.
-        rank: of this process; by default torch.distributed is asked.
-        world_size: number of ranks; by default torch.distributed is asked.
+        rank: of this process; by default torch.distributed is asked, or the environment that torchrun sets.
+        world_size: number of ranks; by default as rank.
 
     Raises:
         ConfigError: rank is not below world_size, or one is given without the other.

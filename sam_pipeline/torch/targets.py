@@ -63,18 +63,28 @@ def detection_target(
     )
 
 
-def read_labels(results: Results) -> tuple[Labels, dict[int, str]]:
+def read_labels(results: Results, categories: str | None = None) -> tuple[Labels, dict[int, str]]:
     """The labels of a run's categories: the ids under which exports write them.
+
+    They depend on the names alone: not on the masks that are there so far, nor on the selection.
+
+    Args:
+        results: of the run.
+        categories: where names are, as for read_categories. Without it masks of a grid have the label 1.
 
     Returns:
         Label by stored category_id, and name by label.
 
     Raises:
-        InputError: the file with the names of the prompts' categories cannot be read.
+        InputError: the file with the names cannot be read, or holds none.
+        ConfigError: a mask has a category without a name.
+        StorageUnavailableError: storage did not answer.
     """
-    used = set() if results.settings.get("mode") == "grid" else used_category_ids(results)
-    categories = read_categories(results)
-    numbers = {each: str(each) for each in sorted(each for each in used if each is not None)}
-    categories = Categories(numbers | dict(categories.names))
-    labels: dict[int | None, int] = {each: categories.export_id(each) for each in (*categories.names, None)}
-    return labels, {label: categories.name(each) for each, label in labels.items()}
+    if categories is None and results.settings.get("mode") == "grid":
+        found = Categories()
+    else:
+        found = read_categories(results, categories, is_needed=True)
+        for category_id in used_category_ids(results):
+            found.export_id(category_id)  # raises for one without a name
+    labels: dict[int | None, int] = {each: found.export_id(each) for each in (*found.names, None)}
+    return labels, {label: found.name(each) for each, label in labels.items()}

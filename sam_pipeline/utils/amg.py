@@ -179,24 +179,29 @@ def uncrop_masks(masks: Tensor, crop_box: Sequence[int], orig_h: int, orig_w: in
     return F.pad(masks, (x0, orig_w - x1, y0, orig_h - y1), value=0)
 
 
-def remove_small_regions(mask: NDArray[np.bool_], area_thresh: float, mode: str) -> tuple[NDArray[np.bool_], bool]:
+def remove_small_regions(
+    mask: NDArray[np.bool_ | np.integer], area_thresh: float, mode: str
+) -> tuple[NDArray[np.bool_ | np.integer], bool]:
     """Fill small holes, or drop small islands; regions are 8-connected.
 
     Args:
-        mask: (H, W) bool.
+        mask: (H, W) bool, or integers, in which 0 is background.
         area_thresh: regions of fewer pixels go. If all islands are small, the largest stays.
         mode: "holes" or "islands".
 
     Returns:
-        The mask and whether it counts as changed.
+        The mask, bool if it was repaired, and whether it counts as changed.
 
     Raises:
         ValueError: another mode.
+        TypeError: the mask is neither bool nor integers.
     """
     if mode not in ("holes", "islands"):
         raise ValueError(f"mode must be 'holes' or 'islands', got {mode!r}")
+    if mask.dtype.kind not in "bui":
+        raise TypeError(f"mask must be bool or integers, got {mask.dtype}; make it one, such as mask > 0")
     repair = fill_small_holes if mode == "holes" else drop_small_islands
-    repaired, changed = repair(Runs.of_mask(mask), area_thresh)
+    repaired, changed = repair(Runs.of_mask(mask != 0), area_thresh)
     return (repaired.to_mask(), True) if changed else (mask, False)
 
 

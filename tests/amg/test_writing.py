@@ -32,7 +32,7 @@ def files_in(folder):
 
 
 def test_a_folder_holds_masks_and_their_metadata(tmp_path):
-    write_folder(tmp_path / "a", [record(), record(top=5, size=2)])
+    write_folder(tmp_path / "a", [record(), record(top=5, size=2)], overwrite=False)
     assert files_in(tmp_path) == ["a", "a/0.png", "a/1.png", "a/metadata.csv"]
     first = cv2.imread(str(tmp_path / "a" / "0.png"), cv2.IMREAD_UNCHANGED)
     assert (first.shape, first.dtype) == ((10, 14), np.uint8)
@@ -47,8 +47,8 @@ def test_a_folder_holds_masks_and_their_metadata(tmp_path):
 
 
 def test_an_image_without_masks_has_a_header_or_an_empty_list(tmp_path):
-    write_folder(tmp_path / "a", [])
-    write_json(tmp_path / "a.json", [])
+    write_folder(tmp_path / "a", [], overwrite=False)
+    write_json(tmp_path / "a.json", [], overwrite=False)
     assert (tmp_path / "a" / "metadata.csv").read_text() == HEADER
     assert (tmp_path / "a.json").read_text() == "[]"
     for place in (tmp_path / "a", tmp_path / "a.json"):
@@ -56,27 +56,37 @@ def test_an_image_without_masks_has_a_header_or_an_empty_list(tmp_path):
 
 
 def test_json_holds_the_records(tmp_path):
-    write_json(tmp_path / "a.json", [record()])
+    write_json(tmp_path / "a.json", [record()], overwrite=False)
     assert json.loads((tmp_path / "a.json").read_text()) == [record()]
 
 
 def test_a_folder_has_the_permissions_of_any_other(tmp_path):
     (tmp_path / "other").mkdir()
-    write_folder(tmp_path / "a", [record()])
+    write_folder(tmp_path / "a", [record()], overwrite=False)
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_results_are_replaced_if_amg_wrote_them(tmp_path):
-    write_folder(tmp_path / "a", [record(), record()])
-    write_json(tmp_path / "a.json", [record(), record()])
+    write_folder(tmp_path / "a", [record(), record()], overwrite=False)
+    write_json(tmp_path / "a.json", [record(), record()], overwrite=False)
     for place in (tmp_path / "a", tmp_path / "a.json"):
         with pytest.raises(OutputError, match=r"exists already.*--overwrite replaces what amg wrote"):
             check_place(place, overwrite=False)
         check_place(place, overwrite=True)
-    write_folder(tmp_path / "a", [record()])
-    write_json(tmp_path / "a.json", [])
+    write_folder(tmp_path / "a", [record()], overwrite=True)
+    write_json(tmp_path / "a.json", [], overwrite=True)
     assert files_in(tmp_path) == ["a", "a.json", "a/0.png", "a/metadata.csv"]
     assert (tmp_path / "a.json").read_text() == "[]"
+
+
+def test_results_that_came_meanwhile_stay_unless_they_are_to_be_replaced(tmp_path):
+    write_folder(tmp_path / "a", [record(), record()], overwrite=False)
+    write_json(tmp_path / "a.json", [record()], overwrite=False)
+    for write, place in ((write_folder, tmp_path / "a"), (write_json, tmp_path / "a.json")):
+        with pytest.raises(OutputError, match="exists already"):
+            write(place, [], overwrite=False)
+    assert files_in(tmp_path) == ["a", "a.json", "a/0.png", "a/1.png", "a/metadata.csv"]
+    assert (tmp_path / "a.json").read_text() != "[]"
 
 
 FOREIGN = {
@@ -92,13 +102,13 @@ FOREIGN = {
 
 @pytest.mark.parametrize("change", FOREIGN.values(), ids=FOREIGN)
 def test_a_folder_with_anything_else_stays_as_it_is(tmp_path, change):
-    write_folder(tmp_path / "a", [record()])
+    write_folder(tmp_path / "a", [record()], overwrite=False)
     change(tmp_path / "a")
     before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
     with pytest.raises(OutputError, match="holds what amg did not write"):
         check_place(tmp_path / "a", overwrite=True)
     with pytest.raises(OutputError):
-        write_folder(tmp_path / "a", [record()])
+        write_folder(tmp_path / "a", [record()], overwrite=True)
     assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
 
 
@@ -106,14 +116,14 @@ def test_a_folder_with_anything_else_stays_as_it_is(tmp_path, change):
 def test_another_file_stays_as_it_is(tmp_path, text):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(OutputError, match="holds what amg did not write"):
-        write_json(tmp_path / "a.json", [record()])
+        write_json(tmp_path / "a.json", [record()], overwrite=True)
     assert files_in(tmp_path) == ["a.json"]
     assert (tmp_path / "a.json").read_text() == text
 
 
 def test_links_are_not_followed(tmp_path):
-    write_folder(tmp_path / "real", [record()])
-    write_json(tmp_path / "real.json", [record()])
+    write_folder(tmp_path / "real", [record()], overwrite=False)
+    write_json(tmp_path / "real.json", [record()], overwrite=False)
     for name in ("real", "real.json"):
         (tmp_path / f"link-{name}").symlink_to(tmp_path / name)
         with pytest.raises(OutputError):
@@ -123,15 +133,15 @@ def test_links_are_not_followed(tmp_path):
 
 
 def test_nothing_is_left_of_a_folder_that_cannot_be_finished(tmp_path, monkeypatch):
-    write_folder(tmp_path / "a", [record()])
+    write_folder(tmp_path / "a", [record()], overwrite=False)
     monkeypatch.setattr(writing, "metadata_csv", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_folder(tmp_path / "a", [record(), record()])
+        write_folder(tmp_path / "a", [record(), record()], overwrite=False)
     assert files_in(tmp_path) == ["a", "a/0.png", "a/metadata.csv"]
 
 
 def test_results_stay_if_new_ones_cannot_take_their_place(tmp_path, monkeypatch):
-    write_folder(tmp_path / "a", [record(), record()])
+    write_folder(tmp_path / "a", [record(), record()], overwrite=False)
     rename = Path.rename
 
     def fail_once(path, target):
@@ -141,5 +151,5 @@ def test_results_stay_if_new_ones_cannot_take_their_place(tmp_path, monkeypatch)
 
     monkeypatch.setattr(Path, "rename", fail_once)
     with pytest.raises(OSError, match="no"):
-        write_folder(tmp_path / "a", [record()])
+        write_folder(tmp_path / "a", [record()], overwrite=True)
     assert files_in(tmp_path) == ["a", "a/0.png", "a/1.png", "a/metadata.csv"]

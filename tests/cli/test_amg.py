@@ -1,16 +1,22 @@
 import errno
 import json
 import re
+import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from sam_pipeline.amg import reading
 from sam_pipeline.amg import run as amg_run
+from sam_pipeline.amg.reading import read_image
 from sam_pipeline.cli.commands import main
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.masks.runs.runs import Runs
+from sam_pipeline.storage.inputs.decoding.image_reading import TooLargeError
 from tests.storage.image_files import noise, saved
 
 
@@ -48,8 +54,9 @@ def configs(monkeypatch):
 
 
 @pytest.fixture
-def amg(tmp_path, capsys):
+def amg(tmp_path, capsys, monkeypatch):
     """Run the command on a folder; returns its exit code, what it printed, and what it said on standard error."""
+    monkeypatch.setenv("OPENCV_IO_MAX_IMAGE_PIXELS", "1")  # so that what the command sets is undone
 
     def run(folder, *flags, output="out"):
         with pytest.raises(SystemExit) as ended:
@@ -106,6 +113,67 @@ def test_broken_images_are_a_line_each_and_the_others_go_on(amg, photos, configs
     assert "empty.jpg: the file is empty" in err
     assert re.search(r"images +5 \(3 failed\)\nmasks +2\n", out)
     assert files_in(tmp_path / "out") == ["a/0.png", "a/metadata.csv", "b/0.png", "b/metadata.csv"]
+
+
+def test_what_opencv_alone_reads_is_a_line_too_if_it_is_broken(amg, photos, configs, tmp_path):
+    for name, content in {
+        "huge.ppm": b"P6 40000 40000 255\nabc",
+        "cut.pgm": b"P5 30 30 255\nabc",
+        "negative.ppm": b"P6 -5 5 255\nabc",
+        "short.jp2": b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0" * 40,
+    }.items():
+        (photos / name).write_bytes(content)
+    code, out, err = amg(photos)
+    assert code == 0
+    assert "huge.ppm: too many pixels, the limit is 100000000\n" in err
+    assert re.search(r"images +6 \(4 failed\)\nmasks +2\n", out)
+    assert len(err.splitlines()) == 4
+    assert files_in(tmp_path / "out") == ["a/0.png", "a/metadata.csv", "b/0.png", "b/metadata.csv"]
+
+
+def test_an_image_for_which_memory_is_missing_is_a_line(amg, photos, configs, monkeypatch):
+    def fail(image):
+        if failures:
+            raise failures.pop()
+        return torch.empty(10**15)  # as torch says it on this machine
+
+    failures = [cv2.error("Insufficient memory")]
+    monkeypatch.setattr(amg_run, "load_generator", lambda config: fail)
+    code, out, err = amg(photos)
+    assert (code, out.count("(2 failed)")) == (1, 1)
+    assert re.search(r"a\.png: Insufficient memory\n.*b\.png: .*can't allocate memory", err, re.DOTALL)
+
+
+def test_a_gpu_that_fails_ends_the_command(amg, photos, configs, monkeypatch):
+    def fail(image):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(amg_run, "load_generator", lambda config: fail)
+    code, out, err = amg(photos)
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"unexpected RuntimeError: CUDA error: an illegal [^\n]+\n", err)
+
+
+def test_opencv_refuses_too_many_pixels_before_it_decodes_them(photos, tmp_path):
+    (photos / "large.ppm").write_bytes(b"P6 12000 12000 255\nabc")
+    code = f"""if True:
+        from pathlib import Path
+        from sam_pipeline.cli.commands import main
+        try:
+            main(["amg", "--input", {str(photos)!r}, "--output", {str(tmp_path / "out")!r}, "--checkpoint", "none.pth"])
+        except SystemExit:
+            from sam_pipeline.amg.reading import read_image
+            read_image(Path({str(photos / "large.ppm")!r}))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stderr.endswith("TooLargeError: too many pixels, the limit is 100000000\n")
+
+
+def test_the_limit_of_pixels_holds_for_what_opencv_alone_reads(photos, monkeypatch):
+    (photos / "bits.pbm").write_bytes(b"P4 8 8\n" + b"\xaa" * 8)
+    assert read_image(photos / "bits.pbm").shape == (8, 8, 3)
+    monkeypatch.setattr(reading, "MAX_PIXELS", 63)
+    with pytest.raises(TooLargeError, match="8x8 pixels, the limit is 63"):
+        read_image(photos / "bits.pbm")
 
 
 @pytest.mark.parametrize("name", ["broken.jpg", "notes.txt"])

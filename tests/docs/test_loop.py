@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from jobs import demo, make_scenes, train_detector
 from jobs.make_scenes import CATEGORIES, SIZE, make_scene, write_scenes
 from jobs.train_detector import train
 from sam_pipeline.cli.commands import main
@@ -75,6 +76,97 @@ def test_a_scene_has_objects_of_all_categories_apart_from_each_other():
     for image, objects in scenes:
         assert image.shape == (SIZE, SIZE, 3)
         assert sum(pixels.astype(int) for _, pixels in objects).max() == 1
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Run the main of a script; returns its exit code and what it said on standard error."""
+
+    def run_main(module, *arguments):
+        monkeypatch.setattr("sys.argv", [module.__name__, *map(str, arguments)])
+        try:
+            module.main()
+        except SystemExit as end:
+            return end.code, capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return run_main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", 0], "steps must be at least 1, got 0"),
+        (["--side", 0], "side must be at least 1, got 0"),
+        (["--batch-size", 0], "batch_size must be at least 1, got 0"),
+        (["--held-out", 0], r"held_out must be in \(0, 1\), got 0.0"),
+        (["--held-out", "nan"], r"held_out must be in \(0, 1\), got nan"),
+        (["--held-out", 0.01], "12 images with masks cannot be divided; 0.01 of them are to be held out"),
+        (["--seed", -1], r"seed must be in \[0, 2\*\*63\), got -1"),
+        (["--threads", 0], "threads must be at least 1, got 0"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line_of_the_trainer(run, script, arguments, message):
+    code, err = script(train_detector, run, *arguments)
+    assert code == 2
+    assert re.fullmatch(f"error: {message}\n", err)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_runs_that_cannot_be_trained_on_are_one_line(run, script, tmp_path):
+    code, err = script(train_detector, tmp_path / "none")
+    assert code == 2
+    assert re.fullmatch(r"error: [^\n]*none[^\n]*\n", err)
+    for path in (tmp_path / "scenes" / "images").iterdir():
+        path.unlink()
+    code, err = script(train_detector, run, "--side", 32)
+    assert code == 2
+    assert re.fullmatch(r"error: cannot read image [^\n]+\n", err)
+    write_plan(str(tmp_path / "empty"), "/in", source_table([SourceObject("file:///in/0.png", 1, None)]), {})
+    settings = {"mode": "grid", "max_pixels": 10**6, "schema_version": 3}
+    take_over(str(tmp_path / "empty"), settings).commit([shard(str(tmp_path / "empty"), [row(0, 0)])])
+    code, err = script(train_detector, tmp_path / "empty")
+    assert (code, err) == (2, "error: 0 images with masks cannot be divided; 0.25 of them are to be held out\n")
+
+
+def test_scenes_are_written_to_a_folder_of_their_own(script, tmp_path):
+    assert script(make_scenes, tmp_path / "scenes", "--scenes", 3) == (0, "")
+    images = tmp_path / "scenes" / "images"
+    assert sorted(path.name for path in images.iterdir()) == ["0000.png", "0001.png", "0002.png"]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    code, err = script(make_scenes, tmp_path / "scenes", "--scenes", 2)
+    assert (code, err) == (2, f"error: {tmp_path / 'scenes'} is not empty: name another folder\n")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+    (tmp_path / "empty").mkdir()
+    assert script(make_scenes, tmp_path / "empty", "--scenes", 1) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scenes", 0], "scenes must be at least 1, got 0"),
+        (["--seed", -1], "seed must be at least 0, got -1"),
+    ],
+)
+def test_settings_that_cannot_be_are_one_line_of_the_maker_of_scenes(script, tmp_path, arguments, message):
+    assert script(make_scenes, tmp_path / "scenes", *arguments) == (2, f"error: {message}\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_the_place_of_the_scenes_is_one_line(script, tmp_path):
+    (tmp_path / "scenes").write_text("mine")
+    code, err = script(make_scenes, tmp_path / "scenes")
+    assert code == 2
+    assert re.fullmatch(r"error: \S+/scenes cannot be written: [^\n]+\n", err)
+    assert (tmp_path / "scenes").read_text() == "mine"
+
+
+def test_the_demo_leaves_a_file_of_a_photographs_name_and_says_mistakes_in_one_line(script, tmp_path):
+    (tmp_path / "demo" / "images").mkdir(parents=True)
+    (tmp_path / "demo" / "images" / "coffee.png").write_text("mine")
+    code, err = script(demo, tmp_path / "demo", "--points-per-side", 0)
+    assert (code, err) == (2, "error: points_per_side must be at least 1, got 0\n")
+    assert (tmp_path / "demo" / "images" / "coffee.png").read_text() == "mine"
 
 
 TEXT = (Path(__file__).parents[2] / "docs" / "loop.md").read_text()

@@ -10,10 +10,10 @@ from sam_pipeline.config import MaskConfig
 from sam_pipeline.masks import generator as generator_module
 from sam_pipeline.masks.candidates import Candidates
 from sam_pipeline.masks.collecting import collect
+from sam_pipeline.masks.decoder.plain_decoder import PlainDecoder
 from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.masks.nms import nms
 from sam_pipeline.masks.runs.runs import Runs
-from tests.plain_decoder import PlainDecoder
 
 MASK_BYTES = 4
 

@@ -5,12 +5,12 @@ import torch
 from sam_pipeline.config import MaskConfig
 from sam_pipeline.masks import prediction
 from sam_pipeline.masks.candidates import Candidates, to_records
+from sam_pipeline.masks.decoder.plain_decoder import PlainDecoder
 from sam_pipeline.masks.full_resolution.upscaling import Upscaling
 from sam_pipeline.masks.generator import MaskGenerator, remove_small_regions
 from sam_pipeline.masks.geometry.crops import prepare_crops
 from sam_pipeline.masks.runs.runs import Runs
 from tests.parity.oracle import official_generator
-from tests.plain_decoder import PlainDecoder
 
 SETTINGS = {
     "defaults": {"points_per_side": 8},

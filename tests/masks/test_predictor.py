@@ -3,6 +3,9 @@ import pytest
 import torch
 
 from sam_pipeline.masks.predictor import SamPredictor
+from sam_pipeline.model.networks.mask_decoder import MaskDecoder
+from sam_pipeline.model.networks.two_way_transformer import TwoWayAttentionBlock
+from sam_pipeline.model.sam import Sam
 from tests.parity.oracle import official_predictor
 from tests.random_weights import randomise
 from tests.small_sams import make_tiny_sam
@@ -158,3 +161,172 @@ def test_autocast_of_a_script_changes_nothing(tiny_sam, picture):
                 under_autocast = cast.predict(**prompts)
             for one, other in zip(under_autocast, plain.predict(**prompts), strict=True):
                 np.testing.assert_array_equal(one, other)
+
+
+def assert_as_officially(predictor, official, **prompts):
+    for one, other in zip(predictor.predict(**prompts)[1:], official.predict(**prompts)[1:], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=NEAR)
+
+
+def both(sam, image):
+    pair = SamPredictor(sam), official_predictor(sam)
+    for each in pair:
+        each.set_image(image)
+    return pair
+
+
+def test_weights_are_followed_from_the_next_image_where_torch_counts_no_change(picture):
+    """Writing through `.data`, as scripts with averaged weights do, and in inference mode."""
+    sam = make_tiny_sam()
+    image = picture(90, 140)
+    predictor, official = both(sam, image)
+    decoder = predictor.decoder
+    predictor.set_image(image)
+    assert predictor.decoder is decoder
+    sam.mask_decoder.iou_token.weight.data[0, 0] += 1e-3
+    predictor.set_image(image)
+    assert predictor.decoder is not decoder
+    for parameter in sam.mask_decoder.parameters():
+        parameter.data.copy_(parameter.data * 1.05)
+    predictor.set_image(image)
+    assert_as_officially(predictor, official, **BOX)
+
+
+def test_weights_made_in_inference_mode_are_followed_from_the_next_image(picture):
+    sam = make_tiny_sam()
+    with torch.inference_mode():
+        for parameter in sam.mask_decoder.parameters():
+            parameter.data = parameter.data.clone()
+        predictor, official = both(sam, picture(90, 140))
+        assert_as_officially(predictor, official, **BOX)
+        for parameter in sam.mask_decoder.parameters():
+            parameter.mul_(1.05)
+        predictor.set_image(picture(90, 140))
+        assert_as_officially(predictor, official, **BOX)
+        for each in (predictor, official):
+            each.features.mul_(0.5)
+        assert_as_officially(predictor, official, **BOX)
+
+
+def test_features_written_through_data_are_followed_at_once(tiny_sam, picture):
+    predictor, official = both(tiny_sam, picture(90, 140))
+    predictor.predict(**BOX)
+    for each in (predictor, official):
+        each.features.data.mul_(0.5)
+    assert_as_officially(predictor, official, **BOX)
+
+
+class Scaled(torch.nn.Module):
+    """As adapters are: around a layer, with its attributes."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+        self.weight, self.bias = layer.weight, layer.bias
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+    def forward(self, x):
+        return 1.5 * self.layer(x)
+
+
+class Surer(MaskDecoder):
+    """As subclasses are that change what is predicted."""
+
+    def predict_masks(self, **inputs):
+        masks, iou_predictions = super().predict_masks(**inputs)
+        return masks + 5, iou_predictions + 7
+
+
+class Sharper(TwoWayAttentionBlock):
+    def forward(self, **inputs):
+        queries, keys = super().forward(**inputs)
+        return 1.5 * queries, keys
+
+
+def subclass(sam):
+    sam.mask_decoder.__class__ = Surer
+
+
+def subclass_layer(sam):
+    sam.mask_decoder.transformer.layers[0].__class__ = Sharper
+
+
+def replace(sam):
+    own = sam.mask_decoder
+    sam.mask_decoder = torch.nn.Module()
+    sam.mask_decoder.own = own
+    sam.mask_decoder.forward = lambda **inputs: [2 * each for each in own(**inputs)]
+
+
+def adapt(sam):
+    layer = sam.mask_decoder.transformer.layers[1].cross_attn_image_to_token
+    layer.q_proj = Scaled(layer.q_proj)
+
+
+def activate(sam):
+    sam.mask_decoder.output_upscaling[4] = torch.nn.ReLU()
+
+
+def hook(sam):
+    layer = sam.mask_decoder.transformer.layers[0].cross_attn_token_to_image.k_proj
+    layer.register_forward_hook(lambda module, inputs, output: 1.5 * output)
+
+
+def hook_prompts(sam):
+    sam.prompt_encoder.register_forward_hook(lambda module, inputs, output: (2 * output[0], output[1] + 1))
+
+
+def patch(sam):
+    layer = sam.mask_decoder.transformer.final_attn_token_to_image.v_proj
+    layer.forward = lambda x: 2 * torch.nn.functional.linear(x, layer.weight, layer.bias)
+
+
+@pytest.mark.parametrize("change", [subclass, subclass_layer, replace, adapt, activate, hook, hook_prompts, patch])
+def test_modules_that_a_script_changed_compute(picture, change):
+    sam = make_tiny_sam()
+    predictor, official = both(sam, picture(90, 140))
+    before = predictor.predict(**BOX)
+    change(sam)
+    assert_as_officially(predictor, official, **BOX)
+    assert any((one != other).any() for one, other in zip(before[1:], predictor.predict(**BOX)[1:], strict=True))
+    assert_as_officially(predictor, official, **POINTS, multimask_output=False)
+
+
+def test_hooks_see_each_call_and_the_fast_decoder_returns_when_they_are_gone(picture):
+    sam = make_tiny_sam()
+    predictor, _ = both(sam, picture(90, 140))
+    fast = type(predictor.decoder)
+    seen = []
+    handle = sam.mask_decoder.register_forward_hook(lambda module, inputs, output: seen.append(len(output[0])))
+    boxes = torch.tensor([[10.0, 10.0, 90.0, 60.0]]).expand(100, 4)
+    assert predictor.predict_torch(None, None, boxes)[0].shape == (100, 3, 90, 140)
+    assert sum(seen) == 100
+    handle.remove()
+    assert type(predictor.decoder) is fast
+
+
+@pytest.mark.parametrize("return_logits", [False, True])
+def test_a_decoder_may_give_masks_of_another_size(picture, return_logits):
+    sam = make_tiny_sam()
+
+    class Finer(MaskDecoder):
+        def forward(self, **inputs):
+            masks, iou_predictions = super().forward(**inputs)
+            return torch.nn.functional.interpolate(masks, (64, 64)), iou_predictions
+
+    sam.mask_decoder.__class__ = Finer
+    predictor, official = both(sam, picture(90, 140))
+    ours, theirs = (each.predict(**BOX, return_logits=return_logits)[0] for each in (predictor, official))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=NEAR)
+
+
+def test_a_model_may_upscale_masks_in_its_own_way(picture):
+    sam = make_tiny_sam()
+
+    class Shifted(Sam):
+        def postprocess_masks(self, *arguments):
+            return super().postprocess_masks(*arguments) + 3
+
+    sam.__class__ = Shifted
+    predictor, official = both(sam, picture(90, 140))
+    np.testing.assert_array_equal(predictor.predict(**BOX)[0], official.predict(**BOX)[0])

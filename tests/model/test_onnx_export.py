@@ -12,7 +12,7 @@ from sam_pipeline.model import onnx_export
 from sam_pipeline.model.networks.image_encoder import ImageEncoderViT
 from sam_pipeline.model.onnx_export import check_request, difference, example_inputs, export_onnx, quantize_onnx
 from sam_pipeline.model.onnx_model import SamOnnxModel
-from sam_pipeline.model.registry import assemble_sam
+from sam_pipeline.model.sam import assemble_sam
 from tests.random_weights import randomise
 
 

@@ -4,7 +4,8 @@ import torch
 from sam_pipeline.errors import CheckpointError, ConfigError
 from sam_pipeline.model.networks.image_encoder import ImageEncoderViT
 from sam_pipeline.model.networks.tiny_vit import TinyViT
-from sam_pipeline.model.registry import assemble_sam, build_sam, sam_model_registry
+from sam_pipeline.model.registry import build_sam, sam_model_registry
+from sam_pipeline.model.sam import assemble_sam
 
 
 def test_keys_are_the_official_ones():

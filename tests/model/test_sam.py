@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from sam_pipeline.model.networks.image_encoder import ImageEncoderViT
-from sam_pipeline.model.registry import assemble_sam
-from sam_pipeline.model.sam import Sam
+from sam_pipeline.model.sam import Sam, assemble_sam
 from tests.parity.oracle import official_module
 from tests.small_sams import IMG_SIZE, make_tiny_sam
 

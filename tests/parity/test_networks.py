@@ -10,7 +10,8 @@ from transformers.models.sam.configuration_sam import SamPromptEncoderConfig, Sa
 from sam_pipeline.model.huggingface import from_huggingface, to_huggingface
 from sam_pipeline.model.networks.image_encoder import ImageEncoderViT
 from sam_pipeline.model.networks.windows import window_partition, window_unpartition
-from sam_pipeline.model.registry import assemble_sam, build_sam
+from sam_pipeline.model.registry import build_sam
+from sam_pipeline.model.sam import assemble_sam
 from sam_pipeline.model.state_dicts import assign_state_dict, load_state_dict
 from tests.parity.oracle import official_mobile_sam, official_module, official_sam, randomise, relative_difference
 

@@ -113,6 +113,17 @@ def test_masks_are_streamed_with_their_image(run):
         run.masks(status="done")
 
 
+def test_masks_of_an_image_take_the_ids_that_rows_take(run):
+    assert run[True] == run[1]
+    assert [mask["image_id"] for mask in run.masks(np.int64(3))] == [3, 3, 3]
+    assert list(run.masks(True)) == []
+    for image_id in ("3", 3.0):
+        with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
+            run.masks(image_id)
+    with pytest.raises(MissingRowError, match="no image 99"):
+        run.masks(99)
+
+
 def test_masks_are_decoded_if_asked(run):
     for mask in run.masks(decode=True):
         assert np.array_equal(mask["pixels"], decode_mask(mask))

@@ -250,20 +250,18 @@ def test_a_file_that_is_gone_is_an_output_error(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("ids", "labels", "names"),
-    [
-        ([0, 3, None], [1, 4, 5], {1: "0", 4: "3", 5: "object"}),
-        ([2, 5], [2, 5], {2: "2", 5: "5", 6: "object"}),
-        ([None, None], [1, 1], {1: "object"}),
-    ],
-)
-def test_labels_are_the_ids_of_exports_and_never_the_background(tmp_path, ids, labels, names):
-    masks = [blob(seed, category_id=category_id)[0] for seed, category_id in enumerate(ids)]
+@pytest.mark.parametrize("make", [MaskDataset, MaskIterableDataset])
+def test_names_of_categories_may_be_given(tmp_path, make):
+    masks = [blob(seed, category_id=category_id)[0] for seed, category_id in enumerate((2, 0, None))]
     output = picture_run(tmp_path / "run", files(tmp_path / "in", 1), make_masks=lambda _: masks)
-    dataset = MaskDataset(output)
-    assert dataset[0][1]["labels"].tolist() == labels
-    assert dataset.categories == names
+    with pytest.raises(ConfigError, match=r"category [02] has no name"):
+        make(output)
+    (tmp_path / "names.txt").write_text("cat\ncup\ndog\n")
+    for path in (tmp_path / "names.txt", str(tmp_path / "names.txt")):
+        dataset = make(output, categories=path)
+        ((_, target),) = iter(dataset)
+        assert target["labels"].tolist() == [3, 1, 4]
+        assert dataset.categories == {1: "cat", 2: "cup", 3: "dog", 4: "object"}
 
 
 def test_a_batch_is_images_and_targets(output):

@@ -87,6 +87,23 @@ def test_a_rank_is_given_or_that_of_the_environment(monkeypatch):
     assert rank_shard(0, 1) == Shard(0, 1)
 
 
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"RANK": "4", "WORLD_SIZE": "4"}, r"RANK must be in \[0, WORLD_SIZE\), got 4 and 4"),
+        ({"RANK": "1"}, "got 1 and 1"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "got -1 and 2"),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "must be whole numbers, got 'x' and '2'"),
+        ({"WORLD_SIZE": ""}, "must be whole numbers, got '0' and ''"),
+    ],
+)
+def test_an_environment_that_cannot_be_is_refused(monkeypatch, environment, message):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=message):
+        rank_shard(None, None)
+
+
 @pytest.mark.parametrize(("rank", "world_size"), [(1, None), (None, 2), (2, 2), (-1, 2), (0, 0)])
 def test_a_rank_that_cannot_be_is_refused(rank, world_size):
     with pytest.raises(ConfigError, match=r"rank must be in \[0, world_size\), and both be given"):

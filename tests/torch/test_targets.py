@@ -1,15 +1,23 @@
 """Targets of a detector against pycocotools and against the pixels that were stored."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
 
+from sam_pipeline.errors import ConfigError, InputError
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.masks.runs.runs import Runs
-from sam_pipeline.torch.targets import detection_target
+from sam_pipeline.results.results import Results
+from sam_pipeline.results.selection.mask_selection import MaskSelection
+from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
+from sam_pipeline.storage.tables.plan import write_plan
+from sam_pipeline.torch.targets import detection_target, read_labels
 from tests.end_to_end.pictures import HEIGHT, WIDTH
 from tests.results.picture_runs import blob
+from tests.storage.runs import FINGERPRINT, mask, row, shard, take_over
 
 SIZE = (HEIGHT, WIDTH)
 
@@ -64,3 +72,56 @@ def test_an_image_without_masks_has_a_target_without_masks():
     assert {name: tuple(value.shape) for name, value in target.items() if name != "image_id"} == {
         "boxes": (0, 4), "labels": (0,), "masks": (0, *SIZE), "area": (0,), "iscrowd": (0,)
     }  # fmt: skip
+
+
+def write_names(path, *ids):
+    path.write_text(json.dumps({"categories": [{"id": each, "name": f"name {each}"} for each in ids]}))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Two images planned from coco.json; the first is done, with masks of categories 1 and 2."""
+    output = str(tmp_path / "run")
+    images = [SourceObject(f"file:///in/{number}.jpg", 1, "a") for number in range(2)]
+    write_plan(output, f"file://{tmp_path}/coco.json", source_table(images), {})
+    table = take_over(output)
+    table.commit([shard(output, [row(0, 2, masks=[mask(each) | {"category_id": each} for each in (1, 2)])])])
+    write_names(tmp_path / "coco.json", 0, 1, 2)
+    return output, table
+
+
+LABELS = {0: 1, 1: 2, 2: 3, None: 4}
+
+
+def test_labels_are_the_ids_of_exports_and_depend_on_names_alone(run):
+    output, table = run
+    for selection in (MaskSelection(), MaskSelection(category_ids=(2,))):
+        labels, names = read_labels(Results.open(output, {}, selection))
+        assert labels == LABELS
+        assert names == {1: "name 0", 2: "name 1", 3: "name 2", 4: "object"}
+    table.commit([shard(output, [row(1, 1, masks=[mask(3) | {"category_id": 0}])])])
+    assert read_labels(Results.open(output, {}))[0] == LABELS
+
+
+def test_names_that_cannot_be_read_are_an_error_until_they_are_given(run, tmp_path):
+    output, _ = run
+    (tmp_path / "coco.json").rename(tmp_path / "moved.json")
+    with pytest.raises(InputError, match=r"coco\.json.*give categories a file"):
+        read_labels(Results.open(output, {}))
+    assert read_labels(Results.open(output, {}), str(tmp_path / "moved.json"))[0] == LABELS
+    (tmp_path / "coco.json").write_text("{")
+    with pytest.raises(InputError, match=r"no names of categories: .*coco\.json"):
+        read_labels(Results.open(output, {}))
+    write_names(tmp_path / "coco.json", 0, 1)
+    with pytest.raises(ConfigError, match="category 2 has no name"):
+        read_labels(Results.open(output, {}))
+    assert read_labels(Results.open(output, {}, MaskSelection(category_ids=(1,))))[0] == {0: 1, 1: 2, None: 3}
+
+
+def test_masks_of_a_grid_have_one_label_whatever_they_were_planned_from(tmp_path):
+    output = str(tmp_path / "run")
+    write_plan(output, f"file://{tmp_path}/gone.json", source_table([SourceObject("file:///in/0.jpg", 1, "a")]), {})
+    take_over(output, FINGERPRINT | {"mode": "grid"}).commit([shard(output, [row(0, 2)])])
+    assert read_labels(Results.open(output, {})) == ({None: 1}, {1: "object"})
+    write_names(tmp_path / "names.json", 3)
+    assert read_labels(Results.open(output, {}), str(tmp_path / "names.json"))[0] == {3: 3, None: 4}

@@ -94,6 +94,30 @@ def test_small_regions_go_as_officially(pixels, area_thresh, mode):
         assert_equal(amg.remove_small_regions(*arguments), official.remove_small_regions(*arguments))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32", "int64"])
+@given(masks, st.integers(0, 60), st.sampled_from(["holes", "islands"]))
+def test_small_regions_of_integer_masks_go_as_officially(dtype, pixels, area_thresh, mode):
+    for mask in pixels:
+        arguments = (mask.astype(dtype), area_thresh, mode)
+        assert_equal(amg.remove_small_regions(*arguments), official.remove_small_regions(*arguments))
+
+
+def test_any_integer_but_0_is_a_pixel_of_the_mask():
+    mask = np.zeros((20, 20), np.int32)
+    mask[3:9, 3:9] = [1, 2, 255, 256, -1, 7]
+    mask[5, 5], mask[15, 15] = 0, 300
+    for mode, num_pixels in (("holes", 37), ("islands", 35)):
+        repaired, changed = amg.remove_small_regions(mask, 4, mode)
+        assert (repaired.dtype, int(repaired.sum()), changed) == (bool, num_pixels, True)
+
+
+def test_float_masks_are_refused_as_officially():
+    mask = np.ones((3, 3), np.float32)
+    for module in (amg, official):
+        with pytest.raises(TypeError):
+            module.remove_small_regions(mask, 1, "holes")
+
+
 @given(st.integers(1, 40), st.integers(0, 3), st.integers(1, 3))
 def test_grids_are_the_official_ones(num_points, num_layers, scale):
     assert_equal(amg.build_point_grid(num_points), official.build_point_grid(num_points))

@@ -1,31 +1,52 @@
-"""The fast decoder of a model whose weights may change: training, another checkpoint, another device."""
+"""The decoder of a model that a script may change: by training, another checkpoint, another device, other modules."""
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import chain
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
-from sam_pipeline.model.sam import Sam
+from sam_pipeline.masks.decoder.plain_decoder import PlainDecoder
+from sam_pipeline.masks.decoder.shared_decoder import PromptDecoder, SharedDecoder
+from sam_pipeline.model.sam import AbsentEncoder, Sam, assemble_sam
+
+Structure = list[tuple[str, type[nn.Module] | None]]
+"""The name and type of each module that decodes prompts; None where it computes something else than its type does."""
 
 
 class CurrentDecoder:
-    """Makes the decoder at its first use, and anew once a weight is not what it was.
+    """Makes the decoder at its first use, and anew once the model is not what it was.
 
-    A `SharedDecoder` computes with products of weights, and would go on with the old ones.
+    A `SharedDecoder` computes with products of weights, and would go on with the old ones. It knows SAM's own modules:
+    a model with others, or with hooks, gets a `PlainDecoder`.
     """
 
     def __init__(self) -> None:
-        self._decoder: SharedDecoder | None = None
-        self._weights: list[tuple[object, ...]] = []
+        self._decoder: PromptDecoder | None = None
+        self._state: tuple[Structure, list[tuple[object, ...]]] | None = None
+        self._sums: list[float] = []
 
-    def of(self, sam: Sam) -> SharedDecoder:
-        """The decoder of a model as it is now."""
-        weights = [state_of(tensor) for tensor in _tensors(sam)]
-        if self._decoder is None or weights != self._weights:
-            self._decoder, self._weights = SharedDecoder(sam), weights
+    def of(self, sam: Sam) -> PromptDecoder:
+        """The decoder of a model as it is now, as far as torch counts changes of its weights."""
+        state = _structure(sam), [state_of(tensor) for tensor in _tensors(sam)]
+        if self._decoder is None or state != self._state:
+            if state[0] == _structure_of_sam():
+                self._decoder, self._sums = SharedDecoder(sam), _sums(sam)
+            else:
+                self._decoder = PlainDecoder(sam)
+            self._state = state
         return self._decoder
+
+    def compare_weights(self, sam: Sam) -> None:
+        """Have the decoder made anew if the weights' sums are not what they were.
+
+        torch counts no write through `.data` or in inference mode. Sums take as long as some percent of a prompt, so
+        they are for once an image.
+        """
+        if isinstance(self._decoder, SharedDecoder) and self._sums != _sums(sam):
+            self._decoder = None
 
 
 def state_of(tensor: Tensor) -> tuple[object, ...]:
@@ -34,6 +55,29 @@ def state_of(tensor: Tensor) -> tuple[object, ...]:
     return tensor.data_ptr(), version, tensor.dtype, tensor.device
 
 
+def _structure(sam: Sam) -> Structure:
+    return [
+        (name, type(module) if _is_as_its_type(module) else None)
+        for name, module in chain(sam.prompt_encoder.named_modules(), sam.mask_decoder.named_modules())
+    ]
+
+
+def _is_as_its_type(module: nn.Module) -> bool:
+    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
+@cache
+def _structure_of_sam() -> Structure:
+    with torch.device("meta"):
+        return _structure(assemble_sam(AbsentEncoder(img_size=1024)))
+
+
 def _tensors(sam: Sam) -> chain[Tensor]:
     modules = (sam.prompt_encoder, sam.mask_decoder)
     return chain.from_iterable((*module.parameters(), *module.buffers()) for module in modules)
+
+
+@torch.no_grad()
+def _sums(sam: Sam) -> list[float]:
+    sums: list[float] = torch.stack([tensor.sum().float() for tensor in _tensors(sam)]).tolist()
+    return sums

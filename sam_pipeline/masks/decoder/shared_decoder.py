@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from threading import Barrier
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -71,6 +71,26 @@ class DecodedPrompts:
     """(N, M) bool: which masks were upscaled."""
     low_res_masks: Tensor
     """Their logits, (masks, 4 * rows, 4 * w) float32, in the order of prompts, then masks."""
+
+
+class PromptDecoder(Protocol):
+    """What decodes the prompts of an image: `SharedDecoder`, or `PlainDecoder`."""
+
+    def share(self, image_embedding: Tensor) -> Any:
+        """See `SharedDecoder.share`."""
+        ...
+
+    def decode(
+        self,
+        shared: Any,
+        points: tuple[Tensor, Tensor] | None,
+        iou_filter: IouFilter,
+        num_rows: int,
+        boxes: Tensor | None = None,
+        multimask_output: bool = True,
+    ) -> DecodedPrompts:
+        """See `SharedDecoder.decode`; `shared` is what `share` returned."""
+        ...
 
 
 class SharedDecoder:

@@ -110,7 +110,13 @@ class Upscaling:
         return list(self._runs_on_cpu(low_res_masks)), None
 
     def binarize(self, low_res_masks: Tensor) -> Tensor:
-        """Masks, (N, H, W) bool on the device of the logits, which are as for `measure`."""
+        """Masks, (N, H, W) bool on the device of the logits, which are as for `measure`.
+
+        A model of a script may give logits of another size, and may have its own way to upscale them.
+        """
+        if not self._is_as_sam(low_res_masks):
+            logits = self.sam.postprocess_masks(low_res_masks[None], self.input_size, self.crop_size)[0]
+            return logits > self.sam.mask_threshold
         if low_res_masks.device.type != "cpu":
             return self._upscaled(low_res_masks) > self.sam.mask_threshold
         masks = np.empty((len(low_res_masks), *self.crop_size), np.bool_)
@@ -156,9 +162,24 @@ class Upscaling:
 
     def _axes(self, low_res_masks: Tensor) -> tuple[Axis, Axis]:
         img_size = self.sam.image_encoder.img_size
+        if not self._is_as_sam(low_res_masks):  # kernels would read beyond the logits
+            raise ValueError(
+                f"masks are found in logits of {img_size // SCALE} x {img_size // SCALE}, upscaled by "
+                f"Sam.postprocess_masks; this model has other ones, of {tuple(low_res_masks.shape[-2:])}"
+            )
         return (
             composed_axis(img_size // SCALE, self.input_size[0], self.crop_size[0]),
             composed_axis(low_res_masks.shape[-1], self.input_size[1], self.crop_size[1]),
+        )
+
+    def _is_as_sam(self, low_res_masks: Tensor) -> bool:
+        """Whether the logits have SAM's size, all rows that are read, and are upscaled as SAM's."""
+        rows, columns = low_res_masks.shape[-2:]
+        upscale = getattr(self.sam.postprocess_masks, "__func__", None)
+        return (
+            columns == self.sam.image_encoder.img_size // SCALE
+            and rows * SCALE >= self.num_embedding_rows * _PATCH
+            and upscale is Sam.postprocess_masks
         )
 
     def _upscaled(self, low_res_masks: Tensor) -> Tensor:

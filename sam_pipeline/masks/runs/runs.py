@@ -25,7 +25,13 @@ class Runs:
 
     @staticmethod
     def of_mask(mask: NDArray[np.bool_]) -> Runs:
-        """The runs of an (H, W) bool mask."""
+        """The runs of an (H, W) bool mask.
+
+        Raises:
+            TypeError: the mask is not bool.
+        """
+        if mask.dtype != np.bool_:  # any other type has other bytes, which OpenCV would take for pixels
+            raise TypeError(f"mask must be bool, got {mask.dtype}")
         height, width = mask.shape
         # OpenCV's blocked transpose beats np.asfortranarray four to seven times.
         columns = cv2.transpose(np.ascontiguousarray(mask).view(np.uint8)).reshape(-1)

@@ -175,8 +175,8 @@ class Attention(nn.Module):
         """
         qkv = self.qkv(x)  # (B, H, W, 3 C)
         if window_size > 0:
-            # Query, key and value of a zero token are the bias. It is attended to like any other, without a mask.
-            qkv = window_partition(qkv, window_size, padding=self.qkv.bias)
+            # A zero token is attended to like any other, without a mask.
+            qkv = window_partition(qkv, window_size, padding=self._qkv_of_zero(x))
         windows, height, width, _ = qkv.shape
         qkv = qkv.reshape(windows, height * width, 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B or windows, N, L, D)
@@ -194,6 +194,13 @@ class Attention(nn.Module):
             attended = window_unpartition(attended, (x.shape[1], x.shape[2]))
         x = self.proj(attended)
         return x
+
+    def _qkv_of_zero(self, x: Tensor) -> Tensor:
+        """Query, key and value of a zero token, (3 C,): the bias, where no script has put an adapter or a hook."""
+        if type(self.qkv) is Linear and not self.qkv._forward_hooks:
+            return self.qkv.bias
+        qkv: Tensor = self.qkv(x.new_zeros(1, 1, 1, x.shape[-1]))
+        return qkv[0, 0, 0]
 
 
 def bands(x: Tensor, step: int = 1) -> tuple[Tensor, ...]:

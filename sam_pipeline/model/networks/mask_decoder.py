@@ -36,7 +36,9 @@ class MaskDecoder(nn.Module):
         iou_head_hidden_dim: int = 256,
     ) -> None:
         super().__init__()
+        self.transformer_dim = transformer_dim
         self.transformer = transformer
+        self.num_multimask_outputs = num_multimask_outputs
         self.num_mask_tokens = num_multimask_outputs + 1
         self.iou_token = nn.Embedding(1, transformer_dim)
         self.mask_tokens = nn.Embedding(self.num_mask_tokens, transformer_dim)
@@ -73,8 +75,11 @@ class MaskDecoder(nn.Module):
         Returns:
             Mask logits (B, M, 4 * h, 4 * w) float in the frame of the padded model input, and predicted IoU (B, M).
         """
-        masks, iou_predictions = self.predict_masks(
-            image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings
+        masks, iou_predictions = self.predict_masks(  # by name, as subclasses of the official class are called
+            image_embeddings=image_embeddings,
+            image_pe=image_pe,
+            sparse_prompt_embeddings=sparse_prompt_embeddings,
+            dense_prompt_embeddings=dense_prompt_embeddings,
         )
         chosen = slice(1, None) if multimask_output else slice(0, 1)
         return masks[:, chosen], iou_predictions[:, chosen]

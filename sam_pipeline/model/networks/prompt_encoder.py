@@ -39,7 +39,8 @@ class PromptEncoder(nn.Module):
         self.mask_input_size = (4 * image_embedding_size[0], 4 * image_embedding_size[1])
         self.pe_layer = PositionEmbeddingRandom(embed_dim // 2)
         # Background point, foreground point, top left corner, bottom right corner.
-        self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(4))
+        self.num_point_embeddings = 4
+        self.point_embeddings = nn.ModuleList(nn.Embedding(1, embed_dim) for _ in range(self.num_point_embeddings))
         self.not_a_point_embed = nn.Embedding(1, embed_dim)
         self.mask_downscaling = nn.Sequential(
             nn.Conv2d(1, mask_in_chans // 4, kernel_size=2, stride=2),
@@ -84,15 +85,17 @@ class PromptEncoder(nn.Module):
 
     def get_dense_pe(self) -> Tensor:
         """Return the positional encoding of every cell of the image embedding, (1, C, h, w) float."""
-        return self.pe_layer.encode_grid(self.image_embedding_size).unsqueeze(0)
+        dense_pe: Tensor = self.pe_layer(self.image_embedding_size)
+        return dense_pe.unsqueeze(0)
 
     def _embed_points(self, points: Tensor, labels: Tensor, pad: bool) -> Tensor:
+        labels = labels.to(torch.float32)  # which has a -1, as bool and uint8 have not
         points = points + 0.5  # from pixel indexes to pixel centres; padding points are added after it, at 0
         if pad:
             # Without a box the official encoder always appends one padding point: the decoder was trained with it.
             points = torch.cat([points, points.new_zeros((len(points), 1, 2))], dim=1)
             labels = torch.cat([labels, labels.new_full((len(labels), 1), -1)], dim=1)
-        embeddings = self.pe_layer.encode_coords(points, self.input_image_size)  # (B, N, C)
+        embeddings = self.pe_layer.forward_with_coords(points, self.input_image_size)  # (B, N, C)
         background, foreground = self._point_weight(0), self._point_weight(1)
         label = labels.unsqueeze(-1)
         embeddings = torch.where(label == -1, self.not_a_point_embed.weight, embeddings)
@@ -101,7 +104,7 @@ class PromptEncoder(nn.Module):
 
     def _embed_boxes(self, boxes: Tensor) -> Tensor:
         corners = (boxes + 0.5).reshape(-1, 2, 2)
-        embeddings = self.pe_layer.encode_coords(corners, self.input_image_size)  # (B, 2, C)
+        embeddings = self.pe_layer.forward_with_coords(corners, self.input_image_size)  # (B, 2, C)
         return embeddings + torch.cat([self._point_weight(2), self._point_weight(3)])
 
     def _point_weight(self, index: int) -> Tensor:
@@ -123,7 +126,7 @@ class PositionEmbeddingRandom(nn.Module):
         super().__init__()
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn((2, num_pos_feats)))
 
-    def encode_grid(self, size: tuple[int, int]) -> Tensor:
+    def forward(self, size: tuple[int, int]) -> Tensor:
         """Encode the centres of the cells of a grid of ``size`` (h, w); (C, h, w) float."""
         h, w = size
         device = self.positional_encoding_gaussian_matrix.device
@@ -132,7 +135,7 @@ class PositionEmbeddingRandom(nn.Module):
         y_grid, x_grid = torch.meshgrid(y, x, indexing="ij")
         return self._encode(torch.stack([x_grid, y_grid], dim=-1)).permute(2, 0, 1)
 
-    def encode_coords(self, coords: Tensor, image_size: tuple[int, int]) -> Tensor:
+    def forward_with_coords(self, coords: Tensor, image_size: tuple[int, int]) -> Tensor:
         """Encode points.
 
         Args:

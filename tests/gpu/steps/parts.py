@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sam_pipeline.masks.decoder.plain_decoder import PlainDecoder
 from sam_pipeline.masks.decoder.shared_decoder import DecodedPrompts, SharedDecoder
 from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.model.registry import build_sam
@@ -20,7 +21,6 @@ from tests.gpu.networks import grid_of_points, random_embedding, random_sam
 from tests.gpu.passes import NUM_ROWS, two_in_five
 from tests.gpu.product import as_tensor, embeddings_of_photographs, mask_config, vit_t_weights
 from tests.gpu.running import Cases
-from tests.plain_decoder import PlainDecoder
 
 PHOTOGRAPHS = 16
 PLAIN_PROMPTS = 64

@@ -4,8 +4,8 @@ import torch
 from sam_pipeline.masks.decoder import batched_image_side
 from sam_pipeline.masks.decoder.batched_image_side import BatchedImageSide
 from sam_pipeline.masks.decoder.image_side import ImageSideWeights
+from sam_pipeline.masks.decoder.plain_decoder import PlainDecoder
 from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
-from tests.plain_decoder import PlainDecoder
 
 
 def decode(sam, decoder, num_prompts, iou_filter, num_rows=8):

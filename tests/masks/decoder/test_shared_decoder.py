@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from sam_pipeline.masks.decoder import low_rank_image_side
 from sam_pipeline.masks.decoder.low_rank_image_side import LowRankImageSide
+from sam_pipeline.masks.decoder.plain_decoder import PlainDecoder
 from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
-from tests.plain_decoder import PlainDecoder
 
 # Sums in another order; logits of the random model reach some tens.
 LOGIT_TOLERANCE = 1e-4

@@ -10,10 +10,10 @@ pytest.importorskip("triton", reason="Triton is for Linux on x86-64")
 from sam_pipeline.masks.decoder import triton_kernels
 from sam_pipeline.masks.decoder.batched_image_side import BatchedImageSide
 from sam_pipeline.masks.decoder.image_side import ImageSideWeights, SharedTokens
+from sam_pipeline.masks.decoder.plain_decoder import PlainDecoder
 from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
 from sam_pipeline.masks.decoder.triton_image_side import Launch, TritonImageSide
 from tests.launches import watch_launches
-from tests.plain_decoder import PlainDecoder
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU tests/gpu runs the kernels, compiled")
 

@@ -10,6 +10,7 @@ pytest.importorskip("triton", reason="Triton is for Linux on x86-64")
 
 from sam_pipeline.config import MaskConfig
 from sam_pipeline.masks import generator, prediction, prompted
+from sam_pipeline.masks.decoder.plain_decoder import PlainDecoder
 from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
 from sam_pipeline.masks.full_resolution import mask_kernels, triton_masks, upscaling
 from sam_pipeline.masks.full_resolution.composed_resize import composed_axis
@@ -19,7 +20,6 @@ from sam_pipeline.masks.prompted import PromptedMaskGenerator
 from sam_pipeline.masks.prompts import Prompt
 from sam_pipeline.masks.runs.runs import Runs
 from tests.launches import watch_launches
-from tests.plain_decoder import PlainDecoder
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU tests/gpu runs the kernels, compiled")
 

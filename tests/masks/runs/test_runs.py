@@ -43,3 +43,9 @@ def test_uncrop_pads_with_background(mask, left, top, right, bottom):
 @pytest.mark.parametrize(("fill", "edges"), [(False, []), (True, [0, 6])])
 def test_uniform_masks(fill, edges):
     assert Runs.of_mask(np.full((2, 3), fill)).edges.tolist() == edges
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32"])
+def test_other_types_than_bool_are_refused(dtype):
+    with pytest.raises(TypeError, match=f"bool, got {dtype}"):
+        Runs.of_mask(np.ones((2, 3), dtype))

@@ -208,3 +208,43 @@ def test_bands_are_whole_windows_of_some_thousand_tokens():
 def test_offsets_count_from_key_to_query():
     offsets = relative_positions(3, torch.arange(5)[:, None] - 2)
     assert offsets[..., 0].tolist() == [[0, -1, -2], [1, 0, -1], [2, 1, 0]]
+
+
+class Adapted(torch.nn.Module):
+    """As adapters for queries, keys and values are: around the layer, for tokens of an image."""
+
+    def __init__(self, qkv, added):
+        super().__init__()
+        self.qkv, self.added = qkv, added
+
+    def forward(self, x):
+        qkv = self.qkv(x)
+        qkv[:, :, :, :] += x @ self.added.T
+        return qkv
+
+
+def encoder_of_windows():
+    torch.manual_seed(0)
+    encoder = ImageEncoderViT(80, embed_dim=8, depth=2, num_heads=2, window_size=3, global_attn_indexes=(1,))
+    return encoder.eval().requires_grad_(False)
+
+
+def test_adapters_around_queries_keys_and_values_compute_also_where_windows_are_padded():
+    images, added = random(1, 3, 80, 80), random(24, 8, seed=1)
+    adapted, changed = encoder_of_windows(), encoder_of_windows()
+    for block in adapted.blocks:
+        block.attn.qkv = Adapted(block.attn.qkv, added)
+    for block in changed.blocks:
+        block.attn.qkv.weight += added
+    torch.testing.assert_close(adapted(images), changed(images))
+
+
+def test_hooks_of_queries_keys_and_values_see_the_padding_too():
+    images = random(1, 3, 80, 80)
+    hooked, changed = encoder_of_windows(), encoder_of_windows()
+    for block in hooked.blocks:
+        block.attn.qkv.register_forward_hook(lambda module, inputs, output: 2 * output + 1)
+    for block in changed.blocks:
+        block.attn.qkv.weight *= 2
+        block.attn.qkv.bias.mul_(2).add_(1)
+    torch.testing.assert_close(hooked(images), changed(images))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sam_pipeline.masks.decoder.plain_decoder import PlainDecoder
 from sam_pipeline.masks.decoder.shared_decoder import DecodedPrompts, SharedDecoder
 from tests.gpu.bench import Bench
 from tests.gpu.instruments.kernels import DECODING, counted_launches, require
 from tests.gpu.instruments.results import Figures
 from tests.gpu.networks import IMG_SIZE, grid_of_points, random_embedding, random_sam
-from tests.plain_decoder import PlainDecoder
 
 NUM_ROWS = 44
 """Of the 64 of the embedding: a 1500 x 2250 image."""
