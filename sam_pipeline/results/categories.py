@@ -21,7 +21,7 @@ from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri
 from sam_pipeline.storage.objects.object_reading import open_object, read_head, read_json
 from sam_pipeline.storage.tables.plan import read_plan
 from sam_pipeline.storage.tables.prompts import read_prompts_header
-from sam_pipeline.storage.tables.result_reading import iterate_row_groups
+from sam_pipeline.storage.tables.reading.result_reading import iterate_row_groups
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.tables.delta import committed_files, open_table
 from sam_pipeline.storage.tables.plan import Plan, read_planned, write_plan_parts
 from sam_pipeline.storage.tables.prompts import copy_prompts, read_prompts_header
+from sam_pipeline.storage.tables.reading.table_reading import checked_opener, read_checked
 from sam_pipeline.storage.tables.schema import PROMPTS_SCHEMA
-from sam_pipeline.storage.tables.table_reading import checked_opener, read_checked
 
 _PART_BYTES = 64 * 2**20
 # Of a plan, some tens of megabytes.

@@ -21,7 +21,7 @@ from sam_pipeline.storage.objects.retrying import retried
 from sam_pipeline.storage.tables.delta import committed_files, open_table, output_errors, table_metadata
 from sam_pipeline.storage.tables.delta_place import Table
 from sam_pipeline.storage.tables.plan import read_plan
-from sam_pipeline.storage.tables.result_reading import iterate_row_groups, results_schema
+from sam_pipeline.storage.tables.reading.result_reading import iterate_row_groups, results_schema
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sam_pipeline.errors import ConfigError
-from sam_pipeline.storage.tables.result_reading import check_condition
+from sam_pipeline.storage.tables.reading.result_reading import check_condition
 from sam_pipeline.storage.tables.schema import STATUSES
 
 

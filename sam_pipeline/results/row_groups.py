@@ -24,7 +24,7 @@ from sam_pipeline.results.selection.choosing import (
     with_fields,
 )
 from sam_pipeline.results.selection.mask_selection import MaskSelection
-from sam_pipeline.storage.tables.result_reading import RowGroup, check_condition, deciding_columns, masks_type
+from sam_pipeline.storage.tables.reading.result_reading import RowGroup, check_condition, deciding_columns, masks_type
 
 
 @dataclass

@@ -26,7 +26,7 @@ from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri, op
 from sam_pipeline.storage.objects.range_file import ObjectFile
 from sam_pipeline.storage.objects.retrying import retried
 from sam_pipeline.storage.tables.delta import DataFile, committed_files, open_table, output_errors
-from sam_pipeline.storage.tables.result_reading import RowGroup, iterate_row_groups, results_schema
+from sam_pipeline.storage.tables.reading.result_reading import RowGroup, iterate_row_groups, results_schema
 from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA
 
 HELD_BYTES = 128 << 20

@@ -14,7 +14,8 @@ from sam_pipeline.errors import ConfigError, InputError, SamPipelineError
 from sam_pipeline.pipeline import plan as plan_module
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.prompt_plan import ensure_prompts, resolve_targets
-from sam_pipeline.storage.tables.prompts import announce_prompts, read_image_prompts, read_prompts_header
+from sam_pipeline.storage.tables.prompts import announce_prompts, read_prompts_header
+from sam_pipeline.storage.tables.reading.prompt_reading import read_image_prompts
 from sam_pipeline.storage.tables.results import MaskTable
 from tests.configs import annotate_config
 from tests.storage.image_files import noise, saved

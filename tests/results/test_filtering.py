@@ -26,7 +26,8 @@ from sam_pipeline.storage.maintenance.vacuum import vacuum
 from sam_pipeline.storage.maintenance.verify import verify
 from sam_pipeline.storage.tables.delta import DataFile, committed_files, create_table
 from sam_pipeline.storage.tables.plan import read_plan, read_planned, write_plan
-from sam_pipeline.storage.tables.prompts import read_image_prompts, read_prompts_header, write_prompts
+from sam_pipeline.storage.tables.prompts import read_prompts_header, write_prompts
+from sam_pipeline.storage.tables.reading.prompt_reading import read_image_prompts
 from sam_pipeline.storage.tables.results import MaskTable
 from sam_pipeline.storage.tables.schema import MASKS_SCHEMA, PROMPTS_SCHEMA
 from tests.storage.runs import FINGERPRINT, failed_row, finished, mask, plan, row, shard, take_over

@@ -11,7 +11,7 @@ from sam_pipeline.results.results import Results
 from sam_pipeline.results.row_groups import Reading
 from sam_pipeline.results.selection.choosing import choose_images, choose_masks, keep_masks
 from sam_pipeline.results.selection.mask_selection import MaskSelection
-from sam_pipeline.storage.tables import result_reading
+from sam_pipeline.storage.tables.reading import result_reading
 from tests.results.selection.test_choosing import SELECTIONS
 from tests.storage.runs import FINGERPRINT, failed_row, finished, mask, plan, results_table, row, take_over
 

@@ -29,8 +29,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage.maintenance import unused_files
 from sam_pipeline.storage.maintenance.vacuum import vacuum
-from sam_pipeline.storage.tables import delta, fenced_table, rewriting, table_reading
+from sam_pipeline.storage.tables import delta, fenced_table, rewriting
 from sam_pipeline.storage.tables.delta_place import Table
+from sam_pipeline.storage.tables.reading import table_reading
 from sam_pipeline.storage.tables.results import delete_rows
 from sam_pipeline.storage.tables.schema import MASKS_SCHEMA, TABLE_SCHEMAS
 from tests.storage.runs import FINGERPRINT, failed_row, row, shard, take_over

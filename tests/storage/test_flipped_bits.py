@@ -10,7 +10,7 @@ from sam_pipeline.errors import DamagedFileError, OutputError, SamPipelineError
 from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.maintenance.verify import verify
 from sam_pipeline.storage.tables.plan import extend_plan
-from sam_pipeline.storage.tables.result_reading import read_results
+from sam_pipeline.storage.tables.reading.result_reading import read_results
 from sam_pipeline.storage.tables.results import open_results
 from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA, MASKS_SCHEMA
 from tests.storage import runs

@@ -44,7 +44,7 @@ from sam_pipeline.storage.inputs.fetching import (
 from sam_pipeline.storage.inputs.reading import fetch_images, reading_order
 from sam_pipeline.storage.inputs.source_object import SourceObject, object_of_row
 from sam_pipeline.storage.tables.plan import read_planned
-from sam_pipeline.storage.tables.prompts import read_image_prompts
+from sam_pipeline.storage.tables.reading.prompt_reading import read_image_prompts
 from sam_pipeline.storage.tables.results import put_shard
 
 _LEAST_FETCH_LIMIT_S = 30.0

@@ -19,9 +19,10 @@ from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.retrying import retried
 from sam_pipeline.storage.tables.delta import DataFile, committed_files, open_table, output_errors, table_metadata
 from sam_pipeline.storage.tables.delta_place import Table
-from sam_pipeline.storage.tables.prompts import Prompts, count_prompts
+from sam_pipeline.storage.tables.prompts import Prompts
+from sam_pipeline.storage.tables.reading.prompt_reading import count_prompts
+from sam_pipeline.storage.tables.reading.table_reading import file_opener, read_columns, read_file
 from sam_pipeline.storage.tables.results import open_results
-from sam_pipeline.storage.tables.table_reading import file_opener, read_columns, read_file
 
 # Commits further apart than this belong to different starts, or to a run that stood still.
 _PAUSE_S = 1800

@@ -27,7 +27,7 @@ from sam_pipeline.storage.tables.delta import (
     table_id,
 )
 from sam_pipeline.storage.tables.delta_place import Table
-from sam_pipeline.storage.tables.table_reading import table_filesystem
+from sam_pipeline.storage.tables.reading.table_reading import table_filesystem
 
 T = TypeVar("T")
 

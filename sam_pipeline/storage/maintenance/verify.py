@@ -21,10 +21,10 @@ from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.tables.delta import DataFile, committed_files, open_table, table_metadata
 from sam_pipeline.storage.tables.delta_place import Table
 from sam_pipeline.storage.tables.plan import Plan, iterate_planned, read_plan
-from sam_pipeline.storage.tables.prompts import count_prompts
+from sam_pipeline.storage.tables.reading.prompt_reading import count_prompts
+from sam_pipeline.storage.tables.reading.table_reading import checked_opener, read_checked
 from sam_pipeline.storage.tables.results import MaskTable
 from sam_pipeline.storage.tables.schema import MASKS_SCHEMA, STATUSES
-from sam_pipeline.storage.tables.table_reading import checked_opener, read_checked
 
 _MAX_PROBLEMS = 20
 _PLANNED_AT_ONCE = 100_000

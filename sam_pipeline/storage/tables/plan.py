@@ -22,8 +22,14 @@ from sam_pipeline.storage.layout import table_uri
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.tables.delta import DataFile, committed_files, table_metadata
 from sam_pipeline.storage.tables.fenced_table import FencedTable
+from sam_pipeline.storage.tables.reading.table_reading import (
+    ImageIds,
+    checked_opener,
+    read_columns,
+    read_file,
+    read_image_rows,
+)
 from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA
-from sam_pipeline.storage.tables.table_reading import ImageIds, checked_opener, read_columns, read_file, read_image_rows
 
 _ROWS_PER_FILE = 1_000_000
 # Workers read a few hundred consecutive ids at a time: a row group is what they have to decompress for it.

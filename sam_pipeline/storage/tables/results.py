@@ -23,9 +23,9 @@ from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.tables.delta import DataFile, committed_files, open_table, table_id, table_metadata
 from sam_pipeline.storage.tables.delta_place import Table
 from sam_pipeline.storage.tables.fenced_table import FencedTable, put_parquet
+from sam_pipeline.storage.tables.reading.table_reading import read_columns
 from sam_pipeline.storage.tables.rewriting import ROWS_PER_GROUP, Rewriter
 from sam_pipeline.storage.tables.schema import STATUSES, TABLE_SCHEMAS
-from sam_pipeline.storage.tables.table_reading import read_columns
 
 Fingerprint = Mapping[str, Any]
 

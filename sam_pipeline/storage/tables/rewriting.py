@@ -19,7 +19,7 @@ import pyarrow as pa
 from sam_pipeline.errors import DamagedFileError
 from sam_pipeline.storage.tables.delta import DataFile, committed_files
 from sam_pipeline.storage.tables.fenced_table import FencedTable
-from sam_pipeline.storage.tables.table_reading import checked_opener, read_checked, read_columns
+from sam_pipeline.storage.tables.reading.table_reading import checked_opener, read_checked, read_columns
 
 ROWS_PER_GROUP = 1024
 """A row holds about a hundred masks, 50 KB: groups of this many rows stay near 50 MB uncompressed."""

@@ -16,7 +16,7 @@ from sam_pipeline.pipeline.workers.stages import Decoder, Encoder, decode_masks,
 from sam_pipeline.storage.inputs import fetching
 from sam_pipeline.storage.inputs.decoding.image_reading import TooLargeError
 from sam_pipeline.storage.tables.prompts import write_prompts
-from sam_pipeline.storage.tables.result_reading import read_results
+from sam_pipeline.storage.tables.reading.result_reading import read_results
 from sam_pipeline.storage.tables.results import open_results
 from sam_pipeline.storage.tables.schema import PROMPTS_SCHEMA
 from tests.configs import plan_config

@@ -21,10 +21,10 @@ from sam_pipeline.storage.tables.plan import extend_plan, read_plan, read_planne
 from sam_pipeline.storage.tables.prompts import (
     announce_prompts,
     extend_prompts,
-    read_image_prompts,
     read_prompts_header,
     write_prompts,
 )
+from sam_pipeline.storage.tables.reading.prompt_reading import read_image_prompts
 from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA, MASKS_SCHEMA, PROMPTS_SCHEMA
 from tests.storage.runs import failed_row, finished, plan, row, shard, take_over
 from tests.storage.tables.test_results import as_stored, files, stored

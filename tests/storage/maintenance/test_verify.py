@@ -12,9 +12,11 @@ from sam_pipeline.masks.runs.runs import Runs
 from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.maintenance import verify as verify_module
 from sam_pipeline.storage.maintenance.verify import retry_damaged, verify
-from sam_pipeline.storage.tables import fenced_table, table_reading
+from sam_pipeline.storage.tables import fenced_table
 from sam_pipeline.storage.tables.plan import extend_plan, read_plan
-from sam_pipeline.storage.tables.prompts import count_prompts, write_prompts
+from sam_pipeline.storage.tables.prompts import write_prompts
+from sam_pipeline.storage.tables.reading import table_reading
+from sam_pipeline.storage.tables.reading.prompt_reading import count_prompts
 from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA, PROMPTS_SCHEMA
 from tests.storage.runs import HEIGHT, WIDTH, failed_row, finished, mask, plan, row, shard, take_over
 

@@ -9,13 +9,12 @@ from sam_pipeline.storage.tables.fenced_table import FencedTable
 from sam_pipeline.storage.tables.prompts import (
     announce_prompts,
     announced_generation,
-    count_prompts,
     discard_prompts,
     extend_prompts,
-    read_image_prompts,
     read_prompts_header,
     write_prompts,
 )
+from sam_pipeline.storage.tables.reading.prompt_reading import count_prompts, read_image_prompts
 from sam_pipeline.storage.tables.schema import PROMPTS_SCHEMA
 
 SOURCE = {"prompts": "/p.json", "min_score": 0.5}

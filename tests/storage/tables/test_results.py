@@ -18,7 +18,7 @@ from sam_pipeline.storage.maintenance.status import RunState, read_state
 from sam_pipeline.storage.tables import rewriting
 from sam_pipeline.storage.tables.delta import DataFile
 from sam_pipeline.storage.tables.fenced_table import FencedTable
-from sam_pipeline.storage.tables.result_reading import read_results
+from sam_pipeline.storage.tables.reading.result_reading import read_results
 from sam_pipeline.storage.tables.results import (
     MaskTable,
     check_fingerprint,

@@ -2,10 +2,10 @@ import pyarrow as pa
 import pytest
 
 from sam_pipeline.errors import OutputError
-from sam_pipeline.storage.tables import table_reading
 from sam_pipeline.storage.tables.delta import create_table
 from sam_pipeline.storage.tables.fenced_table import FencedTable
-from sam_pipeline.storage.tables.table_reading import read_columns
+from sam_pipeline.storage.tables.reading import table_reading
+from sam_pipeline.storage.tables.reading.table_reading import read_columns
 from tests.storage.tables.test_delta import SCHEMA, put
 
 

@@ -25,7 +25,7 @@ from sam_pipeline.storage.tables.delta import (
     output_errors,
 )
 from sam_pipeline.storage.tables.delta_place import Table
-from sam_pipeline.storage.tables.table_reading import file_opener
+from sam_pipeline.storage.tables.reading.table_reading import file_opener
 
 
 def results_schema(table: Table) -> pa.Schema:

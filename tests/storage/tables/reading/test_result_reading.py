@@ -8,8 +8,9 @@ from deltalake import DeltaTable
 
 from sam_pipeline.errors import ConfigError, OutputError, StorageUnavailableError
 from sam_pipeline.storage.maintenance.status import count_results
-from sam_pipeline.storage.tables import delta, result_reading, table_reading
-from sam_pipeline.storage.tables.result_reading import (
+from sam_pipeline.storage.tables import delta
+from sam_pipeline.storage.tables.reading import result_reading, table_reading
+from sam_pipeline.storage.tables.reading.result_reading import (
     check_condition,
     iterate_results,
     iterate_row_groups,

@@ -1,0 +1,1 @@
+"""Reading what tables hold, in pieces of bounded size."""
