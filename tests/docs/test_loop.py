@@ -183,7 +183,7 @@ def test_the_loop_of_the_readme_runs(run, tmp_path, monkeypatch, capsys):
     assert end_of("sam-pipeline export run truth --format coco") == 0
     (tmp_path / "truth" / "annotations.json").rename("instances.json")
     annotate, *commands, training = LOOP.splitlines()
-    assert "--prompts detections.json" in annotate  # its run is there already
+    assert "--prompts boxes.json" in annotate  # its run is there already
     for command in commands:
         assert end_of(command) == 0, command
     assert "1.0000" in capsys.readouterr().out  # of evaluate: the run is its own ground truth
