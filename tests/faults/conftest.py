@@ -27,6 +27,11 @@ IMPATIENT = {"config_kwargs": {"connect_timeout": 2, "read_timeout": 2}}
 """Storage options with which a stalled request costs seconds."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run those that need a machine without a cluster first: the one that is shared lasts to the end."""
+    items.sort(key=lambda item: item.get_closest_marker("without_cluster") is None)
+
+
 @dataclass(frozen=True)
 class Run:
     """An output, and what it takes to work on it."""

@@ -55,6 +55,7 @@ def test_an_address_without_a_cluster_is_refused_soon_with_one_line(run, form, l
 
 
 @pytest.mark.soak
+@pytest.mark.without_cluster
 def test_where_no_cluster_is_found_it_is_said(run):
     assert_refused(run.annotate(address="auto").wait(), "auto")
 
