@@ -149,7 +149,7 @@ def _plan_here(arguments: Sequence[str]) -> None:
     from sam_pipeline.pipeline import plan
 
     # The images that are named are nowhere, so the look at the first of them, a request or twenty, is left out.
-    plan.check_first_images = lambda *_: None  # type: ignore[attr-defined]
+    plan.check_first_images = lambda *_: None  # type: ignore[attr-defined]  # imported there
     try:
         command_line(["plan", *arguments])
     finally:

@@ -77,8 +77,8 @@ def start(command: str, setup: Setup, source: str, output: str) -> None:
     backend = fake_backend(instructions)
     if setup.unread:
         # Nothing is there to be looked at before the plan, or to be a probe.
-        plan.check_first_images = lambda *_: None  # type: ignore[attr-defined]
-        annotate.find_probe = lambda *_: None  # type: ignore[attr-defined]
+        plan.check_first_images = lambda *_: None  # type: ignore[attr-defined]  # imported there
+        annotate.find_probe = lambda *_: None  # type: ignore[attr-defined]  # imported there
         from benchmarks.measured import unread
 
         backend = Backend(

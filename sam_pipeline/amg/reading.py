@@ -45,7 +45,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 def _decode_with_opencv(data: bytes) -> NDArray[np.uint8] | None:
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # type: ignore[return-value]
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # type: ignore[return-value]  # bytes are uint8
     except cv2.error as error:
         if "MAX_IMAGE" in error.err:  # OpenCV's own limit, which the command amg sets
             raise TooLargeError(f"too many pixels, the limit is {MAX_PIXELS}") from error

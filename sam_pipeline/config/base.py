@@ -96,13 +96,14 @@ def check_names(names: Collection[str], known: Collection[str]) -> None:
 def hints_of(settings_class: type[Settings]) -> dict[str, Any]:
     """The type of each field by name; nested Settings are one field."""
     hints = get_type_hints(settings_class)
+    # Settings itself is no dataclass, as all classes of it are.
     return {item.name: hints[item.name] for item in dataclasses.fields(settings_class)}  # type: ignore[arg-type]
 
 
 def defaults_of(settings_class: type[Settings]) -> dict[str, Any]:
     """The default of each field that has one, by name."""
     defaults: dict[str, Any] = {}
-    for item in dataclasses.fields(settings_class):  # type: ignore[arg-type]
+    for item in dataclasses.fields(settings_class):  # type: ignore[arg-type]  # as above
         if item.default is not dataclasses.MISSING:
             defaults[item.name] = item.default
         elif item.default_factory is not dataclasses.MISSING:

@@ -37,7 +37,7 @@ def measure_masks(
         axes = (*_on_device(rows, device), *_on_device(columns, device))
         thresholds = (float(np.float32(value)) for value in (threshold, threshold + offset, threshold - offset))
         # Triton launches on the current device. Products and sums rounded one by one, as on a CPU.
-        with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
+        with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]  # torch has no type
             _measure[(L, len(rows.groups) - 1)](
                 logits, *axes, results, R, S, len(columns.groups) - 1, *thresholds,
                 CELLS=_CELLS, ROWS=_ROWS, num_warps=1, enable_fp_fusion=False,

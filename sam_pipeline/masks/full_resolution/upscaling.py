@@ -144,7 +144,7 @@ class Upscaling:
         copied, device = None, low_res_masks[0].device
         if device.type == "cuda":
             # Whoever waits sleeps: spinning would take a CPU.
-            copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch has no type
             copied.record(torch.cuda.current_stream(device))
         return [Runs(self.crop_size, edges) for edges in found], copied
 
