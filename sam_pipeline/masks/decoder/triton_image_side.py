@@ -82,7 +82,7 @@ class TritonImageSide(FoldedImageSide[FirstLayer, tuple[FirstLayer, SecondLayer]
 
     averaging = Launch(tile=64, num_warps=8, num_stages=1)
     rebuilding = Launch(tile=64, num_warps=8, num_stages=1)
-    upscaling = Launch(tile=128, num_warps=8, num_stages=1)
+    upscaling = Launch(tile=64, num_warps=4, num_stages=1)
 
     def __init__(self, weights: ImageSideWeights, dtype: torch.dtype) -> None:
         super().__init__(weights.attentions)
@@ -150,7 +150,8 @@ class TritonImageSide(FoldedImageSide[FirstLayer, tuple[FirstLayer, SecondLayer]
             kernels.upscale[(N, triton.cdiv(num_tokens, self.upscaling.tile))](
                 image_tokens, *self._up, hyper_in.contiguous(), _output_indices(with_mask), _output_indices(keep_mask),
                 masks, num_tokens, w,
-                M=M, C=image_tokens.shape[2], F=len(self._up[5]), G=channels, **_options(self.upscaling),
+                M=M, C=image_tokens.shape[2], F=len(self._up[5]), G=channels, MP=max(4, triton.next_power_of_2(M)),
+                **_options(self.upscaling),
             )  # fmt: skip
         return masks
 

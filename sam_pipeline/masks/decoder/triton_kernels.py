@@ -154,6 +154,7 @@ def upscale(
     C: tl.constexpr,
     F: tl.constexpr,
     G: tl.constexpr,
+    MP: tl.constexpr,
     TILE: tl.constexpr,
 ) -> None:
     """Compute the mask logits of the 4 x 4 pixels of each token of a tile; here tokens are rows."""
@@ -167,9 +168,19 @@ def upscale(
     inputs = tokens + (prompt_index.to(tl.int64) * num_tokens + token)[:, None] * C + channels[None, :]
     tile = tl.load(inputs, mask=real[:, None], other=0.0)  # (TILE, C)
     to_finest = tl.load(up2 + fine_channels[:, None] * (4 * G) + finest_channels[None, :])
-    finest_bias = tl.load(up2_bias + finest_channels)
-    corner = tl.arange(0, 4)
-    for quarter in tl.static_range(4):  # of a token, by row and column
+    # The hypernetwork's product is one for all masks and corners of a token: 4 G rows, 4 corners x MP masks.
+    output = tl.arange(0, 4 * MP)
+    corner, m = output // MP, output % MP
+    own_rows = (finest_channels // G)[:, None] == corner[None, :]
+    hyper_rows = hyper_in + (n * M + m)[None, :] * G + (finest_channels % G)[:, None]
+    hyper = tl.load(hyper_rows, mask=own_rows & (m < M)[None, :], other=0.0)
+    mask_index = tl.load(mask_indices + n * M + m, mask=m < M, other=-1)
+    kept = real[:, None] & (mask_index >= 0)[None, :]
+    corner_pixels = mask_index.to(tl.int64) * 16 * num_tokens + corner // 2 * (4 * w) + corner % 2
+    pixels = masks + corner_pixels[None, :] + (token // w * (16 * w) + token % w * 4)[:, None]  # (TILE, 4 * MP)
+    # Next to products of bfloat16 one of TF32, with three bits more, loses nothing.
+    precision: tl.constexpr = "tf32" if tile.dtype == tl.bfloat16 else "ieee"
+    for quarter in range(4):  # of a token, by row and column
         columns = quarter * F + fine_channels
         to_fine = tl.load(up1 + channels[:, None] * (4 * F) + columns[None, :])
         fine = tl.dot(tile, to_fine, input_precision="ieee") + tl.load(up1_bias + columns)[None, :]  # (TILE, F)
@@ -177,17 +188,10 @@ def upscale(
         variance = tl.sum(centred * centred, axis=1, keep_dims=True) / F
         scale = tl.load(up_weight + fine_channels)[None, :] * tl.rsqrt(variance + up_eps)
         fine = _gelu(centred * scale + tl.load(up_bias + fine_channels)[None, :])
-        finest = tl.dot(fine.to(tile.dtype), to_finest, input_precision="ieee") + finest_bias[None, :]
-        finest = tl.reshape(_gelu(finest), (TILE, 4, G))
-        row = ((token // w)[:, None] * 2 + quarter // 2) * 2 + (corner // 2)[None, :]
-        column = ((token % w)[:, None] * 2 + quarter % 2) * 2 + (corner % 2)[None, :]
-        pixels = row * (4 * w) + column  # (TILE, 4)
-        for m in tl.static_range(M):
-            mask_index = tl.load(mask_indices + n * M + m)
-            if mask_index >= 0:
-                hyper = tl.load(hyper_in + (n * M + m) * G + tl.arange(0, G))
-                logits = tl.sum(finest * hyper[None, None, :], axis=2)
-                tl.store(masks + mask_index.to(tl.int64) * 16 * num_tokens + pixels, logits, mask=real[:, None])
+        finest = tl.dot(fine.to(tile.dtype), to_finest, input_precision="ieee")
+        finest += tl.load(up2_bias + finest_channels)[None, :]
+        logits = tl.dot(_gelu(finest), hyper, input_precision=precision)
+        tl.store(pixels + (quarter // 2 * (8 * w) + quarter % 2 * 2), logits, mask=kept)
 
 
 @triton.jit
@@ -264,7 +268,17 @@ def _add_values(
 
 @triton.jit
 def _gelu(x: tl.tensor) -> tl.tensor:
-    return 0.5 * x * (1 + tl.erf(x * 0.7071067811865476))
+    """GELU within 5e-7: x Φ(x) = max(x, 0) - |x| Φ(-|x|), and log2 Φ(-z) is close to a polynomial of degree 5.
+
+    A third of the instructions of tl.erf. Fitted for the least error of z Φ(-z); beyond z = 6.5 it falls as Φ does.
+    """
+    z = tl.abs(x)
+    exponent = -0.0004733093 * z + 0.00708455728
+    exponent = exponent * z - 0.0518273832
+    exponent = exponent * z - 0.459992438
+    exponent = exponent * z - 1.15078785
+    exponent = exponent * z - 1.00003762
+    return tl.maximum(x, 0.0) - z * tl.exp2(exponent)
 
 
 @triton.jit

@@ -1,0 +1,173 @@
+"""Triton's kernels as they are compiled for a GPU that need not be there, and what the compiled code says of them.
+
+Registers and local memory come from ptxas, instructions from nvdisasm; both come with Triton. How many programs (CTAs)
+fit on a multiprocessor follows from NVIDIA's table of each compute capability (CUDA C++ Programming Guide, "Technical
+Specifications per Compute Capability").
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+import triton
+from torch import nn
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import mangle_type
+
+from sam_pipeline.masks.decoder import triton_image_side, triton_kernels
+from sam_pipeline.masks.decoder.image_side import ImageSideAttentions, ImageSideWeights, SharedTokens
+from sam_pipeline.masks.full_resolution import triton_masks
+from sam_pipeline.masks.full_resolution.composed_resize import composed_axis
+from sam_pipeline.model.networks.layers import LayerNorm2d
+from sam_pipeline.model.networks.two_way_transformer import Attention
+
+_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+_REGISTERS = 64 * 1024
+_WARPS = {75: 32, 80: 64, 86: 48, 89: 48, 90: 64}
+_SHARED_BYTES = {75: 64 * 1024, 80: 164 * 1024, 86: 100 * 1024, 89: 100 * 1024, 90: 228 * 1024}
+_RESERVED_SHARED_BYTES = 1024
+"""Of each program, from compute capability 8.0 on."""
+
+
+class CompiledKernel(NamedTuple):
+    """A launch of a kernel, as compiled."""
+
+    kernel: str
+    capability: int
+    num_warps: int
+    registers: int
+    """Of a thread."""
+    spilled_bytes: int
+    """Of a thread: stack in local memory."""
+    shared_bytes: int
+    """Of a program."""
+    programs: int
+    """That fit on a multiprocessor at once; 0 if even one does not."""
+    instructions: int
+    loop_instructions: int
+    """Of the longest loop; all, where there is none."""
+
+
+def compile_kernels(capability: int = 90) -> list[CompiledKernel]:
+    """Compile every launch of the product for a compute capability, such as 90 for 9.0 (Hopper).
+
+    Launches are those of an image of 1024 x 700 pixels with prompts of two points, in bfloat16.
+    """
+    compiled: list[CompiledKernel] = []
+    with _compiled_instead_of_launched(GPUTarget("cuda", capability, 32), compiled), torch.inference_mode():
+        _launch_all()
+    return compiled
+
+
+class _Compiler:
+    """Takes the place of a kernel: compiles it for the arguments that it would be launched with."""
+
+    def __init__(self, kernel: Any, target: GPUTarget, compiled: list[CompiledKernel]) -> None:
+        self._kernel, self._target, self._compiled = kernel, target, compiled
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        return self._compile
+
+    def _compile(self, *args: Any, **kwargs: Any) -> None:
+        names = self._kernel.arg_names
+        options = {name: value for name, value in kwargs.items() if name not in names}
+        arguments = dict(zip(names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in names}
+        constants = {name: value for name, value in arguments.items() if name in kwargs or value is None}
+        signature = {
+            name: "constexpr" if name in constants else mangle_type(value) for name, value in arguments.items()
+        }
+        sixteens = {
+            (index,): [["tt.divisibility", 16]]
+            for index, name in enumerate(names)
+            if signature[name].startswith("*") or (signature[name] == "i32" and arguments[name] % 16 == 0)
+        }
+        source = ASTSource(self._kernel, signature, constants, sixteens)
+        compiled = triton.compile(source, target=self._target, options=options)
+        self._compiled.append(_figures(self._kernel.__name__, self._target.arch, compiled))
+
+
+def _figures(name: str, capability: int, compiled: Any) -> CompiledKernel:
+    num_warps, shared = compiled.metadata.num_warps, compiled.metadata.shared
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage, code = _tool("cuobjdump", "-res-usage", file.name), _tool("nvdisasm", "-c", file.name)
+    registers, stack = (int(re.findall(rf"{word}:(\d+)", usage)[-1]) for word in ("REG", "STACK"))
+    instructions, loop = _count(code)
+    return CompiledKernel(
+        name, capability, num_warps, registers, stack, shared, _programs(capability, registers, num_warps, shared),
+        instructions, loop,
+    )  # fmt: skip
+
+
+def _tool(name: str, *arguments: str) -> str:
+    return subprocess.run([_TOOLS / name, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def _programs(capability: int, registers: int, num_warps: int, shared: int) -> int:
+    """Programs on a multiprocessor: registers are given to a warp 256 at a time."""
+    registers_a_warp = -(-registers * 32 // 256) * 256
+    reserved = _RESERVED_SHARED_BYTES if capability >= 80 else 0
+    return min(
+        _REGISTERS // (registers_a_warp * num_warps),
+        _WARPS[capability] // num_warps,
+        _SHARED_BYTES[capability] // max(shared + reserved, 1),
+    )
+
+
+def _count(code: str) -> tuple[int, int]:
+    """Instructions of a program's code, and of its longest loop: from a label to the last jump back to it."""
+    labels: dict[str, int] = {}
+    number, longest = 0, 0
+    for line in code.splitlines():
+        if label := re.match(r"(\.L_x_\d+):", line.strip()):
+            labels[label[1]] = number
+        elif re.search(r"/\*[0-9a-f]{4,}\*/\s+\S", line):
+            number += 1
+            jump = re.search(r"\bBRA\b.*`\((\.L_x_\d+)\)", line)
+            if jump and jump[1] in labels and number - labels[jump[1]] > 1:
+                longest = max(longest, number - labels[jump[1]])
+    return number, longest or number
+
+
+@contextmanager
+def _compiled_instead_of_launched(target: GPUTarget, compiled: list[CompiledKernel]) -> Iterator[None]:
+    with ExitStack() as replaced:
+        for module, names in (
+            (triton_kernels, ("average", "rebuild", "upscale")),
+            (triton_masks, ("_measure", "_edges")),
+        ):
+            for name in names:
+                compiler = _Compiler(getattr(module, name), target, compiled)
+                replaced.enter_context(mock.patch.object(module, name, compiler))
+        yield
+
+
+def _launch_all() -> None:
+    weights = ImageSideWeights(
+        num_heads=8,
+        attentions=ImageSideAttentions(*(Attention(256, 8, downsample_rate=2) for _ in range(4))),
+        key_pe=torch.zeros(4096, 256),
+        norms=(nn.LayerNorm(256), nn.LayerNorm(256)),
+        up1=(torch.zeros(256, 256), torch.zeros(256)),
+        up_norm=LayerNorm2d(64),
+        up2=(torch.zeros(64, 128), torch.zeros(128)),
+    )
+    side = triton_image_side.TritonImageSide(weights, torch.bfloat16)
+    shared = SharedTokens(torch.zeros(4096, 256), (64, 64), torch.zeros(1), torch.zeros(1), torch.zeros(4096, 128))
+    rows = torch.zeros(2, 56, 256)
+    state, _ = side.first_layer(shared, rows[..., :128], rows, rows)
+    state, _ = side.second_layer(state, rows, rows[..., 0], rows, rows)
+    side.upscale(state, torch.zeros(2, 3, 32), torch.ones(2, 3, dtype=torch.bool), (64, 64), 44)
+    axis = composed_axis(256, 1024, 700)
+    triton_masks.measure_masks(torch.zeros(2, 256, 256), axis, axis, 0.0, 1.0)
+    triton_masks.mask_edges(torch.zeros(2, 256, 256), axis, axis, 0.0)
