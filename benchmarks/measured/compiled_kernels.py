@@ -27,6 +27,8 @@ from sam_pipeline.masks.decoder import triton_image_side, triton_kernels
 from sam_pipeline.masks.decoder.image_side import ImageSideAttentions, ImageSideWeights, SharedTokens
 from sam_pipeline.masks.full_resolution import triton_masks
 from sam_pipeline.masks.full_resolution.composed_resize import composed_axis
+from sam_pipeline.model.networks import triton_blocks
+from sam_pipeline.model.networks.image_encoder import Block
 from sam_pipeline.model.networks.layers import LayerNorm2d
 from sam_pipeline.model.networks.two_way_transformer import Attention
 
@@ -145,6 +147,7 @@ def _compiled_instead_of_launched(target: GPUTarget, compiled: list[CompiledKern
         for module, names in (
             (triton_kernels, ("average", "rebuild", "upscale")),
             (triton_masks, ("_measure", "_edges")),
+            (triton_blocks, ("add_norm", "split_heads", "merge_heads")),
         ):
             for name in names:
                 compiler = _Compiler(getattr(module, name), target, compiled)
@@ -171,3 +174,11 @@ def _launch_all() -> None:
     axis = composed_axis(256, 1024, 700)
     triton_masks.measure_masks(torch.zeros(2, 256, 256), axis, axis, 0.0, 1.0)
     triton_masks.mask_edges(torch.zeros(2, 256, 256), axis, axis, 0.0)
+    _launch_encoder()
+
+
+def _launch_encoder() -> None:
+    """A windowed block of ViT-H and a global one, without the products: on the meta device."""
+    with torch.device("meta"):
+        blocks = [Block(1280, 16, 5120, window_size=size, tokens=64) for size in (14, 0)]
+        triton_blocks.run_blocks(torch.empty(1, 64, 64, 1280), blocks, torch.bfloat16)

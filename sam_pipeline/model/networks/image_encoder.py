@@ -5,7 +5,8 @@ decomposed relative positions of MViTv2 (Li et al. 2021). Parameter names are th
 
 The arithmetic is the official one in another order: padding is added to windows after the projection to queries, keys
 and values; on a CPU, bands of rows go through a block one after another, and global attention in tiles of queries, so
-that everything between two layers stays in the cache; on a GPU, relative positions become part of queries and keys.
+that everything between two layers stays in the cache; on a GPU, relative positions become part of queries and keys, and
+in reduced precision `triton_blocks` runs the blocks.
 
 Legend: B images (or windows), H W rows and columns of tokens, L = H * W, C channels, N heads, D = C / N.
 """
@@ -13,6 +14,8 @@ Legend: B images (or windows), H W rows and columns of tokens, L = H * W, C chan
 from __future__ import annotations
 
 from collections.abc import Collection
+from importlib.util import find_spec
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -88,10 +91,28 @@ class ImageEncoderViT(nn.Module):
             Image embeddings, (B, out_chans, img_size / patch_size, img_size / patch_size) float.
         """
         x = self.patch_embed(x) + self.pos_embed  # (B, H, W, C)
-        for block in self.blocks:
-            x = block(x)
+        dtype = dtype_of_triton_blocks(x)
+        if dtype is None:
+            for block in self.blocks:
+                x = block(x)
+        else:
+            # Imported here: Triton comes with torch for CUDA alone.
+            from sam_pipeline.model.networks.triton_blocks import run_blocks
+
+            x = run_blocks(x, [cast(Block, block) for block in self.blocks], dtype)
         x = self.neck(x.permute(0, 3, 1, 2))  # (B, out_chans, H, W)
         return x
+
+
+def dtype_of_triton_blocks(x: Tensor) -> torch.dtype | None:
+    """The type that `triton_blocks` are to compute in; None where the plain blocks are to be used.
+
+    Those are for CPUs, for full precision, for training, and for GPUs before Ampere, which have no bfloat16.
+    """
+    if x.device.type != "cuda" or torch.is_grad_enabled() or not torch.is_autocast_enabled("cuda"):
+        return None
+    is_fit = torch.cuda.get_device_capability(x.device)[0] >= 8 and find_spec("triton") is not None
+    return torch.get_autocast_dtype("cuda") if is_fit else None
 
 
 class PatchEmbed(nn.Module):
