@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sam_pipeline.masks.decoder.image_side import ImageSideWeights, SharedTokens, score_root
+from sam_pipeline.masks.decoder.upscaling_kernels import mask_logits, upscale_once
 from sam_pipeline.model.networks.linear import linear
 from sam_pipeline.model.networks.two_way_transformer import Attention
 
-# Rows of the embedding upscaled at once: 16 rows become 64 x 256 pixels of 32 channels, 2 MB.
-_TILE_ROWS = 16
+# Image tokens upscaled at once: a quarter of each becomes 128 numbers, 0.5 MB in all. No power of two, by which the
+# rows of a matrix would push each other out of the cache.
+_TILE = 960
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class _SharedProjections:
     final_values: Tensor
     """Values of Z3, (H, K, D)."""
     fine: Tensor
-    """Z3 after the first transposed convolution, (K, 4 * C / 4)."""
+    """Z3 after the first transposed convolution, (4 * C / 4, K)."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class LowRankImageSide:
             ),
             final_keys=self._columns(linear(z3, self._final_key)),
             final_values=self._columns(linear(z3, self._final_value)).transpose(1, 2).contiguous(),
-            fine=z3 @ self._up1,
+            fine=self._up1.T @ z3.T,
         )
 
     def update_first(
@@ -221,28 +223,31 @@ class LowRankImageSide:
         self, state: _BothLayers, hyper_in: Tensor, keep_mask: Tensor, size: tuple[int, int], num_rows: int
     ) -> Tensor:
         """See `ImageSide`."""
-        with_mask = keep_mask.any(dim=1).nonzero().flatten().tolist()
-        masks = [self._upscale(state, n, hyper_in[n][keep_mask[n]], size[1], num_rows) for n in with_mask]
-        return torch.cat([hyper_in.new_empty((0, 4 * num_rows, 4 * size[1])), *masks])
+        low_res_masks = hyper_in.new_empty(int(keep_mask.sum()), 4 * num_rows, 4 * size[1])
+        last = 0
+        for n in keep_mask.any(dim=1).nonzero().flatten().tolist():
+            first, last = last, last + int(keep_mask[n].sum())
+            self._upscale(state, n, hyper_in[n][keep_mask[n]], size[1], low_res_masks[first:last])
+        return low_res_masks
 
-    def _upscale(self, state: _BothLayers, n: int, hyper_in: Tensor, w: int, num_rows: int) -> Tensor:
-        """Mask logits of one prompt, (masks, 4 * num_rows, 4 * w), from hyper_in (masks, C / 8)."""
-        norm, (r1, r2) = self._up_norm, (rstd[n] for rstd in state.rstds)
-        channels, finest_channels = len(norm.weight), hyper_in.shape[1]
+    def _upscale(self, state: _BothLayers, n: int, hyper_in: Tensor, w: int, low_res_masks: Tensor) -> None:
+        """Mask logits of one prompt, (masks, 4 * rows, 4 * w), from hyper_in (masks, C / 8)."""
+        norm, (rstd1, rstd2) = self._up_norm, (rstd[n] for rstd in state.rstds)
+        channels = len(norm.weight)
         vectors = (state.vectors[n] @ self._up1).T.contiguous()  # (4 * C / 4, 2 R)
-        logits = hyper_in.new_empty(len(hyper_in), num_rows, 2, 2, w, 2, 2)  # masks, then row, column coarse to fine
-        for first in range(0, num_rows, _TILE_ROWS):
-            rows = slice(first, min(first + _TILE_ROWS, num_rows))
-            tokens = slice(rows.start * w, rows.stop * w)
-            coefficients = state.coefficients[n, :, tokens] * r2[tokens]
-            fine = linear(coefficients.T, vectors, self._up1_bias)
-            fine.addcmul_(state.shared.fine[tokens], (r1[tokens] * r2[tokens])[:, None])
-            fine = fine.view(-1, channels)
-            fine = F.gelu(F.layer_norm(fine, (channels,), norm.weight, norm.bias, norm.eps))
-            finest = F.gelu(linear(fine, self._up2, self._up2_bias)).view(-1, finest_channels)
-            pixels = (hyper_in @ finest.T).view(len(hyper_in), -1, w, 2, 2, 2, 2)
-            logits[:, rows] = pixels.permute(0, 1, 3, 5, 2, 4, 6)
-        return logits.view(len(hyper_in), 4 * num_rows, 4 * w)
+        num_tokens = low_res_masks.shape[1] // 4 * w
+        for first in range(0, num_tokens, _TILE):
+            coefficients = state.coefficients[n, :, first : min(first + _TILE, num_tokens)].contiguous()
+            fine = _product(vectors, coefficients)
+            upscale_once(
+                fine.numpy(), first, state.shared.fine.numpy(), rstd1.numpy(), rstd2.numpy(), self._up1_bias.numpy(),
+                norm.weight.detach().numpy(), norm.bias.detach().numpy(), np.float32(norm.eps),
+            )  # fmt: skip
+            for quarter in range(4):
+                finest = _product(self._up2, fine[quarter * channels : (quarter + 1) * channels])
+                mask_logits(
+                    finest.numpy(), first, quarter, self._up2_bias.numpy(), hyper_in.numpy(), w, low_res_masks.numpy()
+                )
 
     def _attend(
         self,

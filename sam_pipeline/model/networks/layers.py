@@ -75,7 +75,7 @@ class MLP(nn.Module):
     def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int) -> None:
         super().__init__()
         dims = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
-        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in itertools.pairwise(dims))
+        self.layers = nn.ModuleList(Linear(before, after) for before, after in itertools.pairwise(dims))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (..., input_dim) float to (..., output_dim)."""

@@ -13,9 +13,11 @@ import itertools
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sam_pipeline.model.networks.layers import Neck
+from sam_pipeline.model.networks.linear import Linear, linear
 from sam_pipeline.model.networks.windows import window_partition, window_unpartition
 
 
@@ -104,6 +106,23 @@ class ConvBN(nn.Sequential):
         super().__init__()
         self.c = nn.Conv2d(in_chans, out_chans, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(out_chans)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``x`` (B, in_chans, H, W) float to (B, out_chans, H / stride, W / stride)."""
+        if self.training or torch.is_grad_enabled():
+            x = self.bn(self.c(x))
+            return x
+        # Norms of fixed mean and variance are linear: they become part of the kernel, and no pass over the result.
+        mean, variance = self.bn.running_mean, self.bn.running_var
+        assert mean is not None and variance is not None
+        scale = self.bn.weight * (variance + self.bn.eps).rsqrt()
+        kernel = self.c.weight * scale[:, None, None, None]
+        bias = self.bn.bias - mean * scale
+        if self.c.kernel_size == (1, 1) and x.device.type == "cpu":
+            # Pixels are columns: a product whose result is laid out as the image is.
+            images = [linear(kernel[:, :, 0, 0], image.flatten(1).T).add_(bias[:, None]) for image in x]
+            return (torch.stack(images) if len(images) > 1 else images[0][None]).view(len(x), -1, *x.shape[2:])
+        return F.conv2d(x, kernel, bias, self.c.stride, self.c.padding, groups=self.c.groups)
 
 
 class PatchEmbed(nn.Module):
@@ -241,10 +260,9 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.scale = (dim // num_heads) ** -0.5
         self.norm = nn.LayerNorm(dim)
-        self.qkv = nn.Linear(dim, dim * 3)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, dim * 3)
+        self.proj = Linear(dim, dim)
         self.attention_biases = nn.Parameter(torch.zeros(num_heads, window_size**2))
         # On the CPU by name: the registry builds networks on the meta device, and no checkpoint fills this buffer.
         self.register_buffer("attention_bias_idxs", distance_indexes(window_size, "cpu"), persistent=False)
@@ -255,9 +273,9 @@ class Attention(nn.Module):
         # Query, key and value of one head lie side by side, unlike in the ViT encoder.
         qkv = self.qkv(self.norm(x)).view(B, L, self.num_heads, -1)
         q, k, v = qkv.permute(0, 2, 1, 3).chunk(3, dim=-1)  # each (windows, N, S * S, C / N)
-        attn = (q @ k.transpose(-2, -1)) * self.scale + self.attention_biases[:, self.attention_bias_idxs]
-        x = (attn.softmax(dim=-1) @ v).transpose(1, 2).reshape(B, L, C)
-        x = self.proj(x)
+        biases = self.attention_biases[:, self.attention_bias_idxs].to(q.dtype)  # (N, S * S, S * S)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=biases.expand(B, -1, -1, -1))
+        x = self.proj(x.transpose(1, 2).reshape(B, L, C))
         return x
 
 
@@ -272,8 +290,8 @@ class Mlp(nn.Module):
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc1 = Linear(dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, dim)
         self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:

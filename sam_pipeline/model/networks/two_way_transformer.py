@@ -12,6 +12,7 @@ import math
 from torch import Tensor, nn
 
 from sam_pipeline.model.networks.layers import MLPBlock
+from sam_pipeline.model.networks.linear import Linear
 
 
 class TwoWayTransformer(nn.Module):
@@ -135,10 +136,10 @@ class Attention(nn.Module):
         self.internal_dim = embedding_dim // downsample_rate
         assert self.internal_dim % num_heads == 0, (self.internal_dim, num_heads)
         self.num_heads = num_heads
-        self.q_proj = nn.Linear(embedding_dim, self.internal_dim)
-        self.k_proj = nn.Linear(embedding_dim, self.internal_dim)
-        self.v_proj = nn.Linear(embedding_dim, self.internal_dim)
-        self.out_proj = nn.Linear(self.internal_dim, embedding_dim)
+        self.q_proj = Linear(embedding_dim, self.internal_dim)
+        self.k_proj = Linear(embedding_dim, self.internal_dim)
+        self.v_proj = Linear(embedding_dim, self.internal_dim)
+        self.out_proj = Linear(self.internal_dim, embedding_dim)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend from ``q`` (B, queries, C) to ``k`` and ``v`` (B, keys, C), all float; (B, queries, C)."""

@@ -49,7 +49,7 @@ def test_masks_and_scores_are_those_of_the_plain_networks(
 
 def test_tiles_do_not_show(tiny_sam, image_embedding, monkeypatch):
     whole = decode(SharedDecoder(tiny_sam), image_embedding, points(5), torch.isfinite)
-    monkeypatch.setattr(low_rank_image_side, "_TILE_ROWS", 3)
+    monkeypatch.setattr(low_rank_image_side, "_TILE", 24)
     monkeypatch.setattr(LowRankImageSide, "prompts_at_once", 2)
     tiled = decode(SharedDecoder(tiny_sam), image_embedding, points(5), torch.isfinite)
     torch.testing.assert_close(tiled.low_res_masks, whole.low_res_masks, atol=LOGIT_TOLERANCE, rtol=1e-4)
