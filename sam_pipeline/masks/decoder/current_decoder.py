@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sam_pipeline.masks.decoder.plain_decoder import PlainDecoder
 from sam_pipeline.masks.decoder.shared_decoder import PromptDecoder, SharedDecoder
+from sam_pipeline.model.networks.layers import computes_as_its_type
 from sam_pipeline.model.sam import AbsentEncoder, Sam, assemble_sam
 
 Structure = list[tuple[str, type[nn.Module] | None]]
@@ -57,13 +58,9 @@ def state_of(tensor: Tensor) -> tuple[object, ...]:
 
 def _structure(sam: Sam) -> Structure:
     return [
-        (name, type(module) if _is_as_its_type(module) else None)
+        (name, type(module) if computes_as_its_type(module) else None)
         for name, module in chain(sam.prompt_encoder.named_modules(), sam.mask_decoder.named_modules())
     ]
-
-
-def _is_as_its_type(module: nn.Module) -> bool:
-    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 @cache

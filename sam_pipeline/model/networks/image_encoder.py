@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_pipeline.model.networks.layers import MLPBlock, Neck
+from sam_pipeline.model.networks.layers import MLPBlock, Neck, computes_as_its_type
 from sam_pipeline.model.networks.linear import Linear, linear
 from sam_pipeline.model.networks.windows import window_partition, window_unpartition
 
@@ -91,7 +91,7 @@ class ImageEncoderViT(nn.Module):
             Image embeddings, (B, out_chans, img_size / patch_size, img_size / patch_size) float.
         """
         x = self.patch_embed(x) + self.pos_embed  # (B, H, W, C)
-        dtype = dtype_of_triton_blocks(x)
+        dtype = dtype_of_triton_blocks(x, self.blocks)
         if dtype is None:
             for block in self.blocks:
                 x = block(x)
@@ -104,15 +104,24 @@ class ImageEncoderViT(nn.Module):
         return x
 
 
-def dtype_of_triton_blocks(x: Tensor) -> torch.dtype | None:
+def dtype_of_triton_blocks(x: Tensor, blocks: nn.ModuleList) -> torch.dtype | None:
     """The type that `triton_blocks` are to compute in; None where the plain blocks are to be used.
 
-    Those are for CPUs, for full precision, for training, and for GPUs before Ampere, which have no bfloat16.
+    Those are for CPUs, for full precision, for training, for GPUs before Ampere, which have no bfloat16, and for blocks
+    in which a script has put adapters or hooks.
     """
     if x.device.type != "cuda" or torch.is_grad_enabled() or not torch.is_autocast_enabled("cuda"):
         return None
-    is_fit = torch.cuda.get_device_capability(x.device)[0] >= 8 and find_spec("triton") is not None
-    return torch.get_autocast_dtype("cuda") if is_fit else None
+    if torch.cuda.get_device_capability(x.device)[0] < 8 or find_spec("triton") is None or not are_own(blocks):
+        return None
+    return torch.get_autocast_dtype("cuda")
+
+
+def are_own(blocks: nn.ModuleList) -> bool:
+    """Whether blocks are made of the modules of this package and torch alone, without hooks."""
+    own = {Block, Attention, MLPBlock, Linear, nn.LayerNorm, nn.GELU}
+    modules = [module for block in blocks for module in block.modules()]
+    return all(type(module) in own and computes_as_its_type(module) for module in modules)
 
 
 class PatchEmbed(nn.Module):
@@ -218,7 +227,7 @@ class Attention(nn.Module):
 
     def _qkv_of_zero(self, x: Tensor) -> Tensor:
         """Query, key and value of a zero token, (3 C,): the bias, where no script has put an adapter or a hook."""
-        if type(self.qkv) is Linear and not self.qkv._forward_hooks:
+        if type(self.qkv) is Linear and computes_as_its_type(self.qkv):
             return self.qkv.bias
         qkv: Tensor = self.qkv(x.new_zeros(1, 1, 1, x.shape[-1]))
         return qkv[0, 0, 0]

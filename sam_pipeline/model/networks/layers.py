@@ -14,6 +14,11 @@ from torch import Tensor, nn
 from sam_pipeline.model.networks.linear import Linear
 
 
+def computes_as_its_type(module: nn.Module) -> bool:
+    """Whether a module computes what its type does: scripts put hooks and other functions in its place."""
+    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
 class LayerNorm2d(nn.Module):
     """Layer norm over the channels of a feature map, one mean and variance a position.
 

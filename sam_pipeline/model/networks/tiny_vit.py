@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_pipeline.model.networks.layers import Neck
+from sam_pipeline.model.networks.layers import Neck, computes_as_its_type
 from sam_pipeline.model.networks.linear import Linear, linear
 from sam_pipeline.model.networks.windows import window_partition, window_unpartition
 
@@ -109,12 +109,13 @@ class ConvBN(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (B, in_chans, H, W) float to (B, out_chans, H / stride, W / stride)."""
-        if self.training or torch.is_grad_enabled():
+        if self.training or torch.is_grad_enabled() or not all(map(computes_as_its_type, self.children())):
             x = self.bn(self.c(x))
             return x
         # Norms of fixed mean and variance are linear: they become part of the kernel, and no pass over the result.
         mean, variance = self.bn.running_mean, self.bn.running_var
-        assert mean is not None and variance is not None
+        assert mean is not None
+        assert variance is not None
         scale = self.bn.weight * (variance + self.bn.eps).rsqrt()
         kernel = self.c.weight * scale[:, None, None, None]
         bias = self.bn.bias - mean * scale

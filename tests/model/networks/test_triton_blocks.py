@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="Triton is for Linux on x86-64")
 
 from benchmarks.measured.encoder_traffic import beside_products, trace_encoder
 from sam_pipeline.model.networks import triton_blocks
-from sam_pipeline.model.networks.image_encoder import Block, dtype_of_triton_blocks
+from sam_pipeline.model.networks.image_encoder import Block, are_own, dtype_of_triton_blocks
 from sam_pipeline.model.networks.triton_blocks import run_blocks
 from tests.launches import watch_launches
 
@@ -85,10 +85,20 @@ def test_kernels_are_launched_where_the_tokens_are(monkeypatch):
     assert launched == [torch.device("cpu")] * 4
 
 
-def test_a_cpu_full_precision_and_training_take_the_plain_blocks():
-    x = torch.zeros(1)
+def test_a_cpu_takes_the_plain_blocks():
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert dtype_of_triton_blocks(x) is None
+        assert dtype_of_triton_blocks(torch.zeros(1), torch.nn.ModuleList()) is None
+
+
+def test_adapters_and_hooks_take_the_plain_blocks():
+    blocks = torch.nn.ModuleList(make_blocks(8, 1, (2, 0), 3))
+    assert are_own(blocks)
+    hook = blocks[1].attn.register_forward_hook(lambda *_: None)
+    assert not are_own(blocks)
+    hook.remove()
+    assert are_own(blocks)
+    blocks[0].mlp.act = torch.nn.ReLU()
+    assert not are_own(blocks)
 
 
 def test_the_largest_encoder_moves_less_than_half_of_what_it_moved():
