@@ -145,7 +145,7 @@ def _count(code: str) -> tuple[int, int]:
 def _compiled_instead_of_launched(target: GPUTarget, compiled: list[CompiledKernel]) -> Iterator[None]:
     with ExitStack() as replaced:
         for module, names in (
-            (triton_kernels, ("average", "rebuild", "upscale")),
+            (triton_kernels, ("fold_first", "weigh_first", "fold_second", "weigh_second", "attend", "upscale")),
             (triton_masks, ("_measure", "_edges")),
             (triton_blocks, ("add_norm", "split_heads", "merge_heads")),
         ):
@@ -166,10 +166,12 @@ def _launch_all() -> None:
         up2=(torch.zeros(64, 128), torch.zeros(128)),
     )
     side = triton_image_side.TritonImageSide(weights, torch.bfloat16)
-    shared = SharedTokens(torch.zeros(4096, 256), (64, 64), torch.zeros(1), torch.zeros(1), torch.zeros(4096, 128))
-    rows = torch.zeros(2, 56, 256)
-    state, _ = side.first_layer(shared, rows[..., :128], rows, rows)
-    state, _ = side.second_layer(state, rows, rows[..., 0], rows, rows)
+    tokens = SharedTokens(
+        torch.zeros(4096, 256), (64, 64), torch.zeros(1), torch.zeros(1), torch.zeros(4096, 128)
+    )
+    projected = torch.zeros(2, 7, 128)
+    state, _ = side.update_first(side.share(tokens), projected, projected, projected)
+    state, _ = side.update_second(state, projected, projected, projected[:, :4])
     side.upscale(state, torch.zeros(2, 3, 32), torch.ones(2, 3, dtype=torch.bool), (64, 64), 44)
     axis = composed_axis(256, 1024, 700)
     triton_masks.measure_masks(torch.zeros(2, 256, 256), axis, axis, 0.0, 1.0)

@@ -1,8 +1,7 @@
-"""The image side on a CPU: the image tokens of a prompt are never computed.
+"""The image side on a CPU: the image tokens of a prompt are never computed, see `low_rank`.
 
-After each layer they are the image tokens that all prompts share, scaled token by token, plus a matrix of low rank:
-coefficients times few vectors. Scores, averages and variances are computed from these factors. docs/decoder.md, "Low
-rank", derives it; comments here use its symbols. Coefficients and scores are transposed here: image tokens are columns.
+Scores, averages and variances are computed from factors. docs/decoder.md, "Low rank", derives it; comments here use its
+symbols. Coefficients and scores are transposed here: image tokens are columns.
 
 Legend: N prompts, T tokens a prompt, Q of them that the output heads read, H heads, D channels a head, R = H * T, C
 channels, K image tokens, h w rows and columns of the image embedding, M masks a prompt.
@@ -17,9 +16,9 @@ import torch
 from torch import Tensor
 
 from sam_pipeline.masks.decoder.image_side import ImageSideWeights, SharedTokens, score_root
+from sam_pipeline.masks.decoder.low_rank import LowRankWeights, SharedSquares
 from sam_pipeline.masks.decoder.upscaling_kernels import mask_logits, upscale_once
 from sam_pipeline.model.networks.linear import linear
-from sam_pipeline.model.networks.two_way_transformer import Attention
 
 # Image tokens upscaled at once: a quarter of each becomes 128 numbers, 0.5 MB in all. No power of two, by which the
 # rows of a matrix would push each other out of the cache.
@@ -27,40 +26,35 @@ _TILE = 960
 
 
 @dataclass(frozen=True)
-class _SharedProjections:
-    """What all prompts of an image share: projections of its tokens, and the shared parts of the variances."""
+class _SharedColumns:
+    """What all prompts of an image share: `SharedProjections` by head and transposed, but for values."""
 
     image_queries: Tensor
     """First layer, image to tokens: queries, (H, D, K)."""
-    mean_square1: Tensor
-    """Of the channels of Z, (K,)."""
     cross1: Tensor
-    """Z times the output projection of V, (H, D, K)."""
+    """(H, D, K)."""
     keys: Tensor
-    """Second layer, tokens to image: keys of Z1, (H, D, K)."""
+    """(H, D, K)."""
     values: Tensor
-    """Values of Z1, (H, K, D)."""
+    """(H, K, D)."""
     queries: Tensor
-    """Second layer, image to tokens: queries of Z1, (H, D, K)."""
-    mean_square2: Tensor
-    """Of the channels of Z2, (K,)."""
-    cross_bias: Tensor
-    """Mean over the channels of Z2 times the bias before the second norm, (K,)."""
+    """(H, D, K)."""
     cross2: tuple[Tensor, Tensor]
-    """Z2 times the output projections of both halves of V2, (H, D, K) each."""
+    """(H, D, K) each."""
     final_keys: Tensor
-    """Final attention: keys of Z3, (H, D, K)."""
+    """(H, D, K)."""
     final_values: Tensor
-    """Values of Z3, (H, K, D)."""
+    """(H, K, D)."""
     fine: Tensor
-    """Z3 after the first transposed convolution, (4 * C / 4, K)."""
+    """(4 * C / 4, K)."""
+    squares: SharedSquares
 
 
 @dataclass(frozen=True)
 class _FirstLayer:
     """Image tokens of N prompts after the first layer, as factors."""
 
-    shared: _SharedProjections
+    shared: _SharedColumns
     coefficients: Tensor
     """r1 A1, then room for A2, (N, 2 * R, K)."""
     rstd1: Tensor
@@ -73,7 +67,7 @@ class _FirstLayer:
 class _BothLayers:
     """Image tokens of N prompts after both layers, as factors."""
 
-    shared: _SharedProjections
+    shared: _SharedColumns
     coefficients: Tensor
     """r1 A1, then A2, (N, 2 * R, K)."""
     rstds: tuple[Tensor, Tensor]
@@ -95,66 +89,41 @@ class LowRankImageSide:
     """R = 192: the products of R x R cost less than those of C x C only while R is below C = 256."""
 
     def __init__(self, weights: ImageSideWeights) -> None:
-        self._num_heads = H = weights.num_heads
-        attentions = weights.attentions
-        first, second = weights.norms
-        self._eps = first.eps, second.eps
-        (g1, b1), (g2, b2) = ((norm.weight.detach(), norm.bias.detach()) for norm in (first, second))
-        out1, out2 = (_detached(attn.out_proj) for attn in (attentions.first_to_tokens, attentions.second_to_tokens))
-        self._first_bias, self._first_weight, self._second_weight = out1[1], g1, g2
+        self._num_heads = weights.num_heads
+        self._low_rank = low_rank = LowRankWeights(weights)
+        self._roots = [score_root(attn) for attn in weights.attentions]
+        self._output1, self._output1_normed = self._by_head(low_rank.output1), self._by_head(low_rank.output1_normed)
+        self._outputs2 = [self._by_head(output) for output in low_rank.outputs2]
+        self._query, self._key, self._final_key = (
+            self._by_head(matrix) for matrix in (low_rank.query, low_rank.key, low_rank.final_key)
+        )
+        self._key_pe, self._query_pe, self._final_key_pe = (
+            self._columns(pe) for pe in (low_rank.key_pe, low_rank.query_pe, low_rank.final_key_pe)
+        )
+        self._value_bias, self._final_value_bias = (
+            bias.view(self._num_heads, 1, -1) for bias in (low_rank.value_bias, low_rank.final_value_bias)
+        )
+        up2, self._up2_bias = weights.up2
+        self._up2, self._up_norm = up2.T.contiguous(), weights.up_norm
 
-        # Output projections that turn values of the tokens into V, V1, and both halves of V2, (H, D, C) each.
-        centred_output = _centred(out1[0].T)
-        self._output1 = _by_head(centred_output, H)
-        self._output1_normed = _by_head(centred_output * g1, H)
-        self._outputs = _by_head(_centred(centred_output * g1), H), _by_head(_centred(out2[0].T), H)
-        self._bias = _centred(b1 + out2[1])  # which is added to every image token before the second norm
-
-        # Projections of image tokens, and of what is the same for all prompts: the positional encoding, and the bias of
-        # the norm. Its part in a key drops out of the softmax over keys; its part in a value is kept whole, since
-        # attention weights sum to one.
-        pe = weights.key_pe
-        to_image, to_tokens, final = attentions.second_to_image, attentions.second_to_tokens, attentions.final_to_image
-        self._roots = [score_root(attn) for attn in attentions]
-        self._key, _ = _detached(to_image.k_proj)
-        self._key_pe = self._columns(pe @ self._key.T)
-        self._value, self._value_bias = _detached(to_image.v_proj)[0], self._value_of(b1, to_image)
-        self._query, query_bias = _detached(to_tokens.q_proj)
-        self._query_pe = self._columns((pe + b1) @ self._query.T + query_bias)
-        self._final_key, _ = _detached(final.k_proj)
-        self._final_key_pe = self._columns(pe @ self._final_key.T)
-        self._final_value, self._final_value_bias = _detached(final.v_proj)[0], self._value_of(b2, final)
-        (up1, up1_bias), (up2, self._up2_bias) = weights.up1, weights.up2
-        self._up1, self._up1_bias, self._up2 = up1, b2 @ up1 + up1_bias, up2.T.contiguous()
-        self._up_norm = weights.up_norm
-
-    def share(self, tokens: SharedTokens) -> _SharedProjections:
+    def share(self, tokens: SharedTokens) -> _SharedColumns:
         """See `ImageSide`."""
-        z = _centred(tokens.image_tokens + self._first_bias)
-        z1 = z * self._first_weight
-        z2 = _centred(z1)
-        z3 = z2 * self._second_weight
-        output1, output2 = self._outputs
-        return _SharedProjections(
+        rows, squares = self._low_rank.share(tokens, torch.float32)
+        return _SharedColumns(
             image_queries=self._columns(tokens.image_queries),
-            mean_square1=z.square().mean(dim=1),
-            cross1=self._columns(linear(z, self._output1.flatten(0, 1))),
-            keys=self._columns(linear(z1, self._key)),
-            values=self._columns(linear(z1, self._value)).transpose(1, 2).contiguous(),
-            queries=self._columns(linear(z1, self._query)),
-            mean_square2=z2.square().mean(dim=1),
-            cross_bias=(z2 @ self._bias) / len(self._bias),
-            cross2=(
-                self._columns(linear(z2, output1.flatten(0, 1))),
-                self._columns(linear(z2, output2.flatten(0, 1))),
-            ),
-            final_keys=self._columns(linear(z3, self._final_key)),
-            final_values=self._columns(linear(z3, self._final_value)).transpose(1, 2).contiguous(),
-            fine=self._up1.T @ z3.T,
+            cross1=self._columns(rows.cross1),
+            keys=self._columns(rows.keys),
+            values=self._columns(rows.values).transpose(1, 2).contiguous(),
+            queries=self._columns(rows.queries),
+            cross2=(self._columns(rows.cross21), self._columns(rows.cross22)),
+            final_keys=self._columns(rows.final_keys),
+            final_values=self._columns(rows.final_values).transpose(1, 2).contiguous(),
+            fine=rows.fine.T.contiguous(),
+            squares=squares,
         )
 
     def update_first(
-        self, shared: _SharedProjections, keys: Tensor, values: Tensor, queries: Tensor
+        self, shared: _SharedColumns, keys: Tensor, values: Tensor, queries: Tensor
     ) -> tuple[_FirstLayer, Tensor]:
         """See `ImageSide`."""
         N, T, H, K = *keys.shape[:2], self._num_heads, shared.image_queries.shape[2]
@@ -162,17 +131,17 @@ class LowRankImageSide:
         scores1, cross = self._scores(keys, shared.image_queries), self._scores(values, shared.cross1)
         shared_scores, pe_scores = self._scores(queries, shared.keys), self._scores(queries, self._key_pe)
         centred, vectors = self._fold(values, self._output1), self._fold(values, self._output1_normed)
-        gram = centred @ centred.mT  # (N, R, R)
-        query_vectors = self._fold(queries, _by_head(self._key, H)) @ vectors.mT  # (N, R, R)
-        own_values = (vectors @ self._value.T).view(N, H * T, H, -1).transpose(1, 2)  # (N, H, R, D)
+        gram = centred @ centred.mT / centred.shape[2]  # (N, R, R)
+        query_vectors = self._fold(queries, self._key) @ vectors.mT  # (N, R, R)
+        own_values = (vectors @ self._low_rank.value.T).view(N, H * T, H, -1).transpose(1, 2)  # (N, H, R, D)
         coefficients, rstd1 = keys.new_empty(N, 2 * H * T, K), keys.new_empty(N, K)
         attended = torch.empty_like(queries)
         for n in range(N):
             attention = scores1[:, n].softmax(dim=1).flatten(0, 1)  # A1, (R, K)
             squares = _product(gram[n], attention)
-            squares.view(H, T, K).add_(cross[:, n], alpha=2)
-            variance = shared.mean_square1 + squares.mul_(attention).sum(dim=0) / centred.shape[2]
-            r1 = rstd1[n] = _rstd(variance, self._eps[0])
+            squares.view(H, T, K).add_(cross[:, n])
+            variance = shared.squares.first + squares.mul_(attention).sum(dim=0)
+            r1 = rstd1[n] = _rstd(variance, self._low_rank.eps[0])
             w1 = torch.mul(attention, r1, out=coefficients[n, : H * T])
             scores = _product(query_vectors[n], w1)
             scores.view(H, T, K).addcmul_(shared_scores[:, n], r1).add_(pe_scores[:, n])
@@ -192,15 +161,16 @@ class LowRankImageSide:
         crosses = [self._scores(own, cross) for own, cross in zip(both_values, shared.cross2, strict=True)]
         shared_scores = self._scores(queries, shared.final_keys)
         pe_scores = self._scores(queries, self._final_key_pe)
-        first, second = (self._fold(own, output) for own, output in zip(both_values, self._outputs, strict=True))
-        vectors = torch.cat([first, second + self._bias / H], dim=1)  # V2, (N, 2 R, C)
+        first, second = (self._fold(own, output) for own, output in zip(both_values, self._outputs2, strict=True))
+        vectors = torch.cat([first, second + self._low_rank.bias / H], dim=1)  # V2, (N, 2 R, C)
+        C = vectors.shape[2]
         # The Gram matrix of V2 is symmetric: the block below its diagonal is counted by the one above it, twice.
-        gram1 = torch.cat([first @ first.mT, 2 * first @ vectors[:, R:].mT], dim=2)  # (N, R, 2 R)
-        gram2 = vectors[:, R:] @ vectors[:, R:].mT  # (N, R, R)
-        key_vectors = self._fold(keys, _by_head(self._query, H)) @ self._fold(state.values, self._output1_normed).mT
-        vectors = vectors * self._second_weight  # V3
-        query_vectors = self._fold(queries, _by_head(self._final_key, H)) @ vectors.mT  # (N, H * Q, 2 R)
-        own_values = (vectors @ self._final_value.T).view(N, 2 * R, H, -1).transpose(1, 2)  # (N, H, 2 R, D)
+        gram1 = torch.cat([first @ first.mT, 2 * first @ vectors[:, R:].mT], dim=2) / C  # (N, R, 2 R)
+        gram2 = vectors[:, R:] @ vectors[:, R:].mT / C  # (N, R, R)
+        key_vectors = self._fold(keys, self._query) @ self._fold(state.values, self._output1_normed).mT
+        vectors = vectors * self._low_rank.second_weight  # V3
+        query_vectors = self._fold(queries, self._final_key) @ vectors.mT  # (N, H * Q, 2 R)
+        own_values = (vectors @ self._low_rank.final_value.T).view(N, 2 * R, H, -1).transpose(1, 2)  # (N, H, 2 R, D)
         rstd2, attended = torch.empty_like(state.rstd1), torch.empty_like(queries)
         for n in range(N):
             w, r1 = coefficients[n], state.rstd1[n]
@@ -210,10 +180,10 @@ class LowRankImageSide:
             own_square = torch.zeros_like(r1)
             products = _product(gram1[n], w), _product(gram2[n], w[R:])
             for product, own, cross in zip(products, w.view(2, R, K), crosses, strict=True):
-                product.view(H, T, K).addcmul_(cross[:, n], r1, value=2)
+                product.view(H, T, K).addcmul_(cross[:, n], r1)
                 own_square += product.mul_(own).sum(dim=0)
-            variance = own_square / vectors.shape[2] + r1 * (r1 * shared.mean_square2 + 2 * shared.cross_bias)
-            r2 = rstd2[n] = _rstd(variance, self._eps[1])
+            variance = own_square + r1 * (r1 * shared.squares.second + shared.squares.cross_bias)
+            r2 = rstd2[n] = _rstd(variance, self._low_rank.eps[1])
             scores = _product(query_vectors[n], w)
             scores.view(H, Q, K).addcmul_(shared_scores[:, n], r1).mul_(r2).add_(pe_scores[:, n])
             attended[n] = self._attend(scores, w, r1, shared.final_values, own_values[n], self._final_value_bias, r2)
@@ -234,13 +204,13 @@ class LowRankImageSide:
         """Mask logits of one prompt, (masks, 4 * rows, 4 * w), from hyper_in (masks, C / 8)."""
         norm, (rstd1, rstd2) = self._up_norm, (rstd[n] for rstd in state.rstds)
         channels = len(norm.weight)
-        vectors = (state.vectors[n] @ self._up1).T.contiguous()  # (4 * C / 4, 2 R)
+        vectors = (state.vectors[n] @ self._low_rank.up1).T.contiguous()  # (4 * C / 4, 2 R)
         num_tokens = low_res_masks.shape[1] // 4 * w
         for first in range(0, num_tokens, _TILE):
             coefficients = state.coefficients[n, :, first : min(first + _TILE, num_tokens)].contiguous()
             fine = _product(vectors, coefficients)
             upscale_once(
-                fine.numpy(), first, state.shared.fine.numpy(), rstd1.numpy(), rstd2.numpy(), self._up1_bias.numpy(),
+                fine.numpy(), first, state.shared.fine.numpy(), rstd1.numpy(), rstd2.numpy(), self._low_rank.up1_bias.numpy(),
                 norm.weight.detach().numpy(), norm.bias.detach().numpy(), np.float32(norm.eps),
             )  # fmt: skip
             for quarter in range(4):
@@ -296,14 +266,9 @@ class LowRankImageSide:
         """(K, H * D) → (H, D, K)."""
         return x.view(len(x), self._num_heads, -1).permute(1, 2, 0).contiguous()
 
-    def _value_of(self, x: Tensor, attn: Attention) -> Tensor:
-        """Value projection of a vector (C,), with its bias: (H, 1, D)."""
-        weight, bias = _detached(attn.v_proj)
-        return (weight @ x + bias).view(self._num_heads, 1, -1)
-
-
-def _detached(projection: torch.nn.Linear) -> tuple[Tensor, Tensor]:
-    return projection.weight.detach(), projection.bias.detach()
+    def _by_head(self, matrix: Tensor) -> Tensor:
+        """(H * D, C) → (H, D, C)."""
+        return matrix.view(self._num_heads, -1, matrix.shape[1])
 
 
 def _rstd(variance: Tensor, eps: float) -> Tensor:
@@ -315,12 +280,3 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     """A @ b by the faster of the products, see `linear`."""
     return linear(a, b.T)
 
-
-def _centred(x: Tensor) -> Tensor:
-    """Without the mean of the channels, (..., C)."""
-    return x - x.mean(dim=-1, keepdim=True)
-
-
-def _by_head(matrix: Tensor, num_heads: int) -> Tensor:
-    """(H * D, C) → (H, D, C)."""
-    return matrix.view(num_heads, -1, matrix.shape[1])

@@ -18,7 +18,7 @@ from tests.launches import watch_launches
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU tests/gpu runs the kernels, compiled")
 
 SIZE = (5, 8)
-ROWS = 7 * 8  # tokens and heads
+NUM_ROWS = 3
 
 
 @pytest.fixture
@@ -31,36 +31,37 @@ def normal(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def both_layers(side, num_prompts, kept, num_rows):
-    shared = SharedTokens(normal(40, 256), SIZE, normal(1), normal(1), normal(40, 128))
-    state, first = side.first_layer(
-        shared, normal(num_prompts, ROWS, 128) / 8, normal(num_prompts, ROWS, 256), normal(num_prompts, ROWS, 256) / 8
-    )
-    state, second = side.second_layer(
-        state,
-        normal(num_prompts + 1, ROWS, 256)[1:] / 8,
-        normal(num_prompts, ROWS),
-        normal(num_prompts + 2, ROWS, 256)[2:] / 4,
-        normal(num_prompts + 3, ROWS, 256)[3:] / 8,
-    )
-    return first, second, side.upscale(state, normal(num_prompts, 3, 32), kept, SIZE, num_rows)
+def both_layers(side, kept, num_tokens=7, num_queries=4):
+    """What the image side computes for as many prompts as there are rows of `kept`."""
+    N = len(kept)
+    keys, values, queries = (normal(N, num_tokens, 128 * 4)[..., start::4] for start in range(3))
+    shared = side.share(SharedTokens(normal(40, 256), SIZE, normal(1), normal(1), normal(40, 128)))
+    state, first = side.update_first(shared, keys, values, queries)
+    keys, values, queries = (normal(N + 1, num_tokens, 128 * 4)[1:, :, start::4] for start in range(3))
+    state, second = side.update_second(state, keys, values, queries[:, :num_queries])
+    return first, second, side.upscale(state, normal(N, kept.shape[1], 32), kept, SIZE, NUM_ROWS)
+
+
+def small_launches(side, tile):
+    side.weighing = side.attending = side.upscaling = Launch(tile, num_warps=4, num_stages=1)
+    return side
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize(
-    ("tile", "processors", "kept"),
+    ("tile", "processors", "num_tokens", "num_queries", "kept"),
     [
-        (16, 1, [[True, False, True], [False, False, False], [False, True, False]]),  # prompts cut in three parts
-        (64, 1, [[False, False, True]]),  # everything in one tile
+        (16, 1, 7, 4, [[True, False, True], [False, False, False], [False, True, False]]),  # prompts cut in two parts
+        (64, 1, 8, 2, [[True], [False]]),  # everything in one tile
+        (32, 9, 6, 4, [[True, True, True]]),  # one part a tile
     ],
 )
-def test_passes_are_those_of_batched_products(weights, tile, processors, kept):
-    side = TritonImageSide(weights, torch.float32)
-    side.averaging = side.rebuilding = side.upscaling = Launch(tile, num_warps=8, num_stages=1)
+def test_passes_are_those_of_batched_products(weights, tile, processors, num_tokens, num_queries, kept):
+    side = small_launches(TritonImageSide(weights, torch.float32), tile)
     side._processors = processors
     kept = torch.tensor(kept)
-    passes = both_layers(side, len(kept), kept, num_rows=3)
-    expected = both_layers(BatchedImageSide(weights), len(kept), kept, num_rows=3)
+    passes = both_layers(side, kept, num_tokens, num_queries)
+    expected = both_layers(BatchedImageSide(weights), kept, num_tokens, num_queries)
     for ours, theirs in zip(passes, expected, strict=True):
         assert theirs.std() > 0.05, "degenerate numbers compare nothing"
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
@@ -84,23 +85,17 @@ def test_masks_are_those_of_the_plain_networks_up_to_the_rounding_of_operands(ti
 @torch.inference_mode()
 def test_nothing_kept_gives_no_masks(weights):
     kept = torch.zeros(1, 3, dtype=torch.bool)
-    _, _, masks = both_layers(TritonImageSide(weights, torch.float32), 1, kept, num_rows=5)
-    assert masks.shape == (0, 20, 32)
+    _, _, masks = both_layers(small_launches(TritonImageSide(weights, torch.float32), 64), kept)
+    assert masks.shape == (0, 12, 32)
 
 
 def test_more_tokens_than_shared_memory_holds_are_refused(weights):
-    shared = SharedTokens(normal(40, 256), SIZE, normal(1), normal(1), normal(40, 128))
-    rows = 9 * 8
     with pytest.raises(AssertionError, match="tokens a prompt"):
-        TritonImageSide(weights, torch.float32).first_layer(
-            shared, normal(1, rows, 128), normal(1, rows, 256), normal(1, rows, 256)
-        )
+        both_layers(TritonImageSide(weights, torch.float32), torch.ones(1, 3, dtype=torch.bool), num_tokens=9)
 
 
 @torch.inference_mode()
 def test_kernels_are_launched_on_the_device_of_the_tokens(weights, monkeypatch):
-    launched = watch_launches(monkeypatch, triton_kernels, "average", "rebuild", "upscale")
-    side = TritonImageSide(weights, torch.float32)
-    side.averaging = side.rebuilding = side.upscaling = Launch(64, num_warps=8, num_stages=1)
-    both_layers(side, 1, torch.tensor([[False, False, True]]), num_rows=3)
-    assert launched == [torch.device("cpu")] * 4
+    launched = watch_launches(monkeypatch, triton_kernels, "fold_first", "weigh_first", "fold_second", "weigh_second", "attend", "upscale")
+    both_layers(small_launches(TritonImageSide(weights, torch.float32), 64), torch.tensor([[False, False, True]]))
+    assert launched == [torch.device("cpu")] * 7
