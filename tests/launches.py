@@ -8,11 +8,13 @@ import torch
 def watch_launches(monkeypatch, module, *names):
     """Returns a list that receives, for each launch of these kernels, the device that was made current for it."""
     current, launched = [None], []
+    others = torch.cuda.device_of  # watches kernels of another module, perhaps
 
     @contextmanager
     def device_of(tensor):
         current.append(tensor.device)
-        yield
+        with others(tensor):
+            yield
         current.pop()
 
     class Watched:

@@ -23,7 +23,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import mangle_type
 
-from sam_pipeline.masks.decoder import triton_image_side, triton_kernels
+from sam_pipeline.masks.decoder.gpu import attention, folding, upscaling
+from sam_pipeline.masks.decoder.gpu.image_side import HOPPER, OTHERS, Launches, TritonImageSide
 from sam_pipeline.masks.decoder.image_side import ImageSideAttentions, ImageSideWeights, SharedTokens
 from sam_pipeline.masks.full_resolution import triton_masks
 from sam_pipeline.masks.full_resolution.composed_resize import composed_axis
@@ -66,7 +67,7 @@ def compile_kernels(capability: int = 90) -> list[CompiledKernel]:
     """
     compiled: list[CompiledKernel] = []
     with _compiled_instead_of_launched(GPUTarget("cuda", capability, 32), compiled), torch.inference_mode():
-        _launch_all()
+        _launch_all(HOPPER if capability >= 90 else OTHERS)
     return compiled
 
 
@@ -145,7 +146,9 @@ def _count(code: str) -> tuple[int, int]:
 def _compiled_instead_of_launched(target: GPUTarget, compiled: list[CompiledKernel]) -> Iterator[None]:
     with ExitStack() as replaced:
         for module, names in (
-            (triton_kernels, ("fold_first", "weigh_first", "fold_second", "weigh_second", "attend", "upscale")),
+            (folding, ("fold_first", "fold_second")),
+            (attention, ("weigh_first", "weigh_second", "attend")),
+            (upscaling, ("upscale",)),
             (triton_masks, ("_measure", "_edges")),
             (triton_blocks, ("add_norm", "split_heads", "merge_heads")),
         ):
@@ -155,7 +158,7 @@ def _compiled_instead_of_launched(target: GPUTarget, compiled: list[CompiledKern
         yield
 
 
-def _launch_all() -> None:
+def _launch_all(launches: Launches) -> None:
     weights = ImageSideWeights(
         num_heads=8,
         attentions=ImageSideAttentions(*(Attention(256, 8, downsample_rate=2) for _ in range(4))),
@@ -165,10 +168,8 @@ def _launch_all() -> None:
         up_norm=LayerNorm2d(64),
         up2=(torch.zeros(64, 128), torch.zeros(128)),
     )
-    side = triton_image_side.TritonImageSide(weights, torch.bfloat16)
-    tokens = SharedTokens(
-        torch.zeros(4096, 256), (64, 64), torch.zeros(1), torch.zeros(1), torch.zeros(4096, 128)
-    )
+    side = TritonImageSide(weights, torch.bfloat16, launches)
+    tokens = SharedTokens(torch.zeros(4096, 256), (64, 64), torch.zeros(1), torch.zeros(1), torch.zeros(4096, 128))
     projected = torch.zeros(2, 7, 128)
     state, _ = side.update_first(side.share(tokens), projected, projected, projected)
     state, _ = side.update_second(state, projected, projected, projected[:, :4])

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sam_pipeline.masks.decoder.gpu.image_side import HOPPER, Launches, TritonImageSide
 from sam_pipeline.masks.decoder.image_side import ImageSideWeights, SharedTokens
-from sam_pipeline.masks.decoder.triton_image_side import TritonImageSide
 from sam_pipeline.masks.full_resolution.upscaling import Upscaling
 from tests.gpu.bench import Bench
 from tests.gpu.networks import random_sam
@@ -21,36 +21,35 @@ NUM_ROWS = 44
 """Of 64: those of such an image."""
 
 
-def image_side(bench: Bench) -> TritonImageSide:
+def image_side(bench: Bench, launches: Launches = HOPPER) -> TritonImageSide:
     weights = ImageSideWeights.of(random_sam(bench.device))
     num_tokens = math.prod(bench.scale.embedding_hw)
-    return TritonImageSide(replace(weights, key_pe=weights.key_pe[:num_tokens]), _dtype(bench))
+    return TritonImageSide(replace(weights, key_pe=weights.key_pe[:num_tokens]), _dtype(bench), launches)
 
 
 def calls_of_passes(bench: Bench, side: TritonImageSide) -> dict[str, Callable[[], object]]:
     """Name → call, of an image with random prompts of seven tokens, 40 % of which have a mask worth upscaling."""
     size = bench.scale.embedding_hw
     num_rows = min(NUM_ROWS, size[0])
-    keys, image_queries = (
-        torch.randn(math.prod(size), channels, device=bench.device).to(_dtype(bench)) for channels in (256, 128)
+    image_tokens, image_queries = (
+        torch.randn(math.prod(size), channels, device=bench.device) for channels in (256, 128)
     )
-    unread = keys.new_empty(0)
-    shared = SharedTokens(keys, size, unread, unread, image_queries)
+    unread = image_tokens.new_empty(0)
+    shared = side.share(SharedTokens(image_tokens, size, unread, unread, image_queries))
 
     def random(*shape: int) -> Tensor:
         return torch.randn(bench.scale.prompts_of_kernels, *shape, device=bench.device) / 8
 
-    block_keys, bias, hyper_in = random(56, 128), random(56), random(3, 32)
-    values, folded_queries, folded_keys = random(56, 256), random(56, 256), random(56, 256)
-    read = random(32, 256)  # in the end the tokens of three masks and of the predicted IoU are
+    keys, values, queries, hyper_in = random(7, 128), random(7, 128), random(7, 128), random(3, 32)
+    read = queries[:, :4].contiguous()  # in the end the tokens of three masks and of the predicted IoU are
     kept = two_in_five(hyper_in[..., 0])
-    first, _ = side.first_layer(shared, block_keys, values, folded_queries)
-    second, _ = side.second_layer(first, folded_keys, bias, values, read)
+    first, _ = side.update_first(shared, keys, values, queries)
+    second, _ = side.update_second(first, keys, values, read)
     masks = F.interpolate(random(1, 12, 12) * 64, (4 * NUM_ROWS, 256), mode="bicubic")[:, 0].contiguous()
     upscaling = Upscaling(random_sam(bench.device), INPUT_SIZE_HW, SIZE_HW)
     return {
-        "first pass": lambda: side.first_layer(shared, block_keys, values, folded_queries),
-        "second pass": lambda: side.second_layer(first, folded_keys, bias, values, read),
+        "first layer": lambda: side.update_first(shared, keys, values, queries),
+        "second layer": lambda: side.update_second(first, keys, values, read),
         "upscaling": lambda: side.upscale(second, hyper_in, kept, size, num_rows),
         "measuring": lambda: upscaling.measure(masks, offset=1.0),
         "edges": lambda: list(upscaling.runs(list(masks))),

@@ -10,11 +10,12 @@ import torch
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig
 from sam_pipeline.masks import generator, prompted
-from sam_pipeline.masks.decoder import triton_kernels
 from sam_pipeline.masks.decoder.batched_image_side import BatchedImageSide
+from sam_pipeline.masks.decoder.gpu import attention, folding
+from sam_pipeline.masks.decoder.gpu import upscaling as mask_upscaling
+from sam_pipeline.masks.decoder.gpu.image_side import TritonImageSide
 from sam_pipeline.masks.decoder.image_side import ImageSideWeights
 from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
-from sam_pipeline.masks.decoder.triton_image_side import TritonImageSide
 from sam_pipeline.masks.full_resolution import triton_masks, upscaling
 from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.masks.geometry.crops import generate_crop_boxes
@@ -56,10 +57,15 @@ def main(mode, multimask_output):
     torch.set_num_threads(1)
     torch.Tensor.new_empty = torch.Tensor.new_zeros  # what no kernel fills must be numbers all the same
     forms = set()
-    for name in ("average", "rebuild", "upscale"):
-        setattr(triton_kernels, name, Recorder(getattr(triton_kernels, name), forms))
-    for name in ("_measure", "_edges"):
-        setattr(triton_masks, name, Recorder(getattr(triton_masks, name), forms))
+    kernels = {
+        folding: ("fold_first", "fold_second"),
+        attention: ("weigh_first", "weigh_second", "attend"),
+        mask_upscaling: ("upscale",),
+        triton_masks: ("_measure", "_edges"),
+    }
+    for module, names in kernels.items():
+        for name in names:
+            setattr(module, name, Recorder(getattr(module, name), forms))
     for module in (upscaling, generator, prompted):
         module.finds_runs = lambda device: True
     upscaling.measure_masks = lambda logits, *rest: triton_masks.measure_masks(torch.from_numpy(logits), *rest)

@@ -119,12 +119,12 @@ class LowRankWeights:
         Returns:
             Projections, views of one tensor; and squares, float32.
         """
-        z = centred(tokens.image_tokens.float() + self._first_bias)
+        z = centred(tokens.image_tokens + self._first_bias)
         z2 = centred(z * self._first_weight)
         cross_bias = z2 @ self.bias * (2 / len(self.bias))
         squares = SharedSquares(z.square().mean(dim=1), z2.square().mean(dim=1), cross_bias)
         projected = linear(z, self._projection).to(dtype)
-        return SharedProjections(*projected.split(self._widths, dim=1)), squares
+        return SharedProjections(*torch.split(projected, self._widths, dim=1)), squares
 
 
 def centred(x: Tensor) -> Tensor:

@@ -205,12 +205,12 @@ class LowRankImageSide:
         norm, (rstd1, rstd2) = self._up_norm, (rstd[n] for rstd in state.rstds)
         channels = len(norm.weight)
         vectors = (state.vectors[n] @ self._low_rank.up1).T.contiguous()  # (4 * C / 4, 2 R)
-        num_tokens = low_res_masks.shape[1] // 4 * w
+        num_tokens, up1_bias = low_res_masks.shape[1] // 4 * w, self._low_rank.up1_bias.numpy()
         for first in range(0, num_tokens, _TILE):
             coefficients = state.coefficients[n, :, first : min(first + _TILE, num_tokens)].contiguous()
             fine = _product(vectors, coefficients)
             upscale_once(
-                fine.numpy(), first, state.shared.fine.numpy(), rstd1.numpy(), rstd2.numpy(), self._low_rank.up1_bias.numpy(),
+                fine.numpy(), first, state.shared.fine.numpy(), rstd1.numpy(), rstd2.numpy(), up1_bias,
                 norm.weight.detach().numpy(), norm.bias.detach().numpy(), np.float32(norm.eps),
             )  # fmt: skip
             for quarter in range(4):
@@ -279,4 +279,3 @@ def _rstd(variance: Tensor, eps: float) -> Tensor:
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """A @ b by the faster of the products, see `linear`."""
     return linear(a, b.T)
-

@@ -123,11 +123,11 @@ class SharedDecoder:
         to_image, to_tokens = self._first.cross_attn_token_to_image, self._first.cross_attn_image_to_token
         with_pe = image_tokens + self._key_pe
         tokens = SharedTokens(
-            image_tokens=image_tokens.to(self._dtype),
+            image_tokens=image_tokens,
             size=(image_embedding.shape[2], image_embedding.shape[3]),
             keys=_by_head(to_image.k_proj(with_pe), to_image).to(self._dtype).contiguous(),
             values=_by_head(to_image.v_proj(image_tokens), to_image).to(self._dtype).contiguous(),
-            image_queries=to_tokens.q_proj(with_pe).to(self._dtype),
+            image_queries=to_tokens.q_proj(with_pe),
         )
         return SharedImage(tokens, [side.share(tokens) for side in self._image_sides])
 
@@ -233,7 +233,7 @@ def _image_sides(weights: ImageSideWeights, dtype: torch.dtype) -> list[ImageSid
     # Triton's kernels need Hopper's shared memory. Exact float32 takes no tensor cores: cuBLAS is best at it.
     if dtype == torch.bfloat16 and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9:
         # Imported here: Triton comes with torch for CUDA alone.
-        from sam_pipeline.masks.decoder.triton_image_side import TritonImageSide
+        from sam_pipeline.masks.decoder.gpu.image_side import TritonImageSide
 
         return [TritonImageSide(weights, dtype), batched]
     return [batched]

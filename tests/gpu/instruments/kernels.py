@@ -9,7 +9,7 @@ from unittest import mock
 
 from triton.runtime.jit import KernelInterface
 
-DECODING = ("average", "rebuild", "upscale")
+DECODING = ("fold_first", "weigh_first", "fold_second", "weigh_second", "attend", "upscale")
 """Kernels of the mask decoder in bfloat16."""
 MEASURING = ("_measure",)
 """Those that find boxes and stability scores."""

@@ -18,7 +18,7 @@ from tests.gpu.instruments.results import Figures
 from tests.gpu.passes import calls_of_passes, image_side
 from tests.gpu.running import Cases
 
-KERNELS = "regex:^(average|rebuild|upscale|_measure)$"
+KERNELS = "regex:^(fold_first|weigh_first|fold_second|weigh_second|attend|upscale|_measure)$"
 
 
 def cases(bench: Bench) -> Cases:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
-from sam_pipeline.masks.decoder.triton_image_side import Launch
+from sam_pipeline.masks.decoder.gpu.image_side import HOPPER, Launch
 from tests.gpu.bench import Bench
 from tests.gpu.instruments.clock import milliseconds
 from tests.gpu.instruments.kernels import counted_launches
@@ -15,7 +16,7 @@ from tests.gpu.running import Cases
 
 
 class Variant(NamedTuple):
-    """A kernel's name, and how it is launched."""
+    """A call, and launches of which one is another than the product's."""
 
     call: str
     option: str
@@ -23,11 +24,12 @@ class Variant(NamedTuple):
 
 
 VARIANTS = (
-    Variant("upscaling", "upscaling", Launch(64, num_warps=4, num_stages=1)),
-    Variant("upscaling", "upscaling", Launch(64, num_warps=8, num_stages=1)),
-    Variant("first pass", "averaging", Launch(32, num_warps=8, num_stages=1)),
-    Variant("second pass", "averaging", Launch(32, num_warps=8, num_stages=1)),
-    Variant("upscaling", "rebuilding", Launch(32, num_warps=4, num_stages=1)),
+    Variant("upscaling", "upscaling", Launch(64, num_warps=8)),
+    Variant("upscaling", "upscaling", Launch(128, num_warps=8)),
+    Variant("first layer", "weighing", Launch(128, num_warps=8)),
+    Variant("second layer", "weighing", Launch(128, num_warps=8)),
+    Variant("first layer", "attending", Launch(64, num_warps=4)),
+    Variant("second layer", "attending", Launch(64, num_warps=4)),
 )
 """Those that compiled code speaks for. Each takes seconds to compile."""
 
@@ -37,15 +39,13 @@ def cases(bench: Bench) -> Cases:
         yield f"{call}, as it is", _timed(bench, call, None)
     for variant in VARIANTS if bench.device == "cuda" else VARIANTS[:1]:
         launch = variant.launch
-        label = f"tile {launch.tile}, {launch.num_warps} warps, {launch.num_stages} stages"
+        label = f"tile {launch.tile}, {launch.num_warps} warps"
         yield f"{variant.call}, {variant.option}: {label}", _timed(bench, variant.call, variant)
 
 
 def _timed(bench: Bench, call: str, variant: Variant | None) -> Callable[[], Figures]:
     def case() -> Figures:
-        side = image_side(bench)
-        if variant is not None:
-            setattr(side, variant.option, variant.launch)
+        side = image_side(bench, HOPPER if variant is None else replace(HOPPER, **{variant.option: variant.launch}))
         try:
             function = calls_of_passes(bench, side)[call]
             with counted_launches() as launches:

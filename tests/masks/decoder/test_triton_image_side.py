@@ -7,12 +7,12 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is for Linux on x86-64")
 
-from sam_pipeline.masks.decoder import triton_kernels
 from sam_pipeline.masks.decoder.batched_image_side import BatchedImageSide
+from sam_pipeline.masks.decoder.gpu import attention, folding, upscaling
+from sam_pipeline.masks.decoder.gpu.image_side import Launch, Launches, TritonImageSide
 from sam_pipeline.masks.decoder.image_side import ImageSideWeights, SharedTokens
 from sam_pipeline.masks.decoder.plain_decoder import PlainDecoder
 from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
-from sam_pipeline.masks.decoder.triton_image_side import Launch, TritonImageSide
 from tests.launches import watch_launches
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU tests/gpu runs the kernels, compiled")
@@ -42,9 +42,9 @@ def both_layers(side, kept, num_tokens=7, num_queries=4):
     return first, second, side.upscale(state, normal(N, kept.shape[1], 32), kept, SIZE, NUM_ROWS)
 
 
-def small_launches(side, tile):
-    side.weighing = side.attending = side.upscaling = Launch(tile, num_warps=4, num_stages=1)
-    return side
+def image_side(weights, tile, dtype=torch.float32):
+    launch = Launch(tile, num_warps=4)
+    return TritonImageSide(weights, dtype, Launches(launch, launch, launch))
 
 
 @torch.inference_mode()
@@ -57,7 +57,7 @@ def small_launches(side, tile):
     ],
 )
 def test_passes_are_those_of_batched_products(weights, tile, processors, num_tokens, num_queries, kept):
-    side = small_launches(TritonImageSide(weights, torch.float32), tile)
+    side = image_side(weights, tile)
     side._processors = processors
     kept = torch.tensor(kept)
     passes = both_layers(side, kept, num_tokens, num_queries)
@@ -85,7 +85,7 @@ def test_masks_are_those_of_the_plain_networks_up_to_the_rounding_of_operands(ti
 @torch.inference_mode()
 def test_nothing_kept_gives_no_masks(weights):
     kept = torch.zeros(1, 3, dtype=torch.bool)
-    _, _, masks = both_layers(small_launches(TritonImageSide(weights, torch.float32), 64), kept)
+    _, _, masks = both_layers(image_side(weights, 64), kept)
     assert masks.shape == (0, 12, 32)
 
 
@@ -96,6 +96,8 @@ def test_more_tokens_than_shared_memory_holds_are_refused(weights):
 
 @torch.inference_mode()
 def test_kernels_are_launched_on_the_device_of_the_tokens(weights, monkeypatch):
-    launched = watch_launches(monkeypatch, triton_kernels, "fold_first", "weigh_first", "fold_second", "weigh_second", "attend", "upscale")
-    both_layers(small_launches(TritonImageSide(weights, torch.float32), 64), torch.tensor([[False, False, True]]))
-    assert launched == [torch.device("cpu")] * 7
+    kernels = {folding: ("fold_first", "fold_second"), attention: ("weigh_first", "weigh_second", "attend")}
+    launched = [watch_launches(monkeypatch, module, *names) for module, names in kernels.items()]
+    launched.append(watch_launches(monkeypatch, upscaling, "upscale"))
+    both_layers(image_side(weights, 64), torch.tensor([[False, False, True]]))
+    assert launched == [[torch.device("cpu")] * number for number in (2, 4, 1)]

@@ -1,0 +1,1 @@
+"""The image side on GPUs: Triton kernels."""
