@@ -11,11 +11,13 @@ K image tokens, h w rows and columns of the image embedding, M masks a prompt.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from threading import Barrier
 from typing import Any, Protocol
 
@@ -39,6 +41,8 @@ from sam_pipeline.masks.decoder.low_rank_image_side import LowRankImageSide
 from sam_pipeline.masks.prediction import exact_float32
 from sam_pipeline.model.networks.two_way_transformer import Attention
 from sam_pipeline.model.sam import Sam
+
+logger = logging.getLogger(__name__)
 
 # Prompts with many points decoded at once by a thread of a CPU; several copies of their image tokens are in memory.
 _CPU_PROMPTS_AT_ONCE = 8
@@ -230,13 +234,24 @@ def _image_sides(weights: ImageSideWeights, dtype: torch.dtype) -> list[ImageSid
     if device.type == "cpu":
         return [LowRankImageSide(weights), BatchedImageSide(weights, prompts_at_once=_CPU_PROMPTS_AT_ONCE)]
     batched = BatchedImageSide(weights, dtype)
-    # Triton's kernels need Hopper's shared memory. Exact float32 takes no tensor cores: cuBLAS is best at it.
-    if dtype == torch.bfloat16 and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9:
-        # Imported here: Triton comes with torch for CUDA alone.
-        from sam_pipeline.masks.decoder.gpu.image_side import TritonImageSide
+    if dtype == torch.float32 or device.type != "cuda":
+        return [batched]  # exact float32 takes no tensor cores: cuBLAS is best at it
+    if (missing := _missing_for_triton(device)) is not None:
+        logger.warning("%s: prompts are decoded by batched products, several times slower than by our kernels", missing)
+        return [batched]
+    # Imported here: Triton comes with torch for CUDA alone.
+    from sam_pipeline.masks.decoder.gpu.image_side import HOPPER, OTHERS, TritonImageSide
 
-        return [TritonImageSide(weights, dtype), batched]
-    return [batched]
+    is_hopper = torch.cuda.get_device_capability(device)[0] == 9
+    return [TritonImageSide(weights, dtype, HOPPER if is_hopper else OTHERS), batched]
+
+
+def _missing_for_triton(device: torch.device) -> str | None:
+    """What our kernels lack on a GPU; None if nothing."""
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        return f"{torch.cuda.get_device_name(device)} has compute capability {major}.{minor}, less than 8.0"
+    return "Triton is not installed" if find_spec("triton") is None else None
 
 
 def _by_head(x: Tensor, attn: Attention) -> Tensor:

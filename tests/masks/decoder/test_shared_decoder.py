@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sam_pipeline.masks.decoder import low_rank_image_side
+from sam_pipeline.masks.decoder import low_rank_image_side, shared_decoder
 from sam_pipeline.masks.decoder.low_rank_image_side import LowRankImageSide
 from sam_pipeline.masks.decoder.plain_decoder import PlainDecoder
 from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
@@ -112,3 +112,19 @@ def test_attention_whose_shape_varies_is_not_planned_by_cudnn(tiny_sam, monkeypa
     decoder._attend_shared_keys(shared, torch.empty(5, 7, 128, device="meta"))
     assert allowed == [(False, True, True)]
     assert torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
+@pytest.mark.parametrize(
+    ("capability", "triton", "missing"),
+    [
+        ((9, 0), True, None),
+        ((8, 0), True, None),
+        ((7, 5), True, "T4 has compute capability 7.5, less than 8.0"),
+        ((9, 0), False, "Triton is not installed"),
+    ],
+)
+def test_what_our_kernels_lack_on_a_gpu_is_named(monkeypatch, capability, triton, missing):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "T4")
+    monkeypatch.setattr(shared_decoder, "find_spec", lambda name: "found" if triton else None)
+    assert shared_decoder._missing_for_triton(torch.device("cuda")) == missing
