@@ -11,12 +11,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_pipeline.model.networks.linear import Linear
+from sam_pipeline.model.networks.linear import Activation, Linear, linear
 
 
 def computes_as_its_type(module: nn.Module) -> bool:
     """Whether a module computes what its type does: scripts put hooks and other functions in its place."""
     return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
+def activation_of(act: nn.Module) -> Activation | None:
+    """What an activation is to the layer before it, which can apply it at once; None if it must be called."""
+    if not computes_as_its_type(act):
+        return None
+    if type(act) is nn.GELU and act.approximate == "none":
+        return "gelu"
+    return "relu" if type(act) is nn.ReLU else None
+
+
+def activated(layer: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
+    """An activation of a linear layer, act(layer(x)), without a pass over the result where that can be."""
+    activation = activation_of(act)
+    if type(layer) is not Linear or not computes_as_its_type(layer) or activation is None:
+        y: Tensor = act(layer(x))
+        return y
+    return linear(x, layer.weight, layer.bias, activation)
 
 
 class LayerNorm2d(nn.Module):
@@ -61,7 +79,7 @@ class MLPBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (..., embedding_dim) float to the same shape."""
-        x = self.lin2(self.act(self.lin1(x)))
+        x = self.lin2(activated(self.lin1, self.act, x))
         return x
 
 

@@ -16,9 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sam_pipeline.model.networks.layers import Neck, computes_as_its_type
-from sam_pipeline.model.networks.linear import Linear, linear
+from sam_pipeline.model.networks.layers import Neck, activated, activation_of, computes_as_its_type
+from sam_pipeline.model.networks.linear import Activation, Linear, convolution, linear
 from sam_pipeline.model.networks.windows import window_partition, window_unpartition
+
+_ROWS_AT_ONCE = 16
+"""Of an inverted residual block."""
 
 
 class TinyViT(nn.Module):
@@ -84,6 +87,9 @@ class TinyViT(nn.Module):
         Returns:
             Image embeddings, (B, out_chans, img_size / 16, img_size / 16) float.
         """
+        if x.device.type == "cpu":
+            # With channels last, depthwise convolutions take a third of the time, and no block moves anything.
+            x = x.contiguous(memory_format=torch.channels_last)
         x = self.patch_embed(x)  # (B, C, img_size / 4, img_size / 4)
         for stage in self.layers:
             x = stage(x)
@@ -109,9 +115,25 @@ class ConvBN(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (B, in_chans, H, W) float to (B, out_chans, H / stride, W / stride)."""
-        if self.training or torch.is_grad_enabled() or not all(map(computes_as_its_type, self.children())):
+        if not self._is_folded():
             x = self.bn(self.c(x))
             return x
+        return self._folded(x, "none")
+
+    def activated(self, act: nn.Module, x: Tensor) -> Tensor:
+        """Return ``act(self(x))``."""
+        activation = activation_of(act)
+        if activation is None or not computes_as_its_type(self) or not self._is_folded():
+            y: Tensor = act(self(x))
+            return y
+        return self._folded(x, activation)
+
+    def _is_folded(self) -> bool:
+        is_inference = not (self.training or torch.is_grad_enabled())
+        return is_inference and all(map(computes_as_its_type, self.children()))
+
+    def _folded(self, x: Tensor, activation: Activation) -> Tensor:
+        """The same with the norm folded into the convolution, then an activation."""
         # Norms of fixed mean and variance are linear: they become part of the kernel, and no pass over the result.
         mean, variance = self.bn.running_mean, self.bn.running_var
         assert mean is not None
@@ -119,11 +141,10 @@ class ConvBN(nn.Sequential):
         scale = self.bn.weight * (variance + self.bn.eps).rsqrt()
         kernel = self.c.weight * scale[:, None, None, None]
         bias = self.bn.bias - mean * scale
+        (stride, _), (padding, _) = self.c.stride, self.c.kernel_size
         if self.c.kernel_size == (1, 1) and x.device.type == "cpu":
-            # Pixels are columns: a product whose result is laid out as the image is.
-            images = [linear(kernel[:, :, 0, 0], image.flatten(1).T).add_(bias[:, None]) for image in x]
-            return (torch.stack(images) if len(images) > 1 else images[0][None]).view(len(x), -1, *x.shape[2:])
-        return F.conv2d(x, kernel, bias, self.c.stride, self.c.padding, groups=self.c.groups)
+            return linear(x.permute(0, 2, 3, 1), kernel[:, :, 0, 0], bias, activation).permute(0, 3, 1, 2)
+        return convolution(x, kernel, bias, stride, padding // 2, self.c.groups, activation)
 
 
 class PatchEmbed(nn.Module):
@@ -144,7 +165,11 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (B, in_chans, pixels, pixels) float to (B, embed_dim, pixels / 4, pixels / 4)."""
-        x = self.seq(x)
+        first, act, second = self.seq
+        if not (computes_as_its_type(self.seq) and isinstance(first, ConvBN)):
+            x = self.seq(x)
+            return x
+        x = second(first.activated(act, x))
         return x
 
 
@@ -188,11 +213,21 @@ class MBConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (B, C, H, W) float to the same shape."""
-        y = self.act(self.conv1(x))
-        y = self.act(self.conv2(y))
+        if x.device.type != "cpu" or torch.is_grad_enabled():
+            return self._rows(x, 0, x.shape[2])
+        # The wide channels of some rows stay in the third-level cache.
+        H = x.shape[2]
+        bands = [self._rows(x, first, min(first + _ROWS_AT_ONCE, H)) for first in range(0, H, _ROWS_AT_ONCE)]
+        return torch.cat(bands, dim=2)
+
+    def _rows(self, x: Tensor, first: int, last: int) -> Tensor:
+        """Compute some rows of the result."""
+        above = max(first - 1, 0)  # the depthwise convolution sees a row more on each side
+        y = self.conv1.activated(self.act, x[:, :, above : last + 1])
+        y = self.conv2.activated(self.act, y)[:, :, first - above :][:, :, : last - first]
         # The activation comes after the shortcut is added, unlike in MobileNetV2.
-        x = self.act(self.conv3(y) + x)
-        return x
+        z: Tensor = self.act(self.conv3(y) + x[:, :, first:last])
+        return z
 
 
 class PatchMerging(nn.Module):
@@ -213,8 +248,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (B, dim, H, W) float to (B, out_dim, H / stride, W / stride)."""
-        x = self.act(self.conv1(x))
-        x = self.act(self.conv2(x))
+        x = self.conv2.activated(self.act, self.conv1.activated(self.act, x))
         x = self.conv3(x)
         return x
 
@@ -297,7 +331,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (..., C) float to the same shape."""
-        x = self.fc2(self.act(self.fc1(self.norm(x))))
+        x = self.fc2(activated(self.fc1, self.act, self.norm(x)))
         return x
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from sam_pipeline.model.networks import linear as linear_module
-from sam_pipeline.model.networks.linear import Linear, linear
+from sam_pipeline.model.networks.linear import Linear, convolution, linear
 
 
 def random(*shape, dtype=torch.float32, seed=0):
@@ -20,6 +20,30 @@ def test_is_a_linear_map(shape, with_bias):
         mapped = linear(x, weight, bias)
     assert mapped.shape == (*shape[:-1], 11)
     assert torch.allclose(mapped, F.linear(x, weight, bias), atol=1e-5)
+
+
+@pytest.mark.parametrize(("activation", "function"), [("gelu", F.gelu), ("relu", F.relu)])
+@pytest.mark.parametrize("without", [(), ("_ONEDNN_LINEAR", "_ONEDNN_CONVOLUTION")])
+def test_an_activation_follows(activation, function, without, monkeypatch):
+    for name in without:
+        monkeypatch.setattr(linear_module, name, None)
+    x, weight, bias = random(40, 7), random(11, 7, seed=1), random(11, seed=2)
+    with torch.no_grad():
+        assert torch.allclose(linear(x, weight, bias, activation), function(F.linear(x, weight, bias)), atol=1e-5)
+        image, kernel = random(1, 7, 9, 10), random(11, 7, 3, 3, seed=1)
+        convolved = convolution(image, kernel, bias, padding=1, activation=activation)
+        assert torch.allclose(convolved, function(F.conv2d(image, kernel, bias, padding=1)), atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 1), (1, 6), (2, 6)])
+def test_is_a_convolution_that_keeps_the_layout(layout, stride, groups):
+    image, bias = random(2, 6, 11, 8).contiguous(memory_format=layout), random(12, seed=2)
+    kernel = random(12, 6 // groups, 3, 3, seed=1)
+    with torch.no_grad():
+        convolved = convolution(image, kernel, bias, stride, 1, groups)
+    assert torch.allclose(convolved, F.conv2d(image, kernel, bias, stride, 1, groups=groups), atol=1e-4)
+    assert convolved.is_contiguous(memory_format=layout)
 
 
 def test_takes_transposed_and_strided_arguments():
