@@ -87,10 +87,12 @@ class _Compiler:
         signature = {
             name: "constexpr" if name in constants else mangle_type(value) for name, value in arguments.items()
         }
+        unknown = {parameter.name for parameter in self._kernel.params if parameter.do_not_specialize}
         sixteens = {
             (index,): [["tt.divisibility", 16]]
             for index, name in enumerate(names)
-            if signature[name].startswith("*") or (signature[name] == "i32" and arguments[name] % 16 == 0)
+            if signature[name].startswith("*")
+            or (signature[name] == "i32" and name not in unknown and arguments[name] % 16 == 0)
         }
         source = ASTSource(self._kernel, signature, constants, sixteens)
         compiled = triton.compile(source, target=self._target, options=options)

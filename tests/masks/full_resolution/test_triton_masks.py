@@ -44,8 +44,8 @@ def masks():
     ],
 )
 def test_counts_and_boxes_are_those_of_the_cpu_to_the_bit(input_size, size, monkeypatch):
-    monkeypatch.setattr(triton_masks, "_CELLS", 8)
-    monkeypatch.setattr(triton_masks, "_ROWS", 2)
+    monkeypatch.setattr(triton_masks, "_CELLS", (4, 16))
+    monkeypatch.setattr(triton_masks, "_LANES", 8)
     low_res_masks = masks()[:, : input_size[0] // 4 + 2].contiguous()
     rows, columns = (composed_axis(SIDE, input_size[axis], size[axis]) for axis in (0, 1))
     with np.errstate(invalid="ignore"):  # no number, times a weight
