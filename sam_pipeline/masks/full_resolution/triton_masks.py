@@ -15,15 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sam_pipeline.masks.full_resolution.composed_resize import LONGEST_KEPT, Axis
+from sam_pipeline.masks.full_resolution.triton_neighbours import extremes, maximum, three, two, weighted
 
 _CELLS = (32, 128)
-"""Rows and columns of cells that a program measures; their indices are kept in 16 bits."""
+"""Rows and columns of cells that a program measures. A cell has the pixels whose first logit is the same."""
 _LANES = 32
-"""Cells whose pixels are computed together."""
-_PIXELS = 2
-"""Columns of pixels of each of them computed together."""
+"""Mixed cells whose pixels are computed together: one a thread."""
+_PIXELS = 4
+"""Columns of pixels that a thread computes together, so that it loads the weights of their rows once."""
 _NO_PIXEL = tl.constexpr(0x7FFFFFFF)
-"""In place of the first row or column of no pixel."""
+"""First row or column of no pixel."""
+_OUTSIDE = tl.constexpr(float("nan"))
+"""Weights of pixels outside their cell: what is computed with them is above no threshold."""
 _COLUMNS = 32
 """Columns of pixels that are followed down together."""
 
@@ -41,7 +44,7 @@ def measure_masks(
         (_, y_weights, _, y_ranges), (_, x_weights, _, x_ranges) = _on_device(rows, device), _on_device(columns, device)
         num_rows, num_columns = len(y_ranges), len(x_ranges)
         grid = (L, triton.cdiv(num_rows, _CELLS[0]), triton.cdiv(num_columns, _CELLS[1]))
-        mixed_cells = torch.empty(*grid, *_CELLS, dtype=torch.int16, device=device)
+        mixed_cells = torch.empty(*grid, *_CELLS, dtype=torch.int16, device=device)  # for all, if all are mixed
         thresholds = (float(np.float32(value)) for value in (threshold, threshold + offset, threshold - offset))
         # Triton launches on the current device. Products and sums rounded one by one, as on a CPU.
         with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]  # torch has no type
@@ -91,7 +94,7 @@ def _on_device(axis: Axis, device: torch.device) -> tuple[Tensor, ...]:
 
 
 def _move(axis: Axis, device: torch.device) -> tuple[Tensor, ...]:
-    """Starts, weights and groups; and ranges, (cells, 2): the first pixel that starts at a logit, and the one after the last."""
+    """Starts, weights, groups; and ranges, (cells, 2) int32: of each logit its first pixel, and the one after its last."""
     bounds = np.searchsorted(axis.starts, np.arange(axis.starts[-1] + 2)).astype(np.int32)
     ranges = np.stack([bounds[:-1], bounds[1:]], axis=1)
     return tuple(torch.from_numpy(array).to(device) for array in (axis.starts, axis.weights, axis.groups, ranges))
@@ -107,7 +110,7 @@ def _measure(
     y_ranges: tl.tensor,
     x_weights: tl.tensor,
     x_ranges: tl.tensor,
-    mixed_cells: tl.tensor,  # scratch: (programs, ROWS * COLUMNS) int16
+    mixed_cells: tl.tensor,  # scratch: (programs, ROWS * COLUMNS) int16, row * COLUMNS + column in the tile
     results: tl.tensor,  # in and out: (L, 6) int32, the two counts and the box
     R: tl.tensor,
     S: tl.tensor,
@@ -121,7 +124,7 @@ def _measure(
     LANES: tl.constexpr,
     PIXELS: tl.constexpr,
 ) -> None:
-    """Measure a tile of the cells of a mask."""
+    """Measure a tile of the cells of a mask: list the mixed ones, then compute pixels of those, a cell a thread."""
     mask = tl.program_id(0).to(tl.int64)
     first_row, first_column = tl.program_id(1) * ROWS, tl.program_id(2) * COLUMNS
     program = (mask * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(2) + tl.program_id(2)
@@ -133,43 +136,41 @@ def _measure(
     num_mixed, num_decided, x0, y0, x1, y1 = _decide_cells(
         logits, y_ranges, x_ranges, mixed_cells, S, num_rows, num_columns, high, low, COLUMNS, LANES
     )
-    tl.debug_barrier()  # the list is read by other threads than wrote it
+    tl.debug_barrier()  # the list is read by other threads than have written it
     num_high, num_low = num_decided, num_decided
+    pixels = tl.arange(0, PIXELS)[:, None]
+    bits = 1 << pixels
     for first in range(0, num_mixed, LANES):
         places = first + tl.arange(0, LANES)
         listed = places < num_mixed
         cells = tl.load(mixed_cells + places, mask=listed, other=0).to(tl.int32)
         rows, columns = cells // COLUMNS, cells % COLUMNS
         corner = logits + rows * S + columns
-        a0, a1, a2 = _three(corner, listed)
-        b0, b1, b2 = _three(corner + S, listed)
-        c0, c1, c2 = _three(corner + 2 * S, listed)
-        top, bottom = _two(y_ranges + 2 * rows, listed)
-        left, right = _two(x_ranges + 2 * columns, listed)
+        a0, a1, a2 = three(corner, listed)
+        b0, b1, b2 = three(corner + S, listed)
+        c0, c1, c2 = three(corner + 2 * S, listed)
+        top, bottom = two(y_ranges + 2 * rows, listed)
+        left, right = two(x_ranges + 2 * columns, listed)
         height = tl.max(bottom - top, axis=0)
         for dx in range(0, tl.max(right - left, axis=0), PIXELS):
-            x = left[None, :] + (dx + tl.arange(0, PIXELS))[:, None]
-            in_columns = x < right[None, :]
-            across0, across1, across2 = _three(x_weights + 3 * x, in_columns)
-            upper = _weighted(across0, across1, across2, a0[None, :], a1[None, :], a2[None, :])
-            middle = _weighted(across0, across1, across2, b0[None, :], b1[None, :], b2[None, :])
-            lower = _weighted(across0, across1, across2, c0[None, :], c1[None, :], c2[None, :])
-            num_belong = tl.zeros_like(x)
+            x = left[None, :] + dx + pixels
+            across0, across1, across2 = three(x_weights + 3 * x, x < right[None, :], _OUTSIDE)
+            upper = weighted(across0, across1, across2, a0[None, :], a1[None, :], a2[None, :])
+            middle = weighted(across0, across1, across2, b0[None, :], b1[None, :], b2[None, :])
+            lower = weighted(across0, across1, across2, c0[None, :], c1[None, :], c2[None, :])
+            any_belong = tl.zeros((LANES,), tl.int32)  # a bit for each column
             for dy in range(0, height):
                 y = top + dy
-                in_rows = y < bottom
-                down0, down1, down2 = _three(y_weights + 3 * y, in_rows)
-                value = _weighted(down0[None, :], down1[None, :], down2[None, :], upper, middle, lower)
-                inside = in_columns & in_rows[None, :]
-                num_high += tl.sum((inside & (value > high)).to(tl.int32), axis=0)
-                num_low += tl.sum((inside & (value > low)).to(tl.int32), axis=0)
-                belongs = (inside & (value > threshold)).to(tl.int32)
-                num_belong += belongs
-                any_belongs = tl.max(belongs, axis=0) > 0
-                y0 = tl.minimum(y0, tl.where(any_belongs, y, _NO_PIXEL))
-                y1 = tl.maximum(y1, tl.where(any_belongs, y, -1))
-            x0 = tl.minimum(x0, tl.min(tl.where(num_belong > 0, x, _NO_PIXEL), axis=0))
-            x1 = tl.maximum(x1, tl.max(tl.where(num_belong > 0, x, -1), axis=0))
+                down0, down1, down2 = three(y_weights + 3 * y, y < bottom, _OUTSIDE)
+                value = weighted(down0[None, :], down1[None, :], down2[None, :], upper, middle, lower)
+                num_high += tl.sum((value > high).to(tl.int32), axis=0)
+                num_low += tl.sum((value > low).to(tl.int32), axis=0)
+                belong = tl.sum(tl.where(value > threshold, bits, 0), axis=0)
+                any_belong |= belong
+                y0 = tl.minimum(y0, tl.where(belong > 0, y, _NO_PIXEL))
+                y1 = tl.maximum(y1, tl.where(belong > 0, y, -1))
+            x0 = tl.minimum(x0, tl.min(tl.where((any_belong & bits) > 0, x, _NO_PIXEL), axis=0))
+            x1 = tl.maximum(x1, tl.max(tl.where((any_belong & bits) > 0, x, -1), axis=0))
 
     result = results + mask * 6
     if tl.sum(num_low, axis=0) > 0:
@@ -186,7 +187,7 @@ def _decide_cells(
     logits: tl.tensor,  # the first three: of the first cell
     y_ranges: tl.tensor,
     x_ranges: tl.tensor,
-    mixed_cells: tl.tensor,  # out: row * COLUMNS + column of each cell whose pixels must be computed
+    mixed_cells: tl.tensor,  # out
     S: tl.tensor,
     num_rows: tl.tensor,
     num_columns: tl.tensor,
@@ -195,22 +196,26 @@ def _decide_cells(
     COLUMNS: tl.constexpr,
     LANES: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """List mixed cells; their number; then, (LANES,) each, pixels of cells that lie above all thresholds, and boxes."""
+    """List the mixed cells of a tile, and measure the others.
+
+    Returns:
+        The number of mixed cells; then, (LANES,) int32 each, pixels above all thresholds and the box of those.
+    """
     # A lane has every LANES-th column: loads are coalesced, and most sums stay within a lane.
     columns = tl.arange(0, COLUMNS // LANES)[:, None] * LANES + tl.arange(0, LANES)[None, :]
-    left, right = _two(x_ranges + 2 * columns, columns < num_columns)
+    left, right = two(x_ranges + 2 * columns, columns < num_columns)
     real = left < right
-    smallest0, largest0 = _extremes(logits + columns, real)
-    smallest1, largest1 = _extremes(logits + S + columns, real)
+    smallest0, largest0 = extremes(logits + columns, real)
+    smallest1, largest1 = extremes(logits + S + columns, real)
     rows_above = tl.zeros_like(left)
     num_pixels = tl.zeros((LANES,), tl.int32)
     y0, y1 = tl.full((LANES,), _NO_PIXEL, tl.int32), tl.full((LANES,), -1, tl.int32)
     num_mixed = 0
     for row in range(0, num_rows):
         top, bottom = tl.load(y_ranges + 2 * row), tl.load(y_ranges + 2 * row + 1)
-        smallest2, largest2 = _extremes(logits + (row + 2) * S + columns, real)
+        smallest2, largest2 = extremes(logits + (row + 2) * S + columns, real)
         smallest = tl.minimum(tl.minimum(smallest0, smallest1), smallest2)
-        largest = _maximum(_maximum(largest0, largest1), largest2)
+        largest = maximum(maximum(largest0, largest1), largest2)
         smallest0, largest0, smallest1, largest1 = smallest1, largest1, smallest2, largest2
         # All nine logits on one side of every threshold: so are all pixels, unless a logit is no number or infinite.
         has_pixels = real & (top < bottom)
@@ -231,45 +236,6 @@ def _decide_cells(
     x0 = tl.min(tl.where(rows_above > 0, left, _NO_PIXEL), axis=0)
     x1 = tl.max(tl.where(rows_above > 0, right - 1, -1), axis=0)
     return num_mixed, num_pixels, x0, y0, x1, y1
-
-
-@triton.jit
-def _extremes(first: tl.tensor, real: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
-    """The smallest and the largest of three neighbouring logits; if one is no number, the largest is none either."""
-    a, b, c = _three(first, real)
-    return tl.minimum(tl.minimum(a, b), c), _maximum(_maximum(a, b), c)
-
-
-@triton.jit
-def _maximum(a: tl.tensor, b: tl.tensor) -> tl.tensor:
-    """The larger one; no number if one is none."""
-    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
-
-
-@triton.jit
-def _two(first: tl.tensor, real: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
-    """Two neighbouring numbers, zeros where not real."""
-    return tl.load(first, mask=real, other=0), tl.load(first + 1, mask=real, other=0)
-
-
-@triton.jit
-def _three(first: tl.tensor, real: tl.tensor) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Three neighbouring numbers, zeros where not real."""
-    return (
-        tl.load(first, mask=real, other=0.0),
-        tl.load(first + 1, mask=real, other=0.0),
-        tl.load(first + 2, mask=real, other=0.0),
-    )
-
-
-@triton.jit
-def _weighted(
-    weight0: tl.tensor, weight1: tl.tensor, weight2: tl.tensor, value0: tl.tensor, value1: tl.tensor, value2: tl.tensor
-) -> tl.tensor:
-    """Three values, weighted."""
-    value = weight0 * value0
-    value += weight1 * value1
-    return value + weight2 * value2
 
 
 @triton.jit(do_not_specialize=["R", "H", "W", "num_row_groups"])
@@ -296,7 +262,7 @@ def _edges(
     x = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     real = x < W
     logits += mask * R * S
-    weight0, weight1, weight2 = _three(x_weights + 3 * x, real)
+    weight0, weight1, weight2 = three(x_weights + 3 * x, real)
     first_row = logits + tl.load(x_starts + x, mask=real, other=0)
     place = tl.zeros((COLUMNS,), tl.int64)
     if WRITES:
@@ -305,7 +271,7 @@ def _edges(
 
     # A run goes on from the foot of the column before.
     before = tl.maximum(x - 1, 0)
-    before0, before1, before2 = _three(x_weights + 3 * before, real)
+    before0, before1, before2 = three(x_weights + 3 * before, real)
     foot = logits + tl.load(x_starts + before, mask=real, other=0) + tl.load(y_starts + H - 1) * S
     upper, middle, lower, all_above, none_above = _nine(foot, S, real, before0, before1, before2, threshold)
     value = _down(upper, middle, lower, y_weights + 3 * (H - 1))
@@ -337,8 +303,8 @@ def _along_row(
     first: tl.tensor, real: tl.tensor, weight0: tl.tensor, weight1: tl.tensor, weight2: tl.tensor
 ) -> tl.tensor:
     """Three neighbouring logits of each pixel, weighted."""
-    a, b, c = _three(first, real)
-    return _weighted(weight0, weight1, weight2, a, b, c)
+    a, b, c = three(first, real)
+    return weighted(weight0, weight1, weight2, a, b, c)
 
 
 @triton.jit
@@ -367,4 +333,4 @@ def _nine(
 @triton.jit
 def _down(upper: tl.tensor, middle: tl.tensor, lower: tl.tensor, weights: tl.tensor) -> tl.tensor:
     """Three values along a column, weighted: one row of pixels."""
-    return _weighted(tl.load(weights), tl.load(weights + 1), tl.load(weights + 2), upper, middle, lower)
+    return weighted(tl.load(weights), tl.load(weights + 1), tl.load(weights + 2), upper, middle, lower)

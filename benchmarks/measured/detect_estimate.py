@@ -1,0 +1,193 @@
+"""What the kernels of `MaskGenerator.detect` would take on an H200 that need not be there, for 1500 x 2250 pixels.
+
+A launch is compiled for the arguments that it would have. Its time is the longest of three: instructions that its warps
+issue, bytes that it reads and writes, products of its tensor cores. How often a loop runs follows from the arguments;
+where masks are measured, from their logits. To add a kernel, say in `_WORK` how often its loops run, and its products,
+and in `_EFFICIENCY` what is assumed of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measured.compiled_kernels import CompiledKernel, Launch, compiled_instead_of_launched
+from benchmarks.measured.mask_work import measured_work
+from sam_pipeline.masks.decoder.image_side import ImageSideAttentions, ImageSideWeights, SharedTokens
+from sam_pipeline.masks.decoder.triton_image_side import TritonImageSide
+from sam_pipeline.masks.full_resolution import triton_masks
+from sam_pipeline.masks.full_resolution.composed_resize import composed_axis
+from sam_pipeline.model.networks.layers import LayerNorm2d
+from sam_pipeline.model.networks.two_way_transformer import Attention
+
+SIZE, INPUT_SIZE = (1500, 2250), (683, 1024)
+"""(H, W) of the image, and of the model input before padding."""
+NUM_ROWS = 44
+"""Rows of the image embedding that are upscaled: 43 with pixels, and one more."""
+PROMPTS, PROMPTS_WITH_MASK, MASKS = 1024, 922, 1850
+TOKENS = 7
+"""Of a prompt of one point: 5 of the decoder, the point, padding."""
+
+_ISSUED_A_SECOND = 132 * 4 * 1.75e9
+"""Instructions of warps: processors, schedulers of each, clock."""
+_EFFICIENCY = {"average": 0.55, "rebuild": 0.55, "upscale": 0.55, "_measure": 0.8}
+"""Share of them that a kernel reaches, so that estimates made before come out: 2.5 ms for averages after one layer, 4.4
+after two, 2.4 for rebuilding, 4.3 for measuring with 22 % of all 32 neighbouring cells mixed. Where a processor has one
+or two programs, warps wait more."""
+_BYTES_A_SECOND = 0.8 * 4.0e12
+_FLOP_A_SECOND = 800e12
+"""Dense bfloat16."""
+_LAUNCH_MS = 0.002
+"""Of the host's queue."""
+
+
+class Work(NamedTuple):
+    """What a launch does, all its programs together."""
+
+    iterations: tuple[float, ...]
+    """Of each loop of the code, in its order."""
+    flop: float = 0
+    """Of its products."""
+    num_bytes: float | None = None
+    """None: each argument once."""
+
+
+class Estimate(NamedTuple):
+    """Of a launch."""
+
+    kernel: str
+    programs: int
+    warps: int
+    instructions: float
+    """That a warp executes, on average."""
+    total_instructions: float
+    """Of all warps."""
+    num_bytes: float
+    flop: float
+    instruction_ms: float
+    memory_ms: float
+    product_ms: float
+
+    @property
+    def ms(self) -> float:
+        """The longest of the three."""
+        return max(self.instruction_ms, self.memory_ms, self.product_ms)
+
+
+def estimate(launch: Launch, work: Work) -> Estimate:
+    """Estimate one launch."""
+    compiled = launch.compiled
+    programs = 1
+    for size in launch.grid:
+        programs *= size
+    warps = programs * compiled.num_warps
+    total = compiled.num_warps * _executed(compiled, programs, work.iterations)
+    tensors = (argument for argument in launch.arguments.values() if isinstance(argument, Tensor))
+    num_bytes = work.num_bytes or sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return Estimate(
+        compiled.kernel, programs, warps, total / warps, total, num_bytes, work.flop,
+        1000 * total / (_ISSUED_A_SECOND * _EFFICIENCY[compiled.kernel]),
+        1000 * num_bytes / _BYTES_A_SECOND,
+        1000 * work.flop / _FLOP_A_SECOND,
+    )  # fmt: skip
+
+
+def estimate_image_side(capability: int = 90) -> list[Estimate]:
+    """Estimate the launches of the mask decoder, in bfloat16."""
+    with compiled_instead_of_launched(capability) as launches:
+        _decode()
+    return [estimate(launch, _WORK[launch.compiled.kernel](launch)) for launch in launches]
+
+
+def estimate_measuring(low_res_masks: Tensor, capability: int = 90) -> Estimate:
+    """Estimate the launch that finds boxes and stability scores of `MASKS` masks.
+
+    Args:
+        low_res_masks: logits of some masks of an image of `SIZE`, (L, 4 * NUM_ROWS, 256); the others are taken to be
+            like them.
+        capability: compute capability.
+    """
+    rows, columns = (composed_axis(256, *lengths) for lengths in zip(INPUT_SIZE, SIZE, strict=True))
+    with compiled_instead_of_launched(capability) as launches:
+        triton_masks.measure_masks(low_res_masks.new_empty(MASKS, *low_res_masks.shape[1:]), rows, columns, 0.0, 1.0)
+    (launch,) = launches
+    found = measured_work(low_res_masks.numpy(), rows, columns, 1.0, launch.arguments)
+    scale = MASKS / len(low_res_masks)
+    num_bytes = launch.arguments["logits"].nbytes + 2 * 2 * found.mixed_cells * scale  # listed, and read again
+    return estimate(launch, Work(tuple(count * scale for count in found.iterations), num_bytes=num_bytes))
+
+
+def launches_ms(estimates: Sequence[Estimate]) -> float:
+    """What launching takes where the device waits for it."""
+    return _LAUNCH_MS * len(estimates)
+
+
+def _executed(compiled: CompiledKernel, programs: int, iterations: Sequence[float]) -> float:
+    """Instructions of a warp of each program, summed over programs."""
+    assert len(iterations) == len(compiled.loops), f"{compiled.kernel} has other loops: {compiled.loops}"
+    executed = float(programs * compiled.instructions)
+    for (start, end), count in zip(compiled.loops, iterations, strict=True):
+        around = [i for i, (s, e) in enumerate(compiled.loops) if s < start and end <= e]
+        outer = iterations[around[-1]] if around else programs
+        executed += (end - start) * (count - outer)  # once they are counted as part of what is around them
+    return executed
+
+
+def _tiles(launch: Launch, tokens: int) -> int:
+    return launch.grid[0] * -(-tokens // launch.arguments["TILE"])
+
+
+def _product_flop(launch: Launch, tokens: int, second_layer: bool, averages: bool) -> float:
+    """Of scores and values of one layer or two, and of averages, for `tokens` of each prompt."""
+    of = launch.arguments
+    wide = 1 + 2 * second_layer + 2 * averages  # products of C channels beside the first scores
+    return 2.0 * launch.grid[0] * tokens * of["H"] * of["TP"] * (of["D"] + wide * of["C"])
+
+
+def _average(launch: Launch) -> Work:
+    tokens, second = launch.arguments["num_tokens"], launch.arguments["folded_keys"] is not None
+    return Work((_tiles(launch, tokens),), _product_flop(launch, tokens, second, averages=True))
+
+
+def _rebuild(launch: Launch) -> Work:
+    share = PROMPTS_WITH_MASK / PROMPTS
+    tokens = launch.arguments["num_rebuilt"]
+    flop = _product_flop(launch, tokens, second_layer=True, averages=False)
+    return Work((share * _tiles(launch, tokens),), share * flop)
+
+
+def _upscale(launch: Launch) -> Work:
+    of = launch.arguments
+    quarters = 4 * PROMPTS_WITH_MASK * launch.grid[1]
+    tile_flop = 2.0 * of["TILE"] * (of["C"] * of["F"] + of["F"] * 4 * of["G"] + 4 * of["G"] * 4 * of["MP"])
+    return Work((quarters,), quarters * tile_flop)
+
+
+_WORK: dict[str, Callable[[Launch], Work]] = {"average": _average, "rebuild": _rebuild, "upscale": _upscale}
+
+
+def _decode() -> None:
+    """The image side as the decoder calls it, on the meta device but for what chooses masks."""
+    with torch.device("meta"):
+        weights = ImageSideWeights(
+            num_heads=8,
+            attentions=ImageSideAttentions(*(Attention(256, 8, downsample_rate=2) for _ in range(4))),
+            key_pe=torch.empty(4096, 256),
+            norms=(nn.LayerNorm(256), nn.LayerNorm(256)),
+            up1=(torch.empty(256, 256), torch.empty(256)),
+            up_norm=LayerNorm2d(64),
+            up2=(torch.empty(64, 128), torch.empty(128)),
+        )
+        side: Any = TritonImageSide(weights, torch.bfloat16)
+        none = torch.empty(1)
+        shared = SharedTokens(torch.empty(4096, 256), (64, 64), none, none, torch.empty(4096, 128))
+        rows = torch.empty(PROMPTS, 8 * TOKENS, 256)
+        state, _ = side.first_layer(shared, rows[..., :128], rows, rows)
+        state, _ = side.second_layer(state, rows, rows[..., 0], rows, rows)
+    masks_before = torch.arange(PROMPTS)[:, None] * 3 + torch.arange(3)
+    with_mask = (torch.arange(PROMPTS) < PROMPTS_WITH_MASK)[:, None]
+    keep_mask = with_mask & ((masks_before % 3 < 2) | (masks_before < 3 * (MASKS - 2 * PROMPTS_WITH_MASK)))
+    side.upscale(state, torch.empty(PROMPTS, 3, 32), keep_mask, (64, 64), NUM_ROWS)
