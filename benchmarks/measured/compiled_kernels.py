@@ -182,7 +182,8 @@ def _loops(code: str) -> tuple[int, tuple[tuple[int, int], ...]]:
     return number, tuple(sorted(loops.items()))
 
 
-def _launch_all() -> None:
+def image_side() -> Any:
+    """The mask decoder's image side in bfloat16, with weights of zero, on torch's default device."""
     weights = ImageSideWeights(
         num_heads=8,
         attentions=ImageSideAttentions(*(Attention(256, 8, downsample_rate=2) for _ in range(4))),
@@ -192,7 +193,11 @@ def _launch_all() -> None:
         up_norm=LayerNorm2d(64),
         up2=(torch.zeros(64, 128), torch.zeros(128)),
     )
-    side = triton_image_side.TritonImageSide(weights, torch.bfloat16)
+    return triton_image_side.TritonImageSide(weights, torch.bfloat16)
+
+
+def _launch_all() -> None:
+    side = image_side()
     shared = SharedTokens(torch.zeros(4096, 256), (64, 64), torch.zeros(1), torch.zeros(1), torch.zeros(4096, 128))
     rows = torch.zeros(2, 56, 256)
     state, _ = side.first_layer(shared, rows[..., :128], rows, rows)

@@ -9,31 +9,28 @@ and in `_EFFICIENCY` what is assumed of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.measured.compiled_kernels import CompiledKernel, Launch, compiled_instead_of_launched
-from benchmarks.measured.mask_work import measured_work
-from sam_pipeline.masks.decoder.image_side import ImageSideAttentions, ImageSideWeights, SharedTokens
-from sam_pipeline.masks.decoder.triton_image_side import TritonImageSide
+from benchmarks.measured.compiled_kernels import CompiledKernel, Launch, compiled_instead_of_launched, image_side
+from benchmarks.measured.mask_work import edges_iterations, measured_work
+from sam_pipeline.masks.decoder.image_side import SharedTokens
 from sam_pipeline.masks.full_resolution import triton_masks
 from sam_pipeline.masks.full_resolution.composed_resize import composed_axis
-from sam_pipeline.model.networks.layers import LayerNorm2d
-from sam_pipeline.model.networks.two_way_transformer import Attention
 
 SIZE, INPUT_SIZE = (1500, 2250), (683, 1024)
 """(H, W) of the image, and of the model input before padding."""
 NUM_ROWS = 44
 """Rows of the image embedding that are upscaled: 43 with pixels, and one more."""
-PROMPTS, PROMPTS_WITH_MASK, MASKS = 1024, 922, 1850
+PROMPTS, PROMPTS_WITH_MASK, MASKS, SURVIVORS = 1024, 922, 1850, 91
 TOKENS = 7
 """Of a prompt of one point: 5 of the decoder, the point, padding."""
 
 _ISSUED_A_SECOND = 132 * 4 * 1.75e9
 """Instructions of warps: processors, schedulers of each, clock."""
-_EFFICIENCY = {"average": 0.55, "rebuild": 0.55, "upscale": 0.55, "_measure": 0.8}
+_EFFICIENCY = {"average": 0.55, "rebuild": 0.55, "upscale": 0.55, "_measure": 0.8, "_edges": 0.8}
 """Share of them that a kernel reaches, so that estimates made before come out: 2.5 ms for averages after one layer, 4.4
 after two, 2.4 for rebuilding, 4.3 for measuring with 22 % of all 32 neighbouring cells mixed. Where a processor has one
 or two programs, warps wait more."""
@@ -120,9 +117,19 @@ def estimate_measuring(low_res_masks: Tensor, capability: int = 90) -> Estimate:
     return estimate(launch, Work(tuple(count * scale for count in found.iterations), num_bytes=num_bytes))
 
 
-def launches_ms(estimates: Sequence[Estimate]) -> float:
+def estimate_edges(low_res_masks: Tensor, capability: int = 90) -> list[Estimate]:
+    """Estimate the two launches that find the runs of `SURVIVORS` masks; arguments as for `estimate_measuring`."""
+    rows, columns = (composed_axis(256, *lengths) for lengths in zip(INPUT_SIZE, SIZE, strict=True))
+    with compiled_instead_of_launched(capability) as launches:
+        triton_masks.mask_edges(low_res_masks.new_empty(SURVIVORS, *low_res_masks.shape[1:]), rows, columns, 0.0)
+    found = edges_iterations(low_res_masks.numpy(), rows, columns, launches[0].arguments["COLUMNS"])
+    iterations = tuple(count * SURVIVORS / len(low_res_masks) for count in found)
+    return [estimate(launch, Work(iterations)) for launch in launches]
+
+
+def launches_ms(launches: int) -> float:
     """What launching takes where the device waits for it."""
-    return _LAUNCH_MS * len(estimates)
+    return _LAUNCH_MS * launches
 
 
 def _executed(compiled: CompiledKernel, programs: int, iterations: Sequence[float]) -> float:
@@ -137,14 +144,16 @@ def _executed(compiled: CompiledKernel, programs: int, iterations: Sequence[floa
 
 
 def _tiles(launch: Launch, tokens: int) -> int:
-    return launch.grid[0] * -(-tokens // launch.arguments["TILE"])
+    tile: int = launch.arguments["TILE"]
+    return launch.grid[0] * -(-tokens // tile)
 
 
 def _product_flop(launch: Launch, tokens: int, second_layer: bool, averages: bool) -> float:
     """Of scores and values of one layer or two, and of averages, for `tokens` of each prompt."""
     of = launch.arguments
     wide = 1 + 2 * second_layer + 2 * averages  # products of C channels beside the first scores
-    return 2.0 * launch.grid[0] * tokens * of["H"] * of["TP"] * (of["D"] + wide * of["C"])
+    channels: int = of["H"] * of["TP"] * (of["D"] + wide * of["C"])
+    return 2.0 * launch.grid[0] * tokens * channels
 
 
 def _average(launch: Launch) -> Work:
@@ -172,16 +181,7 @@ _WORK: dict[str, Callable[[Launch], Work]] = {"average": _average, "rebuild": _r
 def _decode() -> None:
     """The image side as the decoder calls it, on the meta device but for what chooses masks."""
     with torch.device("meta"):
-        weights = ImageSideWeights(
-            num_heads=8,
-            attentions=ImageSideAttentions(*(Attention(256, 8, downsample_rate=2) for _ in range(4))),
-            key_pe=torch.empty(4096, 256),
-            norms=(nn.LayerNorm(256), nn.LayerNorm(256)),
-            up1=(torch.empty(256, 256), torch.empty(256)),
-            up_norm=LayerNorm2d(64),
-            up2=(torch.empty(64, 128), torch.empty(128)),
-        )
-        side: Any = TritonImageSide(weights, torch.bfloat16)
+        side = image_side()
         none = torch.empty(1)
         shared = SharedTokens(torch.empty(4096, 256), (64, 64), none, none, torch.empty(4096, 128))
         rows = torch.empty(PROMPTS, 8 * TOKENS, 256)

@@ -91,12 +91,38 @@ def measured_work(
     return MeasuredWork(cells, mixed_cells, computed, (rows_of_cells, chunks, pixel_columns, pixels))
 
 
+def edges_iterations(
+    low_res_masks: NDArray[np.float32], rows: Axis, columns: Axis, columns_a_program: int
+) -> tuple[int, int, int]:
+    """How often the loops of `_edges` run, all its programs together: over groups of rows, and over rows of pixels.
+
+    The compiler makes two of the latter: four rows at a time, and what is left.
+
+    Args:
+        low_res_masks: logits, (L, R, S).
+        rows: weights of the rows of pixels.
+        columns: weights of the columns of pixels.
+        columns_a_program: columns of pixels that are followed together.
+    """
+    heights = np.diff(rows.groups)[:, None]
+    groups = fours = ones = 0
+    for logits in low_res_masks:
+        mixed = _mixed_cells(logits, 0.0)[rows.starts[rows.groups[:-1]]][:, columns.starts]
+        any_mixed = np.logical_or.reduceat(mixed, range(0, len(columns.starts), columns_a_program), axis=1)
+        followed = np.where(any_mixed, heights, 1)
+        groups += followed.size
+        fours += int((followed // 4).sum())
+        ones += int((followed % 4).sum())
+    return groups, fours, ones
+
+
 def _mixed_cells(logits: NDArray[np.float32], offset: float) -> NDArray[np.bool_]:
     """Which 3 x 3 of logits do not decide their pixels, (R - 2, S - 2)."""
     nine = sliding_window_view(logits, (3, 3))
     smallest, largest = nine.min(axis=(2, 3)), nine.max(axis=(2, 3))
     decided: NDArray[np.bool_] = (smallest > offset) | (largest <= -offset)
-    return ~(decided & np.isfinite(smallest) & np.isfinite(largest))
+    decided &= np.isfinite(smallest) & np.isfinite(largest)
+    return ~decided
 
 
 def _largest(values: NDArray[np.int64], size: int) -> NDArray[np.int64]:

@@ -94,7 +94,7 @@ def _on_device(axis: Axis, device: torch.device) -> tuple[Tensor, ...]:
 
 
 def _move(axis: Axis, device: torch.device) -> tuple[Tensor, ...]:
-    """Starts, weights, groups; and ranges, (cells, 2) int32: of each logit its first pixel, and the one after its last."""
+    """Starts, weights, groups; and ranges, (cells, 2) int32: the first pixel of a cell, and the one after its last."""
     bounds = np.searchsorted(axis.starts, np.arange(axis.starts[-1] + 2)).astype(np.int32)
     ranges = np.stack([bounds[:-1], bounds[1:]], axis=1)
     return tuple(torch.from_numpy(array).to(device) for array in (axis.starts, axis.weights, axis.groups, ranges))
