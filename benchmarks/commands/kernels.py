@@ -27,5 +27,5 @@ def main(arguments: Sequence[str]) -> None:
     from benchmarks.measured.compiled_kernels import CompiledKernel, compile_kernels
 
     rows = [kernel for capability in parsed.capabilities for kernel in compile_kernels(capability)]
-    print_table(CompiledKernel._fields, [tuple(map(str, row)) for row in rows])
+    print_table(CompiledKernel._fields[:-1], [tuple(map(str, row[:-1])) for row in rows])
     write_result(parsed.name, {"kernels": [row._asdict() for row in rows]})

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -42,7 +43,7 @@ _RESERVED_SHARED_BYTES = 1024
 
 
 class CompiledKernel(NamedTuple):
-    """A launch of a kernel, as compiled."""
+    """A kernel, as compiled for the arguments of a launch."""
 
     kernel: str
     capability: int
@@ -58,6 +59,16 @@ class CompiledKernel(NamedTuple):
     instructions: int
     loop_instructions: int
     """Of the longest loop; all, where there is none."""
+    loops: tuple[tuple[int, int], ...]
+    """Indices of each loop's first instruction and of the one after its last, in order of the first."""
+
+
+class Launch(NamedTuple):
+    """A launch that was compiled instead."""
+
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    compiled: CompiledKernel
 
 
 def compile_kernels(capability: int = 90) -> list[CompiledKernel]:
@@ -65,22 +76,45 @@ def compile_kernels(capability: int = 90) -> list[CompiledKernel]:
 
     Launches are those of an image of 1024 x 700 pixels with prompts of two points, in bfloat16.
     """
-    compiled: list[CompiledKernel] = []
-    with _compiled_instead_of_launched(GPUTarget("cuda", capability, 32), compiled), torch.inference_mode():
+    with compiled_instead_of_launched(capability) as launches:
         _launch_all(HOPPER if capability >= 90 else OTHERS)
-    return compiled
+    return [launch.compiled for launch in launches]
+
+
+@contextmanager
+def compiled_instead_of_launched(capability: int) -> Iterator[list[Launch]]:
+    """Meanwhile the product's kernels are compiled for a compute capability, and none is launched.
+
+    Returns:
+        A list that receives each launch. Tensors may be on the meta device.
+    """
+    launches: list[Launch] = []
+    target = GPUTarget("cuda", capability, 32)
+    with ExitStack() as stack:
+        for module, names in (
+            (folding, ("fold_first", "fold_second")),
+            (attention, ("weigh_first", "weigh_second", "attend")),
+            (upscaling, ("upscale",)),
+            (triton_masks, ("_measure", "_edges")),
+            (triton_blocks, ("add_norm", "split_heads", "merge_heads")),
+        ):
+            for name in names:
+                compiler = _Compiler(getattr(module, name), target, launches)
+                stack.enter_context(mock.patch.object(module, name, compiler))
+        stack.enter_context(torch.inference_mode())
+        yield launches
 
 
 class _Compiler:
     """Takes the place of a kernel: compiles it for the arguments that it would be launched with."""
 
-    def __init__(self, kernel: Any, target: GPUTarget, compiled: list[CompiledKernel]) -> None:
-        self._kernel, self._target, self._compiled = kernel, target, compiled
+    def __init__(self, kernel: Any, target: GPUTarget, launches: list[Launch]) -> None:
+        self._kernel, self._target, self._launches = kernel, target, launches
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
-        return self._compile
+        return partial(self._compile, grid)
 
-    def _compile(self, *args: Any, **kwargs: Any) -> None:
+    def _compile(self, grid: tuple[int, ...], *args: Any, **kwargs: Any) -> None:
         names = self._kernel.arg_names
         options = {name: value for name, value in kwargs.items() if name not in names}
         arguments = dict(zip(names, args, strict=False)) | {k: v for k, v in kwargs.items() if k in names}
@@ -88,14 +122,17 @@ class _Compiler:
         signature = {
             name: "constexpr" if name in constants else mangle_type(value) for name, value in arguments.items()
         }
+        unknown = {parameter.name for parameter in self._kernel.params if parameter.do_not_specialize}
         sixteens = {
             (index,): [["tt.divisibility", 16]]
             for index, name in enumerate(names)
-            if signature[name].startswith("*") or (signature[name] == "i32" and arguments[name] % 16 == 0)
+            if signature[name].startswith("*")
+            or (signature[name] == "i32" and name not in unknown and arguments[name] % 16 == 0)
         }
         source = ASTSource(self._kernel, signature, constants, sixteens)
         compiled = triton.compile(source, target=self._target, options=options)
-        self._compiled.append(_figures(self._kernel.__name__, self._target.arch, compiled))
+        figures = _figures(self._kernel.__name__, self._target.arch, compiled)
+        self._launches.append(Launch(grid, arguments, figures))
 
 
 def _figures(name: str, capability: int, compiled: Any) -> CompiledKernel:
@@ -105,10 +142,11 @@ def _figures(name: str, capability: int, compiled: Any) -> CompiledKernel:
         file.flush()
         usage, code = _tool("cuobjdump", "-res-usage", file.name), _tool("nvdisasm", "-c", file.name)
     registers, stack = (int(re.findall(rf"{word}:(\d+)", usage)[-1]) for word in ("REG", "STACK"))
-    instructions, loop = _count(code)
+    instructions, loops = _loops(code)
+    longest = max((end - start for start, end in loops), default=instructions)
     return CompiledKernel(
         name, capability, num_warps, registers, stack, shared, _programs(capability, registers, num_warps, shared),
-        instructions, loop,
+        instructions, longest, loops,
     )  # fmt: skip
 
 
@@ -127,38 +165,28 @@ def _programs(capability: int, registers: int, num_warps: int, shared: int) -> i
     )
 
 
-def _count(code: str) -> tuple[int, int]:
-    """Instructions of a program's code, and of its longest loop: from a label to the last jump back to it."""
+def _loops(code: str) -> tuple[int, tuple[tuple[int, int], ...]]:
+    """Instructions of a program's code; its loops: from a label to the last jump back to it.
+
+    Behind the program's end is code for threads of a warp that wait for others; it jumps back, but is no loop.
+    """
     labels: dict[str, int] = {}
-    number, longest = 0, 0
+    loops: dict[int, int] = {}
+    number, ended = 0, False
     for line in code.splitlines():
         if label := re.match(r"(\.L_x_\d+):", line.strip()):
             labels[label[1]] = number
-        elif re.search(r"/\*[0-9a-f]{4,}\*/\s+\S", line):
+        elif instruction := re.search(r"/\*[0-9a-f]{4,}\*/\s+(\S.*)", line):
             number += 1
+            ended = ended or instruction[1].startswith("EXIT")
             jump = re.search(r"\bBRA\b.*`\((\.L_x_\d+)\)", line)
-            if jump and jump[1] in labels and number - labels[jump[1]] > 1:
-                longest = max(longest, number - labels[jump[1]])
-    return number, longest or number
+            if jump and jump[1] in labels and number - labels[jump[1]] > 1 and not ended:
+                loops[labels[jump[1]]] = number
+    return number, tuple(sorted(loops.items()))
 
 
-@contextmanager
-def _compiled_instead_of_launched(target: GPUTarget, compiled: list[CompiledKernel]) -> Iterator[None]:
-    with ExitStack() as replaced:
-        for module, names in (
-            (folding, ("fold_first", "fold_second")),
-            (attention, ("weigh_first", "weigh_second", "attend")),
-            (upscaling, ("upscale",)),
-            (triton_masks, ("_measure", "_edges")),
-            (triton_blocks, ("add_norm", "split_heads", "merge_heads")),
-        ):
-            for name in names:
-                compiler = _Compiler(getattr(module, name), target, compiled)
-                replaced.enter_context(mock.patch.object(module, name, compiler))
-        yield
-
-
-def _launch_all(launches: Launches) -> None:
+def image_side(launches: Launches) -> TritonImageSide:
+    """The mask decoder's image side in bfloat16, with weights of zero, on torch's default device."""
     weights = ImageSideWeights(
         num_heads=8,
         attentions=ImageSideAttentions(*(Attention(256, 8, downsample_rate=2) for _ in range(4))),
@@ -168,7 +196,11 @@ def _launch_all(launches: Launches) -> None:
         up_norm=LayerNorm2d(64),
         up2=(torch.zeros(64, 128), torch.zeros(128)),
     )
-    side = TritonImageSide(weights, torch.bfloat16, launches)
+    return TritonImageSide(weights, torch.bfloat16, launches)
+
+
+def _launch_all(launches: Launches) -> None:
+    side = image_side(launches)
     tokens = SharedTokens(torch.zeros(4096, 256), (64, 64), torch.zeros(1), torch.zeros(1), torch.zeros(4096, 128))
     projected = torch.zeros(2, 7, 128)
     state, _ = side.update_first(side.share(tokens), projected, projected, projected)

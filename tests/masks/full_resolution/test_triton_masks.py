@@ -44,16 +44,52 @@ def masks():
     ],
 )
 def test_counts_and_boxes_are_those_of_the_cpu_to_the_bit(input_size, size, monkeypatch):
-    monkeypatch.setattr(triton_masks, "_CELLS", 8)
-    monkeypatch.setattr(triton_masks, "_ROWS", 2)
-    low_res_masks = masks()[:, : input_size[0] // 4 + 2].contiguous()
     rows, columns = (composed_axis(SIDE, input_size[axis], size[axis]) for axis in (0, 1))
+    counts = check_measures(masks()[:, : input_size[0] // 4 + 2].contiguous(), rows, columns, monkeypatch)
+    assert counts.any()
+
+
+def check_measures(low_res_masks, rows, columns, monkeypatch, offset=1.0):
+    """Compare with the CPU's; returns counts, (L, 2). Tiles and lanes are few, so that small masks have several."""
+    monkeypatch.setattr(triton_masks, "_CELLS", (4, 16))
+    monkeypatch.setattr(triton_masks, "_LANES", 8)
     with np.errstate(invalid="ignore"):  # no number, times a weight
-        ours = triton_masks.measure_masks(low_res_masks, rows, columns, 0.0, 1.0)
-    theirs = mask_kernels.measure_masks(low_res_masks.numpy(), rows, columns, 0.0, 1.0)
-    assert any(count > 0 for count in theirs[0].flatten())
+        ours = triton_masks.measure_masks(low_res_masks, rows, columns, 0.0, offset)
+    theirs = mask_kernels.measure_masks(low_res_masks.numpy(), rows, columns, 0.0, offset)
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(one, other)
+    return ours[0]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_masks_of_any_shape_are_measured_as_by_the_cpu(seed, monkeypatch):
+    random = np.random.default_rng(seed)
+    num_masks = (1, 2, 5)[seed % 3]
+    height, width = ((random.integers(1, 48), 48), (48, random.integers(1, 48)))[seed % 2]  # landscape, portrait
+    rows, columns = (composed_axis(SIDE, length, random.integers(1, 60)) for length in (height, width))
+    coarse = torch.from_numpy(random.normal(0, 6, (num_masks, 1, 4, 4)).astype(np.float32))
+    low_res_masks = torch.nn.functional.interpolate(coarse, (SIDE, SIDE), mode="bicubic")[:, 0]
+    strange = torch.from_numpy(random.choice(np.float32([np.nan, np.inf, -np.inf, 1, -1, 0]), low_res_masks.shape))
+    low_res_masks = torch.where(torch.from_numpy(random.random(low_res_masks.shape) < 0.02), strange, low_res_masks)
+    check_measures(low_res_masks.contiguous(), rows, columns, monkeypatch, offset=float(random.choice([0, 0.3, 1])))
+
+
+@pytest.mark.parametrize("num_mixed", [0, 1, 7, 8, 9, 15, 16, 17, 23, 24])
+def test_any_number_of_cells_of_a_tile_may_be_mixed(num_mixed, monkeypatch):
+    """Of a row of 24 cells in two tiles, of 16 and 8; pixels of eight cells are computed at a time."""
+    low_res_masks = torch.full((1, 3, 26), 3.0)
+    low_res_masks[:, :, :num_mixed] = 0.5  # above the threshold of the mask and the lower one
+    rows, columns = composed_axis(26, 2, 5), composed_axis(26, 104, 90)
+    assert (len(rows.groups), len(columns.groups)) == (2, 25)
+    counts = check_measures(low_res_masks, rows, columns, monkeypatch)
+    assert (counts[0, 0] < counts[0, 1]) == (num_mixed > 0)
+
+
+@pytest.mark.parametrize(("value", "counted"), [(0.5, [0, 1]), (3.0, [1, 1]), (-3.0, [0, 0]), (1.0, [0, 1])])
+def test_all_cells_may_be_mixed_or_none(value, counted, monkeypatch):
+    rows, columns = composed_axis(SIDE, 48, 30), composed_axis(SIDE, 36, 21)
+    counts = check_measures(torch.full((3, SIDE, SIDE), value), rows, columns, monkeypatch)
+    assert counts.tolist() == [[30 * 21 * share for share in counted]] * 3
 
 
 def test_no_masks_give_nothing():
