@@ -15,7 +15,7 @@ import sys
 from importlib import import_module
 
 COMMANDS = ("generator", "fidelity", "curves", "encoder", "pipeline", "planning", "orchestration", "prompts", "reading")
-COMMANDS += ("finish", "kernels", "masks_in_use")
+COMMANDS += ("finish", "kernels", "launches", "masks_in_use")
 
 
 def main() -> None:
