@@ -29,6 +29,7 @@ from sam_pipeline.masks import generator
 from sam_pipeline.masks.decoder import triton_image_side
 from sam_pipeline.masks.decoder.image_side import ImageSideWeights
 from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
+from sam_pipeline.masks.decoder.triton_token_side import TritonTokenSide
 from sam_pipeline.masks.full_resolution import triton_masks, upscaling
 from sam_pipeline.model.sam import AbsentEncoder, assemble_sam
 
@@ -37,6 +38,7 @@ _PACKAGE = str(Path(generator.__file__).parents[1])
 _PARTS = {
     "_image_side.py": "image side",
     "shared_decoder.py": "tokens",
+    "token_side.py": "tokens",
     "prompt_encoder.py": "tokens",
     "full_resolution": "full resolution",
 }
@@ -80,6 +82,7 @@ def trace_detect(points_per_side: int = 32, image_size: tuple[int, int] = (1500,
     counter = _Counter()
     with _as_on_hopper(counter):
         decoder = SharedDecoder(sam, "bf16")
+        decoder._token_side = TritonTokenSide(sam, torch.bfloat16)
         decoder._image_sides = [triton_image_side.TritonImageSide(ImageSideWeights.of(sam), torch.bfloat16)]
         generating = generator.MaskGenerator(sam, MaskConfig(points_per_side=points_per_side), "bf16", decoder)
         # Once for what is kept from one image to the next.
@@ -142,6 +145,10 @@ class _Counter(TorchDispatchMode):
         if name == "copy_" and args[0].device != args[1].device:
             self.copied(waits=not (kwargs.get("non_blocking") or args[2:3] == (True,)))
             return args[0].fill_(1)
+        if name == "scaled_dot_product_attention":
+            self.launched(name)
+            # As the kernels of CUDA return it: heads next to channels in memory.
+            return args[0].transpose(1, 2).new_empty(args[0].transpose(1, 2).shape).transpose(1, 2)
         output = func(*args, **kwargs)
         inputs, outputs = ([leaf for leaf in tree_leaves(of) if isinstance(leaf, Tensor)] for of in (args, output))
         is_view = {_storage(x) for x in outputs} <= {_storage(x) for x in inputs} and not name.endswith("_")
@@ -192,12 +199,18 @@ def _as_on_hopper(counter: _Counter) -> Iterator[None]:
         counts, boxes = triton_masks.measure_masks(low_res_masks, *self._axes(low_res_masks), 0.0, offset)
         return counts[:, 0] / counts[:, 1], boxes
 
+    def copy_to_host(*tensors: Tensor) -> Any:
+        for _ in tensors:
+            counter.copied(waits=False)
+        return lambda: [np.ones(tensor.shape, np.float32) for tensor in tensors]
+
     with ExitStack() as stack:
         for target, name, value in (
             (KernelInterface, "__getitem__", lambda kernel, _: _Counted(kernel.__name__, counter)[()]),
             (upscaling.Upscaling, "_measure_with_torch", measure),
             (upscaling, "finds_runs", lambda _: True),
             (generator, "finds_runs", lambda _: True),
+            (generator, "start_to_host", copy_to_host),
         ):
             stack.enter_context(mock.patch.object(target, name, value))
         yield

@@ -10,11 +10,12 @@ import torch
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig
 from sam_pipeline.masks import generator, prompted
-from sam_pipeline.masks.decoder import triton_kernels
+from sam_pipeline.masks.decoder import triton_kernels, triton_token_side
 from sam_pipeline.masks.decoder.batched_image_side import BatchedImageSide
 from sam_pipeline.masks.decoder.image_side import ImageSideWeights
 from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
 from sam_pipeline.masks.decoder.triton_image_side import TritonImageSide
+from sam_pipeline.masks.decoder.triton_token_side import TritonTokenSide
 from sam_pipeline.masks.full_resolution import triton_masks, upscaling
 from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.masks.geometry.crops import generate_crop_boxes
@@ -56,10 +57,13 @@ def main(mode, multimask_output):
     torch.set_num_threads(1)
     torch.Tensor.new_empty = torch.Tensor.new_zeros  # what no kernel fills must be numbers all the same
     forms = set()
-    for name in ("average", "rebuild", "upscale"):
-        setattr(triton_kernels, name, Recorder(getattr(triton_kernels, name), forms))
-    for name in ("_measure", "_edges"):
-        setattr(triton_masks, name, Recorder(getattr(triton_masks, name), forms))
+    for kernels, names in (
+        (triton_kernels, ("average", "rebuild", "upscale")),
+        (triton_token_side, ("embed_prompts", "add_norm", "head_layer")),
+        (triton_masks, ("_measure", "_edges")),
+    ):
+        for name in names:
+            setattr(kernels, name, Recorder(getattr(kernels, name), forms))
     for module in (upscaling, generator, prompted):
         module.finds_runs = lambda device: True
     upscaling.measure_masks = lambda logits, *rest: triton_masks.measure_masks(torch.from_numpy(logits), *rest)
@@ -67,6 +71,7 @@ def main(mode, multimask_output):
     sam = random_sam("cpu")
     decoder = SharedDecoder(sam)
     weights = ImageSideWeights.of(sam)
+    decoder._token_side = TritonTokenSide(sam, torch.bfloat16)
     decoder._image_sides = [TritonImageSide(weights, torch.bfloat16), BatchedImageSide(weights)]
     masks = MaskConfig(points_per_side=3, pred_iou_thresh=0, stability_score_thresh=0, crop_n_layers=1)
     of_prompts = PromptedMaskGenerator(sam, decoder, multimask_output)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 _ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The same map as ``torch.nn.functional.linear``, up to rounding.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
+    """The same map as ``torch.nn.functional.linear``, up to rounding, and perhaps a ReLU.
 
     In float32 on a CPU, torch gives matrix products to MKL, which leaves half the speed of an AMD processor with
     AVX-512 unused (92 against 190 GFLOP/s a core). oneDNN does not, and torch has its linear map as an operator without
@@ -21,13 +21,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         x: (..., in) float.
         weight: (out, in) float.
         bias: (out,) float.
+        relu: what is negative becomes zero.
 
     Returns:
         (..., out) float.
     """
     if _ONEDNN_LINEAR is None or torch.is_grad_enabled() or not _is_float32_on_cpu(x) or _is_being_exported():
-        return F.linear(x, weight, bias)
-    y: Tensor = _ONEDNN_LINEAR(x, weight, bias, "none", [], "")
+        y: Tensor = F.linear(x, weight, bias)
+        return y.relu_() if relu else y
+    y = _ONEDNN_LINEAR(x, weight, bias, "relu" if relu else "none", [], "")
     return y
 
 

@@ -52,7 +52,7 @@ def _add_norm(x: Tensor, update: Tensor | None, norm: nn.LayerNorm, dtype: torch
     C = x.shape[-1]
     with _device_of(x):
         add_norm[(x.numel() // C,)](
-            x, update, norm.weight, norm.bias, norm.eps, normed, C=C, BLOCK=triton.next_power_of_2(C)
+            x, update, norm.weight, norm.bias, norm.eps, x, normed, None, None, C=C, BLOCK=triton.next_power_of_2(C)
         )
     return normed
 
@@ -88,28 +88,34 @@ def _device_of(x: Tensor) -> Any:
 
 @triton.jit
 def add_norm(
-    x: tl.tensor,  # (rows, C) float32; out: with the update
+    x: tl.tensor,  # (rows, C) float32
     update: tl.tensor,  # (rows, C), or None
     weight: tl.tensor,  # (C,)
     bias: tl.tensor,  # (C,)
     eps: tl.tensor,
+    summed: tl.tensor,  # out: (rows, C), perhaps x; or None
     normed: tl.tensor,  # out: (rows, C)
+    pe: tl.tensor,  # (rows, C), or None
+    with_pe: tl.tensor,  # out: (rows, C), or None
     C: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Add an update to a row, and normalise the sum."""
+    """Add an update to a row, and normalise the sum; with `pe`, also the norm plus that."""
     channels = tl.arange(0, BLOCK)
     real = channels < C
     places = tl.program_id(0).to(tl.int64) * C + channels
     row = tl.load(x + places, mask=real, other=0.0)
     if update is not None:
         row += tl.load(update + places, mask=real, other=0.0).to(tl.float32)
-        tl.store(x + places, row, mask=real)
+        if summed is not None:
+            tl.store(summed + places, row, mask=real)
     centred = tl.where(real, row - tl.sum(row, axis=0) / C, 0.0)
     scale = tl.rsqrt(tl.sum(centred * centred, axis=0) / C + eps)
     scaled = centred * scale * tl.load(weight + channels, mask=real, other=0.0)
     output = scaled + tl.load(bias + channels, mask=real, other=0.0)
     tl.store(normed + places, output.to(normed.dtype.element_ty), mask=real)
+    if pe is not None:
+        tl.store(with_pe + places, output + tl.load(pe + places, mask=real, other=0.0), mask=real)
 
 
 @triton.jit
