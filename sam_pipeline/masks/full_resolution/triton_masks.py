@@ -31,8 +31,7 @@ def measure_masks(
     device = low_res_masks.device
     logits = low_res_masks.contiguous()
     L, R, S = logits.shape
-    nothing = torch.tensor([0, 0, len(columns.starts), len(rows.starts), -1, -1], dtype=torch.int32, device=device)
-    results = nothing.repeat(L, 1)
+    results = _nothing(len(columns.starts), len(rows.starts), device).repeat(L, 1)
     if L > 0:
         axes = (*_on_device(rows, device), *_on_device(columns, device))
         thresholds = (float(np.float32(value)) for value in (threshold, threshold + offset, threshold - offset))
@@ -75,6 +74,12 @@ def mask_edges(low_res_masks: Tensor, rows: Axis, columns: Axis, threshold: floa
     copied = torch.empty(edges.shape, dtype=torch.int64, pin_memory=device.type == "cuda")
     copied.copy_(edges, non_blocking=True)
     return np.split(copied.numpy(), ends_of_masks[:-1])
+
+
+@lru_cache(maxsize=64)
+def _nothing(W: int, H: int, device: torch.device) -> Tensor:
+    """The two counts and the box of a mask without pixels; kept, since it is copied from the host."""
+    return torch.tensor([0, 0, W, H, -1, -1], dtype=torch.int32, device=device)
 
 
 def _on_device(axis: Axis, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
