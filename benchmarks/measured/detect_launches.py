@@ -1,8 +1,8 @@
 """Launches, copies and waits of `MaskGenerator.detect` on a GPU that need not be there, by the function that made them.
 
-The real code runs on the meta device, in the form that it has on a Hopper GPU in bfloat16: one image, all prompts in one
-call of the decoder. Triton's kernels are counted instead of being launched. What comes from the device is made up: every
-number is 1 (so that one candidate survives).
+The real code runs on the meta device, in the form that it has on a Hopper GPU in bfloat16: one image, all prompts in
+one call of the decoder. Triton's kernels are counted instead of being launched. What comes from the device is made up:
+every number is 1, so that one candidate survives.
 """
 
 from __future__ import annotations

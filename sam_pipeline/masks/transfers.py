@@ -1,7 +1,7 @@
 """Copies between host and device that nobody waits for before the values are needed.
 
-A copy of pageable memory, such as NumPy's or what torch makes of Python's numbers, waits for all that the device has been
-given. One of pinned memory is given to it like everything else.
+A copy of pageable memory, such as NumPy's or what torch makes of Python's numbers, waits for all that the device has
+been given. One of pinned memory is given to it like everything else.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -21,7 +20,7 @@ def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
-def start_to_host(*tensors: Tensor) -> Callable[[], list[NDArray[np.generic]]]:
+def start_to_host(*tensors: Tensor) -> Callable[[], list[NDArray[Any]]]:
     """Start to copy tensors of one device to the host; what is returned waits for the copies and gives them."""
     device = tensors[0].device
     if device.type != "cuda":
@@ -31,7 +30,7 @@ def start_to_host(*tensors: Tensor) -> Callable[[], list[NDArray[np.generic]]]:
     copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch has no type
     copied.record(torch.cuda.current_stream(device))
 
-    def wait() -> list[NDArray[np.generic]]:
+    def wait() -> list[NDArray[Any]]:
         copied.synchronize()
         return [tensor.numpy() for tensor in pinned]
 

@@ -117,11 +117,12 @@ class SharedDecoder:
         # On a CPU each thread decodes prompts of its own.
         self._pool = _single_threaded_pool() if sam.device.type == "cpu" and torch.get_num_threads() > 1 else None
 
+    @torch.no_grad()
     @exact_float32()
     def share(self, image_embedding: Tensor) -> SharedImage:
         """Compute what all prompts of an image share, from its embedding, (1, C, h, w) of any float type."""
-        channels_last = image_embedding[0].flatten(1).T
-        image_tokens = torch.add(channels_last, self._no_mask, out=self._no_mask.new_empty(channels_last.shape))  # (K, C)
+        embedding = image_embedding[0].flatten(1).T
+        image_tokens = torch.add(embedding, self._no_mask, out=self._no_mask.new_empty(embedding.shape))  # (K, C)
         projected = linear(image_tokens, self._projection).add_(self._projected_pe)
         by_head = projected.view(len(projected), 3, self._num_heads, -1).permute(1, 2, 0, 3)  # (3, H, K, D)
         keys, values = torch.empty(2, *by_head.shape[1:], dtype=self._dtype, device=by_head.device).copy_(by_head[:2])
@@ -161,7 +162,7 @@ class SharedDecoder:
             for side, of_image in zip(self._image_sides, shared.by_image_side, strict=True)
             if pe.shape[1] <= side.max_tokens
         )
-        chunks = [some for some in pe.split(image_side.prompts_at_once) if len(some)]
+        chunks = [some for some in torch.split(pe, image_side.prompts_at_once) if len(some)]
         decode_some = partial(self._decode_some, image_side, shared.tokens, of_image, iou_filter, num_rows, read)
         parts = list(self._pool.map(decode_some, chunks) if self._pool else map(decode_some, chunks))
         if len(parts) == 1:

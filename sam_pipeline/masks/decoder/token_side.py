@@ -1,8 +1,9 @@
 """The token side of the two-way transformer: how the tokens of many prompts are updated together.
 
-Everything that the tokens of a prompt need beside what `image_side` computes, in three steps between its two. Linear maps
-of the same input are one product with their weights below each other. See docs/decoder.md, "Tokens". Legend: N prompts,
-T tokens a prompt, Q of them that the output heads read, C channels, H heads, D channels a head, M masks a prompt.
+Everything that the tokens of a prompt need beside what `image_side` computes, in three steps before, between and after
+its two. Linear maps of the same input are one product, with their weights below each other. See docs/decoder.md,
+"Tokens". Legend: N prompts, T tokens a prompt, Q of them that the output heads read, C channels, H heads, D channels a
+head, M masks a prompt.
 """
 
 from __future__ import annotations
@@ -125,8 +126,8 @@ class TokenSide:
 
         layer = self._second
         attention = layer.self_attn.internal_dim
-        keys, q, k = linear(with_pe, *self._first_keys).split([width, attention, attention], dim=-1)
-        values, v = linear(tokens, *self._first_values).split([width, attention], dim=-1)
+        keys, q, k = torch.split(linear(with_pe, *self._first_keys), [width, attention, attention], dim=-1)
+        values, v = torch.split(linear(tokens, *self._first_values), [width, attention], dim=-1)
         tokens, with_pe = self._add_norm(tokens, _self_attend(layer.self_attn, q, k, v), layer.norm1, pe)
         return ToImage(tokens, keys, values, _project(with_pe, layer.cross_attn_token_to_image.q_proj))
 
@@ -200,7 +201,7 @@ class TokenSide:
 
 def _self_attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """An attention among the tokens of each prompt, from their projections, all (N, T, C)."""
-    q, k, v = (x.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for x in (q, k, v))  # (N, H, T, D)
+    q, k, v = (x.view(*x.shape[:2], attn.num_heads, -1).transpose(1, 2) for x in (q, k, v))  # (N, H, T, D)
     return _project(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2), attn.out_proj)
 
 

@@ -6,6 +6,7 @@ output heads. Legend: see `token_side`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,6 @@ import triton.language as tl
 from torch import Tensor, nn
 
 from sam_pipeline.masks.decoder.token_side import Points, Read, TokenSide
-from sam_pipeline.model.networks.layers import MLP
 from sam_pipeline.model.networks.triton_blocks import add_norm
 from sam_pipeline.model.sam import Sam
 
@@ -28,13 +28,13 @@ class TritonTokenSide(TokenSide):
     def __init__(self, sam: Sam, dtype: torch.dtype) -> None:
         super().__init__(sam, dtype)
         encoder, decoder = sam.prompt_encoder, sam.mask_decoder
-        points = (embedding.weight for embedding in encoder.point_embeddings)
-        self._vectors = torch.cat([self._own_tokens, encoder.not_a_point_embed.weight, *points]).detach()
+        points = [encoder.not_a_point_embed.weight, *encoder.point_embeddings.parameters()]
+        self._vectors = torch.cat([self._own_tokens, *points]).detach()
         self._frequencies = encoder.pe_layer.positional_encoding_gaussian_matrix
         # Of each layer weights (1 + M, in, out) and biases (1 + M, out), in the order of the decoder's own tokens.
         first, *others = decoder.output_hypernetworks_mlps
         heads = [first, decoder.iou_prediction_head, *others]
-        self._layers = [_stacked(heads, index) for index in range(len(first.layers))]
+        self._layers = [_stacked(layers) for layers in zip(*(head.layers for head in heads), strict=True)]
 
     def embed(self, points: Points | None, boxes: Tensor | None) -> Tensor:
         """See `TokenSide`."""
@@ -85,12 +85,11 @@ class TritonTokenSide(TokenSide):
         return tokens[:, read.iou, : self._decoder.num_mask_tokens][:, read.slots], tokens[:, read.masks]
 
 
-def _stacked(heads: list[MLP], index: int) -> tuple[Tensor, Tensor]:
-    """A layer of each head; that of the IoU head has no more outputs than the others, and zeros in place of more."""
-    layers = [head.layers[index] for head in heads]
+def _stacked(layers: Sequence[nn.Linear]) -> tuple[Tensor, Tensor]:
+    """Weights (heads, in, out) and biases (heads, out) of a layer of all heads; zeros where one has fewer outputs."""
     size = max(layer.out_features for layer in layers)
-    weight = layers[0].weight.new_zeros(len(heads), layers[0].in_features, size)
-    bias = weight.new_zeros(len(heads), size)
+    weight = layers[0].weight.new_zeros(len(layers), layers[0].in_features, size)
+    bias = weight.new_zeros(len(layers), size)
     for number, layer in enumerate(layers):
         weight[number, :, : layer.out_features] = layer.weight.detach().T
         bias[number, : layer.out_features] = layer.bias.detach()
@@ -123,7 +122,7 @@ def embed_prompts(
     # What it is until a point or a corner is found: an own token or padding, a vector alone.
     number, x, y = tl.minimum(token, OWN), 0.0, 0.0
     has_vector, has_position = True, False
-    if points is not None:
+    if points is not None:  # noqa: SIM102  # decided when compiled, unlike the next
         if (place >= 0) & (place < num_points):
             point = prompt * num_points + place
             # In their own type, perhaps float64, until they are divided by the size.
@@ -132,7 +131,7 @@ def embed_prompts(
             label = tl.load(labels + point).to(tl.float32)
             has_vector, has_position = (label == -1) | (label == 0) | (label == 1), label != -1
             number = OWN + tl.where(label == 0, 1, tl.where(label == 1, 2, 0))
-    if boxes is not None:
+    if boxes is not None:  # noqa: SIM102
         if place >= num_points:
             corner = prompt * 2 + place - num_points
             x = ((tl.load(boxes + 2 * corner) + 0.5) / WIDTH).to(tl.float32)

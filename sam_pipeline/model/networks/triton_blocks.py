@@ -49,11 +49,12 @@ def _linear(x: Tensor, linear: nn.Linear) -> Tensor:
 def _add_norm(x: Tensor, update: Tensor | None, norm: nn.LayerNorm, dtype: torch.dtype) -> Tensor:
     """Add an update to x (B, H, W, C) in place, and return the layer norm of the sum."""
     normed = torch.empty_like(x, dtype=dtype)
-    C = x.shape[-1]
+    C, summed = x.shape[-1], None if update is None else x
     with _device_of(x):
         add_norm[(x.numel() // C,)](
-            x, update, norm.weight, norm.bias, norm.eps, x, normed, None, None, C=C, BLOCK=triton.next_power_of_2(C)
-        )
+            x, update, norm.weight, norm.bias, norm.eps, summed, normed, None, None,
+            C=C, BLOCK=triton.next_power_of_2(C),
+        )  # fmt: skip
     return normed
 
 
