@@ -5,8 +5,9 @@ fidelity: do we find the official masks, on thirty photographs. curves: time aga
 threads. encoder: the image encoder alone. pipeline: the whole pipeline beside the bare engine. planning: listing a
 million images. orchestration: what the graph itself costs, with an engine that computes nothing. prompts: the boxes of
 a detector beside the official predictor. reading: what an image costs the CPU on its way to and from the encoder.
-finish: the CPU half of decoding. masks_in_use: filter, stats, export and datasets of a large run. Each prints a table
-and writes JSON to benchmarks/results/. On a GPU: tests/gpu/measure.sh.
+finish: the CPU half of decoding. kernels: ours as compiled for GPUs. launches: how many an image takes on a GPU.
+masks_in_use: filter, stats, export and datasets of a large run. Each prints a table and writes JSON to
+benchmarks/results/. On a GPU: tests/gpu/measure.sh.
 """
 
 from __future__ import annotations

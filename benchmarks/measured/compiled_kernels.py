@@ -25,7 +25,6 @@ from triton.runtime.jit import mangle_type
 
 from sam_pipeline.masks.decoder import triton_image_side, triton_kernels, triton_token_side
 from sam_pipeline.masks.decoder.image_side import ImageSideAttentions, ImageSideWeights, SharedTokens
-from sam_pipeline.masks.decoder.token_side import read_for
 from sam_pipeline.masks.full_resolution import triton_masks
 from sam_pipeline.masks.full_resolution.composed_resize import composed_axis
 from sam_pipeline.model.networks import triton_blocks
@@ -197,7 +196,7 @@ def _launch_tokens() -> None:
         image = SharedTokens(torch.empty(4096, 256), (64, 64), keys, keys, torch.empty(4096, 128))
         side.embed(None, torch.empty(2, 4))
         pe = side.embed((torch.empty(2, 2, 2, dtype=torch.float64), torch.empty(2, 2, dtype=torch.int32)), None)
-        read = read_for(multimask_output=True)
+        read = side.read(multimask_output=True)
         tokens, _, _, queries = side.first(pe, image)
         tokens, _, _, queries = side.second(tokens, queries, pe, read)
         side.final(tokens, queries, read)

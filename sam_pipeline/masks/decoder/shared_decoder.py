@@ -38,7 +38,6 @@ from sam_pipeline.masks.decoder.token_side import (
     TokenSide,
     below_each_other,
     has_heads_alike,
-    read_for,
 )
 from sam_pipeline.masks.prediction import exact_float32
 from sam_pipeline.model.networks.linear import linear
@@ -122,7 +121,7 @@ class SharedDecoder:
     def share(self, image_embedding: Tensor) -> SharedImage:
         """Compute what all prompts of an image share, from its embedding, (1, C, h, w) of any float type."""
         embedding = image_embedding[0].flatten(1).T
-        image_tokens = torch.add(embedding, self._no_mask, out=self._no_mask.new_empty(embedding.shape))  # (K, C)
+        image_tokens = self._no_mask.new_empty(embedding.shape).copy_(embedding).add_(self._no_mask)  # (K, C)
         projected = linear(image_tokens, self._projection).add_(self._projected_pe)
         by_head = projected.view(len(projected), 3, self._num_heads, -1).permute(1, 2, 0, 3)  # (3, H, K, D)
         keys, values = torch.empty(2, *by_head.shape[1:], dtype=self._dtype, device=by_head.device).copy_(by_head[:2])
@@ -156,7 +155,7 @@ class SharedDecoder:
             multimask_output: three masks a prompt (M = 3) rather than one.
         """
         pe = self._token_side.embed(points, boxes)
-        read = read_for(multimask_output)
+        read = self._token_side.read(multimask_output)
         image_side, of_image = next(
             (side, of_image)
             for side, of_image in zip(self._image_sides, shared.by_image_side, strict=True)
@@ -167,7 +166,7 @@ class SharedDecoder:
         parts = list(self._pool.map(decode_some, chunks) if self._pool else map(decode_some, chunks))
         if len(parts) == 1:
             return parts[0]
-        no_scores = pe.new_empty((0, 3 if multimask_output else 1))
+        no_scores = pe.new_empty((0, read.num_masks))
         no_masks = pe.new_empty((0, 4 * num_rows, 4 * shared.tokens.size[1]))
         return DecodedPrompts(
             torch.cat([no_scores, *(part.iou_predictions for part in parts)]),

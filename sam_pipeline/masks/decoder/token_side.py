@@ -54,13 +54,8 @@ class Read(NamedTuple):
     """The tokens of the wanted masks among those."""
     slots: slice
     """The wanted masks among all that the decoder can predict."""
-
-
-def read_for(multimask_output: bool) -> Read:
-    """Three masks for an ambiguous prompt, or the one for an unambiguous prompt, whose token comes first of all."""
-    if multimask_output:
-        return Read(tokens=slice(1, 5), iou=0, masks=slice(1, None), slots=slice(1, None))
-    return Read(tokens=slice(0, 2), iou=1, masks=slice(0, 1), slots=slice(0, 1))
+    num_masks: int
+    """M."""
 
 
 def has_heads_alike(sam: Sam) -> bool:
@@ -93,6 +88,13 @@ class TokenSide:
         self._first_values = below_each_other(to_tokens.v_proj, attend.v_proj)
         to_tokens = second.cross_attn_image_to_token
         self._second_keys = below_each_other(to_tokens.k_proj, final.q_proj)
+
+    def read(self, multimask_output: bool) -> Read:
+        """For an ambiguous prompt all masks but the first, else the first, whose token comes before the IoU token."""
+        if multimask_output:
+            num_masks = self._decoder.num_mask_tokens - 1
+            return Read(slice(1, 2 + num_masks), 0, masks=slice(1, None), slots=slice(1, None), num_masks=num_masks)
+        return Read(slice(0, 2), 1, masks=slice(0, 1), slots=slice(0, 1), num_masks=1)
 
     def embed(self, points: Points | None, boxes: Tensor | None) -> Tensor:
         """The tokens of prompts before the first layer, which are also their own positions.
@@ -161,8 +163,8 @@ class TokenSide:
         Returns:
             Predicted IoU (N, M); weights of the upscaled channels for each mask, (N, M, C / 8).
         """
-        attended = _project(attended, self._final.out_proj)
-        return self._heads(_layer_norm(tokens + attended, self._final_norm), read)
+        tokens, _ = self._add_norm(tokens, _project(attended, self._final.out_proj), self._final_norm, None)
+        return self._heads(tokens, read)
 
     def _heads(self, tokens: Tensor, read: Read) -> tuple[Tensor, Tensor]:
         """`final` of tokens after their last norm, (N, Q, C)."""
@@ -185,8 +187,9 @@ class TokenSide:
     def _add_norm(
         self, tokens: Tensor, update: Tensor | None, norm: nn.LayerNorm, pe: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Layer norm of tokens with an update; the same plus their positions, if given. All are (N, T, C)."""
-        normed = _layer_norm(tokens if update is None else tokens + update, norm)
+        """Layer norm of tokens with an update; the same plus their positions, if given. All are of one shape."""
+        summed = tokens if update is None else tokens + update
+        normed = F.layer_norm(summed, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
         return normed, normed if pe is None else normed + pe
 
     def _attend_shared_keys(self, image: SharedTokens, q: Tensor) -> Tensor:
@@ -207,10 +210,6 @@ def _self_attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _project(x: Tensor, projection: nn.Linear) -> Tensor:
     return linear(x, projection.weight, projection.bias)
-
-
-def _layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
-    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
 def below_each_other(*projections: nn.Linear) -> tuple[Tensor, Tensor]:

@@ -61,8 +61,8 @@ class TritonTokenSide(TokenSide):
         with_pe = None if pe is None else tokens.new_empty(tokens.shape)
         with _device_of(tokens):
             add_norm[(tokens.numel() // C,)](
-                tokens, update, norm.weight, norm.bias, norm.eps, None, normed, pe, with_pe,
-                C=C, BLOCK=triton.next_power_of_2(C),
+                tokens, tokens.shape[1], tokens.stride(0), update, norm.weight, norm.bias, norm.eps, None, normed, pe,
+                with_pe, C=C, BLOCK=triton.next_power_of_2(C),
             )  # fmt: skip
         return normed, normed if with_pe is None else with_pe
 

@@ -52,7 +52,7 @@ def _add_norm(x: Tensor, update: Tensor | None, norm: nn.LayerNorm, dtype: torch
     C, summed = x.shape[-1], None if update is None else x
     with _device_of(x):
         add_norm[(x.numel() // C,)](
-            x, update, norm.weight, norm.bias, norm.eps, summed, normed, None, None,
+            x, 1, C, update, norm.weight, norm.bias, norm.eps, summed, normed, None, None,
             C=C, BLOCK=triton.next_power_of_2(C),
         )  # fmt: skip
     return normed
@@ -87,14 +87,16 @@ def _device_of(x: Tensor) -> Any:
     return torch.cuda.device_of(x)  # type: ignore[no-untyped-call]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_together"])
 def add_norm(
-    x: tl.tensor,  # (rows, C) float32
+    x: tl.tensor,  # (rows, C) float32, so many of them one after another
+    rows_together: tl.tensor,
+    stride: tl.tensor,  # to the next so many
     update: tl.tensor,  # (rows, C), or None
     weight: tl.tensor,  # (C,)
     bias: tl.tensor,  # (C,)
     eps: tl.tensor,
-    summed: tl.tensor,  # out: (rows, C), perhaps x; or None
+    summed: tl.tensor,  # out: (rows, C), perhaps x if its rows are all together; or None
     normed: tl.tensor,  # out: (rows, C)
     pe: tl.tensor,  # (rows, C), or None
     with_pe: tl.tensor,  # out: (rows, C), or None
@@ -104,8 +106,10 @@ def add_norm(
     """Add an update to a row, and normalise the sum; with `pe`, also the norm plus that."""
     channels = tl.arange(0, BLOCK)
     real = channels < C
-    places = tl.program_id(0).to(tl.int64) * C + channels
-    row = tl.load(x + places, mask=real, other=0.0)
+    number = tl.program_id(0).to(tl.int64)
+    places = number * C + channels
+    row_in_x = x + number // rows_together * stride + number % rows_together * C
+    row = tl.load(row_in_x + channels, mask=real, other=0.0)
     if update is not None:
         row += tl.load(update + places, mask=real, other=0.0).to(tl.float32)
         if summed is not None:
