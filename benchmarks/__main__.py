@@ -16,7 +16,7 @@ import sys
 from importlib import import_module
 
 COMMANDS = ("generator", "fidelity", "curves", "encoder", "pipeline", "planning", "orchestration", "prompts", "reading")
-COMMANDS += ("finish", "kernels", "estimate", "masks_in_use")
+COMMANDS += ("finish", "kernels", "estimate", "launches", "masks_in_use")
 
 
 def main() -> None:

@@ -24,8 +24,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import mangle_type
 
-from sam_pipeline.masks.decoder.gpu import attention, folding, upscaling
+from sam_pipeline.masks.decoder.gpu import attention, folding, token_side, upscaling
 from sam_pipeline.masks.decoder.gpu.image_side import HOPPER, OTHERS, Launches, TritonImageSide
+from sam_pipeline.masks.decoder.gpu.token_side import TritonTokenSide
 from sam_pipeline.masks.decoder.image_side import ImageSideAttentions, ImageSideWeights, SharedTokens
 from sam_pipeline.masks.full_resolution import triton_masks
 from sam_pipeline.masks.full_resolution.composed_resize import composed_axis
@@ -33,6 +34,7 @@ from sam_pipeline.model.networks import triton_blocks
 from sam_pipeline.model.networks.image_encoder import Block
 from sam_pipeline.model.networks.layers import LayerNorm2d
 from sam_pipeline.model.networks.two_way_transformer import Attention
+from sam_pipeline.model.sam import AbsentEncoder, assemble_sam
 
 _TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _REGISTERS = 64 * 1024
@@ -95,12 +97,15 @@ def compiled_instead_of_launched(capability: int) -> Iterator[list[Launch]]:
             (folding, ("fold_first", "fold_second")),
             (attention, ("weigh_first", "weigh_second", "attend")),
             (upscaling, ("upscale",)),
+            (token_side, ("embed_prompts", "add_norm", "head_layer")),
             (triton_masks, ("_measure", "_edges")),
             (triton_blocks, ("add_norm", "split_heads", "merge_heads")),
         ):
             for name in names:
                 compiler = _Compiler(getattr(module, name), target, launches)
                 stack.enter_context(mock.patch.object(module, name, compiler))
+        # What no kernel fills must be numbers all the same.
+        stack.enter_context(mock.patch.object(torch.Tensor, "new_empty", torch.Tensor.new_zeros))
         stack.enter_context(torch.inference_mode())
         yield launches
 
@@ -201,7 +206,7 @@ def image_side(launches: Launches) -> TritonImageSide:
 
 def _launch_all(launches: Launches) -> None:
     side = image_side(launches)
-    tokens = SharedTokens(torch.zeros(4096, 256), (64, 64), torch.zeros(1), torch.zeros(1), torch.zeros(4096, 128))
+    tokens = SharedTokens(torch.zeros(4096, 256), (64, 64), torch.zeros(1), torch.zeros(1), torch.zeros(8, 4096, 16))
     projected = torch.zeros(2, 7, 128)
     state, _ = side.update_first(side.share(tokens), projected, projected, projected)
     state, _ = side.update_second(state, projected, projected, projected[:, :4])
@@ -210,6 +215,7 @@ def _launch_all(launches: Launches) -> None:
     triton_masks.measure_masks(torch.zeros(2, 256, 256), axis, axis, 0.0, 1.0)
     triton_masks.mask_edges(torch.zeros(2, 256, 256), axis, axis, 0.0)
     _launch_encoder()
+    _launch_tokens()
 
 
 def _launch_encoder() -> None:
@@ -217,3 +223,18 @@ def _launch_encoder() -> None:
     with torch.device("meta"):
         blocks = [Block(1280, 16, 5120, window_size=size, tokens=64) for size in (14, 0)]
         triton_blocks.run_blocks(torch.empty(1, 64, 64, 1280), blocks, torch.bfloat16)
+
+
+def _launch_tokens() -> None:
+    """The tokens of points and of boxes in all steps, without the products: on the meta device."""
+    with torch.device("meta"):
+        sam = assemble_sam(AbsentEncoder(img_size=1024)).eval().requires_grad_(False).to("meta")
+        side = TritonTokenSide(sam, torch.bfloat16)
+        keys = torch.empty(8, 4096, 16, dtype=torch.bfloat16)
+        image = SharedTokens(torch.empty(4096, 256), (64, 64), keys, keys, torch.empty(8, 4096, 16))
+        side.embed(None, torch.empty(2, 4))
+        pe = side.embed((torch.empty(2, 2, 2, dtype=torch.float64), torch.empty(2, 2, dtype=torch.int32)), None)
+        read = side.read(multimask_output=True)
+        tokens, _, _, queries = side.first(pe, image)
+        tokens, _, _, queries = side.second(tokens, queries, pe, read)
+        side.final(tokens, queries, read)

@@ -180,7 +180,7 @@ def _of_tokens(launch: Launch, multiplications: int) -> Work:
 def _upscale(launch: Launch) -> Work:
     of = launch.arguments
     quarters = 4 * PROMPTS_WITH_MASK * launch.grid[1]
-    R, F, finest = of["H"] * of["TP"], of["F"], 4 * of["G"]
+    R, F, finest = of["R"], of["F"], 4 * of["G"]
     return Work((quarters,), quarters * 2.0 * of["TILE"] * (2 * R * F + F * finest + finest * 4 * of["MP"]))
 
 
@@ -199,7 +199,7 @@ def _decode() -> None:
     with torch.device("meta"):
         side = image_side(HOPPER)
         none = torch.empty(1)
-        tokens = SharedTokens(torch.empty(4096, 256), (64, 64), none, none, torch.empty(4096, 128))
+        tokens = SharedTokens(torch.empty(4096, 256), (64, 64), none, none, torch.empty(8, 4096, 16))
         projected = torch.empty(PROMPTS, TOKENS, 128)
         state, _ = side.update_first(side.share(tokens), projected, projected, projected)
         state, _ = side.update_second(state, projected, projected, projected[:, :4])

@@ -91,6 +91,4 @@ class _Counted:
 
     def _count(self, *args: Any, **_: Any) -> None:
         tensors = [argument for argument in args if isinstance(argument, Tensor)]
-        if self._name == "add_norm" and args[1] is not None:
-            tensors.append(tensors[0])  # read and written
         self._counter.count(self._name, tensors)

@@ -34,6 +34,7 @@ from sam_pipeline.masks.records import MaskRecord
 from sam_pipeline.masks.runs import region_kernels
 from sam_pipeline.masks.runs.runs import Runs
 from sam_pipeline.masks.runs.small_regions import drop_small_islands, fill_small_holes
+from sam_pipeline.masks.transfers import start_to_host, to_device
 from sam_pipeline.model.sam import Sam
 
 MAX_POINTS_AT_ONCE = 1024
@@ -211,7 +212,7 @@ class MaskGenerator:
         upscaling = Upscaling(
             self.sam, self.transform.get_preprocess_shape(*crop_size, self.transform.target_length), crop_size
         )
-        shared = self.decoder.share(image_embedding.to(torch.float32))
+        shared = self.decoder.share(image_embedding)
         batch_size = self.points_at_once
 
         def decode(number: int) -> Candidates[Tensor]:
@@ -232,21 +233,21 @@ class MaskGenerator:
     ) -> Candidates[Tensor]:
         """Masks of one batch of points, (P, 2), that the filters keep; all in the crop frame."""
         # float64, as in the official generator, until the prompt encoder has divided by the input size.
-        in_points = torch.as_tensor(self.transform.apply_coords(points, upscaling.crop_size), device=self.sam.device)
+        in_points = to_device(self.transform.apply_coords(points, upscaling.crop_size), self.sam.device)
         in_labels = torch.ones(len(in_points), dtype=torch.int, device=in_points.device)
         decoded = self.decoder.decode(
             shared, (in_points[:, None], in_labels[:, None]), self._pred_iou_filter, upscaling.num_embedding_rows
         )
+        scores = start_to_host(decoded.keep_mask, decoded.iou_predictions)  # there before what is measured
         stability, boxes = upscaling.measure(decoded.low_res_masks, self.config.stability_score_offset)
         keep = ~near_crop_edge(torch.from_numpy(boxes), crop_box, original_size).numpy()
         if self.config.stability_score_thresh > 0:
             keep &= stability >= self.config.stability_score_thresh
         where = keep.nonzero()[0]
-        # Both at once, since each transfer waits for the device.
-        keep_mask, iou_predictions = torch.stack([decoded.keep_mask.float(), decoded.iou_predictions]).cpu().numpy()
+        keep_mask, iou_predictions = scores()
         prompts, slots = (indices[where] for indices in keep_mask.nonzero())
         return Candidates(
-            masks=list(decoded.low_res_masks[where]),
+            masks=list(decoded.low_res_masks[to_device(where, self.sam.device)]),
             boxes_xyxy=boxes[where],
             iou_predictions=iou_predictions[prompts, slots],
             stability_scores=stability[where],

@@ -27,6 +27,7 @@ from sam_pipeline.masks.prompts import BoxXyxy, Prompt, UnusablePrompt
 from sam_pipeline.masks.records import PromptedMaskRecord
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.masks.runs.runs import Runs
+from sam_pipeline.masks.transfers import to_device
 from sam_pipeline.model.sam import Sam
 
 # Image tokens of prompts with a mask differ, and take 4 MB each: the plain decoder holds several copies of them.
@@ -90,7 +91,7 @@ class PromptedMaskGenerator:
             original_size: (H, W) of the image.
             prompts: of one image, in any mixture.
         """
-        image_embedding = image_embedding.to(self._sam.device, torch.float32)
+        image_embedding = image_embedding.to(self._sam.device)
         input_size = self._transform.get_preprocess_shape(*original_size, self._transform.target_length)
         upscaling = Upscaling(self._sam, input_size, original_size)
         shared = self._decoder.share(image_embedding)
@@ -174,12 +175,12 @@ class PromptedMaskGenerator:
         points, boxes, device = None, None, self._sam.device
         if prompts[0].point_coords:
             coords = self._transform.apply_coords(np.array([prompt.point_coords for prompt in prompts]), original_size)
-            labels = torch.tensor([prompt.point_labels for prompt in prompts], dtype=torch.int, device=device)
+            labels = np.array([prompt.point_labels for prompt in prompts], np.int32)
             # float32 here, as in the official predictor.
-            points = torch.as_tensor(coords, dtype=torch.float, device=device), labels
+            points = to_device(coords.astype(np.float32), device), to_device(labels, device)
         if prompts[0].box_xyxy is not None:
             moved = self._transform.apply_boxes(np.array([prompt.box_xyxy for prompt in prompts]), original_size)
-            boxes = torch.as_tensor(moved, dtype=torch.float, device=device)
+            boxes = to_device(moved.astype(np.float32), device)
         return points, boxes
 
 

@@ -31,9 +31,8 @@ def calls_of_passes(bench: Bench, side: TritonImageSide) -> dict[str, Callable[[
     """Name → call, of an image with random prompts of seven tokens, 40 % of which have a mask worth upscaling."""
     size = bench.scale.embedding_hw
     num_rows = min(NUM_ROWS, size[0])
-    image_tokens, image_queries = (
-        torch.randn(math.prod(size), channels, device=bench.device) for channels in (256, 128)
-    )
+    image_tokens = torch.randn(math.prod(size), 256, device=bench.device)
+    image_queries = torch.randn(8, math.prod(size), 16, device=bench.device)
     unread = image_tokens.new_empty(0)
     shared = side.share(SharedTokens(image_tokens, size, unread, unread, image_queries))
 

@@ -11,9 +11,10 @@ import torch
 from sam_pipeline.config import AnnotateConfig, MaskConfig
 from sam_pipeline.masks import generator, prompted
 from sam_pipeline.masks.decoder.batched_image_side import BatchedImageSide
-from sam_pipeline.masks.decoder.gpu import attention, folding
+from sam_pipeline.masks.decoder.gpu import attention, folding, token_side
 from sam_pipeline.masks.decoder.gpu import upscaling as mask_upscaling
 from sam_pipeline.masks.decoder.gpu.image_side import TritonImageSide
+from sam_pipeline.masks.decoder.gpu.token_side import TritonTokenSide
 from sam_pipeline.masks.decoder.image_side import ImageSideWeights
 from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
 from sam_pipeline.masks.full_resolution import triton_masks, upscaling
@@ -61,6 +62,7 @@ def main(mode, multimask_output):
         folding: ("fold_first", "fold_second"),
         attention: ("weigh_first", "weigh_second", "attend"),
         mask_upscaling: ("upscale",),
+        token_side: ("embed_prompts", "add_norm", "head_layer"),
         triton_masks: ("_measure", "_edges"),
     }
     for module, names in kernels.items():
@@ -73,6 +75,7 @@ def main(mode, multimask_output):
     sam = random_sam("cpu")
     decoder = SharedDecoder(sam)
     weights = ImageSideWeights.of(sam)
+    decoder._token_side = TritonTokenSide(sam, torch.float32)
     decoder._image_sides = [TritonImageSide(weights, torch.bfloat16), BatchedImageSide(weights)]
     masks = MaskConfig(points_per_side=3, pred_iou_thresh=0, stability_score_thresh=0, crop_n_layers=1)
     of_prompts = PromptedMaskGenerator(sam, decoder, multimask_output)

@@ -43,17 +43,18 @@ class BatchedImageSide:
         self._up1 = weights.up1[0].to(dtype), weights.up1[1].to(dtype)
         self._up2 = weights.up2[0].to(dtype), weights.up2[1].to(dtype)
 
-    def share(self, tokens: SharedTokens) -> tuple[Tensor, Tensor]:
-        """See `ImageSide`: image tokens (K, C) and their queries in the first layer (K, H * D)."""
-        return tokens.image_tokens.to(self._dtype), tokens.image_queries.to(self._dtype)
+    def share(self, tokens: SharedTokens) -> SharedTokens:
+        """See `ImageSide`; nothing is needed but the tokens."""
+        return tokens
 
     def update_first(
-        self, shared: tuple[Tensor, Tensor], keys: Tensor, values: Tensor, queries: Tensor
+        self, shared: SharedTokens, keys: Tensor, values: Tensor, queries: Tensor
     ) -> tuple[Tensor, Tensor]:
         """See `ImageSide`."""
         attentions = self._weights.attentions
         to_tokens, to_image = attentions.first_to_tokens, attentions.second_to_image
-        image_tokens, image_queries = shared
+        image_tokens = shared.image_tokens.to(self._dtype)
+        image_queries = shared.image_queries.transpose(0, 1).flatten(1).to(self._dtype)  # (K, H * D)
         block_keys = _block_diagonal(keys / score_root(to_tokens), to_tokens).to(self._dtype)
         scores = block_keys @ image_queries.T  # (N, H * T, K)
         return self._update(0, image_tokens.expand(len(scores), -1, -1), scores, values, queries, to_tokens, to_image)

@@ -38,7 +38,7 @@ class SharedTokens:
     values: Tensor
     """Values of each head, (H, K, D)."""
     image_queries: Tensor
-    """First layer, image to tokens: queries, (K, H * D)."""
+    """First layer, image to tokens: queries of each head, (H, K, D)."""
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,6 @@ class LowRankWeights:
         self.eps = first.eps, second.eps
         (g1, b1), (g2, b2) = ((norm.weight.detach(), norm.bias.detach()) for norm in (first, second))
         out1, out2 = (_detached(attn.out_proj) for attn in (attentions.first_to_tokens, attentions.second_to_tokens))
-        self._first_bias, self._first_weight = out1[1], g1
         self.second_weight = g2
 
         # Output projections that turn values of the tokens into V, V1, and both halves of V2 without the bias, (H * D,
@@ -91,22 +90,28 @@ class LowRankWeights:
         up1, up1_bias = weights.up1
         self.up1, self.up1_bias = up1, b2 @ up1 + up1_bias
 
-        # Everything that is shared but the squares is one product of Z; Z1, Z2 and Z3 are linear in it.
-        to_z2 = centred(torch.diag(g1))
+        # Everything that is shared is one product of image tokens, in which Z, Z1, Z2 and Z3 are linear. Its last
+        # columns are Z and Z1, whose variances are the mean squares of Z and Z2, and the cross of the bias.
+        to_z = centred(torch.eye(len(g1), device=g1.device))
+        to_z2 = centred(to_z * g1)
         to_z3 = to_z2 * g2
         share = 2 / len(g1)
         projections = SharedProjections(
-            cross1=self.output1.T * share,
-            keys=g1[:, None] * self.key.T,
-            values=g1[:, None] * self.value.T,
-            queries=g1[:, None] * self.query.T,
+            cross1=to_z @ self.output1.T * share,
+            keys=(to_z * g1) @ self.key.T,
+            values=(to_z * g1) @ self.value.T,
+            queries=(to_z * g1) @ self.query.T,
             cross21=to_z2 @ self.outputs2[0].T * share,
             cross22=to_z2 @ self.outputs2[1].T * share,
             final_keys=to_z3 @ self.final_key.T,
             final_values=to_z3 @ self.final_value.T,
             fine=to_z3 @ up1,
         )
-        self._projection = torch.cat(projections, dim=1).T.contiguous()
+        cross_bias = to_z2 @ self.bias[:, None] * share
+        # Padded to a multiple of 8, as products on GPUs want their rows.
+        padding = cross_bias.new_zeros(len(g1), 7)
+        self._projection = torch.cat([*projections, to_z, to_z * g1, cross_bias, padding], dim=1).T.contiguous()
+        self._projection_bias = self._projection @ out1[1]
         self._widths = [projection.shape[1] for projection in projections]
 
     def share(self, tokens: SharedTokens, dtype: torch.dtype) -> tuple[SharedProjections, SharedSquares]:
@@ -117,13 +122,14 @@ class LowRankWeights:
             dtype: of the projections.
 
         Returns:
-            Projections, views of one tensor; and squares, float32.
+            Projections, views of one tensor; and squares, float32, views likewise.
         """
-        z = centred(tokens.image_tokens + self._first_bias)
-        z2 = centred(z * self._first_weight)
-        cross_bias = z2 @ self.bias * (2 / len(self.bias))
-        squares = SharedSquares(z.square().mean(dim=1), z2.square().mean(dim=1), cross_bias)
-        projected = linear(z, self._projection).to(dtype)
+        product = linear(tokens.image_tokens, self._projection, self._projection_bias)
+        width, C = sum(self._widths), len(self.bias)
+        projected = product[:, :width].to(dtype)
+        both = product[:, width : width + 2 * C].view(len(product), 2, C)
+        first, second = both.var(dim=2, correction=0).unbind(dim=1)
+        squares = SharedSquares(first, second, product[:, width + 2 * C])
         return SharedProjections(*torch.split(projected, self._widths, dim=1)), squares
 
 

@@ -110,7 +110,7 @@ class LowRankImageSide:
         """See `ImageSide`."""
         rows, squares = self._low_rank.share(tokens, torch.float32)
         return _SharedColumns(
-            image_queries=self._columns(tokens.image_queries),
+            image_queries=tokens.image_queries.transpose(1, 2).contiguous(),
             cross1=self._columns(rows.cross1),
             keys=self._columns(rows.keys),
             values=self._columns(rows.values).transpose(1, 2).contiguous(),

@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -22,9 +21,7 @@ from threading import Barrier
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sam_pipeline.config import ResolvedPrecision
 from sam_pipeline.masks.decoder.batched_image_side import BatchedImageSide
@@ -38,19 +35,20 @@ from sam_pipeline.masks.decoder.image_side import (
     decoder_layers,
 )
 from sam_pipeline.masks.decoder.low_rank_image_side import LowRankImageSide
+from sam_pipeline.masks.decoder.token_side import (
+    Read,
+    TokenSide,
+    below_each_other,
+    has_heads_alike,
+)
 from sam_pipeline.masks.prediction import exact_float32
-from sam_pipeline.model.networks.two_way_transformer import Attention
+from sam_pipeline.model.networks.linear import linear
 from sam_pipeline.model.sam import Sam
 
 logger = logging.getLogger(__name__)
 
 # Prompts with many points decoded at once by a thread of a CPU; several copies of their image tokens are in memory.
 _CPU_PROMPTS_AT_ONCE = 8
-
-# All but cuDNN's, which torch tries first on Hopper since 2.11: for each new shape it plans for up to a second, and the
-# number of prompts is another from image to image.
-_ATTENTION_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-
 
 IouFilter = Callable[[Tensor], Tensor]
 """Chooses masks by predicted IoU, before any is upscaled: iou_predictions (n, M) float32 → keep_mask (n, M) bool."""
@@ -107,31 +105,36 @@ class SharedDecoder:
 
     @exact_float32()
     def __init__(self, sam: Sam, precision: ResolvedPrecision = "fp32") -> None:
-        self._decoder = sam.mask_decoder
-        self._prompt_encoder = sam.prompt_encoder
-        self._first, self._second = decoder_layers(sam)
-        self._final = sam.mask_decoder.transformer.final_attn_token_to_image
-        self._final_norm = sam.mask_decoder.transformer.norm_final_attn
-        self._no_mask = sam.prompt_encoder.no_mask_embed.weight.detach()
-        weights = ImageSideWeights.of(sam)
-        self._key_pe = weights.key_pe
         self._dtype = torch.bfloat16 if precision == "bf16" and sam.device.type != "cpu" else torch.float32
+        weights = ImageSideWeights.of(sam)
         self._image_sides = _image_sides(weights, self._dtype)
+        self._token_side = _token_side(sam, self._dtype)
+        self._no_mask = sam.prompt_encoder.no_mask_embed.weight.detach()
+        # Projections of the image tokens in the first layer. Those of their positions are added like a bias.
+        layer, _ = decoder_layers(sam)
+        to_image, to_tokens = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
+        self._num_heads, width = to_image.num_heads, to_image.internal_dim
+        self._projection, bias = below_each_other(to_image.k_proj, to_image.v_proj, to_tokens.q_proj)
+        self._projected_pe = (weights.key_pe @ self._projection.T).add_(bias)  # (K, 3 * H * D)
+        self._projected_pe[:, width : 2 * width] = bias[width : 2 * width]  # values are without positions
         # On a CPU each thread decodes prompts of its own.
         self._pool = _single_threaded_pool() if sam.device.type == "cpu" and torch.get_num_threads() > 1 else None
 
+    @torch.no_grad()
     @exact_float32()
     def share(self, image_embedding: Tensor) -> SharedImage:
-        """Compute what all prompts of an image share, from its embedding, (1, C, h, w) float32."""
-        image_tokens = (image_embedding[0].flatten(1).T + self._no_mask).contiguous()  # (K, C)
-        to_image, to_tokens = self._first.cross_attn_token_to_image, self._first.cross_attn_image_to_token
-        with_pe = image_tokens + self._key_pe
+        """Compute what all prompts of an image share, from its embedding, (1, C, h, w) of any float type."""
+        embedding = image_embedding[0].flatten(1).T
+        image_tokens = self._no_mask.new_empty(embedding.shape).copy_(embedding).add_(self._no_mask)  # (K, C)
+        projected = linear(image_tokens, self._projection).add_(self._projected_pe)
+        by_head = projected.view(len(projected), 3, self._num_heads, -1).permute(1, 2, 0, 3)  # (3, H, K, D)
+        keys, values, image_queries = by_head.new_empty(by_head.shape, dtype=self._dtype).copy_(by_head)
         tokens = SharedTokens(
             image_tokens=image_tokens,
             size=(image_embedding.shape[2], image_embedding.shape[3]),
-            keys=_by_head(to_image.k_proj(with_pe), to_image).to(self._dtype).contiguous(),
-            values=_by_head(to_image.v_proj(image_tokens), to_image).to(self._dtype).contiguous(),
-            image_queries=to_tokens.q_proj(with_pe),
+            keys=keys,
+            values=values,
+            image_queries=image_queries,
         )
         return SharedImage(tokens, [side.share(tokens) for side in self._image_sides])
 
@@ -155,20 +158,20 @@ class SharedDecoder:
             boxes: (N, 4) xyxy, model input frame.
             multimask_output: three masks a prompt (M = 3) rather than one.
         """
-        sparse_prompt_embeddings, _ = self._prompt_encoder(points=points, boxes=boxes, masks=None)
-        slots = slice(1, None) if multimask_output else slice(0, 1)  # the first mask token is for unambiguous prompts
-        num_tokens = 1 + self._decoder.num_mask_tokens + sparse_prompt_embeddings.shape[1]
+        pe = self._token_side.embed(points, boxes)
+        read = self._token_side.read(multimask_output)
         image_side, of_image = next(
             (side, of_image)
             for side, of_image in zip(self._image_sides, shared.by_image_side, strict=True)
-            if num_tokens <= side.max_tokens
+            if pe.shape[1] <= side.max_tokens
         )
-        chunks = [some for some in sparse_prompt_embeddings.split(image_side.prompts_at_once) if len(some)]
-        decode_some = partial(self._decode_some, image_side, shared.tokens, of_image, iou_filter, num_rows, slots)
+        chunks = [some for some in torch.split(pe, image_side.prompts_at_once) if len(some)]
+        decode_some = partial(self._decode_some, image_side, shared.tokens, of_image, iou_filter, num_rows, read)
         parts = list(self._pool.map(decode_some, chunks) if self._pool else map(decode_some, chunks))
-        num_masks = len(range(self._decoder.num_mask_tokens)[slots])
-        no_scores = sparse_prompt_embeddings.new_empty((0, num_masks))
-        no_masks = no_scores.new_empty((0, 4 * num_rows, 4 * shared.tokens.size[1]))
+        if len(parts) == 1:
+            return parts[0]
+        no_scores = pe.new_empty((0, read.num_masks))
+        no_masks = pe.new_empty((0, 4 * num_rows, 4 * shared.tokens.size[1]))
         return DecodedPrompts(
             torch.cat([no_scores, *(part.iou_predictions for part in parts)]),
             torch.cat([no_scores.bool(), *(part.keep_mask for part in parts)]),
@@ -179,53 +182,22 @@ class SharedDecoder:
     def _decode_some(
         self,
         image_side: ImageSide[Shared, AfterFirst, AfterSecond],
-        tokens: SharedTokens,
+        image: SharedTokens,
         of_image: Shared,
         iou_filter: IouFilter,
         num_rows: int,
-        slots: slice,
-        sparse: Tensor,
+        read: Read,
+        pe: Tensor,
     ) -> DecodedPrompts:
-        decoder, first, second, final = self._decoder, self._first, self._second, self._final
-        own_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        pe = torch.cat([own_tokens.expand(len(sparse), -1, -1), sparse], dim=1)  # (N, T, C): tokens are their own pe
-
-        queries = first.norm1(first.self_attn(q=pe, k=pe, v=pe))
-        attended = self._attend_shared_keys(tokens, first.cross_attn_token_to_image.q_proj(queries + pe))
-        queries = first.norm2(queries + first.cross_attn_token_to_image.out_proj(attended))
-        queries = first.norm3(queries + first.mlp(queries))
-        to_tokens = first.cross_attn_image_to_token
-        keys, values = to_tokens.k_proj(queries + pe), to_tokens.v_proj(queries)
-
-        with_pe = queries + pe
-        queries = second.norm1(queries + second.self_attn(q=with_pe, k=with_pe, v=queries))
-        to_image = second.cross_attn_token_to_image
-        after_first, attended = image_side.update_first(of_image, keys, values, to_image.q_proj(queries + pe))
-        queries = second.norm2(queries + to_image.out_proj(attended))
-        queries = second.norm3(queries + second.mlp(queries))
-        to_tokens = second.cross_attn_image_to_token
-        keys, values = to_tokens.k_proj(queries + pe), to_tokens.v_proj(queries)
-
-        # The output heads read the IoU token and the mask tokens in use: the final attention skips the others.
-        read = [0, *range(1, 1 + decoder.num_mask_tokens)[slots]]
-        queries, pe = queries[:, read], pe[:, read]
-        after_second, attended = image_side.update_second(after_first, keys, values, final.q_proj(queries + pe))
-        queries = self._final_norm(queries + final.out_proj(attended))
-
-        iou_predictions = decoder.iou_prediction_head(queries[:, 0])[:, slots]
+        token_side = self._token_side
+        tokens, keys, values, queries = token_side.first(pe, image)
+        after_first, attended = image_side.update_first(of_image, keys, values, queries)
+        tokens, keys, values, queries = token_side.second(tokens, attended, pe, read)
+        after_second, attended = image_side.update_second(after_first, keys, values, queries)
+        iou_predictions, hyper_in = token_side.final(tokens, attended, read)
         keep_mask = iou_filter(iou_predictions)
-        heads = decoder.output_hypernetworks_mlps[slots]
-        hyper_in = torch.stack([head(queries[:, 1 + m]) for m, head in enumerate(heads)], dim=1)  # (N, M, C / 8)
-        low_res_masks = image_side.upscale(after_second, hyper_in, keep_mask, tokens.size, num_rows)
+        low_res_masks = image_side.upscale(after_second, hyper_in, keep_mask, image.size, num_rows)
         return DecodedPrompts(iou_predictions, keep_mask, low_res_masks)
-
-    def _attend_shared_keys(self, tokens: SharedTokens, q: Tensor) -> Tensor:
-        """First layer, tokens to image: q (N, T, H * D) → (N, T, H * D)."""
-        by_head = _by_head(q.to(self._dtype).flatten(0, 1), self._first.cross_attn_token_to_image)
-        # The choice holds for the whole process: on a CPU, where threads would undo each other's, it stays as it is.
-        with nullcontext() if q.device.type == "cpu" else sdpa_kernel(_ATTENTION_BACKENDS):
-            attended = F.scaled_dot_product_attention(by_head[None], tokens.keys[None], tokens.values[None])
-        return attended[0].transpose(0, 1).reshape(q.shape).to(q.dtype)
 
 
 def _image_sides(weights: ImageSideWeights, dtype: torch.dtype) -> list[ImageSide[Any, Any, Any]]:
@@ -254,9 +226,14 @@ def _missing_for_triton(device: torch.device) -> str | None:
     return "Triton is not installed" if find_spec("triton") is None else None
 
 
-def _by_head(x: Tensor, attn: Attention) -> Tensor:
-    """(N, H * D) → (H, N, D)."""
-    return x.view(len(x), attn.num_heads, -1).transpose(0, 1)
+def _token_side(sam: Sam, dtype: torch.dtype) -> TokenSide:
+    """The token side for the device of the networks."""
+    if sam.device.type == "cuda" and find_spec("triton") is not None and has_heads_alike(sam):
+        # Imported here: as above.
+        from sam_pipeline.masks.decoder.gpu.token_side import TritonTokenSide
+
+        return TritonTokenSide(sam, dtype)
+    return TokenSide(sam, dtype)
 
 
 def _single_threaded_pool() -> ThreadPoolExecutor:

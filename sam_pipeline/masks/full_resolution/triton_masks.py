@@ -38,8 +38,7 @@ def measure_masks(
     device = low_res_masks.device
     logits = low_res_masks.contiguous()
     L, R, S = logits.shape
-    nothing = torch.tensor([0, 0, len(columns.starts), len(rows.starts), -1, -1], dtype=torch.int32, device=device)
-    results = nothing.repeat(L, 1)
+    results = _nothing(len(columns.starts), len(rows.starts), device).repeat(L, 1)
     if L > 0:
         (_, y_weights, _, y_ranges), (_, x_weights, _, x_ranges) = _on_device(rows, device), _on_device(columns, device)
         num_rows, num_columns = len(y_ranges), len(x_ranges)
@@ -77,15 +76,21 @@ def mask_edges(low_res_masks: Tensor, rows: Axis, columns: Axis, threshold: floa
             )  # fmt: skip
 
     nothing = torch.empty(0, dtype=torch.int64, device=device)
-    counts = torch.zeros(L, W, dtype=torch.int64, device=device)
+    counts = logits.new_empty(L, W, dtype=torch.int64)
     launch(counts, nothing, writes=False)
     ends = counts.reshape(-1).cumsum(0).reshape(L, W)
     ends_of_masks = ends[:, -1].tolist()  # waits: only now is it known how many there are
     edges = torch.empty(ends_of_masks[-1], dtype=torch.int64, device=device)
-    launch(ends - counts, edges, writes=True)
+    launch(ends, edges, writes=True)
     copied = torch.empty(edges.shape, dtype=torch.int64, pin_memory=device.type == "cuda")
     copied.copy_(edges, non_blocking=True)
     return np.split(copied.numpy(), ends_of_masks[:-1])
+
+
+@lru_cache(maxsize=64)
+def _nothing(W: int, H: int, device: torch.device) -> Tensor:
+    """The two counts and the box of a mask without pixels; kept, since it is copied from the host."""
+    return torch.tensor([0, 0, W, H, -1, -1], dtype=torch.int32, device=device)
 
 
 def _on_device(axis: Axis, device: torch.device) -> tuple[Tensor, ...]:
@@ -246,7 +251,7 @@ def _edges(
     y_groups: tl.tensor,
     x_starts: tl.tensor,
     x_weights: tl.tensor,
-    places: tl.tensor,  # (L, W) int64; without WRITES out: the number of edges; else in: where the first one goes
+    places: tl.tensor,  # (L, W) int64; without WRITES out: numbers of edges; else in: their running sum
     edges: tl.tensor,  # out: int64
     R: tl.tensor,
     S: tl.tensor,
@@ -266,7 +271,8 @@ def _edges(
     first_row = logits + tl.load(x_starts + x, mask=real, other=0)
     place = tl.zeros((COLUMNS,), tl.int64)
     if WRITES:
-        place += tl.load(places + mask * W + x, mask=real, other=0)
+        before_it = mask * W + x - 1  # where the column's own begin, the one before ends
+        place += tl.load(places + before_it, mask=real & (before_it >= 0), other=0)
     num_edges = tl.zeros((COLUMNS,), tl.int64)
 
     # A run goes on from the foot of the column before.

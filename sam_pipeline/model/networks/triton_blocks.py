@@ -49,11 +49,12 @@ def _linear(x: Tensor, linear: nn.Linear) -> Tensor:
 def _add_norm(x: Tensor, update: Tensor | None, norm: nn.LayerNorm, dtype: torch.dtype) -> Tensor:
     """Add an update to x (B, H, W, C) in place, and return the layer norm of the sum."""
     normed = torch.empty_like(x, dtype=dtype)
-    C = x.shape[-1]
+    C, summed = x.shape[-1], None if update is None else x
     with _device_of(x):
         add_norm[(x.numel() // C,)](
-            x, update, norm.weight, norm.bias, norm.eps, normed, C=C, BLOCK=triton.next_power_of_2(C)
-        )
+            x, 1, C, update, norm.weight, norm.bias, norm.eps, summed, normed, None, None,
+            C=C, BLOCK=triton.next_power_of_2(C),
+        )  # fmt: skip
     return normed
 
 
@@ -86,30 +87,40 @@ def _device_of(x: Tensor) -> Any:
     return torch.cuda.device_of(x)  # type: ignore[no-untyped-call]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_together"])
 def add_norm(
-    x: tl.tensor,  # (rows, C) float32; out: with the update
+    x: tl.tensor,  # (rows, C) float32, so many of them one after another
+    rows_together: tl.tensor,
+    stride: tl.tensor,  # to the next so many
     update: tl.tensor,  # (rows, C), or None
     weight: tl.tensor,  # (C,)
     bias: tl.tensor,  # (C,)
     eps: tl.tensor,
+    summed: tl.tensor,  # out: (rows, C), perhaps x if its rows are all together; or None
     normed: tl.tensor,  # out: (rows, C)
+    pe: tl.tensor,  # (rows, C), or None
+    with_pe: tl.tensor,  # out: (rows, C), or None
     C: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
-    """Add an update to a row, and normalise the sum."""
+    """Add an update to a row, and normalise the sum; with `pe`, also the norm plus that."""
     channels = tl.arange(0, BLOCK)
     real = channels < C
-    places = tl.program_id(0).to(tl.int64) * C + channels
-    row = tl.load(x + places, mask=real, other=0.0)
+    number = tl.program_id(0).to(tl.int64)
+    places = number * C + channels
+    row_in_x = x + number // rows_together * stride + number % rows_together * C
+    row = tl.load(row_in_x + channels, mask=real, other=0.0)
     if update is not None:
         row += tl.load(update + places, mask=real, other=0.0).to(tl.float32)
-        tl.store(x + places, row, mask=real)
+        if summed is not None:
+            tl.store(summed + places, row, mask=real)
     centred = tl.where(real, row - tl.sum(row, axis=0) / C, 0.0)
     scale = tl.rsqrt(tl.sum(centred * centred, axis=0) / C + eps)
     scaled = centred * scale * tl.load(weight + channels, mask=real, other=0.0)
     output = scaled + tl.load(bias + channels, mask=real, other=0.0)
     tl.store(normed + places, output.to(normed.dtype.element_ty), mask=real)
+    if pe is not None:
+        tl.store(with_pe + places, output + tl.load(pe + places, mask=real, other=0.0), mask=real)
 
 
 @triton.jit

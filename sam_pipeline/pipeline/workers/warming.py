@@ -49,9 +49,10 @@ def warm_decoder(sam: Sam, decoder: SharedDecoder, prompted: PromptedMaskGenerat
             )
             MaskGenerator(sam, all_masks, job.precision, decoder).decode(embedding, (img_size, img_size))
         if job.mode != "grid":
-            # A box and a point are 7 tokens each, a box with a point 8; with more there is no kernel of ours.
-            box = (0.0, 0.0, img_size / 2, img_size / 2)
-            prompts = [Prompt(box), Prompt(box, ((9.0, 9.0),), (1,)), Prompt(box, ((9.0, 9.0), (99.0, 9.0)), (1, 0))]
+            # A box and a point are 7 tokens each, a box with a point 8; with more there is no image side of ours. What
+            # embeds prompts is compiled for points alone, for boxes alone, and for both.
+            box, point, points = (0.0, 0.0, img_size / 2, img_size / 2), ((9.0, 9.0),), ((9.0, 9.0), (99.0, 9.0))
+            prompts = [Prompt(box), Prompt(None, point, (1,)), Prompt(box, point, (1,)), Prompt(box, points, (1, 0))]
             prompted.decode(embedding, (img_size, img_size), prompts)
 
 

@@ -9,7 +9,7 @@ from sam_pipeline.pipeline.job import EncodedImage
 from sam_pipeline.pipeline.workers.engine import SamEngine
 from tests.gpu.bench import Bench
 from tests.gpu.instruments.clock import peak_gib, seconds
-from tests.gpu.instruments.kernels import DECODING, EDGES, MEASURING, counted_launches, require
+from tests.gpu.instruments.kernels import DECODING, EDGES, MEASURING, TOKENS, counted_launches, require
 from tests.gpu.instruments.results import Figures
 from tests.gpu.product import (
     DECODED_AT_ONCE,
@@ -68,7 +68,7 @@ def _decoding(bench: Bench, engine: SamEngine, images: Sequence[EncodedImage]) -
         with counted_launches() as launches:
             rate = _rate(lambda: decode(images), len(images))
         if bench.device == "cuda":
-            require(launches, (*DECODING, *MEASURING, *EDGES))
+            require(launches, (*DECODING, *TOKENS, *MEASURING, *EDGES))
         return {**rate, "masks": sum(masks) / len(images), "peak_gib": peak, "launches": dict(launches)}
 
     return case

@@ -109,7 +109,7 @@ def test_attention_whose_shape_varies_is_not_planned_by_cudnn(tiny_sam, monkeypa
     decoder = SharedDecoder(copy.deepcopy(tiny_sam).to("meta"))
     shared = decoder.share(torch.empty(1, 256, 8, 8, device="meta")).tokens
     before = torch.backends.cuda.cudnn_sdp_enabled()
-    decoder._attend_shared_keys(shared, torch.empty(5, 7, 128, device="meta"))
+    decoder._token_side._attend_shared_keys(shared, torch.empty(5, 7, 128, device="meta"))
     assert allowed == [(False, True, True)]
     assert torch.backends.cuda.cudnn_sdp_enabled() == before
 

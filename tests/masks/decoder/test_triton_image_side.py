@@ -34,10 +34,10 @@ def normal(*shape):
 def both_layers(side, kept, num_tokens=7, num_queries=4):
     """What the image side computes for as many prompts as there are rows of `kept`."""
     N = len(kept)
-    keys, values, queries = (normal(N, num_tokens, 128 * 4)[..., start::4] for start in range(3))
-    shared = side.share(SharedTokens(normal(40, 256), SIZE, normal(1), normal(1), normal(40, 128)))
+    keys, values, queries = normal(N, num_tokens, 128 * 3).chunk(3, dim=2)
+    shared = side.share(SharedTokens(normal(40, 256), SIZE, normal(1), normal(1), normal(8, 40, 16)))
     state, first = side.update_first(shared, keys, values, queries)
-    keys, values, queries = (normal(N + 1, num_tokens, 128 * 4)[1:, :, start::4] for start in range(3))
+    keys, values, queries = normal(N + 1, num_tokens, 128 * 3)[1:].chunk(3, dim=2)
     state, second = side.update_second(state, keys, values, queries[:, :num_queries])
     return first, second, side.upscale(state, normal(N, kept.shape[1], 32), kept, SIZE, NUM_ROWS)
 

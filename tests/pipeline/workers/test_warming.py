@@ -14,11 +14,11 @@ from sam_pipeline.pipeline.workers.warming import _compiler_errors
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is for Linux on x86-64")
 
 
-# One layer averaged and two, rebuilt, upscaled, measured, edges counted and written; of 7 tokens a prompt and of 8;
-# three masks a prompt and one.
+# Points embedded, norms of three kinds, heads of two; two layers folded, weighed and attended to, upscaled, measured, edges
+# counted and written; of 7 tokens a prompt and of 8; three masks a prompt and one; points alone, boxes alone, and both.
 @pytest.mark.parametrize(
     ("mode", "multimask_output", "num_forms"),
-    [("grid", False, 7), ("prompted", True, 10), ("both", False, 11)],
+    [("grid", False, 16), ("prompted", True, 23), ("both", False, 27)],
 )
 def test_every_form_of_a_kernel_that_images_need_is_launched_at_the_start(
     mode, multimask_output, num_forms, pytestconfig

@@ -13,10 +13,11 @@ from sam_pipeline.masks.decoder.gpu.matrices import add_product, load_matrix, lo
 
 @triton.jit
 def weigh_first(
-    image_queries: tl.tensor,  # (K, H * D)
+    image_queries: tl.tensor,  # (H, K, D)
     cross: tl.tensor,  # (K, H * D) of rows that are `stride` apart
     stride: tl.tensor,
-    mean_square: tl.tensor,  # (K,)
+    mean_square: tl.tensor,  # (K,), `square_stride` apart
+    square_stride: tl.tensor,
     eps: tl.tensor,
     key_rows: tl.tensor,  # these three: see FirstOperands
     value_rows: tl.tensor,
@@ -45,12 +46,15 @@ def weigh_first(
         tokens = first + tl.arange(0, TILE)
         real = tokens < num_tokens
         places = n.to(tl.int64) * num_tokens + tokens
-        own = _softmax(product(load_tile(image_queries, tokens, real, HD, HD), tl.trans(own_keys)), T, TP, H)
+        channel = tl.arange(0, HD)
+        by_head = image_queries + (channel // D * num_tokens * D + channel % D)[None, :] + tokens[:, None] * D
+        queries = tl.load(by_head, mask=real[:, None], other=0.0)  # (TILE, HD)
+        own = _softmax(product(queries, tl.trans(own_keys)), T, TP, H)
         own_half = own.to(own_keys.dtype)
         tl.store(attention + places[:, None] * R + tl.arange(0, R)[None, :], own_half, mask=real[:, None])
         products = product(load_tile(cross, tokens, real, stride, HD), tl.trans(own_rows))
         products = add_product(own_half, own_gram, products)
-        variance = tl.sum(products * own, axis=1) + tl.load(mean_square + tokens, mask=real, other=0.0)
+        variance = tl.sum(products * own, axis=1) + tl.load(mean_square + tokens * square_stride, mask=real, other=0.0)
         tl.store(rstd + places, _rstd(variance, eps), mask=real)
 
 
@@ -61,8 +65,10 @@ def weigh_second(
     cross2: tl.tensor,
     stride: tl.tensor,
     query_pe: tl.tensor,  # (K, H * D)
-    mean_square: tl.tensor,  # (K,)
-    cross_bias: tl.tensor,  # (K,)
+    mean_square: tl.tensor,  # (K,), `square_stride` apart
+    square_stride: tl.tensor,
+    cross_bias: tl.tensor,  # (K,), `cross_stride` apart
+    cross_stride: tl.tensor,
     eps: tl.tensor,
     first_value_rows: tl.tensor,  # (N, R, H * D)
     key_rows: tl.tensor,  # these six: see SecondOperands
@@ -110,8 +116,9 @@ def weigh_second(
 
         products = product(load_tile(cross1, tokens, real, stride, HD), tl.trans(first_rows))
         products = add_product(own1, own_gram11, products)
-        variance = tl.sum(products * own1.to(tl.float32), axis=1) + tl.load(mean_square + tokens, mask=real, other=0.0)
-        variance = variance * r1 + tl.load(cross_bias + tokens, mask=real, other=0.0)
+        variance = tl.sum(products * own1.to(tl.float32), axis=1)
+        variance += tl.load(mean_square + tokens * square_stride, mask=real, other=0.0)
+        variance = variance * r1 + tl.load(cross_bias + tokens * cross_stride, mask=real, other=0.0)
         products = product(load_tile(cross2, tokens, real, stride, HD), tl.trans(second_rows))
         products = add_product(own1, own_gram12, products) * r1[:, None]
         products = add_product(own2_half, own_gram22, products)

@@ -58,7 +58,7 @@ class _Shared(NamedTuple):
     """What all prompts of an image share."""
 
     image_queries: Tensor
-    """First layer, image to tokens: queries, (K, H * D)."""
+    """First layer, image to tokens: queries, (H, K, D)."""
     projections: SharedProjections
     squares: SharedSquares
 
@@ -67,10 +67,10 @@ class _FirstLayer(NamedTuple):
     """Image tokens of N prompts after the first layer."""
 
     shared: _Shared
-    values: Tensor
-    """Of the tokens in the first layer, (N, T, H * D)."""
     value_rows: Tensor
-    """The same block-diagonally, (N, R, H * D)."""
+    """Values of the tokens in the first layer, block-diagonally, (N, R, H * D)."""
+    vectors: Tensor
+    """The first half of V3 after the first transposed convolution, (N, R, C)."""
     factors: _Factors
 
 
@@ -78,8 +78,8 @@ class _BothLayers(NamedTuple):
     """Image tokens of N prompts after both layers."""
 
     first: _FirstLayer
-    values: Tensor
-    """Of the tokens in the second layer, (N, T, H * D)."""
+    vectors: Tensor
+    """The second half, (N, R, C)."""
     factors: _Factors
 
 
@@ -108,10 +108,8 @@ class TritonImageSide:
             self._operand(pe) for pe in (low_rank.key_pe, low_rank.query_pe, low_rank.final_key_pe)
         )
         up_norm, (up2, up2_bias) = weights.up_norm, weights.up2
-        self._up1 = low_rank.up1 * low_rank.second_weight[:, None]  # of V2, whose norm has that weight
-        self._vector_weights = [self._by_head(output @ self._up1) for output in low_rank.outputs2]
         self._up = (
-            low_rank.bias @ self._up1, low_rank.up1_bias, up_norm.weight.detach(), up_norm.bias.detach(), up_norm.eps,
+            low_rank.up1_bias, up_norm.weight.detach(), up_norm.bias.detach(), up_norm.eps,
             self._operand(up2), up2_bias,
         )  # fmt: skip
         device = weights.key_pe.device
@@ -120,7 +118,7 @@ class TritonImageSide:
 
     def share(self, tokens: SharedTokens) -> _Shared:
         """See `ImageSide`."""
-        return _Shared(self._operand(tokens.image_queries), *self._low_rank.share(tokens, self._dtype))
+        return _Shared(tokens.image_queries.to(self._dtype), *self._low_rank.share(tokens, self._dtype))
 
     def update_first(
         self, shared: _Shared, keys: Tensor, values: Tensor, queries: Tensor
@@ -132,13 +130,13 @@ class TritonImageSide:
         factors = self._weigh(
             kernels.weigh_first, values,
             shared.image_queries, projections.cross1, projections.cross1.stride(0), shared.squares.first,
-            low_rank.eps[0], own.key_rows, own.value_rows, own.gram,
+            shared.squares.first.stride(0), low_rank.eps[0], own.key_rows, own.value_rows, own.gram,
         )  # fmt: skip
         after = (*factors, own.vector_scores, own.own_values)
         attended = self._attend(
             queries, projections.keys, projections.values, self._key_pe, low_rank.value_bias, own.query_rows, after
         )
-        return _FirstLayer(shared, values, own.value_rows, factors), attended
+        return _FirstLayer(shared, own.value_rows, own.vectors, factors), attended
 
     def update_second(
         self, state: _FirstLayer, keys: Tensor, values: Tensor, queries: Tensor
@@ -149,7 +147,8 @@ class TritonImageSide:
         factors = self._weigh(
             kernels.weigh_second, values,
             projections.queries, projections.cross21, projections.cross22, projections.queries.stride(0),
-            self._query_pe, squares.second, squares.cross_bias, low_rank.eps[1],
+            self._query_pe, squares.second, squares.second.stride(0), squares.cross_bias, squares.cross_bias.stride(0),
+            low_rank.eps[1],
             state.value_rows, own.key_rows, own.value_rows, own.key_vectors, own.gram11, own.gram12, own.gram22,
             *state.factors,
         )  # fmt: skip
@@ -159,26 +158,24 @@ class TritonImageSide:
             queries, projections.final_keys, projections.final_values, self._final_key_pe, low_rank.final_value_bias,
             own.query_rows, first, second,
         )  # fmt: skip
-        return _BothLayers(state, values, factors), attended
+        return _BothLayers(state, own.vectors, factors), attended
 
     def upscale(
         self, state: _BothLayers, hyper_in: Tensor, keep_mask: Tensor, size: tuple[int, int], num_rows: int
     ) -> Tensor:
         """See `ImageSide`."""
         first, launch, w = state.first, self.launches.upscaling, size[1]
-        num_upscaled = num_rows * w
-        masks = hyper_in.new_empty(int(keep_mask.sum()), 4 * num_rows, 4 * w)  # the only wait for the device
-        (N, M, channels), H, T = hyper_in.shape, self._low_rank.num_heads, state.values.shape[1]
+        num_upscaled, (N, M, channels) = num_rows * w, hyper_in.shape
+        num_kept = keep_mask.flatten().cumsum(0)
+        (num_masks,) = num_kept[-1:].tolist()  # the only wait for the device
+        masks = hyper_in.new_empty(num_masks, 4 * num_rows, 4 * w)
         fine = first.shared.projections.fine
-        vectors1, vectors2 = (
-            self._vectors(*each) for each in zip((first.values, state.values), self._vector_weights, strict=True)
-        )
         with device_of(hyper_in):
             upscaling.upscale[(N, triton.cdiv(num_upscaled, launch.tile))](
-                *first.factors, *state.factors, fine, fine.stride(0), vectors1, vectors2, *self._up,
-                hyper_in.contiguous(), _output_indices(keep_mask), masks, N, len(fine), num_upscaled, w,
-                T=T, TP=self._folding.num_rows(T) // H, H=H, M=M, F=len(self._up[2]), G=channels,
-                MP=max(4, triton.next_power_of_2(M)), **_options(launch),
+                *first.factors, *state.factors, fine, fine.stride(0), first.vectors, state.vectors, *self._up,
+                hyper_in.contiguous(), keep_mask.contiguous(), num_kept, masks, len(fine), num_upscaled, w,
+                R=first.vectors.shape[1], M=M, F=len(self._up[1]), G=channels, MP=max(4, triton.next_power_of_2(M)),
+                **_options(launch),
             )  # fmt: skip
         return masks
 
@@ -239,16 +236,6 @@ class TritonImageSide:
         tokens_a_program = triton.cdiv(tiles, splits) * launch.tile
         return tokens_a_program, triton.cdiv(num_tokens, tokens_a_program)
 
-    def _vectors(self, values: Tensor, weight: Tensor) -> Tensor:
-        """The vectors of a layer after the first transposed convolution: (N, T, H * D) → (H, N, T, C)."""
-        H = len(weight)
-        by_head = self._operand(values).view(-1, H, weight.shape[1]).transpose(0, 1)  # (H, N * T, D)
-        return torch.bmm(by_head, weight).view(H, *values.shape[:2], -1)
-
-    def _by_head(self, matrix: Tensor) -> Tensor:
-        """(H * D, C) → (H, D, C)."""
-        return self._operand(matrix).view(self._low_rank.num_heads, -1, matrix.shape[1])
-
     def _operand(self, x: Tensor) -> Tensor:
         return x.to(self._dtype).contiguous()
 
@@ -256,8 +243,3 @@ class TritonImageSide:
 def _options(launch: Launch) -> dict[str, Any]:
     # No loads are prefetched: a tile of them takes as much shared memory as all else.
     return {"TILE": launch.tile, "num_warps": launch.num_warps, "num_stages": 1, "enable_fp_fusion": True}
-
-
-def _output_indices(chosen: Tensor) -> Tensor:
-    """Index of each chosen entry in an output that holds those alone, -1 for the others; int32."""
-    return torch.where(chosen, chosen.flatten().cumsum(0).view_as(chosen) - 1, -1).to(torch.int32)

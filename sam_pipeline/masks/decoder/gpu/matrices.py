@@ -32,6 +32,20 @@ def store_matrix(
 
 
 @triton.jit
+def store_columns(
+    matrices: tl.tensor,
+    n: tl.tensor,
+    matrix: tl.tensor,
+    first: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> None:
+    """Write some columns of matrix n of (N, ROWS, COLUMNS), from `first` on."""
+    places = tl.arange(0, ROWS)[:, None] * COLUMNS + (first + tl.arange(0, matrix.shape[1]))[None, :]
+    tl.store(matrices + n.to(tl.int64) * ROWS * COLUMNS + places, matrix.to(matrices.dtype.element_ty))
+
+
+@triton.jit
 def load_tile(
     pointer: tl.tensor, tokens: tl.tensor, real: tl.tensor, stride: tl.tensor, WIDTH: tl.constexpr
 ) -> tl.tensor:

@@ -8,7 +8,7 @@ import triton.language as tl
 from sam_pipeline.masks.decoder.gpu.matrices import add_product
 
 
-@triton.jit(do_not_specialize=["num_prompts"])  # compiled once for any number of prompts
+@triton.jit
 def upscale(
     attention1: tl.tensor,  # A1, (N, K, R)
     rstd1: tl.tensor,  # r1, (N, K)
@@ -16,9 +16,8 @@ def upscale(
     rstd2: tl.tensor,  # r2, (N, K)
     shared: tl.tensor,  # (K, 4 * F) of rows that are `stride` apart
     stride: tl.tensor,
-    vectors1: tl.tensor,  # (H, N, T, 4 * F)
-    vectors2: tl.tensor,  # (H, N, T, 4 * F)
-    vector_bias: tl.tensor,  # (4 * F,)
+    vectors1: tl.tensor,  # (N, R, 4 * F)
+    vectors2: tl.tensor,  # (N, R, 4 * F)
     up1_bias: tl.tensor,  # (4 * F,)
     up_weight: tl.tensor,  # (F,)
     up_bias: tl.tensor,  # (F,)
@@ -26,15 +25,13 @@ def upscale(
     up2: tl.tensor,  # (F, 4 * G)
     up2_bias: tl.tensor,  # (4 * G,)
     hyper_in: tl.tensor,  # (N, M, G)
-    mask_indices: tl.tensor,  # (N, M) int32: index of a mask in the output, negative for none
+    keep_mask: tl.tensor,  # (N, M) bool
+    num_kept: tl.tensor,  # (N, M): masks to keep up to this one, with it
     masks: tl.tensor,  # out: (masks, 4 * rows, 4 * w)
-    num_prompts: tl.tensor,  # N
     num_tokens: tl.tensor,  # K
     num_upscaled: tl.tensor,  # rows * w
     w: tl.tensor,
-    T: tl.constexpr,
-    TP: tl.constexpr,
-    H: tl.constexpr,
+    R: tl.constexpr,
     M: tl.constexpr,
     F: tl.constexpr,
     G: tl.constexpr,
@@ -46,10 +43,10 @@ def upscale(
     # The hypernetwork's product is one for all masks and corners of a token: 4 G rows, 4 corners x MP masks.
     output = tl.arange(0, 4 * MP)
     corner, m = output // MP, output % MP
-    mask_index = tl.load(mask_indices + n * M + m, mask=m < M, other=-1)
-    if tl.max(mask_index, axis=0) < 0:
+    is_kept = tl.load(keep_mask + n * M + m, mask=m < M, other=0) != 0
+    if tl.max(is_kept.to(tl.int32), axis=0) == 0:
         return
-    R: tl.constexpr = H * TP
+    mask_index = tl.load(num_kept + n * M + m, mask=m < M, other=0) - 1
     token = tl.program_id(1) * TILE + tl.arange(0, TILE)
     real = token < num_upscaled
     places = n.to(tl.int64) * num_tokens + token
@@ -58,26 +55,23 @@ def upscale(
     own2 = tl.load(attention2 + places[:, None] * R + row[None, :], mask=real[:, None], other=0.0)
     r1 = tl.load(rstd1 + places, mask=real, other=0.0)
     r2 = tl.load(rstd2 + places, mask=real, other=0.0)
-    vector_rows = ((row // TP * num_prompts + n) * T + row % TP) * (4 * F)
-    in_use = (row % TP < T)[:, None]
+    vector_rows = (n.to(tl.int64) * R + row) * (4 * F)
     fine_channels, finest_channels = tl.arange(0, F), tl.arange(0, 4 * G)
     to_finest = tl.load(up2 + fine_channels[:, None] * (4 * G) + finest_channels[None, :])
     own_rows = (finest_channels // G)[:, None] == corner[None, :]
     hyper_rows = hyper_in + (n * M + m)[None, :] * G + (finest_channels % G)[:, None]
     hyper = tl.load(hyper_rows, mask=own_rows & (m < M)[None, :], other=0.0)
-    kept = real[:, None] & (mask_index >= 0)[None, :]
+    kept = real[:, None] & is_kept[None, :]
     corner_pixels = mask_index.to(tl.int64) * 16 * num_upscaled + corner // 2 * (4 * w) + corner % 2
     pixels = masks + corner_pixels[None, :] + (token // w * (16 * w) + token % w * 4)[:, None]  # (TILE, 4 * MP)
     # Next to products of 16 bits one of TF32, with three bits more than bfloat16, loses nothing.
     precision: tl.constexpr = "ieee" if own1.dtype == tl.float32 else "tf32"
     for quarter in range(4):  # of a token, by row and column
         columns = quarter * F + fine_channels
-        own_vectors = tl.load(vectors1 + vector_rows[:, None] + columns[None, :], mask=in_use, other=0.0)
-        fine = tl.load(shared + token[:, None] * stride + columns[None, :], mask=real[:, None], other=0.0).to(
-            tl.float32
-        )
-        fine = add_product(own1, own_vectors, fine) * r1[:, None] + tl.load(vector_bias + columns)[None, :]
-        own_vectors = tl.load(vectors2 + vector_rows[:, None] + columns[None, :], mask=in_use, other=0.0)
+        own_vectors = tl.load(vectors1 + vector_rows[:, None] + columns[None, :])
+        fine = tl.load(shared + token[:, None] * stride + columns[None, :], mask=real[:, None], other=0.0)
+        fine = add_product(own1, own_vectors, fine.to(tl.float32)) * r1[:, None]
+        own_vectors = tl.load(vectors2 + vector_rows[:, None] + columns[None, :])
         fine = add_product(own2, own_vectors, fine) * r2[:, None] + tl.load(up1_bias + columns)[None, :]
         centred = fine - tl.sum(fine, axis=1, keep_dims=True) / F
         variance = tl.sum(centred * centred, axis=1, keep_dims=True) / F

@@ -8,7 +8,7 @@ from torch import Tensor
 from sam_pipeline.masks.decoder.plain_decoder import PlainDecoder
 from sam_pipeline.masks.decoder.shared_decoder import DecodedPrompts, SharedDecoder
 from tests.gpu.bench import Bench
-from tests.gpu.instruments.kernels import DECODING, counted_launches, require
+from tests.gpu.instruments.kernels import DECODING, TOKENS, counted_launches, require
 from tests.gpu.instruments.results import Figures
 from tests.gpu.networks import IMG_SIZE, grid_of_points, random_embedding, random_sam
 
@@ -40,7 +40,7 @@ def bfloat16_is_close(bench: Bench) -> Figures:
         decoded = _decode(bench, SharedDecoder(sam, "bf16"))
     figures = _compare(decoded, _decode(bench, PlainDecoder(sam)))
     if bench.device == "cuda":
-        require(launches, DECODING)
+        require(launches, (*DECODING, *TOKENS))
     return {**figures, "launches": sum(launches.values())}
 
 
