@@ -67,7 +67,7 @@ def main(mode, multimask_output):
     sam = random_sam("cpu")
     decoder = SharedDecoder(sam)
     weights = ImageSideWeights.of(sam)
-    decoder._image_sides = [TritonImageSide(weights, torch.bfloat16), BatchedImageSide(weights)]
+    decoder._image_sides = [TritonImageSide(weights, torch.float16), BatchedImageSide(weights)]
     masks = MaskConfig(points_per_side=3, pred_iou_thresh=0, stability_score_thresh=0, crop_n_layers=1)
     of_prompts = PromptedMaskGenerator(sam, decoder, multimask_output)
     config = AnnotateConfig(output="run", masks=masks, multimask_output=multimask_output)

@@ -36,7 +36,7 @@ from sam_pipeline.masks.decoder.image_side import (
     decoder_layers,
 )
 from sam_pipeline.masks.decoder.low_rank_image_side import LowRankImageSide
-from sam_pipeline.masks.prediction import exact_float32
+from sam_pipeline.masks.prediction import DTYPES, exact_float32
 from sam_pipeline.model.networks.two_way_transformer import Attention
 from sam_pipeline.model.sam import Sam
 
@@ -111,7 +111,7 @@ class SharedDecoder:
         self._no_mask = sam.prompt_encoder.no_mask_embed.weight.detach()
         weights = ImageSideWeights.of(sam)
         self._key_pe = weights.key_pe
-        self._dtype = torch.bfloat16 if precision == "bf16" and sam.device.type != "cpu" else torch.float32
+        self._dtype = torch.float32 if sam.device.type == "cpu" else DTYPES[precision]
         self._image_sides = _image_sides(weights, self._dtype)
         # On a CPU each thread decodes prompts of its own.
         self._pool = _single_threaded_pool() if sam.device.type == "cpu" and torch.get_num_threads() > 1 else None
@@ -231,7 +231,7 @@ def _image_sides(weights: ImageSideWeights, dtype: torch.dtype) -> list[ImageSid
         return [LowRankImageSide(weights), BatchedImageSide(weights, prompts_at_once=_CPU_PROMPTS_AT_ONCE)]
     batched = BatchedImageSide(weights, dtype)
     # Triton's kernels need Hopper's shared memory. Exact float32 takes no tensor cores: cuBLAS is best at it.
-    if dtype == torch.bfloat16 and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9:
+    if dtype != torch.float32 and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9:
         # Imported here: Triton comes with torch for CUDA alone.
         from sam_pipeline.masks.decoder.triton_image_side import TritonImageSide
 

@@ -178,8 +178,8 @@ def upscale(
     kept = real[:, None] & (mask_index >= 0)[None, :]
     corner_pixels = mask_index.to(tl.int64) * 16 * num_tokens + corner // 2 * (4 * w) + corner % 2
     pixels = masks + corner_pixels[None, :] + (token // w * (16 * w) + token % w * 4)[:, None]  # (TILE, 4 * MP)
-    # Next to products of bfloat16 one of TF32, with three bits more, loses nothing.
-    precision: tl.constexpr = "tf32" if tile.dtype == tl.bfloat16 else "ieee"
+    # Next to products of a half type one of TF32, with no bit less, loses nothing.
+    precision: tl.constexpr = "ieee" if tile.dtype == tl.float32 else "tf32"
     for quarter in range(4):  # of a token, by row and column
         columns = quarter * F + fine_channels
         to_fine = tl.load(up1 + channels[:, None] * (4 * F) + columns[None, :])

@@ -10,7 +10,7 @@ from unittest import mock
 from triton.runtime.jit import KernelInterface
 
 DECODING = ("average", "rebuild", "upscale")
-"""Kernels of the mask decoder in bfloat16."""
+"""Kernels of the mask decoder in half precision."""
 MEASURING = ("_measure",)
 """Those that find boxes and stability scores."""
 EDGES = ("_edges",)
