@@ -26,6 +26,12 @@ DTYPES: Mapping[ResolvedPrecision, torch.dtype] = {
 }
 """Of the operands of products that each precision applies to, and of image embeddings."""
 
+_SUMS_IN_HALF = (
+    "allow_fp16_reduced_precision_reduction",
+    "allow_bf16_reduced_precision_reduction",
+    "allow_fp16_accumulation",
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -114,16 +120,20 @@ def decode_prompts(
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Compute in float32 whatever the caller's settings are.
+    """Compute in float32, and sum products of half types in float32, whatever the caller's settings are.
 
-    CUDA would compute products in TF32, as cuDNN does by default: its 10-bit mantissa moves masks. Autocast, in which
-    scripts run the predictor, would mix types that the fast decoder keeps apart.
+    CUDA would compute products in TF32, as cuDNN does by default: its 10-bit mantissa moves masks. By default it would
+    also add the parts of a long sum in the half type. Autocast, in which scripts run the predictor, would mix types
+    that the fast decoder keeps apart.
     """
     # Not the older allow_tf32: reading that raises where a user has set precisions the newer way.
     matmul = torch.backends.cuda.matmul
     conv = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # the newer way, which torch's stubs lack
     before = matmul.fp32_precision, conv.fp32_precision
+    sums_before = [getattr(matmul, name) for name in _SUMS_IN_HALF]
     matmul.fp32_precision = conv.fp32_precision = "ieee"
+    for name in _SUMS_IN_HALF:
+        setattr(matmul, name, False)
     try:
         with ExitStack() as stack:
             for device_type in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
@@ -131,13 +141,15 @@ def exact_float32() -> Iterator[None]:
             yield
     finally:
         matmul.fp32_precision, conv.fp32_precision = before
+        for name, value in zip(_SUMS_IN_HALF, sums_before, strict=True):
+            setattr(matmul, name, value)
 
 
 @functools.cache  # once a process
 def _warn_of_overflow() -> None:
     logger.warning(
-        "an image exceeds the range of fp16 in the image encoder: such images are encoded again in fp32, which is slow; "
-        "if they are many, use precision bf16"
+        "an image exceeds the range of fp16 in the image encoder: such images are encoded again in fp32, which is "
+        "slow; if they are many, use precision bf16"
     )
 
 

@@ -117,6 +117,14 @@ def test_exact_float32_turns_tf32_off_and_back(tf32):
     assert matmul.fp32_precision == conv.fp32_precision == "tf32"
 
 
+def test_exact_float32_has_half_types_summed_in_float32():
+    matmul, names = torch.backends.cuda.matmul, prediction._SUMS_IN_HALF
+    before = [getattr(matmul, name) for name in names]
+    with exact_float32():
+        assert not any(getattr(matmul, name) for name in names)
+    assert [getattr(matmul, name) for name in names] == before
+
+
 def test_exact_float32_turns_autocast_off_and_back():
     a, b = torch.rand(2, 3), torch.rand(3, 2)
     with torch.autocast("cpu", torch.bfloat16):
