@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from benchmarks.measured.contender import official, ours
+from benchmarks.measured.float16 import ProductsOfFloat16
 from benchmarks.photographs import photographs, read_photograph
 from benchmarks.report import agreement, matched_share, print_table, write_result
 from sam_pipeline.config import ResolvedPrecision
@@ -46,7 +47,8 @@ def run(
         official_masks = cached_masks(image, settings, lambda image=image: make_official()(image), CACHE)
         progress.print(f"{path.name}: {len(official_masks)} official masks")
         if generate is not None:
-            rows.append({"image": path.name, **agreement(official_masks, generate(image))})
+            with ProductsOfFloat16():
+                rows.append({"image": path.name, **agreement(official_masks, generate(image))})
     if rows:
         _print(rows)
         write_result(name, {"settings": settings, "precision": precision, "summary": summary(rows), "rows": rows})

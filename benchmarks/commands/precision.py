@@ -18,6 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks.commands.fidelity import summary
+from benchmarks.measured.float16 import ProductsOfFloat16
 from benchmarks.photographs import photographs, read_photograph
 from benchmarks.report import agreement, print_table, write_result
 from sam_pipeline.config import MaskConfig, ResolvedPrecision
@@ -74,7 +75,10 @@ def run(images: Sequence[Path], settings: dict[str, Any], variants: Sequence[Var
             return [record.to_dict() for record in generators[image_side].decode(embeddings, size)]
 
         precisions = {"fp32", *(variant.encoder for variant in variants)}
-        embeddings = {of: torch.cat([encode(sam, [crop], of) for crop in crops]) for of in DTYPES if of in precisions}
+        with ProductsOfFloat16():
+            embeddings = {
+                of: torch.cat([encode(sam, [crop], of) for crop in crops]) for of in DTYPES if of in precisions
+            }
         reference = masks(embeddings["fp32"], "fp32")
         for variant in variants:
             stored = embeddings[variant.encoder].to(DTYPES[variant.embedding])
