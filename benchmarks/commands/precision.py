@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
-from torch import Tensor
 
 from benchmarks.commands.fidelity import summary
 from benchmarks.measured.float16 import ProductsOfFloat16
@@ -68,23 +69,11 @@ def run(images: Sequence[Path], settings: dict[str, Any], variants: Sequence[Var
     progress = Console(stderr=True)
     rows: dict[Variant, list[dict[str, Any]]] = {variant: [] for variant in variants}
     for path in images:
-        image = read_photograph(path)
-        crops = prepare_crops(image, config, sam.image_encoder.img_size)
-
-        def masks(embeddings: Tensor, image_side: str, size: tuple[int, int] = image.shape[:2]) -> list[dict[str, Any]]:
-            return [record.to_dict() for record in generators[image_side].decode(embeddings, size)]
-
-        precisions = {"fp32", *(variant.encoder for variant in variants)}
         with ProductsOfFloat16():
-            embeddings = {
-                of: torch.cat([encode(sam, [crop], of) for crop in crops]) for of in DTYPES if of in precisions
-            }
-        reference = masks(embeddings["fp32"], "fp32")
-        for variant in variants:
-            stored = embeddings[variant.encoder].to(DTYPES[variant.embedding])
-            found = agreement(reference, masks(stored, variant.image_side))
-            rows[variant].append({"image": path.name, **found})
-            progress.print(f"{path.name}, {variant}: {found['matched']:.1%} matched")
+            found = _compare(generators, variants, read_photograph(path))
+        for variant, of_variant in found.items():
+            rows[variant].append({"image": path.name, **of_variant})
+            progress.print(f"{path.name}, {variant}: {of_variant['matched']:.1%} matched", soft_wrap=True)
     _print(rows)
     documents = [
         {"variant": variant._asdict(), "summary": _summary(of_variant), "rows": of_variant}
@@ -93,12 +82,32 @@ def run(images: Sequence[Path], settings: dict[str, Any], variants: Sequence[Var
     write_result(name, {"settings": settings, "variants": documents})
 
 
+def _compare(
+    generators: Mapping[ResolvedPrecision, MaskGenerator], variants: Sequence[Variant], image: NDArray[np.uint8]
+) -> dict[Variant, dict[str, Any]]:
+    """Agreement of each variant with float32, on one photograph; generators by the precision of the image tokens."""
+    exact = generators["fp32"]
+    crops = prepare_crops(image, exact.config, exact.sam.image_encoder.img_size)
+    embeddings = {
+        encoder: torch.cat([encode(exact.sam, [crop], encoder) for crop in crops])
+        for encoder in {"fp32", *(variant.encoder for variant in variants)}
+    }
+
+    def masks(variant: Variant) -> list[dict[str, Any]]:
+        stored = embeddings[variant.encoder].to(DTYPES[variant.embedding])
+        return [record.to_dict() for record in generators[variant.image_side].decode(stored, image.shape[:2])]
+
+    reference = masks(Variant("fp32", "fp32", "fp32"))
+    return {variant: agreement(reference, masks(variant)) for variant in variants}
+
+
 def _decoder(sam: Sam, precision: ResolvedPrecision) -> SharedDecoder:
     decoder = SharedDecoder(sam)
     if precision != "fp32":
         # What a GPU uses; on CPUs the decoder takes float32 alone.
         decoder._dtype = DTYPES[precision]
         decoder._image_sides = [BatchedImageSide(ImageSideWeights.of(sam), decoder._dtype, _PROMPTS_AT_ONCE)]
+        decoder._pool = None  # its threads would not have our products of float16
     return decoder
 
 
