@@ -1,7 +1,7 @@
 """What an image costs the CPU beside the networks: from JPEG to crop, from embedding to Arrow, and a tiny one at all.
 
 CPU milliseconds an image, on one thread, without Ray. read: a JPEG of 2250 x 1500 pixels in memory to its row in Arrow.
-embed: the encoder's output, bf16 with its channels last, to Arrow; here on the CPU, where nothing is copied from a
+embed: the encoder's output, fp16 with its channels last, to Arrow; here on the CPU, where nothing is copied from a
 device. tiny: an image of 8 x 8 pixels on disk to its row, with what was planned for it, for the fake engine.
 
 With --against, the same is measured in another checkout in turn, each time in a new process.
@@ -86,10 +86,10 @@ def _embed(images: pa.Table, job: Any, repeats: int) -> float:
     from sam_pipeline.pipeline.workers.stages import encode_images
 
     torch.set_num_threads(1)
-    embeddings = torch.rand(_BATCH, 256, 64, 64).to(torch.bfloat16, memory_format=torch.channels_last)
+    embeddings = torch.rand(_BATCH, 256, 64, 64).to(torch.float16, memory_format=torch.channels_last)
     # Without weights: only what carries embeddings on is measured.
     engine = engine_module.SamEngine.__new__(engine_module.SamEngine)
-    engine._job, engine._sam, engine._dtype = job, None, torch.bfloat16  # type: ignore[assignment]
+    engine._job, engine._sam, engine._dtype = job, None, torch.float16  # type: ignore[assignment]
     engine._crops_at_once = FittingSize("crops")
     with patch.object(engine_module.prediction, "encode", lambda *_: embeddings):
         _, seconds = _timed(lambda: encode_images(images, engine, _BATCH, job), repeats)

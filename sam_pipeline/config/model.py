@@ -9,8 +9,8 @@ from sam_pipeline.config.base import Settings, check_place
 
 ModelType = Literal["default", "vit_h", "vit_l", "vit_b", "vit_t"]
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["auto", "fp32", "bf16"]
-ResolvedPrecision = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
+ResolvedPrecision = Literal["fp32", "fp16", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,9 @@ class ModelConfig(Settings):
     """Where the networks run; auto takes CUDA when the cluster has GPUs. Ray gives each process its GPU; with
     CUDA_VISIBLE_DEVICES=1 a local cluster has the second one alone."""
     precision: Precision = "auto"
-    """Arithmetic of the image encoder and, on CUDA, of the image tokens in the mask decoder: auto is bf16 on CUDA and
-    fp32 on CPU. Prompt tokens, predicted IoU and mask logits are always fp32."""
+    """Arithmetic of the image encoder and, on CUDA, of the image tokens in the mask decoder: auto is fp16 on CUDA and
+    fp32 on CPU. Prompt tokens, predicted IoU and mask logits are always fp32. bf16 is as fast as fp16 and coarser; an
+    image whose embedding exceeds the range of fp16 is encoded again in fp32."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError if the checkpoint is empty."""

@@ -279,7 +279,7 @@ def _finished_table(config: AnnotateConfig, plan: Plan, targets: Targets, weight
 
 def _resolved_precision(model: ModelConfig, device: str) -> ResolvedPrecision:
     if model.precision == "auto":
-        return "bf16" if device == "cuda" else "fp32"
+        return "fp16" if device == "cuda" else "fp32"
     return model.precision
 
 

@@ -21,7 +21,7 @@ class Scale:
     """That are timed and profiled alone; see networks.image_encoder."""
     checked_encoders: tuple[str, ...]
     """That are compared with the CPU, with two blocks."""
-    precision: Literal["bf16", "fp32"]
+    precision: Literal["fp16", "fp32"]
     """The product's."""
     points_per_side: int
     check_points_per_side: int
@@ -45,7 +45,7 @@ FULL = Scale(
     large_models=("vit_h", "vit_b"),
     encoders=("vit_h", "vit_b", "vit_t"),
     checked_encoders=("vit_h", "vit_b", "vit_t"),
-    precision="bf16",
+    precision="fp16",
     points_per_side=32,
     check_points_per_side=8,
     photographs=64,

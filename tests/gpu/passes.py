@@ -56,7 +56,7 @@ def calls_of_passes(bench: Bench, side: TritonImageSide) -> dict[str, Callable[[
 
 
 def _dtype(bench: Bench) -> torch.dtype:
-    return torch.bfloat16 if bench.device == "cuda" else torch.float32
+    return torch.float16 if bench.device == "cuda" else torch.float32
 
 
 def two_in_five(iou_predictions: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig
 from sam_pipeline.masks.geometry.crops import prepare_crops
+from sam_pipeline.masks.prediction import DTYPES
 from sam_pipeline.masks.prompts import ImagePrompts
 from sam_pipeline.model.checkpoints import resolve_checkpoint, sha256_of
 from sam_pipeline.model.registry import build_sam
@@ -129,5 +130,5 @@ def keep_embeddings(bench: Bench, embeddings: Sequence[bytes]) -> None:
 
 def as_tensor(bench: Bench, embedding: bytes) -> Tensor:
     """(1, 256, 64, 64) on the device."""
-    dtype = torch.bfloat16 if bench.scale.precision == "bf16" else torch.float32
+    dtype = DTYPES[bench.scale.precision]
     return torch.frombuffer(bytearray(embedding), dtype=dtype).view(1, 256, 64, 64).to(bench.device)

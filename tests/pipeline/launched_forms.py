@@ -76,7 +76,7 @@ def main(mode, multimask_output):
     decoder = SharedDecoder(sam)
     weights = ImageSideWeights.of(sam)
     decoder._token_side = TritonTokenSide(sam, torch.float32)
-    decoder._image_sides = [TritonImageSide(weights, torch.bfloat16), BatchedImageSide(weights)]
+    decoder._image_sides = [TritonImageSide(weights, torch.float16), BatchedImageSide(weights)]
     masks = MaskConfig(points_per_side=3, pred_iou_thresh=0, stability_score_thresh=0, crop_n_layers=1)
     of_prompts = PromptedMaskGenerator(sam, decoder, multimask_output)
     config = AnnotateConfig(output="run", masks=masks, multimask_output=multimask_output)

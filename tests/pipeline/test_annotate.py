@@ -3,8 +3,9 @@
 import pytest
 import ray
 
+from sam_pipeline.config import ModelConfig
 from sam_pipeline.errors import ClusterError, ConfigError, FencedError, RunFailedError
-from sam_pipeline.pipeline.annotate import _ray_errors, _starts
+from sam_pipeline.pipeline.annotate import _ray_errors, _resolved_precision, _starts
 
 FAILED, GONE = RunFailedError("a machine was lost"), ClusterError("too few CPUs")
 
@@ -63,3 +64,11 @@ def test_an_error_of_an_actor_is_said_and_not_where_it_came_up():
         _ray_errors(),
     ):
         raise error
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "resolved"),
+    [("auto", "cuda", "fp16"), ("auto", "cpu", "fp32"), ("bf16", "cuda", "bf16"), ("fp16", "cpu", "fp16")],
+)
+def test_what_is_not_given_is_half_precision_on_gpus_alone(precision, device, resolved):
+    assert _resolved_precision(ModelConfig(precision=precision), device) == resolved

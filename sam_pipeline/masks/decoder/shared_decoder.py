@@ -41,7 +41,7 @@ from sam_pipeline.masks.decoder.token_side import (
     below_each_other,
     has_heads_alike,
 )
-from sam_pipeline.masks.prediction import exact_float32
+from sam_pipeline.masks.prediction import DTYPES, exact_float32
 from sam_pipeline.model.networks.linear import linear
 from sam_pipeline.model.sam import Sam
 
@@ -105,7 +105,7 @@ class SharedDecoder:
 
     @exact_float32()
     def __init__(self, sam: Sam, precision: ResolvedPrecision = "fp32") -> None:
-        self._dtype = torch.bfloat16 if precision == "bf16" and sam.device.type != "cpu" else torch.float32
+        self._dtype = torch.float32 if sam.device.type == "cpu" else DTYPES[precision]
         weights = ImageSideWeights.of(sam)
         self._image_sides = _image_sides(weights, self._dtype)
         self._token_side = _token_side(sam, self._dtype)

@@ -107,8 +107,8 @@ class ImageEncoderViT(nn.Module):
 def dtype_of_triton_blocks(x: Tensor, blocks: nn.ModuleList) -> torch.dtype | None:
     """The type that `triton_blocks` are to compute in; None where the plain blocks are to be used.
 
-    Those are for CPUs, for full precision, for training, for GPUs before Ampere, which have no bfloat16, and for blocks
-    in which a script has put adapters or hooks.
+    Those are for CPUs, for full precision, for training, for GPUs before Ampere, which Triton does not compile for, and
+    for blocks in which a script has put adapters or hooks.
     """
     if x.device.type != "cuda" or torch.is_grad_enabled() or not torch.is_autocast_enabled("cuda"):
         return None

@@ -54,7 +54,11 @@ class LayerNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x`` (B, C, H, W) float over C; same shape and dtype out."""
+        """Normalise ``x`` (B, C, H, W) float over C; same shape and dtype out, under autocast that of the weights."""
+        if x.dtype.itemsize == 2:
+            # In the necks channels exceed 256, and float16 does not hold their squares: the variance would be infinite,
+            # and the result the bias alone, which is finite and wrong.
+            return self.forward(x.float()).to(torch.promote_types(x.dtype, self.weight.dtype))
         centred = x - x.mean(1, keepdim=True)
         variance = centred.pow(2).mean(1, keepdim=True)
         return self.weight[:, None, None] * (centred / torch.sqrt(variance + self.eps)) + self.bias[:, None, None]

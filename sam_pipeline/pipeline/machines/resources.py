@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sam_pipeline.config import PoolConfig
+from sam_pipeline.config import PoolConfig, ResolvedPrecision
 from sam_pipeline.errors import ClusterError
 
 _MAX_CPU_THREADS = 4
@@ -36,7 +36,7 @@ _LEAST_FINISH_CPUS = 0.25
 # 8 keep a GPU busy; with more there are fewer gaps between batches.
 _GPU_BATCH_SIZE = 16
 # In Ray's object store.
-_CROP_BYTES, _EMBEDDING_BYTES = 3 * 2**20, {"fp32": 4 * 2**20, "bf16": 2 * 2**20}
+_CROP_BYTES, _EMBEDDING_BYTES = 3 * 2**20, {"fp32": 4 * 2**20, "fp16": 2 * 2**20, "bf16": 2 * 2**20}
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def _check_fits(r: Resources, num_cpus: float, num_gpus: float) -> None:
         )
 
 
-def check_batch_fits(num_crops: int, precision: Literal["fp32", "bf16"], store_bytes: int) -> None:
+def check_batch_fits(num_crops: int, precision: ResolvedPrecision, store_bytes: int) -> None:
     """Refuse a batch that Ray's object store cannot hold.
 
     Args:

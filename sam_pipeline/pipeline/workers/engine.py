@@ -33,7 +33,6 @@ from sam_pipeline.pipeline.workers.warming import warm_decoder, warm_encoder
 
 Masks = Sequence[MaskRecord | UnusablePrompt]
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _EMBEDDING_SHAPE = (256, 64, 64)
 # With fewer, what the prompts of an image share takes most of the memory.
 _LEAST_PROMPTS_AT_ONCE = 16
@@ -68,7 +67,7 @@ class SamEngine:
         if (found := sha256_of(path)) != job.weights_sha256:
             raise CheckpointError(f"{path} has SHA-256 {found}, the run was started with {job.weights_sha256}")
         self._job = job
-        self._dtype = _DTYPES[job.precision]
+        self._dtype = prediction.DTYPES[job.precision]
         self._sam = _load(model.model_type, path, role).to(job.device)
         self._crops_at_once = FittingSize("crops")
         self._prompts_at_once = FittingSize("prompts", least=_LEAST_PROMPTS_AT_ONCE)

@@ -10,7 +10,7 @@ from unittest import mock
 from triton.runtime.jit import KernelInterface
 
 DECODING = ("fold_first", "weigh_first", "fold_second", "weigh_second", "attend", "upscale")
-"""Kernels of the mask decoder in bfloat16."""
+"""Kernels of the mask decoder in half precision."""
 TOKENS = ("embed_prompts", "add_norm", "head_layer")
 """Those that the tokens of prompts take, in any precision."""
 MEASURING = ("_measure",)

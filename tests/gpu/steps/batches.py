@@ -38,7 +38,7 @@ def _encoder(bench: Bench, sam: Sam, batch_size: int) -> Figures:
     pixels = np.random.default_rng(5).integers(0, 256, (*INPUT_SIZE_HW, 3), dtype=np.uint8)
 
     def work() -> None:
-        encode(sam, [pixels] * batch_size, "bf16")
+        encode(sam, [pixels] * batch_size, "fp16")
 
     peak = peak_gib(work)
     taken = milliseconds(work, bench.scale.repeats) / batch_size

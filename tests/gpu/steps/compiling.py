@@ -27,7 +27,7 @@ def _compiled(bench: Bench, sam: Sam) -> Figures:
     batch = torch.randn(batch_size, 3, encoder.img_size, encoder.img_size, device=bench.device)
 
     def encode() -> None:
-        with torch.autocast(bench.device, dtype=torch.bfloat16):
+        with torch.autocast(bench.device, dtype=torch.float16):
             encoder(batch)
 
     eager = milliseconds(encode, bench.scale.repeats)

@@ -29,7 +29,7 @@ PLAIN_PROMPTS = 64
 
 def cases(bench: Bench) -> Cases:
     yield "photographs", partial(_photographs, bench)
-    for precision in ("bf16", "fp32"):
+    for precision in ("fp16", "bf16", "fp32"):
         yield f"decoder {precision}", partial(_decoder, bench, SharedDecoder(random_sam(bench.device), precision))
     yield "plain networks", partial(_plain_networks, bench)
 

@@ -35,7 +35,7 @@ def cases(bench: Bench) -> Cases:
     ]
     for model_type in bench.scale.encoders:
         large = random_model(bench, model_type)
-        yield f"{model_type} encode", partial(_profiled, partial(encode, large, pixels, "bf16"), len(pixels))
+        yield f"{model_type} encode", partial(_profiled, partial(encode, large, pixels, "fp16"), len(pixels))
 
 
 def _profiled(work: Callable[[], object], num_images: int) -> Figures:

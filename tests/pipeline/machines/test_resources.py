@@ -126,6 +126,7 @@ def test_a_batch_that_the_object_store_cannot_hold_is_refused_with_the_arithmeti
         "object store on the smallest machine has 256 MiB; lower --encode-batch-size or --crop-n-layers, or enlarge "
         "the store"
     )
+    check_batch_fits(40, "fp16", 2**28)
     check_batch_fits(40, "bf16", 2**28)
     check_batch_fits(40, "fp32", 0)
 

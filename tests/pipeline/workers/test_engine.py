@@ -64,10 +64,10 @@ def test_images_keep_their_order_while_some_are_finished_beside_the_device(engin
 def random_embeddings(_, crops, precision):
     """With channels last, as cuDNN leaves them; the first pixel of a crop decides them."""
     random = [torch.rand((1, 256, 64, 64), generator=torch.manual_seed(int(crop[0, 0, 0]))) for crop in crops]
-    return torch.cat(random).to(memory_format=torch.channels_last).to(engine_module._DTYPES[precision])
+    return torch.cat(random).to(memory_format=torch.channels_last).to(engine_module.prediction.DTYPES[precision])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_embeddings_are_contiguous_bytes_one_row_a_crop(engine, precision, monkeypatch):
     monkeypatch.setattr(engine_module.prediction, "encode", random_embeddings)
     encoder = SamEngine(job_of(threads=torch.get_num_threads(), precision=precision), "both")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sam_pipeline.config import ResolvedPrecision
 from sam_pipeline.masks.decoder.plain_decoder import PlainDecoder
 from sam_pipeline.masks.decoder.shared_decoder import DecodedPrompts, SharedDecoder
 from tests.gpu.bench import Bench
@@ -33,15 +34,14 @@ def float32_is_exact(bench: Bench) -> Figures:
     return {"largest_difference": off}
 
 
+def float16_is_close(bench: Bench) -> Figures:
+    """And computed by Triton's kernels."""
+    return _half_is_close(bench, "fp16")
+
+
 def bfloat16_is_close(bench: Bench) -> Figures:
     """And computed by Triton's kernels."""
-    sam = random_sam(bench.device)
-    with counted_launches() as launches:
-        decoded = _decode(bench, SharedDecoder(sam, "bf16"))
-    figures = _compare(decoded, _decode(bench, PlainDecoder(sam)))
-    if bench.device == "cuda":
-        require(launches, (*DECODING, *TOKENS))
-    return {**figures, "launches": sum(launches.values())}
+    return _half_is_close(bench, "bf16")
 
 
 def boxes_are_close(bench: Bench) -> Figures:
@@ -67,7 +67,7 @@ def many_points_are_close(bench: Bench) -> Figures:
 
 def prompts_do_not_mix(bench: Bench) -> Figures:
     """The same prompt alone, among few and among many gives the same masks: splitting a prompt over programs too."""
-    decoder = SharedDecoder(random_sam(bench.device), "bf16")
+    decoder = SharedDecoder(random_sam(bench.device), "fp16")
     points, labels = grid_of_points(max(4, bench.scale.points_per_side), bench.device)
     middle = len(points) // 2
     shared = decoder.share(random_embedding(bench.device))
@@ -84,7 +84,7 @@ def prompts_do_not_mix(bench: Bench) -> Figures:
 
 
 def nothing_kept_is_nothing(bench: Bench) -> Figures:
-    decoder = SharedDecoder(random_sam(bench.device), "bf16")
+    decoder = SharedDecoder(random_sam(bench.device), "fp16")
     shared = decoder.share(random_embedding(bench.device))
     decoded = decoder.decode(shared, grid_of_points(2, bench.device), lambda ious: ious > 1e9, NUM_ROWS)
     assert decoded.low_res_masks.shape == (0, 4 * NUM_ROWS, 256)
@@ -93,6 +93,7 @@ def nothing_kept_is_nothing(bench: Bench) -> Figures:
 
 CHECKS = (
     float32_is_exact,
+    float16_is_close,
     bfloat16_is_close,
     boxes_are_close,
     boxes_with_points_are_close,
@@ -108,17 +109,27 @@ def _decode(bench: Bench, decoder: SharedDecoder | PlainDecoder) -> DecodedPromp
     return decoder.decode(shared, points, _first_and_last, NUM_ROWS)
 
 
+def _half_is_close(bench: Bench, precision: ResolvedPrecision) -> Figures:
+    sam = random_sam(bench.device)
+    with counted_launches() as launches:
+        decoded = _decode(bench, SharedDecoder(sam, precision))
+    figures = _compare(decoded, _decode(bench, PlainDecoder(sam)))
+    if bench.device == "cuda":
+        require(launches, (*DECODING, *TOKENS))
+    return {**figures, "launches": sum(launches.values())}
+
+
 def _prompts_are_close(bench: Bench, points: tuple[Tensor, Tensor] | None, boxes: Tensor | None) -> Figures:
     sam, embedding = random_sam(bench.device), random_embedding(bench.device)
     ours, plain = (
         decoder.decode(decoder.share(embedding), points, _all, NUM_ROWS, boxes, multimask_output=False)
-        for decoder in (SharedDecoder(sam, "bf16"), PlainDecoder(sam))
+        for decoder in (SharedDecoder(sam, "fp16"), PlainDecoder(sam))
     )
     return _compare(ours, plain)
 
 
 def _compare(decoded: DecodedPrompts, expected: DecodedPrompts) -> Figures:
-    """bfloat16 against float32."""
+    """A half type against float32."""
     ious = (decoded.iou_predictions - expected.iou_predictions).abs().max().item()
     ours, theirs = decoded.low_res_masks, expected.low_res_masks
     error = ((ours - theirs).pow(2).mean() / theirs.pow(2).mean()).sqrt().item()
