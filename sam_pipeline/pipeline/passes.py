@@ -21,6 +21,7 @@ import ray
 
 from sam_pipeline.errors import SamPipelineError
 from sam_pipeline.pipeline.job import Job
+from sam_pipeline.pipeline.machines.cluster import check_cluster
 from sam_pipeline.pipeline.machines.lost_machines import LostMachines, TooFewMachinesError
 from sam_pipeline.pipeline.machines.placement import shared_gpus
 from sam_pipeline.pipeline.machines.resources import Resources, divide_again
@@ -130,9 +131,11 @@ def _commit_all(written: Generator[list[Shard]], committer: _Committer, monitor:
             try:
                 for shards in written:
                     committer.add(shards)
-                    if (state := read_monitor(monitor)) is not None:
-                        if state.failure is not None:
-                            raise state.failure
+                    if (state := read_monitor(monitor)) is None:
+                        check_cluster()
+                    elif state.failure is not None:
+                        raise state.failure
+                    else:
                         counts = state.counts
                     display.update(counts, committer.num_committed)
             except KeyboardInterrupt:

@@ -127,6 +127,15 @@ def test_bad_usage_is_one_line(cli, folder, arguments, message):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(("flag", "place"), [("--csv", "run/masks/a.csv"), ("--json", "run/prompts/a.json")])
+def test_nothing_is_written_where_the_run_keeps_its_tables(cli, folder, flag, place):
+    before = sorted(folder.rglob("*"))
+    code, out, err = cli("evaluate", "run", "--ground-truth", "truth.json", flag, place)
+    assert (code, out) == (2, "")
+    assert err == f"error: {folder / place} lies in a table of {folder / 'run'}; give a place of its own\n"
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_a_run_without_results(cli, folder):
     plan(str(folder / "planned"), 3)
     code, _, err = cli("evaluate", "planned", "--ground-truth", "truth.json")

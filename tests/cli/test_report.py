@@ -95,6 +95,24 @@ def test_what_cannot_be_is_refused_in_one_line(cli, run, tmp_path, arguments, wo
     assert (tmp_path / "file").read_text() == "kept"
 
 
+def test_report_does_not_write_where_the_run_keeps_its_tables(cli, tmp_path):
+    output = write_picture_run(tmp_path, ["0.png"])
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = cli("report", output, f"{output}/masks/page.html")
+    assert (code, out) == (2, "")
+    assert err == f"error: {output}/masks/page.html lies in a table of {output}; give a place of its own\n"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_show_does_not_write_where_the_run_keeps_its_tables(cli, tmp_path):
+    output = write_picture_run(tmp_path, ["0.png"])
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = cli("show", output, "--image", 0, "--to", f"{output}/images/0.png")
+    assert (code, out) == (2, "")
+    assert err == f"error: {output}/images/0.png lies in a table of {output}; give a place of its own\n"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.s3
 def test_pages_and_pictures_are_written_to_a_bucket(cli, run, s3, monkeypatch, tmp_path):
     for name, value in s3.env.items():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig
-from sam_pipeline.errors import FencedError, InputError, OutputError, StorageUnavailableError
+from sam_pipeline.errors import FencedError, InputError, OutputError, RunFailedError, StorageUnavailableError
 from sam_pipeline.pipeline import passes
 from sam_pipeline.pipeline.monitor import Counts, MonitorState
 from sam_pipeline.pipeline.passes import annotate_pending
@@ -215,6 +215,19 @@ def test_while_nothing_is_written_the_fence_is_looked_at_soon_and_then_every_ten
     annotate(table)
     assert table.looks == len([1, 3, 7, 15, 25, 35, 45, 55])
     assert table.done.all()
+
+
+def test_where_the_monitor_does_not_answer_the_cluster_is_looked_at(graph, monkeypatch):
+    def lost():
+        raise RunFailedError("another cluster")
+
+    monkeypatch.setattr(passes, "check_cluster", lost)
+    graph.steps = lambda ids: ([shard(image_id)] for image_id in ids)
+    graph.state = None
+    table = Table(20)
+    with pytest.raises(RunFailedError, match="another cluster"):
+        annotate(table)
+    assert table.done.tolist() == [True] + [False] * 19  # what was written is committed
 
 
 def test_a_signal_commits_what_is_ready_and_waits_for_nothing_else(graph, monkeypatch):

@@ -250,6 +250,17 @@ def current_cluster() -> Cluster:
     )
 
 
+def check_cluster() -> None:
+    """Refuse to go on if a new head has taken the place of the cluster's: Ray may not notice, and waits for ever.
+
+    Raises:
+        RunFailedError: another cluster answers at the address.
+    """
+    own_node_id = ray.get_runtime_context().get_node_id()
+    if all(node["NodeID"] != own_node_id for node in ray.nodes()):
+        raise RunFailedError("the cluster was lost, and another one answers at its address; the same command resumes")
+
+
 def _smallest(nodes: Sequence[Mapping[str, float]], resource: str) -> int:
     return int(min((node[resource] for node in nodes if resource in node), default=0))
 

@@ -25,15 +25,16 @@ def check_output(output: str, storage_options: StorageOptions) -> None:
     """
     for uri in table_uris(output):
         table = open_table(uri, storage_options)
-        if table is None:
-            # The log may be that of a table that is being made.
-            if (name := _first_name(uri, storage_options, besides=["_delta_log"])) is not None:
+        # The log may be that of a table that is being made.
+        if table is None and (name := _first_name(uri, storage_options, besides=["_delta_log"])) is not None:
+            table = open_table(uri, storage_options)  # which another start may have made and filled meanwhile
+            if table is None:
                 raise OutputError(
                     f"{uri} holds {name!r} and no table of this program, which would keep one there; "
                     "use another output, or move what is there"
                 )
         # A table of prompts has no metadata.
-        elif [field.name for field in table.schema().fields] != PROMPTS_SCHEMA.names:
+        if table is not None and [field.name for field in table.schema().fields] != PROMPTS_SCHEMA.names:
             metadata = table_metadata(table)  # raises for a table of another program
             if "fingerprint" in metadata:
                 check_not_filtered(output, metadata)

@@ -6,7 +6,7 @@ import ray
 
 from sam_pipeline.errors import ClusterError, RunFailedError
 from sam_pipeline.pipeline.machines import cluster
-from sam_pipeline.pipeline.machines.cluster import connected
+from sam_pipeline.pipeline.machines.cluster import check_cluster, connected
 
 TOO_SLOW = Exception("The current node timed out during startup. This could happen because of many things.")
 
@@ -125,3 +125,16 @@ def test_a_signal_that_ray_took_for_itself_reaches_the_program(init):
         assert seen == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_another_cluster_at_the_same_address_is_noticed(monkeypatch):
+    class Context:
+        def get_node_id(self):
+            return "ours"
+
+    monkeypatch.setattr(ray, "get_runtime_context", Context)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": "other"}, {"NodeID": "ours"}])
+    check_cluster()
+    monkeypatch.setattr(ray, "nodes", lambda: [{"NodeID": "other"}])
+    with pytest.raises(RunFailedError, match="another one answers at its address"):
+        check_cluster()

@@ -5,6 +5,7 @@ import pytest
 from deltalake import DeltaTable
 
 from sam_pipeline.errors import OutputError
+from sam_pipeline.storage.tables import output_folder
 from sam_pipeline.storage.tables.delta import create_table
 from sam_pipeline.storage.tables.output_folder import check_output
 from sam_pipeline.storage.tables.prompts import announce_prompts, write_prompts
@@ -67,3 +68,17 @@ def test_whatever_stands_beside_a_table_of_ours_does_not_stop_a_resume(output):
     finished(output, [row(0)])
     Path(output, "masks", "notes.txt").touch()
     check_output(output, {})
+
+
+def test_a_table_that_another_start_makes_meanwhile_is_accepted(output, monkeypatch):
+    finished(output, [row(0)])
+    looks = []
+
+    def open_table(uri, storage_options):
+        looks.append(uri)
+        return None if looks.count(uri) == 1 else output_folder_open(uri, storage_options)
+
+    output_folder_open = output_folder.open_table
+    monkeypatch.setattr(output_folder, "open_table", open_table)
+    check_output(output, {})
+    assert len(looks) > len(set(looks)), "no table was looked for twice"
