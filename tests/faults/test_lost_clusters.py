@@ -96,3 +96,21 @@ def test_with_restarts_a_run_goes_on_when_the_head_is_back(run, start, fault_env
     assert "***" not in finished.stderr
     run.assert_complete()
     print(finished.stderr)
+
+
+@pytest.mark.soak
+def test_a_head_that_is_replaced_unseen_is_noticed(run, start, fault_env, monkeypatch):
+    """On a busy machine the driver learns of nothing until the new head answers: Ray then waits for ever."""
+    with ray_head(start, fault_env, num_cpus=2) as head:
+        program = run.annotate("--max-restarts", 1, address=head.address, instructions=SLOW)
+        program.wait_until(lambda: run.num_committed() > 0)
+        driver = program.driver()
+        driver.suspend()
+    port = int(head.address.rpartition(":")[2])
+    monkeypatch.setattr(clusters, "free_ports", lambda number: [port, *free_ports(number - 1)])
+    with ray_head(start, fault_env, num_cpus=2):
+        driver.resume()
+        finished = program.wait()
+    assert finished.exit_code == 0, finished.stderr
+    assert "starting again" in finished.stderr
+    run.assert_complete()
