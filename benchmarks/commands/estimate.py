@@ -35,7 +35,9 @@ def main(arguments: Sequence[str]) -> None:
     parsed = parser.parse_args(arguments)
     os.environ.pop("TRITON_INTERPRET", None)  # its kernels cannot be compiled
     from benchmarks.measured import detect_estimate
+    from benchmarks.measured.detect_launches import totals, trace_detect
     from benchmarks.measured.mask_work import detect_masks
+    from benchmarks.measured.token_estimate import estimate_tokens
 
     masks = {name: detect_masks(name, detect_estimate.SIZE, parsed.points_per_side) for name in parsed.photographs}
     decoding = [(row.kernel, row) for row in detect_estimate.estimate_image_side()]
@@ -47,11 +49,14 @@ def main(arguments: Sequence[str]) -> None:
         for name, found in masks.items()
     }
     named = [*decoding, *(row for rows in of_masks.values() for row in rows)]
-    sums = {}
+    launches = next(site.launches for site in totals(trace_detect().sites) if site.part == "all")
+    others = {
+        "tokens": estimate_tokens(detect_estimate.PROMPTS).ms,
+        f"{launches} launches, unless hidden": detect_estimate.launches_ms(launches),
+    }
+    sums = dict(others)
     for name, rows in of_masks.items():
-        launches = detect_estimate.launches_ms(len(decoding) + len(rows))
-        sums["launches, unless hidden"] = launches
-        sums[f"all, {name}"] = launches + sum(row.ms for _, row in (*decoding, *rows))
+        sums[f"all, {name}"] = sum(others.values()) + sum(row.ms for _, row in (*decoding, *rows))
     totals = [(name, *[""] * (len(_COLUMNS) - 2), f"{ms:.2f}") for name, ms in sums.items()]
     print_table(_COLUMNS, [*(_cells(name, row) for name, row in named), *totals])
     kernels = [{**row._asdict(), "kernel": name, "ms": row.ms} for name, row in named]

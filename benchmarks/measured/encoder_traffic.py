@@ -38,10 +38,10 @@ def trace_encoder(model_type: str, batch_size: int) -> list[Traffic]:
         encoder: Any = build_sam(model_type).image_encoder.requires_grad_(False)
         side = encoder.pos_embed.shape[1]
         tokens = torch.empty(batch_size, side, side, encoder.pos_embed.shape[3])
-    counter = _Counter()
+    counter = TrafficCounter()
     with ExitStack() as stack:
         for name in _KERNELS:
-            stack.enter_context(mock.patch.object(triton_blocks, name, _Counted(name, counter)))
+            stack.enter_context(mock.patch.object(triton_blocks, name, CountedKernel(name, counter)))
         stack.enter_context(torch.inference_mode())
         stack.enter_context(counter)
         triton_blocks.run_blocks(tokens, encoder.blocks, torch.bfloat16)
@@ -57,13 +57,16 @@ def beside_products(rows: list[Traffic]) -> float:
     return sum(row.gigabytes for row in rows if not any(word in row.operation for word in _PRODUCTS))
 
 
-class _Counter(TorchDispatchMode):
+class TrafficCounter(TorchDispatchMode):
+    """Counts bytes and launches by operation."""
+
     def __init__(self) -> None:
         super().__init__()
         self.num_bytes: Counter[str] = Counter()
         self.launches: Counter[str] = Counter()
 
     def count(self, name: str, tensors: list[Tensor]) -> None:
+        """Count an operation on these tensors, inputs and outputs."""
         self.num_bytes[name] += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         self.launches[name] += 1
 
@@ -80,10 +83,10 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-class _Counted:
+class CountedKernel:
     """Takes the place of a kernel."""
 
-    def __init__(self, name: str, counter: _Counter) -> None:
+    def __init__(self, name: str, counter: TrafficCounter) -> None:
         self._name, self._counter = name, counter
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
