@@ -14,8 +14,9 @@ from sam_pipeline.pipeline.workers.warming import _compiler_errors
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is for Linux on x86-64")
 
 
-# Points embedded, norms of three kinds, heads of two; two layers folded, weighed, attended to; masks upscaled, measured,
-# edges counted and written; of 7 tokens a prompt and of 8; three masks a prompt and one; points alone, boxes alone, and both.
+# Points embedded, norms of three kinds, heads of two; two layers folded, weighed, attended to; masks upscaled and
+# measured, edges counted and written; of 7 tokens a prompt and of 8; three masks a prompt and one; points alone, boxes
+# alone, and both.
 @pytest.mark.parametrize(
     ("mode", "multimask_output", "num_forms"),
     [("grid", False, 16), ("prompted", True, 23), ("both", False, 27)],
