@@ -1,4 +1,4 @@
-"""What the kernels of `detect` would take on an H200, from their compiled code: 1,024 points, 1500 x 2250 pixels, bf16.
+"""What the kernels of `detect` would take on an H200, from their compiled code: 1,024 points, 1500 x 2250 pixels, fp16.
 
 Figures are of all programs of a launch; `measured/detect_estimate.py` says what is assumed. Masks that are measured are
 those of photographs, found on the CPU (half a minute each).
@@ -57,8 +57,8 @@ def main(arguments: Sequence[str]) -> None:
     sums = dict(others)
     for name, rows in of_masks.items():
         sums[f"all, {name}"] = sum(others.values()) + sum(row.ms for _, row in (*decoding, *rows))
-    totals = [(name, *[""] * (len(_COLUMNS) - 2), f"{ms:.2f}") for name, ms in sums.items()]
-    print_table(_COLUMNS, [*(_cells(name, row) for name, row in named), *totals])
+    sum_rows = [(name, *[""] * (len(_COLUMNS) - 2), f"{ms:.2f}") for name, ms in sums.items()]
+    print_table(_COLUMNS, [*(_cells(name, row) for name, row in named), *sum_rows])
     kernels = [{**row._asdict(), "kernel": name, "ms": row.ms} for name, row in named]
     write_result(parsed.name, {"kernels": kernels, "ms": sums})
 

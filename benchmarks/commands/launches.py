@@ -1,4 +1,4 @@
-"""Launches, copies and waits of `MaskGenerator.detect` on a GPU that need not be there: one image, bfloat16, Hopper.
+"""Launches, copies and waits of `MaskGenerator.detect` on a GPU that need not be there: one image, float16, Hopper.
 
 Counts, not times. Parts: what is done once an image; the tokens of the prompts, prompt encoder included; the image side
 of the decoder; masks at full resolution.

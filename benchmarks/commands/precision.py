@@ -1,7 +1,7 @@
 """What half precision changes: masks with it beside our own in float32, on many photographs, on a CPU.
 
 --half says where it is used. encoder: as on a GPU, operands and results of products are rounded and sums are float32;
-so is the embedding. embedding: that alone. image-tokens: those of the mask decoder, as on GPUs other than Hopper; a
+so is the embedding. embedding: that alone. image-tokens: those of the mask decoder, as on GPUs before Ampere; a
 minute a photograph. all: as on such a GPU. Nothing is timed: a CPU is no faster in half precision.
 """
 
@@ -26,6 +26,7 @@ from sam_pipeline.config import MaskConfig, ResolvedPrecision
 from sam_pipeline.masks.decoder.batched_image_side import BatchedImageSide
 from sam_pipeline.masks.decoder.image_side import ImageSideWeights
 from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
+from sam_pipeline.masks.decoder.token_side import TokenSide
 from sam_pipeline.masks.generator import MaskGenerator
 from sam_pipeline.masks.geometry.crops import prepare_crops
 from sam_pipeline.masks.prediction import DTYPES, encode
@@ -106,6 +107,7 @@ def _decoder(sam: Sam, precision: ResolvedPrecision) -> SharedDecoder:
     if precision != "fp32":
         # What a GPU uses; on CPUs the decoder takes float32 alone.
         decoder._dtype = DTYPES[precision]
+        decoder._token_side = TokenSide(sam, decoder._dtype)
         decoder._image_sides = [BatchedImageSide(ImageSideWeights.of(sam), decoder._dtype, _PROMPTS_AT_ONCE)]
         decoder._pool = None  # its threads would not have our products of float16
     return decoder

@@ -76,7 +76,7 @@ class Launch(NamedTuple):
 def compile_kernels(capability: int = 90) -> list[CompiledKernel]:
     """Compile every launch of the product for a compute capability, such as 90 for 9.0 (Hopper).
 
-    Launches are those of an image of 1024 x 700 pixels with prompts of two points, in bfloat16.
+    Launches are those of an image of 1024 x 700 pixels with prompts of two points, in float16.
     """
     with compiled_instead_of_launched(capability) as launches:
         _launch_all(HOPPER if capability >= 90 else OTHERS)
@@ -191,7 +191,7 @@ def _loops(code: str) -> tuple[int, tuple[tuple[int, int], ...]]:
 
 
 def image_side(launches: Launches) -> TritonImageSide:
-    """The mask decoder's image side in bfloat16, with weights of zero, on torch's default device."""
+    """The mask decoder's image side in float16, with weights of zero, on torch's default device."""
     weights = ImageSideWeights(
         num_heads=8,
         attentions=ImageSideAttentions(*(Attention(256, 8, downsample_rate=2) for _ in range(4))),
@@ -201,7 +201,7 @@ def image_side(launches: Launches) -> TritonImageSide:
         up_norm=LayerNorm2d(64),
         up2=(torch.zeros(64, 128), torch.zeros(128)),
     )
-    return TritonImageSide(weights, torch.bfloat16, launches)
+    return TritonImageSide(weights, torch.float16, launches)
 
 
 def _launch_all(launches: Launches) -> None:
@@ -222,15 +222,15 @@ def _launch_encoder() -> None:
     """A windowed block of ViT-H and a global one, without the products: on the meta device."""
     with torch.device("meta"):
         blocks = [Block(1280, 16, 5120, window_size=size, tokens=64) for size in (14, 0)]
-        triton_blocks.run_blocks(torch.empty(1, 64, 64, 1280), blocks, torch.bfloat16)
+        triton_blocks.run_blocks(torch.empty(1, 64, 64, 1280), blocks, torch.float16)
 
 
 def _launch_tokens() -> None:
     """The tokens of points and of boxes in all steps, without the products: on the meta device."""
     with torch.device("meta"):
         sam = assemble_sam(AbsentEncoder(img_size=1024)).eval().requires_grad_(False).to("meta")
-        side = TritonTokenSide(sam, torch.bfloat16)
-        keys = torch.empty(8, 4096, 16, dtype=torch.bfloat16)
+        side = TritonTokenSide(sam, torch.float16)
+        keys = torch.empty(8, 4096, 16, dtype=torch.float16)
         image = SharedTokens(torch.empty(4096, 256), (64, 64), keys, keys, torch.empty(8, 4096, 16))
         side.embed(None, torch.empty(2, 4))
         pe = side.embed((torch.empty(2, 2, 2, dtype=torch.float64), torch.empty(2, 2, dtype=torch.int32)), None)

@@ -38,7 +38,7 @@ then: 2.5 ms for averaging image tokens after one layer, 4.4 after two, 2.4 for 
 22 % of all 32 neighbouring cells are mixed. Where a processor has one or two programs, warps wait more."""
 _BYTES_A_SECOND = 0.8 * 4.0e12
 _FLOP_A_SECOND = 800e12
-"""Dense bfloat16."""
+"""Dense float16."""
 _LAUNCH_MS = 0.002
 """Of the host's queue."""
 
@@ -95,7 +95,7 @@ def estimate(launch: Launch, work: Work) -> Estimate:
 
 
 def estimate_image_side(capability: int = 90) -> list[Estimate]:
-    """Estimate the launches of the mask decoder, in bfloat16."""
+    """Estimate the launches of the mask decoder, in float16."""
     with compiled_instead_of_launched(capability) as launches:
         _decode()
     return [estimate(launch, _WORK[launch.compiled.kernel](launch)) for launch in launches]

@@ -1,6 +1,6 @@
 """Launches, copies and waits of `MaskGenerator.detect` on a GPU that need not be there, by the function that made them.
 
-The real code runs on the meta device, in the form that it has on a Hopper GPU in bfloat16: one image, all prompts in
+The real code runs on the meta device, in the form that it has on a Hopper GPU in float16: one image, all prompts in
 one call of the decoder. Triton's kernels are counted instead of being launched. What comes from the device is made up:
 every number is 1, so that one candidate survives.
 """
@@ -72,7 +72,7 @@ class DetectCounts(NamedTuple):
 
 
 def trace_detect(points_per_side: int = 32, image_size: tuple[int, int] = (1500, 2250)) -> DetectCounts:
-    """Count what one image takes, with an embedding in bfloat16 that is on the device.
+    """Count what one image takes, with an embedding in float16 that is on the device.
 
     Args:
         points_per_side: of the grid; its square is at most `MAX_POINTS_AT_ONCE`.
@@ -80,13 +80,13 @@ def trace_detect(points_per_side: int = 32, image_size: tuple[int, int] = (1500,
     """
     with torch.device("meta"):
         sam = assemble_sam(AbsentEncoder(img_size=1024)).eval().requires_grad_(False).to("meta")
-        embedding = torch.empty(1, 256, 64, 64, dtype=torch.bfloat16)
+        embedding = torch.empty(1, 256, 64, 64, dtype=torch.float16)
     counter = _Counter()
     with _as_on_hopper(counter):
-        decoder = SharedDecoder(sam, "bf16")
-        decoder._token_side = TritonTokenSide(sam, torch.bfloat16)
-        decoder._image_sides = [TritonImageSide(ImageSideWeights.of(sam), torch.bfloat16)]
-        generating = generator.MaskGenerator(sam, MaskConfig(points_per_side=points_per_side), "bf16", decoder)
+        decoder = SharedDecoder(sam, "fp16")
+        decoder._token_side = TritonTokenSide(sam, torch.float16)
+        decoder._image_sides = [TritonImageSide(ImageSideWeights.of(sam), torch.float16)]
+        generating = generator.MaskGenerator(sam, MaskConfig(points_per_side=points_per_side), "fp16", decoder)
         # Once for what is kept from one image to the next.
         for counting in (False, True):
             with ExitStack() as stack:

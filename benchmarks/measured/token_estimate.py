@@ -1,4 +1,4 @@
-"""What the tokens of an image's prompts would take on an H200 that need not be there: `TritonTokenSide` in bfloat16.
+"""What the tokens of an image's prompts would take on an H200 that need not be there: `TritonTokenSide` in float16.
 
 It runs on the meta device. Each operation takes what its bytes do, as if no cache helped, and what its products do;
 those are float32, without tensor cores, but for the attention to the image. Kernels of Triton count by their bytes.
@@ -23,7 +23,7 @@ _BYTES_A_SECOND = 0.8 * 4.0e12
 _FLOP_A_SECOND = 0.7 * 67e12
 """Float32 without tensor cores; of which cuBLAS reaches so much."""
 _ATTENTION_FLOP_A_SECOND = 0.3 * 990e12
-"""Bfloat16 on tensor cores; with heads of 16 channels attention is bound by exponentials."""
+"""Float16 on tensor cores; with heads of 16 channels attention is bound by exponentials."""
 _KERNELS = ("embed_prompts", "add_norm", "head_layer")
 
 
@@ -42,8 +42,8 @@ def estimate_tokens(num_prompts: int) -> TokenEstimate:
     with ExitStack() as stack:
         stack.enter_context(torch.device("meta"))
         sam = assemble_sam(AbsentEncoder(img_size=1024)).eval().requires_grad_(False).to("meta")
-        side = TritonTokenSide(sam, torch.bfloat16)
-        keys = torch.empty(8, 4096, 16, dtype=torch.bfloat16)
+        side = TritonTokenSide(sam, torch.float16)
+        keys = torch.empty(8, 4096, 16, dtype=torch.float16)
         image = SharedTokens(torch.empty(4096, 256), (64, 64), keys, keys, keys)
         points = torch.empty(num_prompts, 1, 2), torch.empty(num_prompts, 1)
         for name in _KERNELS:

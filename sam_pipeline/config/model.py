@@ -28,7 +28,7 @@ class ModelConfig(Settings):
     precision: Precision = "auto"
     """Arithmetic of the image encoder and, on CUDA, of the image tokens in the mask decoder: auto is fp16 on CUDA and
     fp32 on CPU. Prompt tokens, predicted IoU and mask logits are always fp32. bf16 is as fast as fp16 and coarser; an
-    image whose embedding exceeds the range of fp16 is encoded again in fp32."""
+    image that exceeds the range of fp16 in the encoder is encoded again in fp32."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError if the checkpoint is empty."""

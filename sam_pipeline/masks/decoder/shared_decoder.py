@@ -228,7 +228,7 @@ def _missing_for_triton(device: torch.device) -> str | None:
 
 def _token_side(sam: Sam, dtype: torch.dtype) -> TokenSide:
     """The token side for the device of the networks."""
-    if sam.device.type == "cuda" and find_spec("triton") is not None and has_heads_alike(sam):
+    if sam.device.type == "cuda" and _missing_for_triton(sam.device) is None and has_heads_alike(sam):
         # Imported here: as above.
         from sam_pipeline.masks.decoder.gpu.token_side import TritonTokenSide
 

@@ -107,10 +107,13 @@ class ImageEncoderViT(nn.Module):
 def dtype_of_triton_blocks(x: Tensor, blocks: nn.ModuleList) -> torch.dtype | None:
     """The type that `triton_blocks` are to compute in; None where the plain blocks are to be used.
 
-    Those are for CPUs, for full precision, for training, for GPUs before Ampere, which Triton does not compile for, and
-    for blocks in which a script has put adapters or hooks.
+    The plain ones are for CPUs, for full precision, for training, for GPUs before Ampere, on which a tile of ours would
+    not fit, for compilers and exporters, which see no launch of Triton's, and for blocks in which a script has put
+    adapters or hooks, or that it has compiled.
     """
     if x.device.type != "cuda" or torch.is_grad_enabled() or not torch.is_autocast_enabled("cuda"):
+        return None
+    if x.dtype != torch.float32 or torch.jit.is_tracing() or torch.compiler.is_compiling():  # type: ignore[attr-defined, no-untyped-call]
         return None
     if torch.cuda.get_device_capability(x.device)[0] < 8 or find_spec("triton") is None or not are_own(blocks):
         return None

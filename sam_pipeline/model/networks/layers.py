@@ -16,7 +16,8 @@ from sam_pipeline.model.networks.linear import Activation, Linear, linear
 
 def computes_as_its_type(module: nn.Module) -> bool:
     """Whether a module computes what its type does: scripts put hooks and other functions in its place."""
-    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+    is_compiled = module._compiled_call_impl is not None
+    return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module) or is_compiled)
 
 
 def activation_of(act: nn.Module) -> Activation | None:
@@ -54,11 +55,14 @@ class LayerNorm2d(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``x`` (B, C, H, W) float over C; same shape and dtype out, under autocast that of the weights."""
-        if x.dtype.itemsize == 2:
-            # In the necks channels exceed 256, and float16 does not hold their squares: the variance would be infinite,
-            # and the result the bias alone, which is finite and wrong.
-            return self.forward(x.float()).to(torch.promote_types(x.dtype, self.weight.dtype))
+        """Normalise ``x`` (B, C, H, W) float over C; same shape, and the dtype of x or of the weights, the wider."""
+        if x.dtype.itemsize > 2:
+            return self._normalised(x)
+        # In the necks channels exceed 256, and float16 does not hold their squares: the variance would be infinite, and
+        # the result the bias alone, which is finite and wrong.
+        return self._normalised(x.float()).to(torch.promote_types(x.dtype, self.weight.dtype))
+
+    def _normalised(self, x: Tensor) -> Tensor:
         centred = x - x.mean(1, keepdim=True)
         variance = centred.pow(2).mean(1, keepdim=True)
         return self.weight[:, None, None] * (centred / torch.sqrt(variance + self.eps)) + self.bias[:, None, None]

@@ -18,6 +18,8 @@ Activation = Literal["none", "gelu", "relu"]
 # What torch.compile makes of these layers on a CPU; not in every build of torch (on ARM, say).
 _ONEDNN_LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 _ONEDNN_CONVOLUTION = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+# Subclasses, such as quantized weights, have products of their own.
+_PLAIN = (Tensor, nn.Parameter)
 # GELU by the error function, not by tanh.
 _ALGORITHM = {"none": "", "gelu": "none", "relu": ""}
 
@@ -34,7 +36,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Ac
     Returns:
         (..., out) float.
     """
-    if _ONEDNN_LINEAR is None or not _is_inference_on_cpu(x):
+    if _ONEDNN_LINEAR is None or type(weight) not in _PLAIN or not _is_inference_on_cpu(x):
         return _activate(F.linear(x, weight, bias), activation)
     y: Tensor = _ONEDNN_LINEAR(x, weight, bias, activation, [], _ALGORITHM[activation])
     return y
@@ -78,7 +80,7 @@ def _activate(x: Tensor, activation: Activation) -> Tensor:
 
 
 def _is_inference_on_cpu(x: Tensor) -> bool:
-    # In bfloat16, which is what autocast is for, torch gives products to oneDNN by itself.
+    # In half types, which are what autocast is for, torch gives products to oneDNN by itself.
     is_float32_on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return is_float32_on_cpu and not torch.is_grad_enabled() and not _is_being_exported()
 

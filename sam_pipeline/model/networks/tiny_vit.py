@@ -21,7 +21,7 @@ from sam_pipeline.model.networks.linear import Activation, Linear, convolution, 
 from sam_pipeline.model.networks.windows import window_partition, window_unpartition
 
 _ROWS_AT_ONCE = 16
-"""Of an inverted residual block."""
+"""Of an inverted residual block, on CPUs."""
 
 
 class TinyViT(nn.Module):
@@ -88,7 +88,7 @@ class TinyViT(nn.Module):
             Image embeddings, (B, out_chans, img_size / 16, img_size / 16) float.
         """
         if x.device.type == "cpu":
-            # With channels last, depthwise convolutions take a third of the time, and no block moves anything.
+            # With channels last, depthwise convolutions take a third of the time, and no block changes the layout.
             x = x.contiguous(memory_format=torch.channels_last)
         x = self.patch_embed(x)  # (B, C, img_size / 4, img_size / 4)
         for stage in self.layers:
@@ -115,25 +115,19 @@ class ConvBN(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (B, in_chans, H, W) float to (B, out_chans, H / stride, W / stride)."""
-        if not self._is_folded():
-            x = self.bn(self.c(x))
-            return x
-        return self._folded(x, "none")
+        if self.can_be_folded():
+            return self.folded(x, "none")
+        x = self.bn(self.c(x))
+        return x
 
-    def activated(self, act: nn.Module, x: Tensor) -> Tensor:
-        """Return ``act(self(x))``."""
-        activation = activation_of(act)
-        if activation is None or not computes_as_its_type(self) or not self._is_folded():
-            y: Tensor = act(self(x))
-            return y
-        return self._folded(x, activation)
+    def can_be_folded(self) -> bool:
+        """Whether the norm is linear now, and both are what they were made as."""
+        is_inference = not (self.training or self.bn.training or torch.is_grad_enabled())
+        are_own = type(self.c) is nn.Conv2d and type(self.bn) is nn.BatchNorm2d and len(self) == 2
+        return is_inference and are_own and all(map(computes_as_its_type, self.children()))
 
-    def _is_folded(self) -> bool:
-        is_inference = not (self.training or torch.is_grad_enabled())
-        return is_inference and all(map(computes_as_its_type, self.children()))
-
-    def _folded(self, x: Tensor, activation: Activation) -> Tensor:
-        """The same with the norm folded into the convolution, then an activation."""
+    def folded(self, x: Tensor, activation: Activation) -> Tensor:
+        """The same with the norm folded into the convolution, then an activation, if it `can_be_folded`."""
         # Norms of fixed mean and variance are linear: they become part of the kernel, and no pass over the result.
         mean, variance = self.bn.running_mean, self.bn.running_var
         assert mean is not None
@@ -141,10 +135,25 @@ class ConvBN(nn.Sequential):
         scale = self.bn.weight * (variance + self.bn.eps).rsqrt()
         kernel = self.c.weight * scale[:, None, None, None]
         bias = self.bn.bias - mean * scale
-        (stride, _), (padding, _) = self.c.stride, self.c.kernel_size
         if self.c.kernel_size == (1, 1) and x.device.type == "cpu":
             return linear(x.permute(0, 2, 3, 1), kernel[:, :, 0, 0], bias, activation).permute(0, 3, 1, 2)
-        return convolution(x, kernel, bias, stride, padding // 2, self.c.groups, activation)
+        return convolution(x, kernel, bias, self.c.stride[0], self.c.kernel_size[0] // 2, self.c.groups, activation)
+
+
+def activated_norm(layer: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
+    """An activation of a `ConvBN`, act(layer(x)), without a pass over the result where that can be."""
+    if not _is_fused(layer, act):
+        y: Tensor = act(layer(x))
+        return y
+    activation = activation_of(act)
+    assert isinstance(layer, ConvBN)
+    assert activation is not None
+    return layer.folded(x, activation)
+
+
+def _is_fused(layer: nn.Module, act: nn.Module) -> bool:
+    is_own = type(layer) is ConvBN and computes_as_its_type(layer) and layer.can_be_folded()
+    return is_own and activation_of(act) is not None
 
 
 class PatchEmbed(nn.Module):
@@ -165,11 +174,11 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (B, in_chans, pixels, pixels) float to (B, embed_dim, pixels / 4, pixels / 4)."""
-        first, act, second = self.seq
-        if not (computes_as_its_type(self.seq) and isinstance(first, ConvBN)):
+        if not computes_as_its_type(self.seq) or len(self.seq) != 3:
             x = self.seq(x)
             return x
-        x = second(first.activated(act, x))
+        first, act, second = self.seq
+        x = second(activated_norm(first, act, x))
         return x
 
 
@@ -213,7 +222,8 @@ class MBConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (B, C, H, W) float to the same shape."""
-        if x.device.type != "cpu" or torch.is_grad_enabled():
+        layers = (self.conv1, self.conv2, self.conv3)
+        if x.device.type != "cpu" or not all(_is_fused(layer, self.act) for layer in layers):
             return self._rows(x, 0, x.shape[2])
         # The wide channels of some rows stay in the third-level cache.
         H = x.shape[2]
@@ -223,8 +233,8 @@ class MBConv(nn.Module):
     def _rows(self, x: Tensor, first: int, last: int) -> Tensor:
         """Compute some rows of the result."""
         above = max(first - 1, 0)  # the depthwise convolution sees a row more on each side
-        y = self.conv1.activated(self.act, x[:, :, above : last + 1])
-        y = self.conv2.activated(self.act, y)[:, :, first - above :][:, :, : last - first]
+        y = activated_norm(self.conv1, self.act, x[:, :, above : last + 1])
+        y = activated_norm(self.conv2, self.act, y)[:, :, first - above :][:, :, : last - first]
         # The activation comes after the shortcut is added, unlike in MobileNetV2.
         z: Tensor = self.act(self.conv3(y) + x[:, :, first:last])
         return z
@@ -248,7 +258,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` (B, dim, H, W) float to (B, out_dim, H / stride, W / stride)."""
-        x = self.conv2.activated(self.act, self.conv1.activated(self.act, x))
+        x = activated_norm(self.conv2, self.act, activated_norm(self.conv1, self.act, x))
         x = self.conv3(x)
         return x
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sam_pipeline.model.networks import tiny_vit
-from sam_pipeline.model.networks.tiny_vit import ConvBN, MBConv, TinyViT
+from sam_pipeline.model.networks.tiny_vit import ConvBN, MBConv, TinyViT, activated_norm
 
 
 @pytest.fixture
@@ -48,9 +48,10 @@ def test_an_activation_with_a_hook_is_called(encoder):
     encoder.patch_embed.seq[1].register_forward_hook(lambda *_: calls.append("stem"))
     encoder.layers[1].blocks[0].mlp.act.register_forward_hook(lambda *_: calls.append("mlp"))
     encoder.layers[0].downsample.act.register_forward_hook(lambda *_: calls.append("merging"))
+    encoder.layers[0].blocks[1].conv2.register_forward_hook(lambda *_: calls.append("block"))
     with torch.no_grad():
         encoder(images(1, 3, 128, 128))
-    assert calls == ["stem", "merging", "merging", "mlp"]
+    assert calls == ["stem", "block", "merging", "merging", "mlp"]
 
 
 @pytest.mark.parametrize("part", ["c", "bn", None])
@@ -59,5 +60,25 @@ def test_a_convolution_with_a_hook_is_called(part):
     calls = []
     (getattr(conv, part) if part else conv).register_forward_hook(lambda *_: calls.append(part))
     with torch.no_grad():
-        conv.activated(nn.GELU(), images(1, 4, 8, 8))
+        activated_norm(conv, nn.GELU(), images(1, 4, 8, 8))
     assert calls == [part]
+
+
+def test_norms_learn_from_whole_images_also_without_gradients(encoder):
+    """As torch.optim.swa_utils.update_bn has them do."""
+    x, block = images(2, 16, 40, 20), encoder.layers[0].blocks[0].train()
+    expected = block(x)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), expected)
+    assert block.conv2.bn.num_batches_tracked == 2
+
+
+def test_other_modules_in_the_place_of_layers_are_called(encoder):
+    """Such as adapters, or norms that a script has folded itself."""
+    x, block = images(1, 16, 40, 20), encoder.layers[0].blocks[0]
+    block.conv1 = nn.Sequential(block.conv1, nn.Softplus())
+    block.conv2.bn = nn.Identity()
+    block.conv3.c = nn.Sequential(block.conv3.c)
+    expected = block(x)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-5)

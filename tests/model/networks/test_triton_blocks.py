@@ -66,7 +66,7 @@ def test_in_half_precision_they_are_as_close_as_the_plain_blocks_under_autocast(
 @interpreted
 @pytest.mark.filterwarnings("ignore:invalid value encountered")  # by NumPy, which stands for the GPU: inf - inf
 @torch.inference_mode()
-def test_nan_and_infinite_tokens_stay_what_they_are_and_spoil_no_other_window():
+def test_what_is_not_finite_becomes_nan_and_spoils_no_other_window():
     (block,) = make_blocks(16, 2, (3,), 6)
     x = torch.randn(1, 6, 6, 16, generator=torch.Generator().manual_seed(0))
     clean = run_blocks(x, [block], torch.float32)
