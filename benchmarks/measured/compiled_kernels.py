@@ -76,7 +76,7 @@ class Launch(NamedTuple):
 def compile_kernels(capability: int = 90) -> list[CompiledKernel]:
     """Compile every launch of the product for a compute capability, such as 90 for 9.0 (Hopper).
 
-    Launches are those of an image of 1024 x 700 pixels with prompts of two points, in float16.
+    Launches are those of an image of 700 x 700 pixels with prompts of one point, of three masks and of one, in float16.
     """
     with compiled_instead_of_launched(capability) as launches:
         _launch_all(HOPPER if capability >= 90 else OTHERS)
@@ -208,9 +208,10 @@ def _launch_all(launches: Launches) -> None:
     side = image_side(launches)
     tokens = SharedTokens(torch.zeros(4096, 256), (64, 64), torch.zeros(1), torch.zeros(1), torch.zeros(8, 4096, 16))
     projected = torch.zeros(2, 7, 128)
-    state, _ = side.update_first(side.share(tokens), projected, projected, projected)
-    state, _ = side.update_second(state, projected, projected, projected[:, :4])
-    side.upscale(state, torch.zeros(2, 3, 32), torch.ones(2, 3, dtype=torch.bool), (64, 64), 44)
+    first, _ = side.update_first(side.share(tokens), projected, projected, projected)
+    for num_masks in (3, 1):
+        state, _ = side.update_second(first, projected, projected, projected[:, : 1 + num_masks])
+        side.upscale(state, torch.zeros(2, num_masks, 32), torch.ones(2, num_masks, dtype=torch.bool), (64, 64), 44)
     axis = composed_axis(256, 1024, 700)
     triton_masks.measure_masks(torch.zeros(2, 256, 256), axis, axis, 0.0, 1.0)
     triton_masks.mask_edges(torch.zeros(2, 256, 256), axis, axis, 0.0)
@@ -233,6 +234,7 @@ def _launch_tokens() -> None:
         keys = torch.empty(8, 4096, 16, dtype=torch.float16)
         image = SharedTokens(torch.empty(4096, 256), (64, 64), keys, keys, torch.empty(8, 4096, 16))
         side.embed(None, torch.empty(2, 4))
+        side.embed((torch.empty(2, 1, 2), torch.empty(2, 1)), torch.empty(2, 4))
         pe = side.embed((torch.empty(2, 2, 2, dtype=torch.float64), torch.empty(2, 2, dtype=torch.int32)), None)
         read = side.read(multimask_output=True)
         tokens, _, _, queries = side.first(pe, image)

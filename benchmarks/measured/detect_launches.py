@@ -18,7 +18,6 @@ from unittest import mock
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -30,7 +29,7 @@ from sam_pipeline.masks.decoder.gpu.image_side import TritonImageSide
 from sam_pipeline.masks.decoder.gpu.token_side import TritonTokenSide
 from sam_pipeline.masks.decoder.image_side import ImageSideWeights
 from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
-from sam_pipeline.masks.full_resolution import triton_masks, upscaling
+from sam_pipeline.masks.full_resolution import upscaling
 from sam_pipeline.model.sam import AbsentEncoder, assemble_sam
 
 _PACKAGE = str(Path(generator.__file__).parents[1])
@@ -197,10 +196,6 @@ class _Counted:
 def _as_on_hopper(counter: _Counter) -> Iterator[None]:
     from triton.runtime.jit import KernelInterface
 
-    def measure(self: Any, low_res_masks: Tensor, offset: float) -> tuple[NDArray[Any], NDArray[Any]]:
-        counts, boxes = triton_masks.measure_masks(low_res_masks, *self._axes(low_res_masks), 0.0, offset)
-        return counts[:, 0] / counts[:, 1], boxes
-
     def copy_to_host(*tensors: Tensor) -> Any:
         for _ in tensors:
             counter.copied(waits=False)
@@ -209,7 +204,6 @@ def _as_on_hopper(counter: _Counter) -> Iterator[None]:
     with ExitStack() as stack:
         for target, name, value in (
             (KernelInterface, "__getitem__", lambda kernel, _: _Counted(kernel.__name__, counter)[()]),
-            (upscaling.Upscaling, "_measure_with_torch", measure),
             (upscaling, "finds_runs", lambda _: True),
             (generator, "finds_runs", lambda _: True),
             (generator, "start_to_host", copy_to_host),

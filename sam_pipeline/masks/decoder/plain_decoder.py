@@ -22,7 +22,7 @@ class PlainDecoder:
         self._sam = sam
 
     def share(self, image_embedding: Tensor) -> Tensor:
-        """The embedding itself, (1, C, h, w) float32."""
+        """The embedding itself, (1, C, h, w) of any float type."""
         return image_embedding
 
     def decode(

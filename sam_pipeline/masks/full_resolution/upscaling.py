@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TypeVar
 
 import numpy as np
@@ -65,16 +66,16 @@ class Upscaling:
         Returns:
             (N,) float32, NaN where no pixel is above the lower threshold; (N, 4) int64 xyxy, inclusive, crop frame.
         """
-        device, threshold = low_res_masks.device.type, self.sam.mask_threshold
-        if device not in ("cpu", "cuda"):
+        device, threshold = low_res_masks.device, self.sam.mask_threshold
+        if device.type != "cpu" and not finds_runs(device):
             return self._measure_with_torch(low_res_masks, offset)
         rows, columns = self._axes(low_res_masks)
-        if device == "cuda":
+        if device.type == "cpu":
+            parts = _in_threads(lambda part: measure_masks(part, rows, columns, threshold, offset), low_res_masks)
+        else:
             from sam_pipeline.masks.full_resolution import triton_masks  # Triton comes with torch for CUDA alone
 
             parts = [triton_masks.measure_masks(low_res_masks, rows, columns, threshold, offset)]
-        else:
-            parts = _in_threads(lambda part: measure_masks(part, rows, columns, threshold, offset), low_res_masks)
         counts = np.concatenate([counts for counts, _ in parts]).astype(np.float32)
         with np.errstate(invalid="ignore"):
             return counts[:, 0] / counts[:, 1], np.concatenate([boxes for _, boxes in parts])
@@ -190,7 +191,7 @@ class Upscaling:
 
 def finds_runs(device: torch.device) -> bool:
     """Whether the device finds runs, so that few bytes leave it and no logits wait there."""
-    return device.type == "cuda"
+    return device.type == "cuda" and find_spec("triton") is not None
 
 
 def _in_threads(kernel: Callable[[NDArray[np.float32]], Result], low_res_masks: Tensor) -> list[Result]:

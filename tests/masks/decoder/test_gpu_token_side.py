@@ -39,6 +39,7 @@ def points(num_prompts, num_points, coords_type, labels_type):
         ((2, 0, torch.float32, torch.int64), 2),
         ((0, 1, torch.float64, torch.int64), 0),
         (None, 2),
+        (None, 0),
     ],
 )
 def test_prompts_are_embedded_as_by_the_prompt_encoder(tiny_sam, given, num_boxes):
@@ -46,6 +47,13 @@ def test_prompts_are_embedded_as_by_the_prompt_encoder(tiny_sam, given, num_boxe
     boxes = normal(num_boxes, 4) * 40 + 60 if num_boxes else None
     ours, plain = (side(tiny_sam, torch.float32).embed(prompts, boxes) for side in (TritonTokenSide, TokenSide))
     torch.testing.assert_close(ours, plain, atol=2e-5, rtol=1e-5)  # a coordinate's last bit is 1e-6 in an angle
+
+
+@pytest.mark.parametrize(("num_points", "num_labels", "num_boxes"), [(3, 3, 1), (3, 2, 0), (1, 1, 3)])
+def test_prompts_of_different_numbers_are_refused(tiny_sam, num_points, num_labels, num_boxes):
+    prompts = normal(num_points, 1, 2), torch.ones(num_labels, 1)
+    with pytest.raises(ValueError, match="prompts of different numbers"):
+        TritonTokenSide(tiny_sam, torch.float32).embed(prompts, normal(num_boxes, 4) if num_boxes else None)
 
 
 @interpreted

@@ -1,1 +1,1 @@
-"""The image side on GPUs: Triton kernels."""
+"""The image side and the token side on GPUs: Triton kernels."""

@@ -2,7 +2,7 @@
 
 The T tokens in each of H heads are padded to TP, a power of two, as Triton's blocks are: R = H * TP. Keys, values and
 queries are laid out block-diagonally, (R, H * D), zero outside their head, so that all heads are one product. Products
-of two projections are matrices (H * D, H * D): between them there are C channels, which no kernel needs to see.
+of two projections are matrices (H * D, H * D): between them there are C channels, which no kernel here needs to see.
 docs/decoder.md, "Low rank", has the algebra. Further legend: see `image_side`.
 """
 
@@ -32,7 +32,7 @@ class FirstOperands(NamedTuple):
     query_rows: Tensor
     gram: Tensor
     """V V^T / C, (N, R, R)."""
-    vector_scores: Tensor
+    scores: Tensor
     """V1 W_k^T q^T, (N, R, R)."""
     own_values: Tensor
     """V1 W_v^T, (N, R, H * D)."""
@@ -202,7 +202,7 @@ def fold_first(
     value_rows: tl.tensor,
     query_rows: tl.tensor,
     gram: tl.tensor,
-    vector_scores: tl.tensor,
+    scores: tl.tensor,
     own_values: tl.tensor,
     vectors: tl.tensor,
     T: tl.constexpr,
@@ -231,7 +231,7 @@ def fold_first(
     store_matrix(gram, n, product(_project(rows, gram_weight, HD, HD, HD), tl.trans(rows)), R, R)
     own_queries = _block_rows(queries, query_token_stride, query_root, T, TP, H, D, dtype)
     store_matrix(query_rows, n, own_queries, R, HD)
-    store_matrix(vector_scores, n, product(_project(rows, score_weight, HD, HD, HD), tl.trans(own_queries)), R, R)
+    store_matrix(scores, n, product(_project(rows, score_weight, HD, HD, HD), tl.trans(own_queries)), R, R)
 
 
 @triton.jit

@@ -1,7 +1,7 @@
 """The image side on a GPU in 16 bits: as on CPUs the image tokens of a prompt are never computed, see `low_rank`.
 
 A prompt's tokens are folded (`folding`), its image tokens weighed and attended to (`attention`), its masks upscaled
-(`upscaling`). In the last two a program has one prompt and some tiles of its image tokens. See docs/decoder.md,
+(`upscaling`). A program of the last two has one prompt and a part of its image tokens. See docs/decoder.md,
 "Triton". Legend: see `image_side`.
 """
 
@@ -101,7 +101,7 @@ class TritonImageSide:
     """The rows of more, padded to 16 a head, would not fit into shared memory."""
 
     def __init__(self, weights: ImageSideWeights, dtype: torch.dtype, launches: Launches = HOPPER) -> None:
-        self._dtype, self.launches = dtype, launches
+        self._dtype, self._launches = dtype, launches
         self._low_rank = low_rank = LowRankWeights(weights)
         self._folding = Folding(low_rank, [score_root(attn) for attn in weights.attentions], dtype)
         self._key_pe, self._query_pe, self._final_key_pe = (
@@ -132,7 +132,7 @@ class TritonImageSide:
             shared.image_queries, projections.cross1, projections.cross1.stride(0), shared.squares.first,
             shared.squares.first.stride(0), low_rank.eps[0], own.key_rows, own.value_rows, own.gram,
         )  # fmt: skip
-        after = (*factors, own.vector_scores, own.own_values)
+        after = (*factors, own.scores, own.own_values)
         attended = self._attend(
             queries, projections.keys, projections.values, self._key_pe, low_rank.value_bias, own.query_rows, after
         )
@@ -164,7 +164,7 @@ class TritonImageSide:
         self, state: _BothLayers, hyper_in: Tensor, keep_mask: Tensor, size: tuple[int, int], num_rows: int
     ) -> Tensor:
         """See `ImageSide`."""
-        first, launch, w = state.first, self.launches.upscaling, size[1]
+        first, launch, w = state.first, self._launches.upscaling, size[1]
         num_upscaled, (N, M, channels) = num_rows * w, hyper_in.shape
         num_kept = keep_mask.flatten().cumsum(0)
         (num_masks,) = num_kept[-1:].tolist()  # the only wait for the device
@@ -182,7 +182,7 @@ class TritonImageSide:
     def _weigh(self, kernel: Any, values: Tensor, *args: Any) -> _Factors:
         """Launch a kernel that computes a layer's factors, for prompts of these values (N, T, H * D)."""
         (N, T, width), H, K = values.shape, self._low_rank.num_heads, len(self._key_pe)
-        R, launch = self._folding.num_rows(T), self.launches.weighing
+        R, launch = self._folding.num_rows(T), self._launches.weighing
         factors = _Factors(self._key_pe.new_empty(N, K, R), values.new_empty(N, K))
         tokens_a_program, splits = self._splits(K, N, launch)
         with device_of(values):
@@ -215,7 +215,7 @@ class TritonImageSide:
             second: the same of the second layer.
         """
         (N, Q, width), H, K = queries.shape, self._low_rank.num_heads, len(key_pe)
-        launch, QP = self.launches.attending, query_rows.shape[1] // H
+        launch, QP = self._launches.attending, query_rows.shape[1] // H
         tokens_a_program, splits = self._splits(K, N, launch)
         attended, log_sum_exp = queries.new_empty(N, splits, Q, width), queries.new_empty(N, splits, H, QP)
         with device_of(queries):
@@ -242,4 +242,4 @@ class TritonImageSide:
 
 def _options(launch: Launch) -> dict[str, Any]:
     # No loads are prefetched: a tile of them takes as much shared memory as all else.
-    return {"TILE": launch.tile, "num_warps": launch.num_warps, "num_stages": 1, "enable_fp_fusion": True}
+    return {"TILE": launch.tile, "num_warps": launch.num_warps, "num_stages": 1}

@@ -37,8 +37,12 @@ class TritonTokenSide(TokenSide):
         self._layers = [_stacked(layers) for layers in zip(*(head.layers for head in heads), strict=True)]
 
     def embed(self, points: Points | None, boxes: Tensor | None) -> Tensor:
-        """See `TokenSide`."""
+        """See `TokenSide`; ValueError where points, labels and boxes are not for as many prompts."""
         given = [x.contiguous() for x in (*(points or ()), boxes) if x is not None]
+        if not given:
+            return super().embed(points, boxes)
+        if len({len(x) for x in given}) > 1 or (points and given[0].shape[:2] != given[1].shape):
+            raise ValueError(f"prompts of different numbers: {[tuple(x.shape) for x in given]}")
         coords, labels = given[:2] if points else (None, None)
         corners = None if boxes is None else given[-1]
         num_points = coords.shape[1] if coords is not None else 0
@@ -160,10 +164,10 @@ def head_layer(
     INNER: tl.constexpr,
 ) -> None:
     """A linear layer of which each token of a prompt has its own, and perhaps a ReLU."""
-    head, num_heads = tl.program_id(1), tl.num_programs(1)
+    head, num_read = tl.program_id(1), tl.num_programs(1)
     prompts = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
-    rows = prompts.to(tl.int64) * num_heads + head
+    rows = prompts.to(tl.int64) * num_read + head
     weight += head * IN * OUT
     sums = tl.zeros((ROWS, COLUMNS), tl.float32)
     for first in range(0, IN, INNER):

@@ -64,7 +64,7 @@ def upscale(
     kept = real[:, None] & is_kept[None, :]
     corner_pixels = mask_index.to(tl.int64) * 16 * num_upscaled + corner // 2 * (4 * w) + corner % 2
     pixels = masks + corner_pixels[None, :] + (token // w * (16 * w) + token % w * 4)[:, None]  # (TILE, 4 * MP)
-    # Next to products of 16 bits one of TF32, which is as fine as float16, loses nothing.
+    # Next to products of 16 bits one of TF32, which has as many bits as float16, loses little.
     precision: tl.constexpr = "ieee" if own1.dtype == tl.float32 else "tf32"
     for quarter in range(4):  # of a token, by row and column
         columns = quarter * F + fine_channels
