@@ -89,7 +89,7 @@ def _embed(images: pa.Table, job: Any, repeats: int) -> float:
     embeddings = torch.rand(_BATCH, 256, 64, 64).to(torch.float16, memory_format=torch.channels_last)
     # Without weights: only what carries embeddings on is measured.
     engine = engine_module.SamEngine.__new__(engine_module.SamEngine)
-    engine._job, engine._sam, engine._dtype = job, None, torch.float16  # type: ignore[assignment]
+    engine._job, engine._sam, engine._dtype = job, None, torch.float16  # type: ignore[assignment]  # no model
     engine._crops_at_once = FittingSize("crops")
     with patch.object(engine_module.prediction, "encode", lambda *_: embeddings):
         _, seconds = _timed(lambda: encode_images(images, engine, _BATCH, job), repeats)

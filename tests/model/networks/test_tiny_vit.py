@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from sam_pipeline.model.networks import tiny_vit
-from sam_pipeline.model.networks.tiny_vit import ConvBN, MBConv, TinyViT, activated_norm
+from sam_pipeline.model.networks.conv_bn import ConvBN, activated_norm
+from sam_pipeline.model.networks.tiny_vit import MBConv, TinyViT
 
 
 @pytest.fixture

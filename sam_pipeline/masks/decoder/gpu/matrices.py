@@ -12,7 +12,7 @@ from torch import Tensor
 
 def device_of(x: Tensor) -> Any:
     """Where Triton launches."""
-    return torch.cuda.device_of(x)  # type: ignore[no-untyped-call]
+    return torch.cuda.device_of(x)  # type: ignore[no-untyped-call]  # torch has no type
 
 
 @triton.jit

@@ -130,7 +130,7 @@ def embed_prompts(
             label = tl.load(labels + point).to(tl.float32)
             has_vector, has_position = (label == -1) | (label == 0) | (label == 1), label != -1
             number = OWN + tl.where(label == 0, 1, tl.where(label == 1, 2, 0))
-    if boxes is not None:  # noqa: SIM102
+    if boxes is not None:  # noqa: SIM102  # likewise
         if place >= num_points:
             corner = prompt * 2 + place - num_points
             x = ((tl.load(boxes + 2 * corner) + 0.5) / WIDTH).to(tl.float32)
