@@ -7,11 +7,12 @@ that die with its node are shown no more, and an error that was lost with it com
 from __future__ import annotations
 
 import os
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import ray
 
@@ -20,6 +21,9 @@ from sam_pipeline.pipeline.workers.device_faults import is_device_lost
 from sam_pipeline.safety.clean_text import one_line
 
 _ANSWER_TIMEOUT_S = 5.0
+
+StageName = Literal["read", "encode", "decode", "write"]
+"""The stages of the data flow."""
 
 
 @dataclass
@@ -41,10 +45,20 @@ class Counts:
 
 
 @dataclass
+class StageTimes:
+    """What a stage has done in this start."""
+
+    num_images: int = 0
+    busy_s: float = 0.0
+    """Seconds that its workers were busy, added up; waiting for another stage is no part of it."""
+
+
+@dataclass
 class MonitorState:
     """What workers have reported so far."""
 
     counts: Counts = field(default_factory=Counts)
+    stage_times: dict[StageName, StageTimes] = field(default_factory=lambda: defaultdict(StageTimes))
     failure: SamPipelineError | None = None
     """The first error that concerns the run and not one image."""
     last_error: str | None = None
@@ -62,6 +76,12 @@ class RunMonitor:
         for status, num_masks in num_masks_by_image:
             self._state.counts.num_by_status[status] += 1
             self._state.counts.num_masks += num_masks
+
+    def add_time(self, stage: StageName, num_images: int, busy_s: float) -> None:
+        """Count a block that went through a stage, and the seconds that it took there."""
+        times = self._state.stage_times[stage]
+        times.num_images += num_images
+        times.busy_s += busy_s
 
     def fail(self, error: SamPipelineError) -> None:
         """Take note of an error; later ones are most often its consequences."""
@@ -88,6 +108,18 @@ def read_monitor(monitor: Any) -> MonitorState | None:
     except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
         return None
     return state
+
+
+def report_time(monitor: Any, stage: StageName, num_images: int, start: float) -> None:
+    """Report how long a block of images took in a stage.
+
+    Args:
+        monitor: see start_monitor.
+        stage: which.
+        num_images: in the block.
+        start: what time.perf_counter said as the stage began with the block.
+    """
+    monitor.add_time.remote(stage, num_images, time.perf_counter() - start)
 
 
 @contextmanager

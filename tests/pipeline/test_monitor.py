@@ -4,7 +4,7 @@ import pytest
 
 from sam_pipeline.errors import InputError
 from sam_pipeline.pipeline import monitor as monitor_module
-from sam_pipeline.pipeline.monitor import RunMonitor, report_batch_errors, report_errors
+from sam_pipeline.pipeline.monitor import RunMonitor, StageTimes, report_batch_errors, report_errors
 from tests.pipeline.jobs import Monitor
 
 
@@ -14,6 +14,13 @@ def test_images_are_counted_by_status_with_their_masks():
     monitor.add([("ok", 1)])
     counts = monitor.read().counts
     assert (counts.num_images, counts.num_errors, counts.num_masks) == (3, 1, 4)
+
+
+def test_times_are_added_up_by_stage():
+    monitor = RunMonitor()
+    for stage, num_images, busy_s in (("read", 16, 2.0), ("encode", 16, 5.0), ("read", 4, 0.5)):
+        monitor.add_time(stage, num_images, busy_s)
+    assert monitor.read().stage_times == {"read": StageTimes(20, 2.5), "encode": StageTimes(16, 5.0)}
 
 
 def test_the_first_failure_is_kept_and_the_last_note():

@@ -5,6 +5,7 @@ An image that cannot be read goes through every stage with its status, without c
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -18,7 +19,7 @@ from PIL import Image
 from sam_pipeline.masks.prompts import ImagePrompts, UnusablePrompt, resolve_prompts
 from sam_pipeline.masks.records import MaskRecord
 from sam_pipeline.pipeline.job import EncodedImage, Engine, Job
-from sam_pipeline.pipeline.monitor import report_batch_errors, report_errors
+from sam_pipeline.pipeline.monitor import report_batch_errors, report_errors, report_time
 from sam_pipeline.pipeline.workers.blocks import as_block, images_of
 from sam_pipeline.pipeline.workers.columns import (
     PreparedImage,
@@ -65,13 +66,17 @@ def read_images(chunks: pa.Table, job: Job, block_images: int, monitor: Any) -> 
     limit_memory(job.worker_memory_bytes)
     with report_errors(monitor):
         for chunk in chunks.to_pylist():
+            start = time.perf_counter()
             planned = planned_images(np.frombuffer(chunk["image_ids"], np.int64), job)
             planned.sort(key=lambda image: reading_order(image.source))
             fetched = zip(planned, fetch_planned(planned, job), strict=True)
             prepared = (prepare_image(image, data, job) for image, data in fetched)
             while images := list(islice(prepared, block_images)):
-                yield as_block(images_table(images))
+                block, num_images = as_block(images_table(images)), len(images)
                 del images  # they are in the block
+                report_time(monitor, "read", num_images, start)
+                yield block
+                start = time.perf_counter()  # what reads blocks may be slower
 
 
 def planned_images(image_ids: npt.NDArray[np.int64], job: Job) -> list[PlannedImage]:
@@ -180,7 +185,10 @@ class Encoder:
     def __call__(self, block: pa.Table) -> pa.Table:
         """See encode_images; blocks in, blocks out."""
         with report_batch_errors(self._monitor):
-            return as_block(encode_images(images_of(block), self._engine, self._batch_size, self._job))
+            start, images = time.perf_counter(), images_of(block)
+            encoded = as_block(encode_images(images, self._engine, self._batch_size, self._job))
+        report_time(self._monitor, "encode", images.num_rows, start)
+        return encoded
 
 
 class Decoder:
@@ -194,7 +202,9 @@ class Decoder:
     def __call__(self, block: pa.Table) -> pa.Table:
         """See decode_masks; a block in, a row an image out."""
         with report_batch_errors(self._monitor):
+            start = time.perf_counter()
             results = decode_masks(images_of(block), self._engine, self._job)
+        report_time(self._monitor, "decode", results.num_rows, start)
         report_progress(self._monitor, results)
         return results
 
@@ -207,4 +217,7 @@ def report_progress(monitor: Any, results: pa.Table) -> None:
 def write_shard(results: pa.Table, job: Job, monitor: Any) -> pa.Table:
     """Put one shard; the driver commits it."""
     with report_errors(monitor):
-        return shard_row(put_shard(job.output, results, job.storage_options, table_id=job.table_id))
+        start = time.perf_counter()
+        shard = put_shard(job.output, results, job.storage_options, table_id=job.table_id)
+    report_time(monitor, "write", results.num_rows, start)
+    return shard_row(shard)

@@ -1,4 +1,5 @@
 import sys
+import time
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -11,8 +12,15 @@ from sam_pipeline.masks.records import PromptedMaskRecord
 from sam_pipeline.pipeline.job import Backend
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.workers import stages
-from sam_pipeline.pipeline.workers.columns import EMBEDDINGS, IMAGES, crops_by_image, shards_of, unpack_prompts
-from sam_pipeline.pipeline.workers.stages import Decoder, Encoder, decode_masks, write_shard
+from sam_pipeline.pipeline.workers.columns import (
+    EMBEDDINGS,
+    IMAGES,
+    chunks_of,
+    crops_by_image,
+    shards_of,
+    unpack_prompts,
+)
+from sam_pipeline.pipeline.workers.stages import Decoder, Encoder, decode_masks, read_images, write_shard
 from sam_pipeline.storage.inputs import fetching
 from sam_pipeline.storage.inputs.decoding.image_reading import TooLargeError
 from sam_pipeline.storage.tables.prompts import write_prompts
@@ -112,6 +120,15 @@ def test_more_images_than_are_fetched_at_once_keep_their_order(folder):
         (folder / f"a-{index:02}.png").write_bytes(saved(noise(4, 4 + index), "PNG"))
     tables = read_tables(range(6, 26), job_for(folder))
     assert [table["width"][0].as_py() for table in tables] == list(range(4, 24))
+
+
+def test_the_time_of_reading_is_told_by_block_without_that_of_who_takes_the_blocks(folder):
+    monitor, job = Monitor(), job_for(folder)
+    for _ in read_images(next(iter(chunks_of(np.arange(6), 6))), job, 4, monitor):
+        time.sleep(0.5)
+    (first, last) = (told for told in monitor.told if told[0] == "add_time")
+    assert (first[1:3], last[1:3]) == (("read", 4), ("read", 2))
+    assert 0 < last[3] < 0.5
 
 
 def test_a_written_shard_can_be_committed_from_its_descriptor(folder):
