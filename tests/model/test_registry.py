@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -36,6 +39,18 @@ def test_checkpoint_is_loaded_and_nothing_is_left_on_the_meta_device(vit_t_check
 
 
 @pytest.mark.weights
+def test_building_around_a_checkpoint_does_not_import_the_compiler(vit_t_checkpoint):
+    """It takes 2 s and 120 MB of every actor; a process of its own, since other tests import it."""
+    program = f"""
+import sys
+from sam_pipeline.model.registry import _image_encoder, build_sam
+build_sam("vit_t", {str(vit_t_checkpoint)!r})
+print([name for name in ("sympy", "torch._dynamo", "torch._inductor") if name in sys.modules])
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
 def test_checkpoint_of_another_architecture(vit_t_checkpoint):
     with pytest.raises(
         CheckpointError, match=r"as vit_b: not the weights of this architecture \(\d+ missing: .*; \d+ un"
