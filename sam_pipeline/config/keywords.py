@@ -58,6 +58,11 @@ class AnnotateSettings(TypedDict, total=False):
     crop_overlap_ratio: float
     crop_n_points_downscale_factor: int
     min_mask_region_area: int
+    gpus: int | None
+    min_gpus: int | None
+    gpu_wait_s: float
+    encode_on: str | None
+    decode_on: str | None
     encode_actors: int | None
     decode_actors: int | None
     encode_batch_size: int | None

@@ -99,4 +99,6 @@ class AnnotateConfig(PlanConfig):
             check_amount(name, getattr(self, name))
         if self.mode == "grid" and self.prompting.prompts is not None:
             raise ConfigError("mode grid makes no use of prompts; leave out one of the two")
+        if self.model.device == "cpu" and self.pools.gpus is not None:
+            raise ConfigError("gpus asks for GPUs and device cpu uses none: leave out one of the two")
         check(self.max_restarts >= 0, "max_restarts", "at least 0", self.max_restarts)

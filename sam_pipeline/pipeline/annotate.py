@@ -22,8 +22,10 @@ from sam_pipeline.masks.geometry.crops import generate_crop_boxes
 from sam_pipeline.masks.geometry.grids import build_all_layer_point_grids
 from sam_pipeline.model.checkpoints import official_sha256, resolve_checkpoint, sha256_of
 from sam_pipeline.pipeline.job import Backend, Job, crops_per_image, generator_settings
+from sam_pipeline.pipeline.machines.awaited_gpus import awaited_gpus
 from sam_pipeline.pipeline.machines.cluster import connected
-from sam_pipeline.pipeline.machines.resources import Cluster, check_batch_fits, divide, expectation
+from sam_pipeline.pipeline.machines.division_text import division_lines, expectation
+from sam_pipeline.pipeline.machines.resources import Cluster, check_batch_fits, divide
 from sam_pipeline.pipeline.passes import MakeDisplay, annotate_pending
 from sam_pipeline.pipeline.plan import ensure_plan, sample_images
 from sam_pipeline.pipeline.prompt_plan import Targets, resolve_targets
@@ -98,8 +100,14 @@ def _start(
     if table is None:
         # Before the cluster: a typing error should cost a second, not a minute.
         _prepare_weights(config.model, weights_sha256)
-        with _ray_errors(), connected(config.num_cpus) as cluster:
+        with (
+            _ray_errors(),
+            connected(config.num_cpus) as present,
+            awaited_gpus(config.pools, present) as cluster,
+        ):
             resources = divide(config.pools, config.model.device, config.model.model_type, cluster)
+            for line in division_lines(resources, cluster):
+                logger.info("%s", line)
             if resources.device == "cuda":
                 logger.info("%s", expectation(resources, config.model.model_type, cluster.num_cpus))
             precision = _resolved_precision(config.model, resources.device)

@@ -22,7 +22,7 @@ import ray
 from sam_pipeline.errors import SamPipelineError
 from sam_pipeline.pipeline.job import Job
 from sam_pipeline.pipeline.machines.cluster import check_cluster
-from sam_pipeline.pipeline.machines.lost_machines import LostMachines, TooFewMachinesError
+from sam_pipeline.pipeline.machines.machine_changes import MachineChanges, MachinesChangedError
 from sam_pipeline.pipeline.machines.placement import shared_gpus
 from sam_pipeline.pipeline.machines.resources import Resources, divide_again
 from sam_pipeline.pipeline.monitor import Counts, read_monitor, start_monitor
@@ -90,13 +90,13 @@ def annotate_pending(
         chunk_rows = _chunk_rows(len(pending_ids), job, resources)
         division = partial(divide_again, job.config.pools, job.device, job.config.model.model_type)
         while len(pending_ids):
-            lost_machines = partial(LostMachines, resources, division)
             try:
-                with shared_gpus(resources) as in_turn:
-                    with ray.data.DataContext.current(configured_context(job.stall_timeout_s, lost_machines)):
-                        dataset = shard_dataset(pending_ids, chunk_rows, job, resources, monitor, in_turn)
+                with shared_gpus(resources, job.config.pools.gpus) as gpus:
+                    changes = partial(MachineChanges, resources, gpus, job.config.pools, division)
+                    with ray.data.DataContext.current(configured_context(job.stall_timeout_s, changes)):
+                        dataset = shard_dataset(pending_ids, chunk_rows, job, resources, monitor, gpus.place_pool)
                     _commit_all(iterate_shards(dataset, _POLL_S), committer, monitor, display)
-            except TooFewMachinesError as error:
+            except MachinesChangedError as error:
                 logger.warning("%s; they are divided anew", error)
                 pending_ids, resources = committer.pending_ids(), error.resources
                 continue

@@ -68,13 +68,13 @@ class RichDisplay:
     def update(self, counts: Counts, num_committed: int) -> None:
         """Show counts of this start, and how many images of the whole plan are committed."""
         now = time.monotonic()
-        done = max(self._num_before + counts.num_images, num_committed)
+        # What is done again after a fault counts twice.
+        done = min(max(self._num_before + counts.num_images, num_committed), self._num_images)
         rate = counts.num_images / (now - self._start)
         details = [f"{rate:.3g}/s", f"{counts.num_masks} masks"]
         if counts.num_errors:
             details.append(f"{counts.num_errors} errors")
         details.append(f"ETA {_time_text((self._num_images - done) / rate)}" if rate else "ETA unknown")
-        done = min(done, self._num_images)
         self._progress.update(self._task, completed=done, details=" ".join(details))
         if not self._console.is_terminal and now - self._last_plain >= _PLAIN_INTERVAL_S:
             self._last_plain = now

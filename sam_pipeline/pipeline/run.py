@@ -39,6 +39,8 @@ _BLOCK_BYTES = 2**20
 # One more attempt for what was beside a crash or on a lost machine; what fails again is for the next pass.
 _RETRIES = 1
 _STOP_TIMEOUT_S = 30
+# Of a resource that only says where an actor may be; Ray counts in ten-thousandths.
+_LEAST_OF_A_RESOURCE = 0.001
 
 # The line of a traceback that names an exception: "package.Name: text".
 _RAISED = re.compile(r"^([A-Za-z_][\w.]*): (.+)$", re.MULTILINE)
@@ -48,23 +50,31 @@ def shard_dataset(
     pending_ids: npt.NDArray[np.int64],
     chunk_rows: int,
     job: Job,
-    resources: Resources,
+    r: Resources,
     monitor: Any,
-    in_turn: Callable[[], MakeArguments | None],
+    place_pool: Callable[[], MakeArguments | None],
 ) -> ray.data.Dataset:
     """Ids of images to do in, descriptors of written shards out. Nothing runs until it is iterated.
 
     A worker that dies is replaced, and its batch tried once more; then its rows are dropped, so that the others go
     on. What is missing in the end is for the next pass.
+
+    Args:
+        pending_ids: (N,) int64.
+        chunk_rows: images of a reading task.
+        job: the run.
+        r: the division of the cluster.
+        monitor: see start_monitor.
+        place_pool: called for each pool of actors: see SharedGpus.
     """
     # Not from_arrow: it asks for the tables' sizes in tasks of a whole CPU each, for which it waits without a message.
     chunks = [row for chunk in chunks_of(pending_ids, chunk_rows) for row in chunk.to_pylist()]
-    block_images = images_per_block(job.crops_per_image, resources)
+    block_images = images_per_block(job.crops_per_image, r)
     # Else a shard of a few rows, the rest of a block, would follow each.
-    shard_rows = whole_blocks(resources.shard_rows, block_images)
+    shard_rows = whole_blocks(r.shard_rows, block_images)
     # No more tasks than inputs: Ray Data warns of it.
-    read_pool = ray.data.TaskPoolStrategy(size=min(resources.read_tasks, len(chunks)))
-    write_pool = ray.data.TaskPoolStrategy(size=min(resources.write_tasks, len(pending_ids)))
+    read_pool = ray.data.TaskPoolStrategy(size=min(r.read_tasks, len(chunks)))
+    write_pool = ray.data.TaskPoolStrategy(size=min(r.write_tasks, len(pending_ids)))
     tries: dict[str, Any] = {"max_retries": _RETRIES}
     with warnings.catch_warnings():
         # Ray 2.60 has no other way to say how often a task is tried again, and where an actor is placed.
@@ -74,25 +84,37 @@ def shard_dataset(
             .map_batches(
                 partial(read_images, job=job, block_images=block_images, monitor=monitor),
                 batch_size=None,
-                num_cpus=resources.read_cpus,
+                num_cpus=r.read_cpus,
                 compute=read_pool,
                 batch_format="pyarrow",
                 **tries,
             )
             .map_batches(
                 Encoder,
-                fn_constructor_kwargs={"job": job, "batch_size": resources.encode_batch_size, "monitor": monitor},
-                **_actors(resources.encode_actors, resources.encode_cpus, resources.encode_gpus, in_turn()),
+                fn_constructor_kwargs={"job": job, "batch_size": r.encode_batch_size, "monitor": monitor},
+                **_actors(
+                    r.encode_actors,
+                    r.encode_cpus,
+                    r.encode_gpus,
+                    r.encode_on,
+                    place_pool(),
+                ),
             )
             .map_batches(
                 Decoder,
                 fn_constructor_kwargs={"job": job, "monitor": monitor},
-                **_actors(resources.decode_actors, resources.decode_cpus, resources.decode_gpus, in_turn()),
+                **_actors(
+                    r.decode_actors,
+                    r.decode_cpus,
+                    r.decode_gpus,
+                    r.decode_on,
+                    place_pool(),
+                ),
             )
             .map_batches(
                 partial(write_shard, job=job, monitor=monitor),
                 batch_size=shard_rows,
-                num_cpus=resources.write_cpus,
+                num_cpus=r.write_cpus,
                 compute=write_pool,
                 batch_format="pyarrow",
                 **tries,
@@ -100,7 +122,9 @@ def shard_dataset(
         )
 
 
-def _actors(number: int, num_cpus: float, num_gpus: float, placement: MakeArguments | None) -> dict[str, Any]:
+def _actors(
+    number: int, num_cpus: float, num_gpus: float, resource: str | None, placement: MakeArguments | None
+) -> dict[str, Any]:
     """Arguments of a stage whose actors take a block at a time."""
     return {
         "batch_size": 1,  # a block is one row
@@ -108,6 +132,7 @@ def _actors(number: int, num_cpus: float, num_gpus: float, placement: MakeArgume
         "compute": ray.data.ActorPoolStrategy(size=number),
         "num_cpus": num_cpus,
         "num_gpus": num_gpus,
+        "resources": None if resource is None else {resource: _LEAST_OF_A_RESOURCE},
         "ray_remote_args_fn": placement,
         "max_restarts": -1,
         "max_task_retries": _RETRIES,

@@ -82,12 +82,35 @@ def test_a_grid_that_would_have_no_points_in_the_last_crop_layer_is_refused():
         MaskConfig(points_per_side=7, crop_n_layers=3, crop_n_points_downscale_factor=2)
 
 
-@pytest.mark.parametrize("name", [item.name for item in dataclasses.fields(PoolConfig)])
+POOL_TEXTS = {"encode_on": "accelerator_type:H100", "decode_on": "small"}
+POOL_AMOUNTS = {item.name for item in dataclasses.fields(PoolConfig)} - {*POOL_TEXTS}
+
+
+@pytest.mark.parametrize("name", sorted(POOL_AMOUNTS))
 def test_a_pool_setting_that_is_not_above_zero_is_named(name):
     for value in (0, -1):
         with pytest.raises(ConfigError, match=f"^{name} must be above 0, got {value}$"):
             PoolConfig(**{name: value})
-    assert getattr(PoolConfig(**{name: 1}), name) == 1
+    assert getattr(PoolConfig(**({"gpus": 1} | {name: 1})), name) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"encode_on": "large"}, "encode_on and decode_on go together"),
+        ({"decode_on": "small"}, "encode_on and decode_on go together"),
+        ({"min_gpus": 1}, "min_gpus is 1: give as many gpus, or more"),
+        ({"min_gpus": 3, "gpus": 2}, "min_gpus is 3: give as many gpus, or more"),
+    ],
+)
+def test_pool_settings_that_do_not_go_together_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        PoolConfig(**settings)
+
+
+def test_gpus_are_not_asked_for_where_none_is_used():
+    with pytest.raises(ConfigError, match="gpus asks for GPUs and device cpu uses none"):
+        AnnotateConfig(output="out", model=ModelConfig(device="cpu"), pools=PoolConfig(gpus=2))
 
 
 @pytest.mark.parametrize("name", ["max_pixels", "commit_interval_s", "stall_timeout_s", "num_cpus"])
@@ -176,8 +199,8 @@ def test_the_default_model_is_pinned_by_its_name():
 
 
 def test_what_divides_the_work_and_where_it_lies_is_not_pinned():
-    pools = PoolConfig(**{item.name: 2 for item in dataclasses.fields(PoolConfig)})
-    model = ModelConfig(checkpoint="copy.pth", device="cpu", precision="bf16")  # precision is pinned as resolved
+    pools = PoolConfig(**dict.fromkeys(POOL_AMOUNTS, 2), **POOL_TEXTS)
+    model = ModelConfig(checkpoint="copy.pth", device="cuda", precision="bf16")  # precision is pinned as resolved
     places = {"output": "elsewhere", "input": "in", "storage_options": {"anon": True}}
     times = {"commit_interval_s": 1, "stall_timeout_s": 2, "num_cpus": 3}
     moved = annotate_config(**places, **times, model=model, pools=pools)

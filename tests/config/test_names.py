@@ -22,7 +22,8 @@ GRID = (
 RUN = (
     "points_per_batch mode multimask_output point_grid max_pixels commit_interval_s stall_timeout_s image_timeout_s "
     "worker_memory_gb max_restarts num_cpus model_type checkpoint device precision encode_actors decode_actors "
-    "encode_batch_size encode_cpus decode_cpus encode_gpus decode_gpus read_cpus threads shard_rows"
+    "encode_batch_size encode_cpus decode_cpus encode_gpus decode_gpus read_cpus threads shard_rows gpus min_gpus "
+    "gpu_wait_s encode_on decode_on"
 )
 ANNOTATE = {*PLAN.split(), *GRID.split(), *RUN.split()}
 PINNED = (

@@ -11,7 +11,15 @@ import pytest
 
 from tests.clusters import ray_head
 from tests.end_to_end.tables import Row, num_committed, read_rows
-from tests.faults.fake_engine import SIZE, Instructions, decoded_numbers, expected_masks, image_file, without_scores
+from tests.faults.fake_engine import (
+    SIZE,
+    Instructions,
+    decoded_numbers,
+    decoding_machines,
+    expected_masks,
+    image_file,
+    without_scores,
+)
 from tests.faults.proxy import FaultProxy, fault_proxy
 from tests.processes import Program, Start
 from tests.s3_server import S3Server
@@ -78,6 +86,10 @@ class Run:
     def decoded_numbers(self) -> list[int]:
         """Every image that was decoded, as often as it was, in all starts."""
         return decoded_numbers(self.log)
+
+    def decoding_machines(self) -> set[str]:
+        """Ids of the machines that decoded images, in all starts."""
+        return decoding_machines(self.log)
 
     def through(self, proxy: FaultProxy) -> Run:
         """The same run, reaching S3 through a proxy."""

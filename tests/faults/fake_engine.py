@@ -46,7 +46,8 @@ class Instructions:
     crash_in_constructor: str = ""
     """A file; the constructor takes it away and crashes, or does not find it and goes on."""
     log: str = ""
-    """A folder, in which each process appends the numbers it decoded: to count what was done again."""
+    """A folder, in which each process appends the numbers it decoded: to count what was done again. Its file's name
+    begins with Ray's id of the machine."""
 
 
 def image_file(number):
@@ -144,7 +145,7 @@ class FakeEngine:
         self._device_error = None
         if instructions.crash_in_constructor and _take_away(instructions.crash_in_constructor):
             crash()
-        name = f"{os.getpid()}-{time.time_ns()}"
+        name = f"{_node_id()}-{os.getpid()}-{time.time_ns()}"
         self._log = (Path(instructions.log) / name).open("a", buffering=1) if instructions.log else None
 
     def encode(self, crops, batch_size):
@@ -180,6 +181,12 @@ class FakeEngine:
             raise self._device_error
 
 
+def _node_id():
+    import ray
+
+    return ray.get_runtime_context().get_node_id() if ray.is_initialized() else "alone"  # as in the isolation pass
+
+
 def fake_backend(instructions):
     return Backend(partial(prepare, instructions=instructions), partial(FakeEngine, instructions=instructions))
 
@@ -187,3 +194,8 @@ def fake_backend(instructions):
 def decoded_numbers(folder):
     """All numbers that were decoded, as often as they were."""
     return [int(line) for path in Path(folder).iterdir() for line in path.read_text().splitlines() if line]
+
+
+def decoding_machines(folder):
+    """The machines that have decoded an image so far."""
+    return {path.name.partition("-")[0] for path in Path(folder).iterdir() if path.stat().st_size}

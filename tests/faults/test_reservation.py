@@ -38,7 +38,7 @@ def small_ray():
 
 
 def of_one_machine(num_cpus, num_gpus):
-    return Cluster(num_cpus, num_gpus, num_cpus, _MEMORY_BYTES, _MEMORY_BYTES, num_cpus / max(1, num_gpus))
+    return Cluster(num_cpus, num_gpus, num_cpus, _MEMORY_BYTES, _MEMORY_BYTES, num_cpus / max(1, num_gpus), num_cpus)
 
 
 def machine(num_cpus, num_gpus):

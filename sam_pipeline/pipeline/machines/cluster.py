@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
@@ -247,7 +248,17 @@ def current_cluster() -> Cluster:
         smallest_node_memory_bytes=_smallest(workers, "memory"),
         smallest_object_store_bytes=_smallest(workers, "object_store_memory"),
         least_cpus_a_gpu=min((node.get("CPU", 0.0) / node["GPU"] for node in nodes if node.get("GPU")), default=0.0),
+        smallest_node_cpus=min((node["CPU"] for node in workers), default=0.0),
+        gpus_by_resource=_gpus_by_resource(nodes),
     )
+
+
+def _gpus_by_resource(nodes: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+    counts: Counter[str] = Counter()
+    for node in nodes:
+        own = {*node} - {"CPU", "GPU", "memory", "object_store_memory"}
+        counts.update({name: int(node.get("GPU", 0)) for name in own if not name.startswith("node:")})
+    return {name: float(number) for name, number in counts.items() if number}
 
 
 def check_cluster() -> None:

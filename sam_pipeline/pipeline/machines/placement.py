@@ -7,7 +7,6 @@ reserve.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections import Counter
@@ -36,52 +35,121 @@ MakeArguments = Callable[[], dict[str, Any]]
 logger = logging.getLogger(__name__)
 
 
+class SharedGpus:
+    """The GPUs that a pass holds, and which actors were put on which.
+
+    Args:
+        resources: the division of the pass.
+    """
+
+    def __init__(self, resources: Resources) -> None:
+        self._bundle = resources.gpu_bundle if resources.shares_gpus else None
+        self._groups: list[PlacementGroup] = []
+        self._pools: list[_Placed] = []
+
+    def hold(self, number: int) -> None:
+        """Hold so many GPUs. Of fewer than now, those go that have no machine."""
+        if self._bundle is None:
+            return
+        self._groups += [placement_group([self._bundle]) for _ in range(number - len(self._groups))]
+        states = _states(self._groups)
+        lost = [group for group in self._groups if states.get(group.id.hex()) != "CREATED"]
+        for group in lost[: max(0, len(self._groups) - number)]:
+            self._groups.remove(group)
+            remove_placement_group(group)
+
+    def wait_for(self, number: int) -> None:
+        """Wait for so many GPUs, but not for long: a machine may be lost, and come back, while the others work.
+
+        Raises:
+            RunFailedError: none is free.
+        """
+        if self._bundle is None:
+            return
+        deadline = time.monotonic() + _WAIT_S
+        while (num_free := Counter(_states(self._groups).values())["CREATED"]) < number:
+            if time.monotonic() > deadline or is_stopping():
+                break
+            time.sleep(0.1)
+        if not num_free:
+            raise RunFailedError(
+                f"none of {number} GPUs is free after {_WAIT_S:g} s: stop what uses them, or wait until it ends; the "
+                "same command resumes"
+            )
+        if num_free < number:
+            logger.warning("%d of %d GPUs are free; the others are used as soon as they are", num_free, number)
+
+    def place_pool(self) -> MakeArguments | None:
+        """What the actors of another pool are started with; None where no GPU is shared."""
+        if self._bundle is None:
+            return None
+        pool = _Placed()
+        self._pools.append(pool)
+        return lambda: {"scheduling_strategy": PlacementGroupSchedulingStrategy(self._next(pool))}
+
+    def match(self, actors_of_pools: Sequence[Sequence[Any]]) -> None:
+        """Learn which actors there are, in the order in which they were made: the places of others are free again."""
+        for pool, actors in zip(self._pools, actors_of_pools, strict=False):
+            pool.match(actors)
+
+    def release(self) -> None:
+        """Give all GPUs back."""
+        for group in self._groups:
+            with suppress(ray.exceptions.RayError):
+                remove_placement_group(group)
+
+    def _next(self, pool: _Placed) -> PlacementGroup:
+        """The GPU that has the fewest actors of a pool; of those one that is there already."""
+        states = _states(self._groups)
+
+        def rank(group: PlacementGroup) -> tuple[int, bool]:
+            return pool.number_on(group), states.get(group.id.hex()) != "CREATED"
+
+        group = min(self._groups, key=rank)
+        pool.given.append(group)
+        return group
+
+
+class _Placed:
+    """Where the actors of a pool are: Ray Data asks for a place before it makes an actor, and does not say which."""
+
+    def __init__(self) -> None:
+        self.given: list[PlacementGroup] = []
+        """Places of actors that were made since the last look."""
+        self._by_actor: dict[Any, PlacementGroup] = {}
+
+    def number_on(self, group: PlacementGroup) -> int:
+        """How many actors are on a GPU, or were sent there."""
+        return sum(group.id == other.id for other in (*self._by_actor.values(), *self.given))
+
+    def match(self, actors: Sequence[Any]) -> None:
+        """Learn which actors there are."""
+        given = iter(self.given)
+        self._by_actor = {actor: self._by_actor[actor] if actor in self._by_actor else next(given) for actor in actors}
+        self.given = []
+
+
 @contextmanager
-def shared_gpus(resources: Resources) -> Iterator[Callable[[], MakeArguments | None]]:
+def shared_gpus(resources: Resources, most_pairs: int | None = None) -> Iterator[SharedGpus]:
     """Hold GPUs for the time of the block, where encoders and decoders share them.
 
-    Yields:
-        A function to be called for each pool: it gives Ray Data's ray_remote_args_fn, or None where no GPU is shared.
+    Args:
+        resources: the division of the pass.
+        most_pairs: how many GPUs are wanted, if that is more than there are; Ray's autoscaler sees it.
 
     Raises:
         RunFailedError: no GPU is free.
     """
-    if not resources.shares_gpus:
-        yield lambda: None
-        return
-    groups: list[PlacementGroup] = []
+    gpus = SharedGpus(resources)
     try:
-        groups += (placement_group([resources.gpu_bundle]) for _ in range(resources.encode_actors))
-        _wait_for_some(groups)
-        yield lambda: _in_turn(groups)
+        gpus.hold(max(resources.encode_actors, most_pairs or 0))
+        gpus.wait_for(resources.encode_actors)
+        yield gpus
     finally:
         if not is_stopping():
-            for group in groups:
-                with suppress(ray.exceptions.RayError):
-                    remove_placement_group(group)
-
-
-def _wait_for_some(groups: Sequence[PlacementGroup]) -> None:
-    """Wait for all, but not for long: a machine may be lost, and come back, while the others work."""
-    deadline = time.monotonic() + _WAIT_S
-    while (num_free := Counter(_states(groups).values())["CREATED"]) < len(groups):
-        if time.monotonic() > deadline or is_stopping():
-            break
-        time.sleep(0.1)
-    if not num_free:
-        raise RunFailedError(
-            f"none of {len(groups)} GPUs is free after {_WAIT_S:g} s: stop what uses them, or wait until it ends; the "
-            "same command resumes"
-        )
-    if num_free < len(groups):
-        logger.warning("%d of %d GPUs are free; the others are used as soon as they are", num_free, len(groups))
+            gpus.release()
 
 
 def _states(groups: Sequence[PlacementGroup]) -> dict[str, str]:
     table = placement_group_table()
     return {key: table[key]["state"] for key in (group.id.hex() for group in groups) if key in table}
-
-
-def _in_turn(groups: Sequence[PlacementGroup]) -> MakeArguments:
-    following = itertools.cycle(groups)
-    return lambda: {"scheduling_strategy": PlacementGroupSchedulingStrategy(next(following))}

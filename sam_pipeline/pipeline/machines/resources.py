@@ -13,7 +13,9 @@ eighth of a small cluster each, all actors half of it, and a quarter is spare.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sam_pipeline.config import PoolConfig, ResolvedPrecision
@@ -26,12 +28,12 @@ _TASK_SHARE = 1 / 8
 _ENCODE_SHARE, _DECODE_SHARE = 1 / 8, 3 / 8
 
 # Images a second of one GPU: what CPUs are to feed it with.
-_GPU_IMAGES_PER_S = {"vit_t": 100, "vit_b": 100, "vit_l": 60, "vit_h": 40, "default": 40}
+GPU_IMAGES_PER_S = {"vit_t": 100, "vit_b": 100, "vit_l": 60, "vit_h": 40, "default": 40}
 # CPU seconds an image of 1500 x 2250 takes, 32 x 32 points: fetched, decoded, resized and put into a block; its masks
 # finished, of which a GPU has found the edges.
-_READ_CPU_S, _FINISH_CPU_S = 0.04, 0.002
+READ_CPU_S, FINISH_CPU_S = 0.04, 0.002
 _LEAST_FINISHERS = 2
-_LEAST_FINISH_CPUS = 0.25
+LEAST_FINISH_CPUS = 0.25
 
 # 8 keep a GPU busy; with more there are fewer gaps between batches.
 _GPU_BATCH_SIZE = 16
@@ -53,6 +55,10 @@ class Cluster:
     """Of the worker machine that has the smallest one; 0 if none says."""
     least_cpus_a_gpu: float
     """CPUs for each GPU of the machine with GPUs that has the fewest; 0 if there is none."""
+    smallest_node_cpus: float
+    """CPUs of the machine that has the fewest, but some."""
+    gpus_by_resource: Mapping[str, float] = field(default_factory=dict)
+    """GPUs of the machines that have a resource, by its name."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,10 @@ class Resources:
     """Reading tasks at once, at most: they leave the CPUs that writing needs."""
     write_tasks: int = 1
     """Writing tasks at once, at most."""
+    encode_on: str | None = None
+    """Resource of the machines that encode; None: any."""
+    decode_on: str | None = None
+    """Resource of the machines that decode; None: any."""
 
     @property
     def shares_gpus(self) -> bool:
@@ -117,7 +127,12 @@ def divide(
     num_cpus, num_gpus = cluster.num_cpus, cluster.num_gpus
     if device == "auto":
         device = "cuda" if num_gpus >= 1 else "cpu"
-    resources = _on_gpus(pools, cluster, model_type) if device == "cuda" else _on_cpus(pools, num_cpus)
+    if device == "cuda" and not num_gpus:
+        raise ClusterError(
+            "device cuda, and the cluster has no GPU: --gpus N waits for machines that are still to come, --device cpu "
+            "computes without any"
+        )
+    resources = _on_gpus(pools, cluster, model_type) if device == "cuda" else _on_cpus(pools, cluster)
     _check_fits(resources, num_cpus, num_gpus)
     resources = _with_tasks(resources, num_cpus)
     _check_fits_a_node(resources, cluster)
@@ -143,43 +158,53 @@ def divide_again(
 
 def needed_cpus(r: Resources) -> float:
     """CPUs of all actors, of a reading task and of a writing task: actors start at once, and tasks beside them."""
-    return _actor_cpus(r) + r.read_cpus + r.write_cpus
+    return actor_cpus(r) + r.read_cpus + r.write_cpus
 
 
-def expectation(r: Resources, model_type: str, num_cpus: float) -> str:
-    """What each stage of a run on GPUs is expected to do, and which of them holds the others back."""
-    read_cpus = r.read_tasks * r.read_cpus
-    # One CPU of a decoder keeps the device busy.
-    finish_cpus = r.decode_actors * max(_LEAST_FINISH_CPUS, r.decode_cpus - 1)
-    num_gpus = r.encode_actors * r.encode_gpus + r.decode_actors * r.decode_gpus
-    stages = {
-        "reading": (f"{read_cpus:.3g} of {num_cpus:g} CPUs", read_cpus / _READ_CPU_S),
-        "networks": (
-            f"{num_gpus:.3g} GPU{'' if num_gpus == 1 else 's'}",
-            num_gpus * _GPU_IMAGES_PER_S[model_type],
-        ),
-        "finishing masks": (f"{finish_cpus:.3g} of {num_cpus:g} CPUs", finish_cpus / _FINISH_CPU_S),
-    }
-    each = "; ".join(f"{name}: {what}, {rate:.0f} images/s" for name, (what, rate) in stages.items())
-    bottleneck = min(stages, key=lambda name: stages[name][1])
-    return f"{each}; expected bottleneck, for images of 1500 x 2250 pixels and 32 x 32 points: {bottleneck}"
+def needed_gpus(r: Resources) -> float:
+    """GPUs of all actors."""
+    return r.encode_actors * r.encode_gpus + r.decode_actors * r.decode_gpus
+
+
+def actor_cpus(r: Resources) -> float:
+    """CPUs of all actors."""
+    return r.encode_actors * r.encode_cpus + r.decode_actors * r.decode_cpus
+
+
+def fits(r: Resources, cluster: Cluster) -> bool:
+    """Whether a cluster has all that a division reserves."""
+    return needed_cpus(r) <= cluster.num_cpus + 1e-9 and needed_gpus(r) <= cluster.num_gpus + 1e-9
+
+
+def num_pairs_that_fit(r: Resources, cluster: Cluster) -> int:
+    """How many GPUs of a cluster can be shared by an encoder and decoders of the same sizes."""
+    cpus = cluster.num_cpus - r.read_cpus - r.write_cpus + 1e-9
+    return max(0, min(int(cluster.num_gpus + 1e-9), int(cpus / r.gpu_bundle["CPU"])))
+
+
+def with_pairs(r: Resources, num_pairs: int, num_cpus: float) -> Resources:
+    """The same division with another number of encoders, each with its decoders, on a cluster of num_cpus."""
+    decoders = r.decode_actors // r.encode_actors
+    return _with_tasks(replace(r, encode_actors=num_pairs, decode_actors=decoders * num_pairs), num_cpus)
 
 
 def _on_gpus(pools: PoolConfig, cluster: Cluster, model_type: str) -> Resources:
-    num_cpus, num_pairs = cluster.num_cpus, max(1, int(cluster.num_gpus))
+    num_cpus, num_pairs = cluster.num_cpus, max(1, int(min(cluster.num_gpus, pools.gpus or math.inf)))
     # Actors that share a GPU are on its machine, which may have few of the CPUs.
     cpus_a_gpu = min(num_cpus / num_pairs, cluster.least_cpus_a_gpu)
-    finishing_cpus = _GPU_IMAGES_PER_S[model_type] * _FINISH_CPU_S
+    finishing_cpus = GPU_IMAGES_PER_S[model_type] * FINISH_CPU_S
     decode_cpus = pools.decode_cpus or _round(min(1 + finishing_cpus, _DECODE_SHARE * cpus_a_gpu))
     return Resources(
         device="cuda",
-        encode_actors=pools.encode_actors or num_pairs,
-        decode_actors=pools.decode_actors or num_pairs,
+        encode_actors=pools.encode_actors or _num_gpus_with(pools.encode_on, cluster) or num_pairs,
+        decode_actors=pools.decode_actors or _num_gpus_with(pools.decode_on, cluster) or num_pairs,
         encode_batch_size=pools.encode_batch_size or _GPU_BATCH_SIZE,
         encode_cpus=pools.encode_cpus or _round(min(1.0, _ENCODE_SHARE * cpus_a_gpu)),
         decode_cpus=decode_cpus,
-        encode_gpus=pools.encode_gpus or 0.5,
-        decode_gpus=pools.decode_gpus or 0.5,
+        encode_gpus=pools.encode_gpus or (0.5 if pools.encode_on is None else 1.0),
+        decode_gpus=pools.decode_gpus or (0.5 if pools.decode_on is None else 1.0),
+        encode_on=pools.encode_on,
+        decode_on=pools.decode_on,
         read_cpus=pools.read_cpus or min(1.0, _round(_TASK_SHARE * num_cpus)),
         write_cpus=min(0.5, _round(_TASK_SHARE * num_cpus)),
         threads=pools.threads or 1,
@@ -188,9 +213,22 @@ def _on_gpus(pools: PoolConfig, cluster: Cluster, model_type: str) -> Resources:
     )
 
 
-def _on_cpus(pools: PoolConfig, num_cpus: float) -> Resources:
-    threads = pools.threads or max(1, min(_MAX_CPU_THREADS, int(num_cpus)))
-    decode_actors = pools.decode_actors or max(1, int(num_cpus) // _MAX_CPU_THREADS)
+def _num_gpus_with(resource: str | None, cluster: Cluster) -> int | None:
+    """GPUs of the machines that have a resource; None if none is asked for."""
+    if resource is None:
+        return None
+    if number := int(cluster.gpus_by_resource.get(resource, 0)):
+        return number
+    there = ", ".join(sorted(cluster.gpus_by_resource)) or "none"
+    raise ClusterError(f"no machine with GPUs has the resource {resource}; such machines have: {there}")
+
+
+def _on_cpus(pools: PoolConfig, cluster: Cluster) -> Resources:
+    num_cpus = cluster.num_cpus
+    # An actor of more threads than its machine has CPUs would leave those of other machines idle.
+    num_threads = max(1, min(_MAX_CPU_THREADS, int(cluster.smallest_node_cpus)))
+    threads = pools.threads or num_threads
+    decode_actors = pools.decode_actors or max(1, int(num_cpus) // num_threads)
     encode_actors = pools.encode_actors or max(1, decode_actors // 8)
     decode_cpus = pools.decode_cpus or _round(_DECODE_SHARE * num_cpus / decode_actors)
     return Resources(
@@ -213,14 +251,10 @@ def _on_cpus(pools: PoolConfig, num_cpus: float) -> Resources:
 
 def _with_tasks(r: Resources, num_cpus: float) -> Resources:
     """As many tasks at once as fit beside all actors: an eighth of the CPUs for writing, the rest for reading."""
-    free_cpus = num_cpus - _actor_cpus(r) + 1e-9
+    free_cpus = num_cpus - actor_cpus(r) + 1e-9
     write_tasks = max(1, int(min(_TASK_SHARE * num_cpus, free_cpus - r.read_cpus) / r.write_cpus))
     read_tasks = max(1, int((free_cpus - write_tasks * r.write_cpus) / r.read_cpus))
     return replace(r, read_tasks=read_tasks, write_tasks=write_tasks)
-
-
-def _actor_cpus(r: Resources) -> float:
-    return r.encode_actors * r.encode_cpus + r.decode_actors * r.decode_cpus
 
 
 def _round(cpus: float) -> float:
@@ -236,11 +270,10 @@ def _check_fits(r: Resources, num_cpus: float, num_gpus: float) -> None:
             f"{needed_cpus(r):g} CPUs, the cluster has {num_cpus:g}; lower --encode-actors, --decode-actors or their "
             "--*-cpus"
         )
-    needed_gpus = r.encode_actors * r.encode_gpus + r.decode_actors * r.decode_gpus
-    if needed_gpus > num_gpus + 1e-9:
+    if needed_gpus(r) > num_gpus + 1e-9:
         raise ClusterError(
             f"the run cannot be scheduled: {r.encode_actors} encoder x {r.encode_gpus:g} GPUs + {r.decode_actors} "
-            f"decoder x {r.decode_gpus:g} = {needed_gpus:g} GPUs, the cluster has {num_gpus:g}; "
+            f"decoder x {r.decode_gpus:g} = {needed_gpus(r):g} GPUs, the cluster has {num_gpus:g}; "
             "lower --encode-actors, --decode-actors or their --*-gpus, or use --device cpu"
         )
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -9,7 +10,7 @@ import ray
 from sam_pipeline.config import PoolConfig
 from sam_pipeline.errors import RunFailedError
 from sam_pipeline.pipeline.machines import placement
-from sam_pipeline.pipeline.machines.placement import shared_gpus
+from sam_pipeline.pipeline.machines.placement import SharedGpus, shared_gpus
 from sam_pipeline.pipeline.machines.resources import Cluster, divide
 from tests.clusters import ray_head, ray_node
 
@@ -35,7 +36,7 @@ def connect(start, base_env):
 
 
 def division(num_gpus, **pools):
-    cluster = Cluster(3 * num_gpus, num_gpus, 3 * num_gpus, 2**40, 2**40, 2)
+    cluster = Cluster(3 * num_gpus, num_gpus, 3 * num_gpus, 2**40, 2**40, 2, 3 * num_gpus)
     return divide(PoolConfig(**pools), "cuda", "vit_h", cluster)
 
 
@@ -78,9 +79,9 @@ def test_each_gpu_has_an_encoder_and_its_decoders_in_whatever_order_they_start(
     connect(num_machines, gpus_each)
     num_gpus = num_machines * gpus_each
     r = division(num_gpus, decode_actors=decoders_a_gpu * num_gpus, decode_gpus=0.5 / decoders_a_gpu)
-    with shared_gpus(r) as in_turn:
-        decoders = started(r.decode_actors, r.decode_cpus, r.decode_gpus, in_turn())
-        encoders = started(r.encode_actors, r.encode_cpus, r.encode_gpus, in_turn())
+    with shared_gpus(r) as gpus:
+        decoders = started(r.decode_actors, r.decode_cpus, r.decode_gpus, gpus.place_pool())
+        encoders = started(r.encode_actors, r.encode_cpus, r.encode_gpus, gpus.place_pool())
         gpus = where(encoders)
         assert len(gpus) == num_gpus
         assert set(gpus.values()) == {1}
@@ -104,5 +105,49 @@ def test_gpus_that_are_taken_are_waited_for_or_refused_in_one_line(connect, monk
 
 
 def test_without_gpus_that_are_shared_nothing_is_held():
-    with shared_gpus(division(2, encode_actors=1, decode_actors=3)) as in_turn:
-        assert in_turn() is None
+    with shared_gpus(division(2, encode_actors=1, decode_actors=3)) as gpus:
+        assert gpus.place_pool() is None
+
+
+def test_an_actor_that_takes_the_place_of_another_gets_its_gpu(monkeypatch):
+    """Pools that Ray Data fills up again, in whatever order their actors were lost."""
+    groups = [SimpleNamespace(id=SimpleNamespace(hex=lambda name=name: name), name=name) for name in "abc"]
+    states = dict.fromkeys("abc", "CREATED")
+    monkeypatch.setattr(placement, "placement_group", lambda bundles: groups.pop(0))
+    monkeypatch.setattr(
+        placement, "placement_group_table", lambda: {name: {"state": state} for name, state in states.items()}
+    )
+    monkeypatch.setattr(placement, "PlacementGroupSchedulingStrategy", lambda group: group.name)
+    gpus = SharedGpus(division(2))
+    gpus.hold(2)
+    encoders, decoders = gpus.place_pool(), gpus.place_pool()
+
+    def places(make, number):
+        return [make()["scheduling_strategy"] for _ in range(number)]
+
+    assert (places(encoders, 2), places(decoders, 2)) == (["a", "b"], ["a", "b"])
+    gpus.match([["e1", "e2"], ["d1", "d2"]])
+    gpus.match([["e1"], ["d1", "d2"]])
+    assert places(encoders, 1) == ["b"]
+    gpus.match([["e1", "e3"], ["d2"]])
+    assert places(decoders, 1) == ["a"]
+    gpus.match([["e1", "e3"], ["d2", "d3"]])
+    gpus.hold(3)
+    assert (places(encoders, 1), places(decoders, 1)) == (["c"], ["c"])
+
+
+def test_of_gpus_that_are_held_those_go_that_have_no_machine(monkeypatch):
+    groups = [SimpleNamespace(id=SimpleNamespace(hex=lambda name=name: name), name=name) for name in "abc"]
+    states = {"a": "CREATED", "b": "RESCHEDULING", "c": "CREATED"}
+    removed = []
+    monkeypatch.setattr(placement, "placement_group", lambda bundles: groups.pop(0))
+    monkeypatch.setattr(
+        placement, "placement_group_table", lambda: {name: {"state": state} for name, state in states.items()}
+    )
+    monkeypatch.setattr(placement, "remove_placement_group", lambda group: removed.append(group.name))
+    gpus = SharedGpus(division(3))
+    gpus.hold(3)
+    gpus.hold(2)
+    assert removed == ["b"]
+    gpus.hold(1)
+    assert removed == ["b"]  # never one that works

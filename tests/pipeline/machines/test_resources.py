@@ -6,14 +6,15 @@ from hypothesis import strategies as st
 
 from sam_pipeline.config import ModelType, PoolConfig
 from sam_pipeline.errors import ClusterError
-from sam_pipeline.pipeline.machines.resources import Cluster, check_batch_fits, divide, expectation
+from sam_pipeline.pipeline.machines.division_text import expectation
+from sam_pipeline.pipeline.machines.resources import Cluster, check_batch_fits, divide
 
 
 def division(pools, device, num_cpus, num_gpus, largest_node_cpus=None, cpus_a_gpu=None, model_type="vit_h"):
     """The division of a cluster of one machine, unless its largest is said to be smaller."""
     largest_node_cpus = num_cpus if largest_node_cpus is None else largest_node_cpus
     cpus_a_gpu = num_cpus / max(1, num_gpus) if cpus_a_gpu is None else cpus_a_gpu
-    cluster = Cluster(num_cpus, num_gpus, largest_node_cpus, 0, 0, cpus_a_gpu)
+    cluster = Cluster(num_cpus, num_gpus, largest_node_cpus, 0, 0, cpus_a_gpu, largest_node_cpus)
     return divide(pools, device, model_type, cluster)
 
 
@@ -176,10 +177,14 @@ def test_more_gpus_than_there_are_are_refused_with_the_arithmetic():
         division(PoolConfig(encode_actors=2), "cuda", 8, 1)
 
 
-@pytest.mark.parametrize("num_gpus", [0, 0.5])
-def test_cuda_without_a_whole_gpu_is_refused_with_a_way_out(num_gpus):
-    with pytest.raises(ClusterError, match=rf"= 1 GPUs, the cluster has {num_gpus:g}; .* use --device cpu"):
-        division(PoolConfig(), "cuda", 8, num_gpus)
+def test_cuda_without_a_whole_gpu_is_refused_with_a_way_out():
+    with pytest.raises(ClusterError, match=r"= 1 GPUs, the cluster has 0.5; .* use --device cpu"):
+        division(PoolConfig(), "cuda", 8, 0.5)
+
+
+def test_cuda_without_any_gpu_is_refused_with_two_ways_out():
+    with pytest.raises(ClusterError, match=r"the cluster has no GPU: --gpus N waits .* --device cpu"):
+        division(PoolConfig(), "cuda", 8, 0)
 
 
 def test_shares_of_a_gpu_can_be_asked_for():

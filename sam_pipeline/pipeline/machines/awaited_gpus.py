@@ -1,0 +1,67 @@
+"""Waiting for machines with GPUs that are still to come: clusters that grow from none."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ray.autoscaler.sdk import request_resources
+
+from sam_pipeline.config import PoolConfig
+from sam_pipeline.errors import ClusterError
+from sam_pipeline.pipeline.machines.cluster import current_cluster
+from sam_pipeline.pipeline.machines.resources import Cluster
+
+_LOOK_INTERVAL_S = 1.0
+_SAY_INTERVAL_S = 30.0
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def awaited_gpus(pools: PoolConfig, cluster: Cluster) -> Iterator[Cluster]:
+    """Ask Ray's autoscaler for the GPUs that are wanted, for the time of the block, and wait for some of them.
+
+    Args:
+        pools: gpus says how many are asked for, min_gpus how many are waited for, gpu_wait_s for how long.
+        cluster: as it is now.
+
+    Yields:
+        The cluster with these GPUs; as it was if none are wanted.
+
+    Raises:
+        ClusterError: they did not come in time.
+    """
+    if pools.gpus is None:
+        yield cluster
+        return
+    request_resources(bundles=[{"GPU": 1}] * pools.gpus)
+    try:
+        yield _wait(pools.gpus, pools.min_gpus or 1, pools.gpu_wait_s)
+    finally:
+        request_resources(bundles=[])
+
+
+def _wait(wanted: int, least: int, limit_s: float) -> Cluster:
+    start = time.monotonic()
+    last_said = -_SAY_INTERVAL_S
+    while (cluster := current_cluster()).num_gpus < least:
+        waited_s = time.monotonic() - start
+        if waited_s > limit_s:
+            raise ClusterError(
+                f"the cluster has {cluster.num_gpus:g} of the {least} GPUs to begin with, after {limit_s:g} s "
+                "(--gpu-wait-s): look at its autoscaler, or ask for fewer with --min-gpus"
+            )
+        if waited_s - last_said >= _SAY_INTERVAL_S:
+            last_said = waited_s
+            logger.info(
+                "%g of %d GPUs are there; the run begins with %d, and waits %.0f s more at most",
+                cluster.num_gpus,
+                wanted,
+                least,
+                limit_s - waited_s,
+            )
+        time.sleep(_LOOK_INTERVAL_S)
+    return cluster

@@ -1,0 +1,177 @@
+"""What Ray Data leaves undone when machines join or leave in the middle of a pass.
+
+On GPUs that encoders and decoders share, a pass goes on with more or fewer such pairs. Elsewhere what an actor reserves
+follows from the whole cluster, so the pass ends and the cluster is divided anew: that costs the seconds in which actors
+start, and the images that were under way.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Set
+from itertools import chain
+from typing import Any, Literal
+
+import ray
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
+from sam_pipeline.config import PoolConfig
+from sam_pipeline.errors import ClusterError, RunFailedError
+from sam_pipeline.pipeline.machines.cluster import current_cluster
+from sam_pipeline.pipeline.machines.placement import SharedGpus
+from sam_pipeline.pipeline.machines.resources import (
+    Cluster,
+    Resources,
+    actor_cpus,
+    fits,
+    needed_cpus,
+    needed_gpus,
+    num_pairs_that_fit,
+    with_pairs,
+)
+from sam_pipeline.pipeline.machines.stages_in_ray import Stages, is_restarting
+
+# An actor that starts again may take so long to load its model, and a machine to come back.
+_LEAST_LOST_S = 60
+# Machines that join come in groups.
+_SETTLE_S = 10
+_LOOK_INTERVAL_S = 5.0
+# A pass does not end for less than that.
+_LEAST_GROWTH = 1.1
+
+logger = logging.getLogger(__name__)
+
+
+class MachinesChangedError(RunFailedError):
+    """A pass is divided in a way that no longer suits the cluster.
+
+    Args:
+        message: what it reserves, and what there is.
+        resources: a division that fits what there is now.
+    """
+
+    def __init__(self, message: str, resources: Resources) -> None:
+        super().__init__(message)
+        self.resources = resources
+
+
+class MachineChanges(ExecutionCallback):
+    """Has a pass use machines that join, and give up actors for which there is no machine any more.
+
+    Args:
+        resources: the division that the pass was started with.
+        gpus: those that its encoders and decoders share.
+        pools: the user's settings.
+        divide_again: divides what the cluster has now; raises ClusterError if nothing fits.
+    """
+
+    def __init__(
+        self,
+        resources: Resources,
+        gpus: SharedGpus,
+        pools: PoolConfig,
+        divide_again: Callable[[Cluster], Resources],
+    ) -> None:
+        self._resources, self._gpus, self._divide_again = resources, gpus, divide_again
+        self._most_pairs = pools.encode_actors or pools.gpus or math.inf
+        self._restarting_since: dict[Any, float] = {}
+        self._given_up: set[Any] = set()
+        self._actors: set[Any] = set()
+        self._last_look = self._since = time.monotonic()
+        self._change: Literal["fewer", "more"] | None = None
+
+    def on_execution_step(self, executor: StreamingExecutor) -> None:
+        """Called by Ray Data at each turn of its loop.
+
+        Raises:
+            MachinesChangedError: the pass is to be divided anew.
+        """
+        now = time.monotonic()
+        stages = Stages(executor)
+        actors_of_pools = [stages.actors(pool) for pool in stages.pools]
+        self._gpus.match(actors_of_pools)
+        self._actors.update(*actors_of_pools)
+        self._given_up -= stages.forget(self._given_up)
+        if now - self._last_look >= _LOOK_INTERVAL_S:
+            self._last_look = now
+            stall_timeout_s = executor._data_context.execution_no_progress_timeout_s
+            self._give_up_lost({*chain(*actors_of_pools)}, now, max(_LEAST_LOST_S, stall_timeout_s / 2))
+            self._look(stages, current_cluster(), now)
+
+    def after_execution_succeeds(self, executor: StreamingExecutor) -> None:
+        """Called by Ray Data: actors end when nobody knows them any more."""
+        self._actors.clear()
+
+    def after_execution_fails(self, executor: StreamingExecutor, error: Exception) -> None:
+        """Called by Ray Data."""
+        self._actors.clear()
+
+    def _give_up_lost(self, in_pools: Set[Any], now: float, limit_s: float) -> None:
+        """End actors that have had no machine for limit_s seconds: the pass would wait for their work.
+
+        Near the end Ray Data drops actors that are idle. If such an actor is lost with what it has encoded, Ray starts
+        it again to encode that once more, but no pool waits for its machine.
+        """
+        before = self._restarting_since
+        self._restarting_since = {actor: before.get(actor, now) for actor in self._actors if is_restarting(actor)}
+        self._give_up(
+            actor
+            for actor, since in self._restarting_since.items()
+            if now - since > (limit_s if actor in in_pools else _LEAST_LOST_S)
+        )
+
+    def _give_up(self, actors: Iterable[Any]) -> None:
+        for actor in {*actors} - self._given_up:
+            ray.kill(actor)
+            self._given_up.add(actor)
+
+    def _look(self, stages: Stages, cluster: Cluster, now: float) -> None:
+        """Compare what the pass reserves with what there is, and act once that has lasted for a while."""
+        change = self._change_to(cluster)
+        if change != self._change:
+            self._change, self._since = change, now
+        lasted_s = now - self._since
+        if (change == "fewer" and lasted_s > _LEAST_LOST_S) or (change == "more" and lasted_s >= _SETTLE_S):
+            self._adapt(stages, cluster)
+        self._give_up(stages.surplus(self._resources))
+
+    def _change_to(self, cluster: Cluster) -> Literal["fewer", "more"] | None:
+        r = self._resources
+        if not fits(r, cluster):
+            return "fewer"
+        if r.shares_gpus:
+            return "more" if self._num_pairs(cluster) > r.encode_actors else None
+        try:
+            divided = self._divide_again(cluster)
+        except ClusterError:
+            return None
+        return "more" if actor_cpus(divided) >= _LEAST_GROWTH * actor_cpus(r) else None
+
+    def _num_pairs(self, cluster: Cluster) -> int:
+        return int(min(self._most_pairs, num_pairs_that_fit(self._resources, cluster)))
+
+    def _adapt(self, stages: Stages, cluster: Cluster) -> None:
+        """Change the number of pairs, or have the pass divided anew.
+
+        Where no division fits, machines are waited for.
+        """
+        r = self._resources
+        if r.shares_gpus and (num_pairs := self._num_pairs(cluster)):
+            self._resources = with_pairs(r, num_pairs, cluster.num_cpus)
+            logger.info("%d GPUs are used from now on, %d before", num_pairs, r.encode_actors)
+            self._gpus.hold(num_pairs)
+            stages.resize(self._resources)
+            self._change = None
+            return
+        try:
+            divided = self._divide_again(cluster)
+        except ClusterError:
+            return
+        raise MachinesChangedError(
+            f"machines {'were lost' if self._change == 'fewer' else 'joined'}: {needed_cpus(r):g} CPUs and "
+            f"{needed_gpus(r):g} GPUs are reserved, the cluster has {cluster.num_cpus:g} and {cluster.num_gpus:g}",
+            divided,
+        )
