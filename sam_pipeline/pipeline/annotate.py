@@ -26,6 +26,7 @@ from sam_pipeline.pipeline.machines.awaited_gpus import awaited_gpus
 from sam_pipeline.pipeline.machines.cluster import connected
 from sam_pipeline.pipeline.machines.division_text import division_lines, expectation
 from sam_pipeline.pipeline.machines.resources import Cluster, check_batch_fits, divide
+from sam_pipeline.pipeline.machines.suitability import check_all_machines_see, check_cluster_suits
 from sam_pipeline.pipeline.passes import MakeDisplay, annotate_pending
 from sam_pipeline.pipeline.plan import ensure_plan, sample_images
 from sam_pipeline.pipeline.prompt_plan import Targets, resolve_targets
@@ -35,7 +36,8 @@ from sam_pipeline.process.supervised import num_restarts, tell_restart
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.inputs.fetching import find_probe
 from sam_pipeline.storage.maintenance.status import Outcome, read_outcome
-from sam_pipeline.storage.tables.plan import Plan, check_plan, confirm_plan
+from sam_pipeline.storage.objects.filesystem import absolute_uri, join_uri
+from sam_pipeline.storage.tables.plan import Plan, check_plan, confirm_plan, read_plan
 from sam_pipeline.storage.tables.prompts import check_without_prompts
 from sam_pipeline.storage.tables.results import MaskTable, RunHeader, check_fingerprint, read_header
 from sam_pipeline.storage.tables.schema import SCHEMA_VERSION
@@ -73,6 +75,7 @@ def annotate(config: AnnotateConfig, make_display: MakeDisplay, backend: Backend
     """
     start = time.monotonic()
     starts = _starts(config.max_restarts)
+    starts(_check_cluster, config)
     plan = starts(ensure_plan, config)
     before = starts(read_header, plan.output, config.storage_options)
     given = config.given()
@@ -86,6 +89,13 @@ def annotate(config: AnnotateConfig, make_display: MakeDisplay, backend: Backend
         logger.warning("%s", outcome.partial_failure)
     num_before = 0 if before is None else before.num_images
     return Summary(outcome, outcome.num_images - num_before, time.monotonic() - start)
+
+
+def _check_cluster(config: AnnotateConfig) -> None:
+    """Look at the cluster before a listing that may take hours; what is planned already is read in no time."""
+    if config.extend or config.replan or read_plan(absolute_uri(config.output), config.storage_options) is None:
+        with _ray_errors():
+            check_cluster_suits(config)
 
 
 def _start(
@@ -112,6 +122,7 @@ def _start(
                 logger.info("%s", expectation(resources, config.model.model_type, cluster.num_cpus))
             precision = _resolved_precision(config.model, resources.device)
             probe_uri = find_probe(sample_images(plan, config.storage_options), config.storage_options)
+            check_all_machines_see([join_uri(plan.output, "images"), *filter(None, [probe_uri])])
             num_crops = crops_per_image(generator_settings(config.masks, targets.mode))
             num_at_once = images_per_block(num_crops, resources) * num_crops
             check_batch_fits(num_at_once, precision, cluster.smallest_object_store_bytes)

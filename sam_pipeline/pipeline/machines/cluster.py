@@ -42,6 +42,8 @@ _CONNECT_LIMIT_S = 20.0
 # Ray asks an address twenty times, for half a minute each.
 _NUM_TIMES_ASKED = "RAY_gcs_server_port_wait_time_s"
 
+_TOKEN_REMEDY = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the one that its machines were started with"
+
 # The head of a cluster that answered before may come back.
 _COMEBACK_S = 300.0
 _LOOK_INTERVAL_S = 2.0
@@ -71,6 +73,11 @@ def connected(num_cpus: int | None) -> Iterator[Cluster]:
             ray.shutdown()
 
 
+def is_local() -> bool:
+    """Whether a Ray would be started on this machine, since RAY_ADDRESS names none."""
+    return os.environ.get("RAY_ADDRESS") in (None, "", "local")
+
+
 def _connect(num_cpus: int | None) -> None:
     debug = logger.isEnabledFor(logging.DEBUG)
     if not debug:
@@ -78,10 +85,10 @@ def _connect(num_cpus: int | None) -> None:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Ray would start a task that was killed for its memory again and again, for ever.
     os.environ.setdefault("RAY_task_oom_retries", str(_RETRIES_OUT_OF_MEMORY))
-    address = os.environ.get("RAY_ADDRESS")
-    if address in (None, "", "local"):
+    if is_local():
         _start_local(num_cpus, debug)
         return
+    address = os.environ["RAY_ADDRESS"]
     if num_cpus is not None:
         raise ConfigError(f"num_cpus is for a Ray started on this machine, but RAY_ADDRESS is {address}")
     _join(address, debug)
@@ -92,11 +99,16 @@ def _join(address: str, debug: bool) -> None:
         remedy += "unset RAY_ADDRESS to run on this machine"
         return ClusterError(f"cannot connect to Ray at {address} (RAY_ADDRESS): {what}; {remedy}")
 
+    is_dashboard = urlsplit(address).scheme in ("http", "https")
     deadline = time.monotonic() + (_COMEBACK_S if address in _joined or num_restarts() else 0)
     while (refused := _refusal(address)) is not None:
         if time.monotonic() > deadline:
-            raise failure(one_line(refused), "start that cluster, or ") from refused
+            who = "no dashboard answers" if is_dashboard else "nobody answers"
+            raise failure(f"{who} ({one_line(refused)})", "start that cluster, or ") from refused
         time.sleep(_LOOK_INTERVAL_S)
+    if is_dashboard:
+        submit = f"`ray job submit --address {address} -- python jobs/annotate.py …`"
+        raise failure("that is a dashboard", f"submit the job to it with {submit}, or ")
     too_late = failure(
         f"no answer in {_CONNECT_LIMIT_S:g} s",
         f"give the address of a Ray {ray.__version__} that has this machine among its nodes, use `ray job submit` from "
@@ -111,6 +123,8 @@ def _join(address: str, debug: bool) -> None:
         with _signals_kept(), _without_raw_lines(debug):
             ray.init(logging_level=_level(debug), log_to_driver=debug)
     except Exception as error:  # Ray raises of every kind, also Exception itself
+        if "authentication token" in f"{error} {error.__cause__}".lower():
+            raise failure("it asks for its token", f"{_TOKEN_REMEDY}, or ") from error
         raise failure(_reason(error)) from error
     finally:
         timer.cancel()
@@ -131,7 +145,7 @@ def _start_local(num_cpus: int | None, debug: bool) -> None:
                     address="local",
                     num_cpus=num_cpus,
                     include_dashboard=False,
-                    object_store_memory=None if _has_gpu() else _LOCAL_OBJECT_STORE_BYTES,
+                    object_store_memory=None if has_gpu() else _LOCAL_OBJECT_STORE_BYTES,
                     logging_level=_level(debug),
                     log_to_driver=debug,
                 )
@@ -276,7 +290,8 @@ def _smallest(nodes: Sequence[Mapping[str, float]], resource: str) -> int:
     return int(min((node[resource] for node in nodes if resource in node), default=0))
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
+    """Whether torch finds a GPU on this machine."""
     import torch  # slow to import: only when a cluster is started here
 
     return torch.cuda.is_available()

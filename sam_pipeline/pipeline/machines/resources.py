@@ -35,6 +35,11 @@ READ_CPU_S, FINISH_CPU_S = 0.04, 0.002
 _LEAST_FINISHERS = 2
 LEAST_FINISH_CPUS = 0.25
 
+NO_GPU = (
+    "device cuda was asked for, and the cluster has no GPU: --gpus N waits for machines that are still to come, "
+    "--device cpu computes without any"
+)
+
 # 8 keep a GPU busy; with more there are fewer gaps between batches.
 _GPU_BATCH_SIZE = 16
 # In Ray's object store.
@@ -128,10 +133,7 @@ def divide(
     if device == "auto":
         device = "cuda" if num_gpus >= 1 else "cpu"
     if device == "cuda" and not num_gpus:
-        raise ClusterError(
-            "device cuda, and the cluster has no GPU: --gpus N waits for machines that are still to come, --device cpu "
-            "computes without any"
-        )
+        raise ClusterError(NO_GPU)
     resources = _on_gpus(pools, cluster, model_type) if device == "cuda" else _on_cpus(pools, cluster)
     _check_fits(resources, num_cpus, num_gpus)
     resources = _with_tasks(resources, num_cpus)
@@ -230,6 +232,15 @@ def _on_cpus(pools: PoolConfig, cluster: Cluster) -> Resources:
     threads = pools.threads or num_threads
     decode_actors = pools.decode_actors or max(1, int(num_cpus) // num_threads)
     encode_actors = pools.encode_actors or max(1, decode_actors // 8)
+    for name, number, cpus in (
+        ("encode", encode_actors, pools.encode_cpus),
+        ("decode", decode_actors, pools.decode_cpus),
+    ):
+        if number > max(1, num_cpus) and cpus is None:
+            raise ClusterError(
+                f"the run cannot be scheduled: --{name}-actors {number}, the cluster has {num_cpus:g} CPUs; lower it, "
+                f"or say with --{name}-cpus what share of a CPU is enough for one"
+            )
     decode_cpus = pools.decode_cpus or _round(_DECODE_SHARE * num_cpus / decode_actors)
     return Resources(
         device="cpu",

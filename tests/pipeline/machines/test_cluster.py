@@ -28,7 +28,7 @@ def init(monkeypatch):
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     monkeypatch.setattr(ray, "nodes", list)
-    monkeypatch.setattr(cluster, "_has_gpu", lambda: False)
+    monkeypatch.setattr(cluster, "has_gpu", lambda: False)
     monkeypatch.setattr(cluster, "_LOOK_INTERVAL_S", 0.01)
     return outcomes
 
@@ -83,8 +83,34 @@ def test_the_address_of_a_cluster_that_is_gone_is_refused_before_ray_tries_it(in
     init.append(AssertionError("Ray was asked"))
     for address in (unused_address, f"ray://{unused_address}"):
         monkeypatch.setenv("RAY_ADDRESS", address)
-        with pytest.raises(ClusterError, match=rf"at {address} \(RAY_ADDRESS\): .*refused; start that"):
+        with pytest.raises(
+            ClusterError, match=rf"at {address} \(RAY_ADDRESS\): nobody answers \(.*refused\); start that"
+        ):
             connect()
+
+
+def test_a_dashboard_is_no_cluster_to_connect_to(init, monkeypatch, unused_address):
+    init.append(AssertionError("Ray was asked"))
+    monkeypatch.setenv("RAY_ADDRESS", f"http://{unused_address}")
+    with pytest.raises(ClusterError, match=r"no dashboard answers \(.*refused\); start that"):
+        connect()
+    monkeypatch.setattr(cluster, "_refusal", lambda _: None)
+    with pytest.raises(
+        ClusterError, match=rf"that is a dashboard; .*`ray job submit --address http://{unused_address} "
+    ):
+        connect()
+
+
+@pytest.mark.parametrize("in_cause", [False, True])
+def test_a_cluster_that_asks_for_a_token_says_how_to_give_it(init, monkeypatch, unused_address, in_cause):
+    refusal = RuntimeError("InvalidAuthToken: Authentication token is missing or incorrect")
+    error = RuntimeError("cannot connect") if in_cause else refusal
+    error.__cause__ = refusal if in_cause else None
+    init.append(error)
+    monkeypatch.setenv("RAY_ADDRESS", unused_address)
+    monkeypatch.setattr(cluster, "_refusal", lambda _: None)
+    with pytest.raises(ClusterError, match=r"it asks for its token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN"):
+        connect()
 
 
 def test_a_cluster_that_answered_before_is_waited_for(init, monkeypatch, unused_address):

@@ -192,6 +192,38 @@ def test_shares_of_a_gpu_can_be_asked_for():
     assert reserved_gpus(r) == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize("name", ["encode", "decode"])
+def test_more_actors_than_cpus_are_refused_unless_their_share_is_said(name):
+    with pytest.raises(ClusterError, match=f"--{name}-actors 5, the cluster has 4 CPUs; .* --{name}-cpus"):
+        division(PoolConfig(**{f"{name}_actors": 5}), "cpu", 4, 0)
+    assert division(PoolConfig(**{f"{name}_actors": 5, f"{name}_cpus": 0.1}), "cpu", 4, 0)
+
+
+def test_an_actor_has_no_more_threads_than_the_smallest_machine_has_cpus():
+    cluster = Cluster(6, 0, 4, 0, 0, 0, smallest_node_cpus=2)
+    r = divide(PoolConfig(), "cpu", "vit_t", cluster)
+    assert (r.threads, r.decode_actors) == (2, 3)
+
+
+LARGE_AND_SMALL = Cluster(64, 6, 16, 0, 0, 8, 8, {"accelerator_type:H100": 2, "small": 4})
+
+
+def test_encoders_and_decoders_get_gpus_of_their_own():
+    r = divide(PoolConfig(encode_on="accelerator_type:H100", decode_on="small"), "auto", "vit_h", LARGE_AND_SMALL)
+    assert (r.encode_actors, r.encode_gpus, r.encode_on) == (2, 1, "accelerator_type:H100")
+    assert (r.decode_actors, r.decode_gpus, r.decode_on) == (4, 1, "small")
+    assert not r.shares_gpus
+
+
+def test_a_resource_that_no_machine_with_gpus_has_is_refused_with_those_that_there_are():
+    with pytest.raises(ClusterError, match="the resource L4; such machines have: accelerator_type:H100, small"):
+        divide(PoolConfig(encode_on="L4", decode_on="small"), "auto", "vit_h", LARGE_AND_SMALL)
+
+
+def test_no_more_gpus_are_used_than_are_asked_for():
+    assert division(PoolConfig(gpus=2), "auto", 64, 4).encode_actors == 2
+
+
 def test_a_cluster_without_cpus_is_refused():
     with pytest.raises(ClusterError, match="the cluster has 0"):
         division(PoolConfig(), "auto", 0, 0)

@@ -1,0 +1,83 @@
+"""What is refused before the input is listed, and before workers start."""
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from sam_pipeline.config import AnnotateConfig, ModelConfig, PoolConfig
+from sam_pipeline.errors import ClusterError
+from sam_pipeline.pipeline.machines import suitability
+from sam_pipeline.pipeline.machines.resources import Cluster
+from sam_pipeline.pipeline.machines.suitability import check_all_machines_see, check_cluster_suits
+
+ONE, TWO = "1" * 56, "2" * 56
+
+
+@pytest.fixture
+def a_cluster(monkeypatch):
+    """A cluster of 4 CPUs at RAY_ADDRESS."""
+
+    @contextmanager
+    def connected(num_cpus):
+        yield Cluster(4, 0, 4, 0, 0, 0, 4)
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(suitability, "connected", connected)
+
+
+def config_of(device="auto", **pools):
+    return AnnotateConfig(output="out", model=ModelConfig(device=device), pools=PoolConfig(**pools))
+
+
+def test_pools_that_are_larger_than_the_cluster_are_refused(a_cluster):
+    with pytest.raises(ClusterError, match="--decode-actors 9, the cluster has 4 CPUs"):
+        check_cluster_suits(config_of(decode_actors=9))
+
+
+def test_gpus_that_are_not_there_are_refused_unless_they_are_waited_for(a_cluster):
+    with pytest.raises(ClusterError, match="the cluster has no GPU: --gpus N waits"):
+        check_cluster_suits(config_of("cuda"))
+    check_cluster_suits(config_of("cuda", gpus=2))
+
+
+def test_this_machine_is_asked_for_its_gpu_without_starting_ray(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(suitability, "has_gpu", lambda: False)
+    with pytest.raises(ClusterError, match="the cluster has no GPU"):
+        check_cluster_suits(config_of("cuda"))
+    check_cluster_suits(config_of())
+    monkeypatch.setattr(suitability, "has_gpu", lambda: True)
+    check_cluster_suits(config_of("cuda"))
+
+
+@pytest.fixture
+def machines(monkeypatch):
+    """Two machines, of which the second sees what its set holds."""
+    seen = set()
+    nodes = [{"NodeID": name, "NodeManagerHostname": f"host-{name}", "Alive": True} for name in (ONE, TWO)]
+    nodes.append({"NodeID": "gone", "NodeManagerHostname": "host-gone", "Alive": False})
+
+    def options(scheduling_strategy):
+        is_second = scheduling_strategy.node_id == TWO
+        return SimpleNamespace(remote=lambda paths: [path for path in paths if is_second and path not in seen])
+
+    monkeypatch.setattr(suitability.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(suitability.ray, "remote", lambda **_: lambda function: SimpleNamespace(options=options))
+    monkeypatch.setattr(suitability.ray, "get", lambda found, timeout: found)
+    return SimpleNamespace(nodes=nodes, seen=seen)
+
+
+def test_a_disk_that_another_machine_does_not_see_is_refused_by_the_names_of_both(machines, tmp_path):
+    with pytest.raises(
+        ClusterError, match=rf"^{tmp_path} is on a disk that 1 of 2 machines do not see, such as host-{TWO}"
+    ):
+        check_all_machines_see(["s3://bucket/out", str(tmp_path)])
+    machines.seen.add(str(tmp_path))
+    check_all_machines_see([str(tmp_path)])
+
+
+def test_places_on_a_single_machine_and_remote_ones_are_not_asked_for(machines, tmp_path):
+    check_all_machines_see(["s3://bucket/out", str(tmp_path / "a*.png")])
+    machines.nodes.pop(1)
+    check_all_machines_see([str(tmp_path)])
