@@ -14,6 +14,7 @@ from pathlib import Path
 
 import fsspec
 import platformdirs
+from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
 from sam_pipeline.errors import CheckpointError, ConfigError, InternalAddressError, SamPipelineError
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "SAM_PIPELINE_CACHE"
 """Environment variable that names the cache folder."""
+
+LOCKS = ".locks"
+"""Folder of the cache with a file for each that was fetched."""
 
 _HF_FILE = "model.safetensors"
 
@@ -114,7 +118,7 @@ def cache_folder() -> Path:
 def fetch_checkpoint(model_type: str, *, progress: bool = True) -> Path:
     """Return the official weights of a model type, fetched into the cache when they are not there.
 
-    Safe to call from several processes at once. The sum is checked every time.
+    Safe to call from several processes at once, of which one fetches for all. The sum is checked every time.
 
     Args:
         model_type: as in ``build_sam``.
@@ -126,9 +130,20 @@ def fetch_checkpoint(model_type: str, *, progress: bool = True) -> Path:
     """
     official = OFFICIAL_CHECKPOINTS[canonical_model_type(model_type)]
     path = cache_folder() / official.file_name
+    if _is_cached(path, official.sha256):
+        return path
+    with _fetching(path):
+        if not _is_cached(path, official.sha256):  # by another process, which was waited for
+            _fetch(official, path, progress=progress)
+    return path
+
+
+def _is_cached(path: Path, sha256: str) -> bool:
+    return path.is_file() and sha256_of(path) == sha256
+
+
+def _fetch(official: OfficialCheckpoint, path: Path, *, progress: bool) -> None:
     if path.is_file():
-        if sha256_of(path) == official.sha256:
-            return path
         logger.warning("%s does not have the SHA-256 %s: deleted, fetching it again", path, official.sha256)
         path.unlink(missing_ok=True)
     failures = []
@@ -139,7 +154,7 @@ def fetch_checkpoint(model_type: str, *, progress: bool = True) -> Path:
             logger.warning("%s not fetched from %s: %s", official.file_name, source.url, one_line(error))
             failures.append(f"{source.url}: {one_line(error)}")
         else:
-            return path
+            return
     raise CheckpointError(
         f"{official.file_name} could not be fetched; put the file with SHA-256 {official.sha256} at {path}, "
         f"or name another with --checkpoint (tried {'; '.join(failures)})"
@@ -248,11 +263,25 @@ def _download_uri(fs: fsspec.AbstractFileSystem, path: str) -> Path:
     """Copy a remote file into the cache under a name that changes with its content; atomic, as ``download`` is."""
     folder = cache_folder() / "remote"
     target = folder / f"{fs.ukey(path)[:16]}-{Path(path).name}"
-    if not target.is_file():
-        create_folder(folder)
+    if target.is_file():
+        return target
+    create_folder(folder)
+    with _fetching(target):
+        if target.is_file():  # by another process, which was waited for
+            return target
         with tempfile.TemporaryDirectory(dir=folder) as scratch:  # for its owner only, so the file in it is too
             temporary = Path(scratch) / target.name
             fs.get_file(path, str(temporary))
             readable_by_all(temporary)
             temporary.replace(target)
     return target
+
+
+def _fetching(path: Path) -> FileLock:
+    """To be held while a file of the cache is fetched: the actors of a machine start together, and one fetches for all.
+
+    A process that dies holds it no longer. The lock's own file stays.
+    """
+    folder = cache_folder() / LOCKS
+    create_folder(folder)
+    return FileLock(folder / f"{path.name}.lock", mode=0o666)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from sam_pipeline.errors import CheckpointError, ConfigError
 from sam_pipeline.model import checkpoints
 from sam_pipeline.model.checkpoints import (
+    LOCKS,
     OFFICIAL_CHECKPOINTS,
     OfficialCheckpoint,
     canonical_model_type,
@@ -25,6 +27,7 @@ from sam_pipeline.model.checkpoints import (
 )
 from sam_pipeline.safety import guarded_http
 
+ROOT = Path(__file__).parents[2]
 CONTENT = b"weights"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
@@ -65,6 +68,10 @@ def sources(monkeypatch):
     return replace
 
 
+def files_in(folder):
+    return [path for path in folder.iterdir() if path.name != LOCKS]
+
+
 def test_default_is_vit_h():
     assert canonical_model_type("default") == "vit_h"
     assert canonical_model_type("vit_t") == "vit_t"
@@ -87,7 +94,40 @@ def test_fetch_downloads_once(sources, cache):
     assert path.stat().st_mode & 0o044, "other users of a shared cache must be able to read it"
     assert fetch_checkpoint("vit_b") == path
     assert source.calls == 1
-    assert [file.name for file in cache.iterdir()] == [path.name]
+    assert files_in(cache) == [path]
+
+
+def test_many_at_once_fetch_once(sources):
+    """As the actors of a machine do; a lock between processes holds between threads too."""
+    source = FakeSource(CONTENT)
+    fill = source.downloader(False)
+    source.downloader = lambda progress: lambda *arguments: (time.sleep(0.3), fill(*arguments))
+    sources(source)
+    with ThreadPoolExecutor(8) as pool:
+        (path,) = set(pool.map(lambda _: fetch_checkpoint("vit_b"), range(8)))
+    assert (path.read_bytes(), source.calls) == (CONTENT, 1)
+
+
+def test_processes_at_once_fetch_once(tmp_path):
+    """A process that finds another fetching waits, and then takes what is there."""
+    log = tmp_path / "log"
+    program = f"""
+import time
+from sam_pipeline.model import checkpoints
+from tests.model.test_checkpoints import CONTENT, SHA256, FakeSource
+class Slow(FakeSource):
+    def downloader(self, progress):
+        with open({str(log)!r}, "a") as file:
+            file.write("fetched\\n")
+        time.sleep(1)
+        return super().downloader(progress)
+official = checkpoints.OfficialCheckpoint("vit_b", "sam_vit_b_01ec64.pth", SHA256, (Slow(CONTENT),))
+checkpoints.OFFICIAL_CHECKPOINTS["vit_b"] = official
+assert checkpoints.fetch_checkpoint("vit_b").read_bytes() == CONTENT
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) for _ in range(3)]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert log.read_text().splitlines() == ["fetched"]
 
 
 def test_fetch_tries_sources_in_order(sources):
@@ -101,7 +141,7 @@ def test_download_with_a_wrong_sum_is_deleted_and_reported(sources, cache):
     sources(FakeSource(b"something else"))
     with pytest.raises(CheckpointError, match="does not match the known hash"):
         fetch_checkpoint("vit_b")
-    assert list(cache.iterdir()) == []
+    assert files_in(cache) == []
 
 
 def test_cached_file_with_a_wrong_sum_is_replaced_and_reported(sources, cache, caplog):
@@ -261,7 +301,7 @@ def test_one_checkpoint_is_fetched_many_times_at_once(redirect):
     with ThreadPoolExecutor(8) as pool:
         (path,) = set(pool.map(lambda _: resolve_checkpoint("vit_b", uri), range(16)))
     assert path.read_bytes() == CONTENT
-    assert list(path.parent.iterdir()) == [path]
+    assert files_in(path.parent) == [path]
 
 
 @pytest.mark.parametrize(

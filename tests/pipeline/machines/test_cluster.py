@@ -83,9 +83,7 @@ def test_the_address_of_a_cluster_that_is_gone_is_refused_before_ray_tries_it(in
     init.append(AssertionError("Ray was asked"))
     for address in (unused_address, f"ray://{unused_address}"):
         monkeypatch.setenv("RAY_ADDRESS", address)
-        with pytest.raises(
-            ClusterError, match=rf"at {address} .*: nobody answers \(.*refused\); start that"
-        ):
+        with pytest.raises(ClusterError, match=rf"at {address} .*: nobody answers \(.*refused\); start that"):
             connect()
 
 
