@@ -29,6 +29,8 @@ _COMPACTED_FILE_BYTES = 128 * 2**20
 _FILES_AT_ONCE = 2
 # Rows without masks take next to nothing, but readers hold the metadata of each of their groups.
 _COMPACTED_FILE_ROWS = 2**18
+# A file that is less than half full comes to another one, as long as that has no more than this.
+_MOST_FILL = 1.5
 
 _DELETIONS_PER_COMMIT = 64
 """Files: what a kill makes a deletion do again."""
@@ -51,7 +53,7 @@ class Rewriter:
 
     def compact(self) -> None:
         """Merge small files."""
-        groups = list(_mergeable(committed_files(self.table.snapshot)))
+        groups = _mergeable(committed_files(self.table.snapshot))
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
             for start in range(0, len(groups), _FILES_AT_ONCE):
                 part = groups[start : start + _FILES_AT_ONCE]
@@ -112,17 +114,35 @@ class Rewriter:
         return self.table.put(pa.concat_tables(parts), row_group_size=ROWS_PER_GROUP)
 
 
-def _mergeable(files: Sequence[DataFile]) -> Iterator[list[DataFile]]:
-    """Groups of two or more small files, neighbours by id, that together make a file of the size wanted."""
-    group: list[DataFile] = []
+def _mergeable(files: Sequence[DataFile]) -> list[list[DataFile]]:
+    """Groups of two or more files, neighbours by id, that together make a file of the size wanted.
+
+    All but the files of half that size are small. Of those that are left in the end, too few for a file of that half,
+    the last group gets more than it should, or else the smallest of the other files is written again with them.
+    """
+    groups: list[list[DataFile]] = [[]]
+    large = []
     num_bytes = num_rows = 0
     for file in sorted(files, key=lambda file: file.min_image_id):
-        if file.size_bytes > _COMPACTED_FILE_BYTES // 2 or file.num_rows > _COMPACTED_FILE_ROWS // 2:
+        if _fill(file) > 1 / 2:
+            large.append(file)
             continue
         num_bytes, num_rows = num_bytes + file.size_bytes, num_rows + file.num_rows
         if num_bytes > _COMPACTED_FILE_BYTES or num_rows > _COMPACTED_FILE_ROWS:
-            yield group
-            group, num_bytes, num_rows = [], file.size_bytes, file.num_rows
-        group.append(file)
-    if len(group) > 1:
-        yield group
+            groups.append([])
+            num_bytes, num_rows = file.size_bytes, file.num_rows
+        groups[-1].append(file)
+    if num_bytes <= _COMPACTED_FILE_BYTES // 2 and num_rows <= _COMPACTED_FILE_ROWS // 2:
+        rest = groups.pop()
+        if groups:
+            groups[-1] += rest
+        elif rest and large and _fill(smallest := min(large, key=_fill)) <= _MOST_FILL:
+            groups.append([smallest, *rest])
+        else:
+            groups.append(rest)
+    return [group for group in groups if len(group) > 1]
+
+
+def _fill(file: DataFile) -> float:
+    """The size of a file, as a share of that wanted."""
+    return max(file.size_bytes / _COMPACTED_FILE_BYTES, file.num_rows / _COMPACTED_FILE_ROWS)

@@ -202,6 +202,26 @@ def test_compaction_keeps_every_row_and_leaves_one_file(output):
     assert stored(output) == before
 
 
+def test_readers_see_every_row_at_any_time_of_a_compaction(output, monkeypatch):
+    monkeypatch.setattr(rewriting, "_COMPACTED_FILE_ROWS", 4)
+    table = take_over(output)
+    for index in range(24):
+        table.commit([shard(output, [row(index)])])
+    opened, commit, numbers = [open_results(output, {})], FencedTable.commit, []
+
+    def commit_and_read(*arguments, **options):
+        commit(*arguments, **options)
+        numbers.append(len(files(output)))
+        opened.append(open_results(output, {}))
+        for snapshot in opened:  # whoever opened it before still has its files
+            rows = read_results(snapshot, ["image_id"], None, {})
+            assert sorted(rows["image_id"].to_pylist()) == [*range(24)]
+
+    monkeypatch.setattr(FencedTable, "commit", commit_and_read)
+    table.compact()
+    assert numbers == [18, 12, 6]
+
+
 def test_compacting_an_empty_table_does_nothing(output):
     take_over(output).compact()
     assert stored(output) == []
@@ -405,9 +425,12 @@ def test_a_compaction_that_is_killed_keeps_the_groups_it_has_committed(output, m
         ([], []),
         ([10], []),
         ([10, 10], [[0, 1]]),
-        ([51, 10, 51, 10], [[1, 3]]),  # what is over half the size stays
+        ([51, 50, 51, 10], [[1, 3]]),  # what is over half the size stays
+        ([52, 10, 51, 10], [[2, 1, 3]]),  # unless too little is left for a file
         ([40, 40, 40, 40], [[0, 1], [2, 3]]),
-        ([40, 40, 40], [[0, 1]]),
+        ([40, 40, 40], [[0, 1, 2]]),
+        ([150, 10], [[0, 1]]),
+        ([151, 10], []),
         ([50, 50, 50, 1], [[0, 1], [2, 3]]),
     ],
 )
