@@ -240,3 +240,11 @@ def private_bytes(process: psutil.Process) -> int:
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return 0
     return int(memory.rss - memory.shared)
+
+
+def shared_bytes(process: psutil.Process) -> int:
+    """Memory that it may share with others, as an object store's daemon does with workers; 0 when it has ended."""
+    try:
+        return int(process.memory_info().shared)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0

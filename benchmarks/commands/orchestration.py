@@ -5,7 +5,8 @@ tests, with crops and embeddings of the sizes asked for. Images are PNGs of 8 x 
 --unread nothing is fetched and decoded either, for runs of a million images; --seconds ends a run early.
 
 CPU an image is counted from the moment a tenth of the images is done to the last one; what the driver took before, and
-until the first commit, is told apart. Memory is the driver's private memory, and its growth that of the same time.
+until the first commit, is told apart. Memory is private, but for the object store: what of it was ever written. The
+growth of the driver's is that of the same time.
 """
 
 from __future__ import annotations
@@ -68,6 +69,9 @@ def main(arguments: Sequence[str]) -> None:
         object_store_bytes=options.object_store_mb * 2**20,
         unread=options.unread,
         limit_s=options.seconds,
+        decode_s=0.0,
+        decode_actors=None,
+        nodes=1,
     )
     result = measure(setup)
     _print(result)
@@ -81,8 +85,8 @@ def measure(setup: Setup) -> dict[str, Any]:
         env |= {"PYTHONPATH": str(ROOT)}
         source = folder / "list.parquet" if setup.unread else folder / "images"
         (write_manifest if setup.unread else write_images)(source, setup.images)
-        _run("plan", setup, source, folder, env)
-        return _run("annotate", setup, source, folder, env)
+        run("plan", setup, source, folder, env)
+        return run("annotate", setup, source, folder, env)
 
 
 def write_images(folder: Path, num_images: int) -> None:
@@ -97,7 +101,7 @@ def write_images(folder: Path, num_images: int) -> None:
             os.link(first, group / f"{number:08}.png")
 
 
-def _run(command: str, setup: Setup, source: Path, folder: Path, env: Mapping[str, str]) -> dict[str, Any]:
+def run(command: str, setup: Setup, source: Path, folder: Path, env: Mapping[str, str]) -> dict[str, Any]:
     log = folder / command
     log.mkdir()
     words = (command, json.dumps(asdict(setup)), str(source), str(folder / "output"))
@@ -141,11 +145,14 @@ def figures(events: Sequence[Mapping[str, Any]], samples: Sequence[Sample], num_
         "driver_start_cpu_s": before.cpu_s["driver"],
         "cpu_ms_per_image": {kind: 1000 * value / images for kind, value in sorted(cpu_s.items())},
         "driver_growth_bytes_per_image": (after.memory_bytes - before.memory_bytes) / images,
-        "driver_memory": [
-            {"images": event["done"], "mib": round(_at(samples, event["time_s"]).memory_bytes / 2**20, 1)}
-            for event in thinned
-        ],
+        "memory": [{"images": event["done"], **_memory_mib(_at(samples, event["time_s"]))} for event in thinned],
     }
+
+
+def _memory_mib(sample: Sample) -> dict[str, float]:
+    """Of the driver, Ray's control service and its object stores."""
+    taken = {"driver": sample.memory_bytes, "gcs": sample.gcs_bytes, "store": sample.store_bytes}
+    return {f"{name}_mib": round(num_bytes / 2**20, 1) for name, num_bytes in taken.items()}
 
 
 def _at(samples: Sequence[Sample], time_s: float) -> Sample:
@@ -155,7 +162,7 @@ def _at(samples: Sequence[Sample], time_s: float) -> Sample:
 
 def _print(result: Mapping[str, Any]) -> None:
     cpu_ms = result["cpu_ms_per_image"]
-    first = result["first_commit_s"]
+    first, memory = result["first_commit_s"], [*result["memory"][::8], result["memory"][-1]]
     rows = [
         ("images", f"{result['images_done']:,} of {result['images_asked_for']:,}"),
         ("images/s after the start", f"{result['images_per_s']:.0f}"),
@@ -164,6 +171,10 @@ def _print(result: Mapping[str, Any]) -> None:
         *((f"{kind}, CPU ms an image", f"{cpu_ms.get(kind, 0):.2f}") for kind in KINDS),
         ("all processes, CPU ms an image", f"{sum(cpu_ms.values()):.2f}"),
         ("driver's memory, bytes an image", f"{result['driver_growth_bytes_per_image']:.0f}"),
-        *((f"  MiB at {point['images']:,} images", f"{point['mib']:.0f}") for point in result["driver_memory"][::8]),
+        *((f"  MiB at {point['images']:,} images: driver, GCS, object store", _mib(point)) for point in memory),
     ]
     print_table(("", ""), rows)
+
+
+def _mib(point: Mapping[str, float]) -> str:
+    return ", ".join(f"{point[f'{name}_mib']:.0f}" for name in ("driver", "gcs", "store"))

@@ -8,13 +8,18 @@ SETUP is JSON: see Setup. Prints a line of JSON for each event, with its time.
 from __future__ import annotations
 
 import json
+import os
+import secrets
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import ray
+from ray.cluster_utils import Cluster
 
 from sam_pipeline.config import AnnotateConfig, InputConfig, ModelConfig, PoolConfig
 from sam_pipeline.pipeline import annotate, plan
@@ -41,6 +46,12 @@ class Setup:
     """Whether nothing is fetched and decoded."""
     limit_s: float | None
     """Of annotating, after which the run is stopped."""
+    decode_s: float
+    """Seconds that the decoder sleeps over an image."""
+    decode_actors: int | None
+    """None: what the division of the cluster gives."""
+    nodes: int
+    """Machines, all of them on this one, which share the CPUs."""
 
 
 class Events:
@@ -69,11 +80,19 @@ def start(command: str, setup: Setup, source: str, output: str) -> None:
     config = AnnotateConfig(
         images=InputConfig(input=source),
         output=output,
-        num_cpus=setup.cpus,
+        num_cpus=setup.cpus if setup.nodes == 1 else None,
         model=ModelConfig(model_type="vit_t"),
-        pools=PoolConfig(encode_batch_size=setup.batch_size, shard_rows=setup.shard_rows, threads=1),
+        pools=PoolConfig(
+            encode_batch_size=setup.batch_size,
+            shard_rows=setup.shard_rows,
+            threads=1,
+            encode_actors=None if setup.decode_actors is None else 1,
+            decode_actors=setup.decode_actors,
+        ),
     )
-    instructions = Instructions(crop_size=setup.crop_size, embedding_bytes=setup.embedding_bytes)
+    instructions = Instructions(
+        crop_size=setup.crop_size, embedding_bytes=setup.embedding_bytes, seconds=setup.decode_s
+    )
     backend = fake_backend(instructions)
     if setup.unread:
         # Nothing is there to be looked at before the plan, or to be a probe.
@@ -89,13 +108,33 @@ def start(command: str, setup: Setup, source: str, output: str) -> None:
         return
     # An engine that computes nothing needs no weights.
     annotate._prepare_weights = lambda *_: None  # type: ignore[attr-defined]
-    ray.init = partial(_init, ray.init, setup)
+    if setup.nodes == 1:
+        ray.init = partial(_init, ray.init, setup)
     say("start")
     try:
-        annotate.annotate(config, lambda *_: Events(setup.limit_s), backend)
+        with _cluster(setup):
+            annotate.annotate(config, lambda *_: Events(setup.limit_s), backend)
     except KeyboardInterrupt:
         say("stopped")
     say("end")
+
+
+@contextmanager
+def _cluster(setup: Setup) -> Iterator[None]:
+    """Several nodes, where they are asked for; else Ray is started by the run itself."""
+    if setup.nodes == 1:
+        yield
+        return
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    each = {"num_cpus": setup.cpus // setup.nodes, "object_store_memory": setup.object_store_bytes // setup.nodes}
+    cluster = Cluster(initialize_head=True, head_node_args=each)
+    for _ in range(setup.nodes - 1):
+        cluster.add_node(**each)
+    os.environ["RAY_ADDRESS"] = cluster.address
+    try:
+        yield
+    finally:
+        cluster.shutdown()
 
 
 def _init(init: Any, setup: Setup, **options: Any) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-from tests.processes import private_bytes
+from tests.processes import private_bytes, shared_bytes
 
 KINDS = {
     "MapBatches(read_images)": "reading",
@@ -42,6 +42,10 @@ class Sample:
     """By kind of process, since their start."""
     memory_bytes: int = 0
     """The driver's private memory at the moment."""
+    gcs_bytes: int = 0
+    """Private memory of Ray's control service."""
+    store_bytes: int = 0
+    """Memory of Ray's object stores that was ever written."""
 
 
 class ProcessWatch:
@@ -68,10 +72,14 @@ class ProcessWatch:
         while not is_over():
             now = time.monotonic()
             if now >= next_list:
-                self._pids = {process.pid for process in self._list()}
+                processes = {process.pid: process for process in self._list()}
+                self._pids = set(processes)
                 next_list = now + _LIST_INTERVAL_S
                 self._look()
-                self.samples.append(Sample(now, self._cpu_s.copy(), private_bytes(self._driver)))
+                gcs_bytes = sum(map(private_bytes, self._of_kind("gcs", processes)))
+                store_bytes = sum(map(shared_bytes, self._of_kind("raylet", processes)))
+                driver_bytes = private_bytes(self._driver)
+                self.samples.append(Sample(now, self._cpu_s.copy(), driver_bytes, gcs_bytes, store_bytes))
             else:
                 self._look()
             time.sleep(_INTERVAL_S)
@@ -85,6 +93,9 @@ class ProcessWatch:
             cpu_s_before, kind_before = self._before.get(pid, (0.0, IDLE))
             self._before[pid] = cpu_s, kind
             self._cpu_s[kind_before if kind == IDLE else kind] += cpu_s - cpu_s_before
+
+    def _of_kind(self, kind: str, processes: Mapping[int, psutil.Process]) -> list[psutil.Process]:
+        return [process for pid, process in processes.items() if self._before.get(pid, (0.0, ""))[1] == kind]
 
     def _kind(self, pid: int) -> str:
         if pid == self._driver.pid:

@@ -22,8 +22,11 @@ def test_a_run_on_logical_gpus_is_measured(monkeypatch, tmp_path, capsys):
     assert run["images_done"] == 40
     assert 0 < run["first_commit_s"] < run["total_s"]
     assert run["driver_start_cpu_s"] > 0.5
-    assert run["driver_memory"][-1]["images"] == 40
-    assert run["driver_memory"][-1]["mib"] > 50
+    last = run["memory"][-1]
+    assert last["images"] == 40
+    assert last["driver_mib"] > 50
+    assert last["gcs_mib"] > 5
+    assert last["store_mib"] > 0
     assert "40 of 40" in capsys.readouterr().out
 
 
