@@ -27,6 +27,9 @@ _TASK_SHARE = 1 / 8
 # What encoding and decoding get, at most.
 _ENCODE_SHARE, _DECODE_SHARE = 1 / 8, 3 / 8
 
+# What an actor on CPUs may have of a machine: tasks that read for it are to fit beside it.
+_MOST_OF_A_NODE = 3 / 4
+
 # Images a second of one GPU: what CPUs are to feed it with.
 GPU_IMAGES_PER_S = {"vit_t": 100, "vit_b": 100, "vit_l": 60, "vit_h": 40, "default": 40}
 # CPU seconds an image of 1500 x 2250 takes, 32 x 32 points: fetched, decoded, resized and put into a block; its masks
@@ -241,7 +244,10 @@ def _on_cpus(pools: PoolConfig, cluster: Cluster) -> Resources:
                 f"the run cannot be scheduled: --{name}-actors {number}, the cluster has {num_cpus:g} CPUs; lower it, "
                 f"or say with --{name}-cpus what share of a CPU is enough for one"
             )
-    decode_cpus = pools.decode_cpus or _round(_DECODE_SHARE * num_cpus / decode_actors)
+    # Few actors on many machines would each get more than a machine has.
+    decode_cpus = pools.decode_cpus or _round(
+        min(_DECODE_SHARE * num_cpus / decode_actors, _MOST_OF_A_NODE * cluster.largest_node_cpus)
+    )
     return Resources(
         device="cpu",
         encode_actors=encode_actors,

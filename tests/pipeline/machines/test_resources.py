@@ -205,6 +205,12 @@ def test_an_actor_has_no_more_threads_than_the_smallest_machine_has_cpus():
     assert (r.threads, r.decode_actors) == (2, 3)
 
 
+def test_few_actors_on_many_machines_fit_on_one_each():
+    r = divide(PoolConfig(encode_actors=1, decode_actors=1), "cpu", "vit_t", Cluster(12, 0, 4, 0, 0, 0, 4))
+    assert r.decode_cpus == 3
+    assert r.encode_cpus <= 3
+
+
 LARGE_AND_SMALL = Cluster(64, 6, 16, 0, 0, 8, 8, {"accelerator_type:H100": 2, "small": 4})
 
 
