@@ -42,6 +42,10 @@ class Prometheus:
         """Alerts by name: pending or firing."""
         return {alert["labels"]["alertname"]: alert["state"] for alert in self._get("alerts")["alerts"]}
 
+    def is_firing(self, name: str) -> bool:
+        """Whether an alert fires."""
+        return self.alerts().get(name) == "firing"
+
     def is_ready(self) -> bool:
         """Whether it answers."""
         try:
@@ -66,12 +70,19 @@ def program_path(name: str) -> str:
 
 
 @contextmanager
-def prometheus(start: Start, env: Mapping[str, str], folder: Path) -> Iterator[Prometheus]:
-    """Watch the clusters whose temporary folder is env's RAY_TMPDIR; asks and evaluates every second."""
+def prometheus(start: Start, env: Mapping[str, str], folder: Path, alerts: str) -> Iterator[Prometheus]:
+    """Watch the clusters whose temporary folder is env's RAY_TMPDIR; asks and evaluates every second.
+
+    Args:
+        start: starts programs.
+        env: of the cluster.
+        folder: an empty one.
+        alerts: what is to be in alerts.yaml.
+    """
     server, (port,) = program_path("prometheus"), free_ports(1)
     settings = yaml.safe_load((GRAFANA / "prometheus.yml").read_text())
     settings["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    settings["rule_files"] = [str(GRAFANA / name) for name in settings["rule_files"]]
+    (folder / "alerts.yaml").write_text(alerts)
     (discovery,) = settings["scrape_configs"][0]["file_sd_configs"]
     discovery["files"] = [file.replace("/tmp/ray", f"{env['RAY_TMPDIR']}/ray") for file in discovery["files"]]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(settings))
