@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from tests.faults.conftest import NUM_IMAGES, Run
 from tests.faults.fake_engine import Instructions
 from tests.faults.proxy import Fault, RandomFaults, Rule, fault_proxy
 from tests.faults.test_storage_faults import COMMIT
-from tests.prometheus import FAST, GRAFANA, Prometheus, prometheus
+from tests.prometheus import FAST, GRAFANA, Prometheus, program_path, prometheus
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
 
@@ -95,6 +96,14 @@ def wait_until(condition, limit_s=600):
         time.sleep(0.5)
 
 
+def complaints(exposed: str) -> set[str]:
+    """What promtool has against series, but for the labels that Ray adds to all, such as NodeAddress."""
+    checked = subprocess.run(
+        [program_path("promtool"), "check", "metrics"], input=exposed, capture_output=True, text=True
+    )
+    return {line for line in checked.stderr.splitlines() if not line.endswith("'snake_case' not 'camelCase'")} - {""}
+
+
 @pytest.mark.parametrize("watched", [sooner], indirect=True)
 def test_every_panel_has_an_answer_counts_are_those_of_the_rows_and_many_bad_images_raise_an_alert(watched, own_images):
     run, bucket = own_images
@@ -110,8 +119,11 @@ def test_every_panel_has_an_answer_counts_are_those_of_the_rows_and_many_bad_ima
             return program.process.poll() is not None and server.is_firing("SamPipelineErrors")
 
         wait_until(is_over)
+        exposed = server.exposed("ray_sam_pipeline_")
         finished = program.wait()
     assert finished.exit_code == 0, finished.stderr
+    assert "ray_sam_pipeline_images_total" in exposed
+    assert complaints(exposed) == set()
     assert {title for title, _ in queries(run).keys() - answered} == set(WITHOUT_ANSWER)
 
     rows = run.rows()
