@@ -33,8 +33,8 @@ SOONER = {
 }
 """The same rules for a test that is to end within a minute."""
 
-WITHOUT_ANSWER = {"GPU use": "no GPU is here", "GPU memory": "no GPU is here"}
-"""Panels by title."""
+WITHOUT_ANSWER = dict.fromkeys(("GPU use", "GPU memory"), "where there is no GPU")
+"""Panels by title, and why."""
 
 NUM_BROKEN = 10
 
@@ -124,7 +124,7 @@ def test_every_panel_has_an_answer_counts_are_those_of_the_rows_and_many_bad_ima
     assert finished.exit_code == 0, finished.stderr
     assert "ray_sam_pipeline_images_total" in exposed
     assert complaints(exposed) == set()
-    assert {title for title, _ in queries(run).keys() - answered} == set(WITHOUT_ANSWER)
+    assert {title for title, _ in queries(run).keys() - answered} <= WITHOUT_ANSWER.keys()
 
     rows = run.rows()
     by_status = Counter(row["status"] for row in rows)
