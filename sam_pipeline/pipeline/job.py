@@ -13,6 +13,7 @@ from PIL import Image
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ResolvedMode, ResolvedPrecision
 from sam_pipeline.masks.prompts import ImagePrompts, UnusablePrompt
 from sam_pipeline.masks.records import MaskRecord
+from sam_pipeline.storage.layout import run_id
 
 ActorRole = Literal["encode", "decode", "both"]
 """What an actor does, and so which networks it needs."""
@@ -81,6 +82,11 @@ class Job:
     backend: Backend
     table_id: str
     """Of the results: MaskTable.id."""
+
+    @property
+    def run_id(self) -> str:
+        """See run_id."""
+        return run_id(self.output)
 
     @property
     def storage_options(self) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import ray
 
 from sam_pipeline.errors import SamPipelineError
+from sam_pipeline.pipeline.metrics import observe_block
 from sam_pipeline.pipeline.workers.device_faults import is_device_lost
 from sam_pipeline.safety.clean_text import one_line
 
@@ -110,16 +111,19 @@ def read_monitor(monitor: Any) -> MonitorState | None:
     return state
 
 
-def report_time(monitor: Any, stage: StageName, num_images: int, start: float) -> None:
-    """Report how long a block of images took in a stage.
+def report_time(monitor: Any, run: str, stage: StageName, num_images: int, start: float) -> None:
+    """Report how long a block of images took in a stage, to the driver and to Prometheus.
 
     Args:
         monitor: see start_monitor.
+        run: Job.run_id.
         stage: which.
         num_images: in the block.
         start: what time.perf_counter said as the stage began with the block.
     """
-    monitor.add_time.remote(stage, num_images, time.perf_counter() - start)
+    busy_s = time.perf_counter() - start
+    monitor.add_time.remote(stage, num_images, busy_s)
+    observe_block(run, stage, num_images, busy_s)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from sam_pipeline.pipeline.machines.cluster import check_cluster
 from sam_pipeline.pipeline.machines.machine_changes import MachineChanges, MachinesChangedError
 from sam_pipeline.pipeline.machines.placement import shared_gpus
 from sam_pipeline.pipeline.machines.resources import Resources, divide_again
+from sam_pipeline.pipeline.metrics import CommitMetrics, CommitState, counted_retries
 from sam_pipeline.pipeline.monitor import Counts, read_monitor, start_monitor
 from sam_pipeline.pipeline.progress import Display
 from sam_pipeline.pipeline.run import (
@@ -85,8 +86,12 @@ def annotate_pending(
     monitor = start_monitor()
     done = np.ones(num_images, bool)
     done[pending_ids] = False
-    with make_display(num_images, int(done.sum())) as display:
-        committer = _Committer(table, job.config.commit_interval_s, done)
+    with (
+        counted_retries(job.run_id),
+        CommitMetrics(job.run_id, job.output) as metrics,
+        make_display(num_images, int(done.sum())) as display,
+    ):
+        committer = _Committer(table, job.config.commit_interval_s, done, metrics)
         chunk_rows = _chunk_rows(len(pending_ids), job, resources)
         division = partial(divide_again, job.config.pools, job.device, job.config.model.model_type)
         while len(pending_ids):
@@ -165,15 +170,20 @@ class _Committer:
         table: the results.
         interval_s: seconds between commits.
         done: (N,) bool, which images have a row; kept up to date.
+        metrics: shows where the results are.
     """
 
-    def __init__(self, table: MaskTable, interval_s: float, done: npt.NDArray[np.bool_]) -> None:
-        self._table, self._interval_s, self._done = table, interval_s, done
+    def __init__(
+        self, table: MaskTable, interval_s: float, done: npt.NDArray[np.bool_], metrics: CommitMetrics
+    ) -> None:
+        self._table, self._interval_s, self._done, self._metrics = table, interval_s, done, metrics
         self._waiting: list[Shard] = []
+        self._waiting_since = 0.0
         self._last_look = time.monotonic()
         self._look_after_s = _FIRST_LOOK_S
         self._last = self._last_look - interval_s  # the first shard does not wait
         self.num_committed = int(done.sum())
+        self._show()
 
     def pending_ids(self) -> npt.NDArray[np.int64]:
         """Images that have no row, ascending."""
@@ -188,6 +198,8 @@ class _Committer:
                 continue
             self._done[ids] = True
             self._waiting.append(shard)
+            self._waiting_since = self._waiting_since or time.time()
+        self._show()
 
     def add(self, shards: list[Shard]) -> None:
         """Take shards, and commit if it is time to."""
@@ -204,6 +216,17 @@ class _Committer:
         with shielded():
             shards, self._waiting = self._waiting, []
             if shards:
+                start, num_images = time.monotonic(), _num_images(shards)
                 self._table.commit(shards)
-                self.num_committed += sum(shard.file.num_rows for shard in shards)
-                self._last = time.monotonic()
+                self.num_committed += num_images
+                self._last, self._waiting_since = time.monotonic(), 0.0
+                self._metrics.observe(num_images, self._last - start)
+                self._show()
+
+    def _show(self) -> None:
+        state = CommitState(len(self._done), self.num_committed, _num_images(self._waiting), self._waiting_since)
+        self._metrics.show(state)
+
+
+def _num_images(shards: list[Shard]) -> int:
+    return sum(shard.file.num_rows for shard in shards)

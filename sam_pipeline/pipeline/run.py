@@ -79,7 +79,7 @@ def shard_dataset(
     with warnings.catch_warnings():
         # Ray 2.60 has no other way to say how often a task is tried again, and where an actor is placed.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        return (
+        dataset: ray.data.Dataset = (
             ray.data.from_items(chunks, override_num_blocks=len(chunks))
             .map_batches(
                 partial(read_images, job=job, block_images=block_images, monitor=monitor),
@@ -120,6 +120,8 @@ def shard_dataset(
                 **tries,
             )
         )
+    dataset.set_name(job.run_id)  # Ray Data's own series name it in their label dataset
+    return dataset
 
 
 def _actors(

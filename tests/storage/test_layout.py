@@ -1,7 +1,9 @@
+import uuid
+
 import pytest
 
 from sam_pipeline.errors import ConfigError
-from sam_pipeline.storage.layout import check_apart
+from sam_pipeline.storage.layout import check_apart, run_id
 
 
 @pytest.mark.parametrize("name", ["prompts", "images/report.html", "masks/new/a"])
@@ -22,3 +24,9 @@ def test_other_places_are_free(tmp_path):
     for name in ("report.html", "masks.html", "export/masks"):
         check_apart(str(tmp_path / name), str(tmp_path), {})
     check_apart("memory://bucket/run/masks", f"{tmp_path}/bucket/run", {})
+
+
+def test_a_run_has_one_name_for_every_start_with_its_output():
+    assert run_id("s3://bucket/masks") == "5992f565-a3dd-551e-ad65-28ac21cd958c"
+    assert uuid.UUID(run_id("/data/masks")).version == 5
+    assert run_id("/data/masks") != run_id("/data/masks2")

@@ -102,6 +102,11 @@ def crop_column(crops_by_image: Sequence[Sequence[npt.NDArray[np.uint8]]]) -> pa
     return _lists(structs, [len(crops) for crops in crops_by_image], CROPS)
 
 
+def num_crops(images: pa.Table) -> int:
+    """How many crops images have together."""
+    return sum(len(chunk.flatten()) for chunk in images["crops"].chunks)
+
+
 def crops_by_image(images: pa.Table) -> list[list[npt.NDArray[np.uint8]]]:
     """Unpack what crop_column packed; the arrays are views of the table's buffers."""
     unpacked = []

@@ -29,8 +29,9 @@ from ray.util import ActorPool
 from sam_pipeline.errors import RunFailedError, SamPipelineError
 from sam_pipeline.pipeline.job import Engine, Job
 from sam_pipeline.pipeline.machines.resources import Resources
+from sam_pipeline.pipeline.metrics import counted_retries
 from sam_pipeline.pipeline.monitor import report_errors
-from sam_pipeline.pipeline.workers.columns import images_table, shard_row, shards_of
+from sam_pipeline.pipeline.workers.columns import images_table, shards_of
 from sam_pipeline.pipeline.workers.device_faults import is_device_lost
 from sam_pipeline.pipeline.workers.limits import limit_memory_after
 from sam_pipeline.pipeline.workers.stages import (
@@ -41,6 +42,7 @@ from sam_pipeline.pipeline.workers.stages import (
     fetch_planned,
     planned_images,
     prepare_image,
+    put_results,
     report_progress,
 )
 from sam_pipeline.process.stopping import is_stopping
@@ -48,7 +50,7 @@ from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.inputs.fetching import Fetched, wait_for_probe
 from sam_pipeline.storage.inputs.source_object import SourceObject, object_of_row
 from sam_pipeline.storage.tables.plan import read_planned
-from sam_pipeline.storage.tables.results import Shard, put_shard
+from sam_pipeline.storage.tables.results import Shard
 from sam_pipeline.storage.tables.schema import MASKS_SCHEMA
 
 # Importing torch and loading ViT-H from a cold disk takes a minute or two.
@@ -120,11 +122,11 @@ class IsolatedAnnotator:
     def annotate(self, image_id: int) -> pa.Table:
         """Do one planned image; returns its shard's descriptor."""
         job = self._job
-        with report_errors(self._monitor):
+        with report_errors(self._monitor), counted_retries(job.run_id):
             (row,) = read_planned(job.output, np.array([image_id]), job.storage_options).to_pylist()
             results = self._results(image_id, object_of_row(row))
-            report_progress(self._monitor, results)
-            return shard_row(put_shard(job.output, results, job.storage_options, table_id=job.table_id))
+            report_progress(self._monitor, job.run_id, results)
+            return put_results(results, job)
 
     def _results(self, image_id: int, source: SourceObject) -> pa.Table:
         for _ in range(_TRIES_ON_DEVICES):

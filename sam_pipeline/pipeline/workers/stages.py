@@ -19,6 +19,7 @@ from PIL import Image
 from sam_pipeline.masks.prompts import ImagePrompts, UnusablePrompt, resolve_prompts
 from sam_pipeline.masks.records import MaskRecord
 from sam_pipeline.pipeline.job import EncodedImage, Engine, Job
+from sam_pipeline.pipeline.metrics import count_batches, count_images, count_written, counted, counted_retries
 from sam_pipeline.pipeline.monitor import report_batch_errors, report_errors, report_time
 from sam_pipeline.pipeline.workers.blocks import as_block, images_of
 from sam_pipeline.pipeline.workers.columns import (
@@ -27,6 +28,7 @@ from sam_pipeline.pipeline.workers.columns import (
     embedding_column,
     embeddings_by_image,
     images_table,
+    num_crops,
     pack_prompts,
     result_table,
     shard_row,
@@ -64,17 +66,17 @@ class PlannedImage:
 def read_images(chunks: pa.Table, job: Job, block_images: int, monitor: Any) -> Iterator[pa.Table]:
     """Fetch, decode, orient and resize the pending images of each chunk; yields blocks of block_images of them."""
     limit_memory(job.worker_memory_bytes)
-    with report_errors(monitor):
+    with report_errors(monitor), counted_retries(job.run_id):
         for chunk in chunks.to_pylist():
             start = time.perf_counter()
             planned = planned_images(np.frombuffer(chunk["image_ids"], np.int64), job)
             planned.sort(key=lambda image: reading_order(image.source))
-            fetched = zip(planned, fetch_planned(planned, job), strict=True)
+            fetched = zip(planned, counted(fetch_planned(planned, job), job.run_id), strict=True)
             prepared = (prepare_image(image, data, job) for image, data in fetched)
             while images := list(islice(prepared, block_images)):
                 block, num_images = as_block(images_table(images)), len(images)
                 del images  # they are in the block
-                report_time(monitor, "read", num_images, start)
+                report_time(monitor, job.run_id, "read", num_images, start)
                 yield block
                 start = time.perf_counter()  # what reads blocks may be slower
 
@@ -187,7 +189,8 @@ class Encoder:
         with report_batch_errors(self._monitor):
             start, images = time.perf_counter(), images_of(block)
             encoded = as_block(encode_images(images, self._engine, self._batch_size, self._job))
-        report_time(self._monitor, "encode", images.num_rows, start)
+        count_batches(self._job.run_id, num_crops(images), self._batch_size)
+        report_time(self._monitor, self._job.run_id, "encode", images.num_rows, start)
         return encoded
 
 
@@ -204,20 +207,29 @@ class Decoder:
         with report_batch_errors(self._monitor):
             start = time.perf_counter()
             results = decode_masks(images_of(block), self._engine, self._job)
-        report_time(self._monitor, "decode", results.num_rows, start)
-        report_progress(self._monitor, results)
+        report_time(self._monitor, self._job.run_id, "decode", results.num_rows, start)
+        report_progress(self._monitor, self._job.run_id, results)
         return results
 
 
-def report_progress(monitor: Any, results: pa.Table) -> None:
-    """Report images to the driver, which shows what was done."""
-    monitor.add.remote(list(zip(results["status"].to_pylist(), results["num_masks"].to_pylist(), strict=True)))
+def report_progress(monitor: Any, run: str, results: pa.Table) -> None:
+    """Report images to the driver, which shows what was done, and to Prometheus."""
+    images = list(zip(results["status"].to_pylist(), results["num_masks"].to_pylist(), strict=True))
+    monitor.add.remote(images)
+    count_images(run, images)
 
 
 def write_shard(results: pa.Table, job: Job, monitor: Any) -> pa.Table:
     """Put one shard; the driver commits it."""
-    with report_errors(monitor):
+    with report_errors(monitor), counted_retries(job.run_id):
         start = time.perf_counter()
-        shard = put_shard(job.output, results, job.storage_options, table_id=job.table_id)
-    report_time(monitor, "write", results.num_rows, start)
+        descriptor = put_results(results, job)
+    report_time(monitor, job.run_id, "write", results.num_rows, start)
+    return descriptor
+
+
+def put_results(results: pa.Table, job: Job) -> pa.Table:
+    """Put result rows as one shard; returns its descriptor."""
+    shard = put_shard(job.output, results, job.storage_options, table_id=job.table_id)
+    count_written(job.run_id, shard.file.size_bytes)
     return shard_row(shard)

@@ -18,6 +18,7 @@ from sam_pipeline.storage.inputs.name_forms import other_forms
 from sam_pipeline.storage.inputs.source_object import MAX_IMAGE_BYTES, SourceObject
 from sam_pipeline.storage.objects.filesystem import StorageOptions, open_filesystem, protocol_of
 from sam_pipeline.storage.objects.ranges import read_ranges
+from sam_pipeline.storage.objects.retry_listeners import tell_retry
 from sam_pipeline.storage.objects.retrying import (
     RANGE_NOT_SATISFIABLE,
     ErrorKind,
@@ -245,6 +246,7 @@ def wait_for_probe(probe_uri: str, storage_options: StorageOptions) -> bool:
     stop=tenacity.stop_after_attempt(_ATTEMPTS),
     wait=tenacity.wait_random_exponential(multiplier=0.5, max=20),
     retry=tenacity.retry_if_result(bool),
+    before_sleep=lambda _: tell_retry("read"),
     retry_error_callback=lambda _: None,
 )
 def _fetch_patiently(

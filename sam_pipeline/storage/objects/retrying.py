@@ -19,6 +19,7 @@ from deltalake.exceptions import DeltaError
 
 from sam_pipeline.errors import SamPipelineError, StorageUnavailableError
 from sam_pipeline.safety.clean_text import error_text, one_line
+from sam_pipeline.storage.objects.retry_listeners import tell_retry
 
 T = TypeVar("T")
 
@@ -86,7 +87,7 @@ def retried(call: Callable[[], T], *, what: str, denied_is_final: bool = True, l
 
     Args:
         call: one attempt; whatever it did before failing must be safe to do again.
-        what: for the message, as in "cannot {what}".
+        what: for the message, as in "cannot {what}"; its first word is what retry listeners are told.
         denied_is_final: raise a 403 at once. False once the same credentials have been seen to work: then it is tried
             again for some ten seconds.
         limit_s: no new attempt is begun this long after the first.
@@ -110,6 +111,7 @@ def retried(call: Callable[[], T], *, what: str, denied_is_final: bool = True, l
         assert error is not None
         level = logging.WARNING if (state.seconds_since_start or 0) > _SILENT_S else logging.DEBUG
         logger.log(level, "cannot %s, trying again: %s", what, one_line(error))
+        tell_retry(what.partition(" ")[0])
 
     wait = tenacity.wait_random_exponential(multiplier=0.5, max=20)
     through_denials = tenacity.Retrying(

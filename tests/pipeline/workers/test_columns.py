@@ -14,6 +14,7 @@ from sam_pipeline.pipeline.workers.columns import (
     embedding_column,
     embeddings_by_image,
     images_table,
+    num_crops,
     pack_prompts,
     result_table,
     shard_row,
@@ -55,6 +56,7 @@ def test_crops_come_back_as_they_went_also_from_slices_and_chunks():
     table = pa.table({"crops": pa.chunked_array([column.slice(0, 1), column.slice(1)])})
     for first in range(3):
         back = crops_by_image(table.slice(first))
+        assert num_crops(table.slice(first)) == sum(map(len, back))
         assert [len(crops) for crops in back] == [len(crops) for crops in images[first:]]
         for crops, expected in zip(back, images[first:], strict=True):
             for crop, original in zip(crops, expected, strict=True):

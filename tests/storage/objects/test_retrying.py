@@ -15,6 +15,7 @@ from s3fs.errors import translate_boto_error
 
 from sam_pipeline.errors import StorageUnavailableError
 from sam_pipeline.safety.clean_text import error_text
+from sam_pipeline.storage.objects.retry_listeners import retries_told_to
 from sam_pipeline.storage.objects.retrying import (
     ErrorKind,
     error_kind,
@@ -225,6 +226,15 @@ def test_what_passes_is_tried_again_with_longer_and_random_waits(clock):
     assert call.calls == 7
     assert all(0 <= wait <= 0.5 * 2**index for index, wait in enumerate(clock.slept))
     assert len(set(clock.slept)) == 6
+
+
+def test_listeners_are_told_of_each_retry_and_of_what_the_call_does(clock):
+    told = []
+    with retries_told_to(told.append), retries_told_to(told.append):
+        retried(Failing(ConnectionResetError(), DENIED[0], "data"), what="write to s3://b/k", denied_is_final=False)
+        assert told == ["write"] * 4
+    retried(Failing(ConnectionResetError(), "data"), what="read")
+    assert len(told) == 4
 
 
 @pytest.mark.parametrize("error", [FINAL[0], BAD_CREDENTIALS[0], DENIED[0], TypeError("a bug")])
