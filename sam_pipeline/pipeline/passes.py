@@ -44,7 +44,8 @@ _POLL_S = 1.0
 # A reading task's ids: many for throughput, few enough that small runs keep every worker busy.
 _MAX_CHUNK_ROWS = 256
 _MIN_CHUNKS = 64
-# Before it starts the first task, Ray Data takes half a millisecond and 5 KB for each.
+# Before it starts the first task, Ray Data takes half a millisecond and 5 KB for each: a minute and half a gigabyte. So
+# a pass does at most so many; 25 million images are hours of work, beside which the start of actors is nothing.
 _MAX_TASKS = 100_000
 # A reading task holds the prompts of its images; those with a mask take 256 KiB each.
 _MAX_CHUNK_MASKS = 1024
@@ -95,18 +96,22 @@ def annotate_pending(
         chunk_rows = _chunk_rows(len(pending_ids), job, resources)
         division = partial(divide_again, job.config.pools, job.device, job.config.model.model_type)
         while len(pending_ids):
+            pass_ids, later_ids = np.split(pending_ids, [_MAX_TASKS * chunk_rows])
             try:
                 with shared_gpus(resources, job.config.pools.gpus) as gpus:
                     changes = partial(MachineChanges, resources, gpus, job.config.pools, division)
                     with ray.data.DataContext.current(configured_context(job.stall_timeout_s, changes)):
-                        dataset = shard_dataset(pending_ids, chunk_rows, job, resources, monitor, gpus.place_pool)
+                        dataset = shard_dataset(pass_ids, chunk_rows, job, resources, monitor, gpus.place_pool)
                     _commit_all(iterate_shards(dataset, _POLL_S), committer, monitor, display)
             except MachinesChangedError as error:
                 logger.warning("%s; they are divided anew", error)
                 pending_ids, resources = committer.pending_ids(), error.resources
                 continue
+            if len(later_ids):
+                pending_ids = later_ids  # what is missing of this pass comes after the last one
+                continue
             left = committer.pending_ids()
-            if 0 < len(left) <= _FEW or len(left) == len(pending_ids):
+            if 0 < len(left) <= _FEW or len(left) == len(pass_ids):
                 alone = left[:_FEW].tolist()
                 logger.info("%d images are tried alone%s", len(alone), _last_error(monitor))
                 isolated = annotate_isolated(alone, job, resources, monitor, _POLL_S)

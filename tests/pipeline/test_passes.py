@@ -91,6 +91,23 @@ def test_one_pass_that_does_everything_is_all(graph):
     assert graph.isolated == []
 
 
+def test_more_tasks_than_ray_data_can_begin_are_several_passes_and_what_they_leave_comes_last(graph, monkeypatch):
+    monkeypatch.setattr(passes, "_MAX_TASKS", 30)
+    left_once = {5, 500, *range(900, 970)}
+
+    def steps(ids):
+        yield from ([shard(image_id)] for image_id in ids if image_id not in left_once)
+        left_once.difference_update(ids)
+
+    graph.steps = steps
+    table = Table(1000)
+    annotate(table)
+    assert table.done.all()
+    firsts = [(ids[0], ids[-1], chunk_rows) for ids, chunk_rows in graph.passes]
+    assert firsts == [(0, 479, 16), (480, 959, 16), (960, 999, 16), (5, 969, 3)]
+    assert graph.isolated == []
+
+
 @pytest.mark.parametrize(
     ("num_images", "encode_actors", "batch_size", "crop_n_layers", "chunk_rows"),
     [
