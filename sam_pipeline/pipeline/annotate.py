@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from sam_pipeline.pipeline.passes import MakeDisplay, annotate_pending
 from sam_pipeline.pipeline.plan import ensure_plan, sample_images
 from sam_pipeline.pipeline.prompt_plan import Targets, resolve_targets
 from sam_pipeline.pipeline.run import images_per_block
+from sam_pipeline.pipeline.start_recording import StartRecorder
 from sam_pipeline.pipeline.workers.sam_backend import SAM
 from sam_pipeline.process.supervised import num_restarts, tell_restart
 from sam_pipeline.safety.clean_text import one_line
@@ -62,13 +64,21 @@ class Summary:
     elapsed_s: float
 
 
-def annotate(config: AnnotateConfig, make_display: MakeDisplay, backend: Backend = SAM) -> Summary:
+def annotate(
+    config: AnnotateConfig, make_display: MakeDisplay, backend: Backend = SAM, *, start_id: str | None = None
+) -> Summary:
     """Run, or resume, until every planned image has a committed row.
 
     That nothing succeeded is no error here: Outcome.total_failure says so. What failed in part is a warning in the log.
 
     After a transient failure (a stall, lost machines, storage that does not answer) it starts again, as often as the
     configuration allows.
+
+    Args:
+        config: the settings.
+        make_display: what to show progress on.
+        backend: what computes masks.
+        start_id: names this start in its records; None makes a new one.
 
     Raises:
         SamPipelineError: see sam_pipeline.errors; after any of them the same call resumes.
@@ -83,7 +93,7 @@ def annotate(config: AnnotateConfig, make_display: MakeDisplay, backend: Backend
         config = settings_of_run(config, before.metadata)
     targets = starts(resolve_targets, config, plan)
     weights_sha256 = _weights_sha256(config, given, before)
-    starts(_start, config, plan, targets, weights_sha256, make_display, backend)
+    starts(_recorded_start, start_id or uuid.uuid4().hex, config, plan, targets, weights_sha256, make_display, backend)
     outcome = starts(read_outcome, plan.output, targets.prompts, plan.num_images, config.storage_options)
     if outcome.total_failure is None and outcome.partial_failure is not None:
         logger.warning("%s", outcome.partial_failure)
@@ -98,7 +108,15 @@ def _check_cluster(config: AnnotateConfig) -> None:
             check_cluster_suits(config)
 
 
+def _recorded_start(
+    start_id: str, config: AnnotateConfig, plan: Plan, targets: Targets, weights_sha256: str, *others: Any
+) -> None:
+    with StartRecorder(start_id, config.model.model_type, weights_sha256) as recorder:
+        _start(recorder, config, plan, targets, weights_sha256, *others)
+
+
 def _start(
+    recorder: StartRecorder,
     config: AnnotateConfig,
     plan: Plan,
     targets: Targets,
@@ -106,7 +124,7 @@ def _start(
     make_display: MakeDisplay,
     backend: Backend,
 ) -> None:
-    table = _finished_table(config, plan, targets, weights_sha256)
+    table = _finished_table(recorder, config, plan, targets, weights_sha256)
     if table is None:
         # Before the cluster: a typing error should cost a second, not a minute.
         _prepare_weights(config.model, weights_sha256)
@@ -118,6 +136,7 @@ def _start(
             resources = divide(config.pools, config.model.device, config.model.model_type, cluster)
             for line in division_lines(resources, cluster):
                 logger.info("%s", line)
+            recorder.uses(cluster, resources)
             if resources.device == "cuda":
                 logger.info("%s", expectation(resources, config.model.model_type, cluster.num_cpus))
             precision = _resolved_precision(config.model, resources.device)
@@ -126,7 +145,8 @@ def _start(
             num_crops = crops_per_image(generator_settings(config.masks, targets.mode))
             num_at_once = images_per_block(num_crops, resources) * num_crops
             check_batch_fits(num_at_once, precision, cluster.smallest_object_store_bytes)
-            table, done = _begin(config, plan, targets, _fingerprint(config, targets, precision, weights_sha256))
+            pinned = _fingerprint(config, targets, precision, weights_sha256)
+            table, done = _begin(recorder, config, plan, targets, pinned)
             pending_ids = np.flatnonzero(~done)
             if len(pending_ids):
                 stall_timeout_s = config.stall_timeout_s or _stall_timeout_s(config.masks, targets, resources.device)
@@ -154,11 +174,11 @@ def _start(
 
 
 def _begin(
-    config: AnnotateConfig, plan: Plan, targets: Targets, pinned: Mapping[str, Any]
+    recorder: StartRecorder, config: AnnotateConfig, plan: Plan, targets: Targets, pinned: Mapping[str, Any]
 ) -> tuple[MaskTable, npt.NDArray[np.bool_]]:
     """Take the results over, and which of their images are done: (num_images,) bool."""
     options = config.storage_options
-    table = MaskTable.take_over(plan.output, pinned, {"config": stored_settings(config)}, options)
+    table = recorder.take_over(plan.output, pinned, {"config": stored_settings(config)}, options)
     done = table.committed_ids(plan.num_images)
     if done.any():
         check_plan(plan, options)  # with results it cannot be made anew, and gets no prompts
@@ -269,7 +289,9 @@ def _fingerprint(config: AnnotateConfig, targets: Targets, precision: str, weigh
     )
 
 
-def _finished_table(config: AnnotateConfig, plan: Plan, targets: Targets, weights_sha256: str) -> MaskTable | None:
+def _finished_table(
+    recorder: StartRecorder, config: AnnotateConfig, plan: Plan, targets: Targets, weights_sha256: str
+) -> MaskTable | None:
     """Take the results over if no image is left to do: to compact them, should that have been interrupted.
 
     Needs no cluster: hardware decides nothing but an automatic precision, and there it keeps what the run began with.
@@ -291,7 +313,7 @@ def _finished_table(config: AnnotateConfig, plan: Plan, targets: Targets, weight
     check_fingerprint(begun_with, wanted)
     if header.num_images < plan.num_images:
         return None
-    table = MaskTable.take_over(plan.output, wanted, {}, config.storage_options)
+    table = recorder.take_over(plan.output, wanted, {}, config.storage_options)
     # As many rows as images is not yet a row for each.
     return table if table.committed_ids(plan.num_images).all() else None
 

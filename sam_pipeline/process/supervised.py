@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+import uuid
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -16,6 +17,8 @@ NUM_RESTARTS = "SAM_PIPELINE_RESTARTS"
 """Environment variable with the number of restarts before this child: by its parent, and in the children before."""
 RESTARTS_PIPE = "SAM_PIPELINE_RESTARTS_PIPE"
 """Environment variable with the descriptor of a pipe that gets a byte for each restart in this child."""
+START_ID = "SAM_PIPELINE_START_ID"
+"""Environment variable with start_id() of the parent."""
 
 
 class _Child:
@@ -24,6 +27,7 @@ class _Child:
     parent: socket.socket | None = None
     num_restarts = 0
     restarts_pipe: int | None = None
+    start_id: str | None = None
 
 
 def is_supervised() -> bool:
@@ -36,6 +40,13 @@ def num_restarts() -> int:
     return _Child.num_restarts
 
 
+def start_id() -> str:
+    """A random name of this command, the same in a parent and all its children: for its log and its records."""
+    if _Child.start_id is None:
+        _Child.start_id = uuid.uuid4().hex
+    return _Child.start_id
+
+
 def accept_supervision(signals: Iterable[signal.Signals]) -> None:
     """Be a child, if the environment says so: when the parent is gone, this process gets a SIGTERM.
 
@@ -43,9 +54,10 @@ def accept_supervision(signals: Iterable[signal.Signals]) -> None:
         signals: which the parent has blocked for the time until there are handlers.
     """
     fd, num_restarts = os.environ.pop(SOCKET, None), os.environ.pop(NUM_RESTARTS, "0")
-    pipe = os.environ.pop(RESTARTS_PIPE, None)
+    pipe, start_id = os.environ.pop(RESTARTS_PIPE, None), os.environ.pop(START_ID, None)
     if fd is None or pipe is None:
         return
+    _Child.start_id = start_id
     _Child.parent = socket.socket(fileno=int(fd))
     _Child.parent.set_inheritable(False)
     _Child.num_restarts = int(num_restarts)

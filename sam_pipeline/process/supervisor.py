@@ -22,7 +22,7 @@ from functools import partial
 
 from sam_pipeline.errors import RunFailedError
 from sam_pipeline.process import stopping
-from sam_pipeline.process.supervised import NUM_RESTARTS, RESTARTS_PIPE, SOCKET
+from sam_pipeline.process.supervised import NUM_RESTARTS, RESTARTS_PIPE, SOCKET, START_ID, start_id
 
 _CHILD_DEADLINE_S = 1.9
 _MAX_PAUSE_S = 60
@@ -97,7 +97,8 @@ def _start_child(num_restarts: int, restarts_pipe: int) -> tuple[subprocess.Pope
     ours, theirs = socket.socketpair()
     with theirs:
         fd = theirs.fileno()
-        env = os.environ | {SOCKET: str(fd), NUM_RESTARTS: str(num_restarts), RESTARTS_PIPE: str(restarts_pipe)}
+        told = {SOCKET: str(fd), NUM_RESTARTS: str(num_restarts), RESTARTS_PIPE: str(restarts_pipe)}
+        env = os.environ | told | {START_ID: start_id()}
         # It unblocks them when it can handle them.
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, stopping.SIGNALS)
         try:

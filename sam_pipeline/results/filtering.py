@@ -35,6 +35,7 @@ from sam_pipeline.storage.tables.output_folder import check_empty
 from sam_pipeline.storage.tables.plan import read_plan
 from sam_pipeline.storage.tables.results import MaskTable, put_shard
 from sam_pipeline.storage.tables.schema import MASKS_SCHEMA, SCHEMA_VERSION
+from sam_pipeline.storage.tables.start_records import without_records
 
 # A shard is held once as Arrow and twice as a file.
 _SHARD_BYTES = 64 * 2**20
@@ -173,7 +174,8 @@ def _fingerprint(source: Results) -> Mapping[str, Any]:
 
 
 def _other_metadata(source: Results) -> dict[str, str]:
-    return {name: value for name, value in table_metadata(source.table).items() if name != "fingerprint"}
+    metadata = without_records(table_metadata(source.table))
+    return {name: value for name, value in metadata.items() if name != "fingerprint"}
 
 
 def _copy_rows(

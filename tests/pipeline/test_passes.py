@@ -1,3 +1,4 @@
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -50,7 +51,7 @@ class Display:
 def shard(first, last=None):
     last = first if last is None else last
     ids = np.arange(first, last + 1)
-    return Shard(DataFile(f"part-{first}", 1, len(ids), first, last), ids)
+    return Shard(DataFile(f"part-{first}", 1, len(ids), first, last), ids, Counter(ok=len(ids)), 0)
 
 
 @pytest.fixture
@@ -180,7 +181,7 @@ def test_where_passes_do_nothing_images_are_done_alone_a_few_at_a_time(graph, ca
 def test_a_shard_that_holds_an_image_for_the_second_time_is_not_committed_and_its_others_are_done_again(graph):
     def steps(ids):
         yield [shard(0, 4), shard(4, 9)]
-        yield [Shard(DataFile("part-x", 1, 2, 10, 10), np.array([10, 10]))]
+        yield [Shard(DataFile("part-x", 1, 2, 10, 10), np.array([10, 10]), Counter(ok=2), 0)]
 
     graph.steps = steps
     table = Table(11)

@@ -12,6 +12,7 @@ shards      one row a shard                                  writing → driver
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice, pairwise
@@ -41,6 +42,8 @@ SHARDS = pa.schema(
         ("min_image_id", pa.int64()),
         ("max_image_id", pa.int64()),
         ("image_ids", pa.binary()),
+        ("num_by_status", pa.map_(pa.string(), pa.int64())),
+        ("num_masks", pa.int64()),
     ]
 )
 
@@ -204,7 +207,12 @@ def result_table(
 
 def shard_row(shard: Shard) -> pa.Table:
     """A shard's descriptor as one row."""
-    row = {**asdict(shard.file), "image_ids": shard.image_ids.tobytes()}
+    row = {
+        **asdict(shard.file),
+        "image_ids": shard.image_ids.tobytes(),
+        "num_by_status": list(shard.num_by_status.items()),
+        "num_masks": shard.num_masks,
+    }
     return pa.Table.from_pylist([row], schema=SHARDS)
 
 
@@ -213,5 +221,6 @@ def shards_of(rows: pa.Table) -> list[Shard]:
     shards = []
     for row in rows.to_pylist():
         image_ids = np.frombuffer(row.pop("image_ids"), np.int64)
-        shards.append(Shard(DataFile(**row), image_ids))
+        num_by_status, num_masks = Counter(dict(row.pop("num_by_status"))), row.pop("num_masks")
+        shards.append(Shard(DataFile(**row), image_ids, num_by_status, num_masks))
     return shards

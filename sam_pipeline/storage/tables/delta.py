@@ -20,9 +20,14 @@ from sam_pipeline.storage.tables.delta_place import Table, delta_storage_options
 
 METADATA_PREFIX = "sam_pipeline."
 
-# Of which columns the log has statistics. Unless it is told, deltalake 1.6.6 takes a column without any for one whose
-# least and largest values are null, and a pyarrow dataset of the table, or DuckDB through it, then finds no row by it.
-_STATISTICS = {"delta.dataSkippingStatsColumns": "image_id"}
+_PROPERTIES = {
+    # Of which columns the log has statistics. Unless it is told, deltalake 1.6.6 takes a column without any for one
+    # whose least and largest values are null, and a pyarrow dataset of the table, or DuckDB through it, then finds no
+    # row by it.
+    "delta.dataSkippingStatsColumns": "image_id",
+    # Else checkpoints remove entries older than thirty days, which say what each start has committed.
+    "delta.enableExpiredLogCleanup": "false",
+}
 
 REQUESTS_AT_ONCE = 16
 """A small request waits for the store, some 20 ms on S3. More threads than this wait for each other instead."""
@@ -103,7 +108,7 @@ def create_table(uri: str, schema: pa.Schema, metadata: Mapping[str, str], stora
                 delta_uri(uri),
                 schema,
                 storage_options=delta_storage_options(uri, storage_options),
-                configuration=_STATISTICS | {METADATA_PREFIX + key: value for key, value in metadata.items()},
+                configuration=_PROPERTIES | {METADATA_PREFIX + key: value for key, value in metadata.items()},
                 raise_if_key_not_exists=False,
                 # With retries, the loser of a race commits its own metadata over the winner's, as version 1.
                 commit_properties=CommitProperties(max_commit_retries=0),

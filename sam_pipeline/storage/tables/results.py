@@ -7,8 +7,9 @@ then commit shards until nothing is left and compact them.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from sam_pipeline.storage.tables.fenced_table import FencedTable, put_parquet
 from sam_pipeline.storage.tables.reading.table_reading import read_columns
 from sam_pipeline.storage.tables.rewriting import ROWS_PER_GROUP, Rewriter
 from sam_pipeline.storage.tables.schema import STATUSES, TABLE_SCHEMAS
+from sam_pipeline.storage.tables.start_records import EndRecord, StartRecord, end_property, start_property
 
 Fingerprint = Mapping[str, Any]
 
@@ -37,6 +39,25 @@ class Shard:
     file: DataFile
     image_ids: npt.NDArray[np.int64]
     """(rows,) of the rows, so that the driver commits no image twice."""
+    num_by_status: Counter[str]
+    """Rows by status."""
+    num_masks: int
+
+
+@dataclass
+class Committed:
+    """What a start has committed so far."""
+
+    num_by_status: Counter[str] = field(default_factory=Counter)
+    num_masks: int = 0
+    num_bytes: int = 0
+    """Of its shards."""
+
+    def add(self, shard: Shard) -> None:
+        """Count a shard."""
+        self.num_by_status += shard.num_by_status
+        self.num_masks += shard.num_masks
+        self.num_bytes += shard.file.size_bytes
 
 
 @dataclass(frozen=True)
@@ -62,7 +83,8 @@ def put_shard(output: str, rows: pa.Table, storage_options: StorageOptions, *, t
     file = put_parquet(
         table_uri(output, "masks"), rows, storage_options, row_group_size=ROWS_PER_GROUP, table_id=table_id
     )
-    return Shard(file, rows["image_id"].to_numpy())
+    num_by_status = Counter(rows["status"].to_pylist())
+    return Shard(file, rows["image_id"].to_numpy(), num_by_status, pc.sum(rows["num_masks"]).as_py() or 0)
 
 
 class MaskTable:
@@ -76,15 +98,28 @@ class MaskTable:
     def __init__(self, table: FencedTable, epoch: int) -> None:
         self._table = table
         self.epoch = epoch
+        self.committed = Committed()
 
     @classmethod
     def take_over(
-        cls, output: str, fingerprint: Fingerprint, metadata: Mapping[str, str], storage_options: StorageOptions
+        cls,
+        output: str,
+        fingerprint: Fingerprint,
+        metadata: Mapping[str, str],
+        storage_options: StorageOptions,
+        record: StartRecord | None = None,
     ) -> MaskTable:
         """Open the results for a run; from here on, every earlier start's commits fail.
 
         A table without rows has no results: it takes on this run's settings, whatever it was begun with. But its
         columns stay as they are.
+
+        Args:
+            output: folder of the run.
+            fingerprint: what decides values; see config.fingerprint.
+            metadata: what a new table keeps beside it.
+            storage_options: of fsspec.
+            record: of the start, kept with the table; None for what is no start of annotate.
 
         Raises:
             FingerprintMismatchError: the table holds results of other settings, or has the columns of another
@@ -96,14 +131,21 @@ class MaskTable:
             output, "masks", stored, storage_options
         )
         begun_with = json.loads(table_metadata(table.snapshot)["fingerprint"])
+        changes: dict[str, str] = {}
         if begun_with != dict(fingerprint) and not committed_files(table.snapshot):
             versions = ({"schema_version": each.get("schema_version")} for each in (begun_with, fingerprint))
             check_fingerprint(*versions)
-            epoch = table.next_epoch()
-            table.change_metadata(stored, epoch=epoch)
-            return cls(table, epoch)
-        check_fingerprint(begun_with, fingerprint)
-        return cls(table, table.take_epoch())
+            changes = stored
+        else:
+            check_fingerprint(begun_with, fingerprint)
+        epoch = table.next_epoch()
+        if record is not None:
+            changes |= start_property(epoch, record)
+        if changes:
+            table.change_metadata(changes, epoch=epoch)
+        else:
+            table.take_epoch()
+        return cls(table, epoch)
 
     @classmethod
     def stop_runs(cls, output: str, storage_options: StorageOptions) -> MaskTable:
@@ -157,6 +199,18 @@ class MaskTable:
         files = [shard.file for shard in shards]
         summary = {"num_images": str(sum(file.num_rows for file in files))}
         self._table.commit(files, epoch=self.epoch, custom_metadata=summary)
+        for shard in shards:
+            self.committed.add(shard)
+
+    def record_end(self, record: EndRecord) -> None:
+        """Keep with the table how this start ended.
+
+        Raises:
+            FencedError: a later start took over.
+            OutputError: the log could not be written.
+            StorageUnavailableError: storage did not answer.
+        """
+        self._table.change_metadata(end_property(self.epoch, record), epoch=self.epoch)
 
     def compact(self) -> None:
         """Merge small files; see rewriting.Rewriter for this and for what follows.

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -142,11 +144,12 @@ def test_prompts_come_back_as_they_went():
 
 def test_descriptors_of_shards_come_back_as_they_went():
     shards = [
-        Shard(DataFile("a.parquet", 123, 2, 0, 2**40), np.array([0, 2**40])),
-        Shard(DataFile("b.parquet", 1, 1, 5, 5), np.array([5])),
+        Shard(DataFile("a.parquet", 123, 2, 0, 2**40), np.array([0, 2**40]), Counter(ok=1, too_large=1), 7),
+        Shard(DataFile("b.parquet", 1, 1, 5, 5), np.array([5]), Counter(ok=1), 0),
     ]
     rows = pa.concat_tables([shard_row(shard) for shard in shards])
     assert rows.schema == SHARDS
     for found, shard in zip(shards_of(rows), shards, strict=True):
         assert found.image_ids.tolist() == shard.image_ids.tolist()
         assert found.file == shard.file
+        assert (found.num_by_status, found.num_masks) == (shard.num_by_status, shard.num_masks)

@@ -81,7 +81,7 @@ def test_conditions_find_their_rows(output, where, expected, with_masks):
 
 @pytest.mark.parametrize(("where", "expected"), CONDITIONS)
 def test_conditions_find_their_rows_in_what_delta_rs_has_rewritten_and_described(output, where, expected, monkeypatch):
-    monkeypatch.setattr(delta, "_STATISTICS", {})
+    monkeypatch.setattr(delta, "_PROPERTIES", {})
     finished(output, ROWS)
     DeltaTable(f"{output}/masks").delete("image_id = 4")  # as `retry` did once
     assert any("string_view" in str(pq.read_schema(path)) for path in (open_results(output, {})).file_uris())

@@ -1,0 +1,216 @@
+"""What each start leaves in the table of results: a record as it takes its epoch, and another as it ends.
+
+They are properties of the table, which every version of it carries. Not custom metadata of commits: entries of a Delta
+log may be removed after thirty days. A start that was killed has no second record; what is left of its commits in the
+log says what it did. So does it for the starts of versions without records.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Literal, Self
+
+from sam_pipeline.storage.objects.filesystem import join_uri, open_filesystem
+from sam_pipeline.storage.objects.retrying import retried
+from sam_pipeline.storage.tables.delta import REQUESTS_AT_ONCE, output_errors, table_metadata
+from sam_pipeline.storage.tables.delta_place import Table
+
+_KEY = re.compile(r"(?P<kind>start|end)\.(?P<epoch>\d+)")
+_LOG_ENTRY = re.compile(r"\d{20}\.json")
+
+Outcome = Literal["finished", "stopped", "failed"]
+"""How a start ended: every image has a row, a signal ended it, or an error did."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """What to_json wrote; later versions may write more, which is left out."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in json.loads(text).items() if name in known})
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartRecord(_Record):
+    """Who began what, where and with what. Holds nothing of the environment but a job's ids."""
+
+    start_id: str
+    """Random; in each line of the start's JSON log. A command that starts again by itself keeps it."""
+    started: str
+    """When it took its epoch: ISO 8601, UTC."""
+    user: str
+    host: str
+    """Of the driver."""
+    versions: dict[str, str]
+    """Of sam_pipeline, python, ray and torch."""
+    model_type: str
+    weights_sha256: str
+    cluster: dict[str, Any] | None = None
+    """nodes, cpus, gpus and gpu_types of the cluster as the start began; None where nothing was left to annotate."""
+    division: dict[str, Any] | None = None
+    """The division of the cluster, by the names of pipeline.machines.resources.Resources."""
+    ray_job_id: str | None = None
+    submission_id: str | None = None
+    """Of `ray job submit`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndRecord(_Record):
+    """What a start has done."""
+
+    ended: str
+    """ISO 8601, UTC."""
+    outcome: Outcome
+    error: str | None
+    """One line, without credentials."""
+    num_by_status: dict[str, int]
+    """Images that it committed, by status."""
+    num_masks: int
+    num_bytes: int
+    """Of the shards that it committed."""
+    elapsed_s: float
+    """From the connection to the cluster to the end."""
+    images_per_s: float
+    cpu_hours: float
+    """CPUs of the cluster, as the start found it, times elapsed_s: what was reserved, whether it was busy or not."""
+    gpu_hours: float
+    """The same of GPUs."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start, as the table of results tells of it."""
+
+    epoch: int
+    record: StartRecord | None
+    """None for a version of the program that wrote none."""
+    end: EndRecord | None
+    """None while it runs; for good if it was killed or overtaken, or wrote no record."""
+    num_images: int
+    """That it committed."""
+    last_commit: datetime | None
+    """Of images, UTC; None if it has committed none, or the log no longer says."""
+    is_newest: bool = False
+    """Whether no other start, `retry` or `vacuum` came after it. Only such a start may still run."""
+
+    @property
+    def state(self) -> str:
+        """How it ended, in a few words."""
+        if self.end is not None:
+            return self.end.outcome if self.end.error is None else f"{self.end.outcome}: {self.end.error}"
+        if self.record is None:
+            return "no record was written"
+        return "no end was written (running, or killed?)" if self.is_newest else "no end was written (killed?)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All that is known, with names as in the records; fit for JSON."""
+        return {
+            "epoch": self.epoch,
+            **({} if self.record is None else asdict(self.record)),
+            **({} if self.end is None else asdict(self.end)),
+            "num_images": self.num_images,
+            "last_commit": None if self.last_commit is None else self.last_commit.isoformat(),
+            "state": self.state,
+        }
+
+
+@dataclass
+class _Committed:
+    """What the log says of an epoch."""
+
+    num_images: int = 0
+    last: datetime | None = None
+
+
+def start_property(epoch: int, record: StartRecord) -> dict[str, str]:
+    """A record as metadata of the table."""
+    return {f"start.{epoch}": record.to_json()}
+
+
+def end_property(epoch: int, record: EndRecord) -> dict[str, str]:
+    """The same of a start's end."""
+    return {f"end.{epoch}": record.to_json()}
+
+
+def without_records(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata of a table but for records of its starts."""
+    return {name: value for name, value in metadata.items() if _KEY.fullmatch(name) is None}
+
+
+def read_starts(table: Table, newest_epoch: int | None) -> list[Start]:
+    """All starts of a run, in their order. Reads each entry of the log: a small file for each commit.
+
+    Args:
+        table: the results.
+        newest_epoch: that of the table; other commands take epochs too.
+
+    Raises:
+        OutputError: the log cannot be read.
+        StorageUnavailableError: storage did not answer.
+    """
+    records: dict[tuple[str, int], str] = {}
+    for name, value in table_metadata(table).items():
+        if (match := _KEY.fullmatch(name)) is not None:
+            records[match["kind"], int(match["epoch"])] = value
+    committed = _committed_by_epoch(table)
+    starts = []
+    for epoch in sorted({epoch for _, epoch in records} | set(committed)):
+        begun, ended = records.get(("start", epoch)), records.get(("end", epoch))
+        end = None if ended is None else EndRecord.from_json(ended)
+        by_log = committed.get(epoch, _Committed())
+        starts.append(
+            Start(
+                epoch,
+                None if begun is None else StartRecord.from_json(begun),
+                end,
+                by_log.num_images if end is None else sum(end.num_by_status.values()),
+                by_log.last,
+                epoch == newest_epoch,
+            )
+        )
+    return starts
+
+
+def _committed_by_epoch(table: Table) -> dict[int, _Committed]:
+    """What each epoch has committed.
+
+    Not from delta-rs' history, which tells no epoch of what earlier versions committed.
+    """
+    folder = join_uri(table.uri, "_delta_log")
+    found: dict[int, _Committed] = {}
+    with output_errors(table.uri):
+        filesystem, path = open_filesystem(folder, table.storage_options)
+        filesystem.invalidate_cache()
+        listed = retried(partial(filesystem.ls, path, detail=False), what=f"list {folder}", denied_is_final=False)
+        entries = sorted(name for name in listed if _LOG_ENTRY.fullmatch(name.rpartition("/")[2]))
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+            for content in pool.map(partial(_read_entry, filesystem), entries):
+                _count_entry(content, found)
+    return found
+
+
+def _read_entry(filesystem: Any, path: str) -> bytes:
+    content: bytes = retried(partial(filesystem.cat_file, path), what=f"read {path}", denied_is_final=False)
+    return content
+
+
+def _count_entry(content: bytes, found: dict[int, _Committed]) -> None:
+    """Add the images of a log entry to those of its epoch. Compaction and deletion say no number of images."""
+    actions: dict[str, Any] = {}
+    for line in content.splitlines():
+        actions |= json.loads(line)
+    info, transaction = actions.get("commitInfo", {}), actions.get("txn")
+    if transaction is not None and "num_images" in info:
+        of_epoch = found.setdefault(transaction["version"], _Committed())
+        of_epoch.num_images += int(info["num_images"])
+        of_epoch.last = datetime.fromtimestamp(info["timestamp"] / 1000, UTC)
