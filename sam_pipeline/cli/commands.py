@@ -20,9 +20,10 @@ from sam_pipeline.cli.export_onnx import export_onnx
 from sam_pipeline.cli.filter import filter_masks
 from sam_pipeline.cli.flags import flags_of
 from sam_pipeline.cli.help import COMMANDS, help_text
-from sam_pipeline.cli.maintenance import retry, status, vacuum, verify
+from sam_pipeline.cli.maintenance import retry, vacuum, verify
 from sam_pipeline.cli.output.printing import STDERR, STDOUT, print_table, prompt_rows, statuses_text
 from sam_pipeline.cli.report import report, show, stats
+from sam_pipeline.cli.status import runs, status
 from sam_pipeline.config import AnnotateConfig, PlanConfig
 from sam_pipeline.errors import NothingSucceededError, SamPipelineError
 from sam_pipeline.process import stopping, supervised, supervisor
@@ -73,7 +74,7 @@ def plan(config: Annotated[PlanConfig, flags_of(PlanConfig)]) -> int:
     return 0
 
 
-for _command in (status, verify, retry, vacuum):
+for _command in (status, runs, verify, retry, vacuum):
     app.command(_command)
 app.command(name="filter")(filter_masks)
 for _reader in (stats, report, show, evaluate, export, amg, export_onnx):

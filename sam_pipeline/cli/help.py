@@ -47,8 +47,17 @@ Examples:
   sam-pipeline annotate --output s3://bucket/masks --model-type vit_t
 """,
     "status": """\
-Example:
+With --watch it ends when no image is left.
+
+Examples:
   sam-pipeline status s3://bucket/masks
+  sam-pipeline status s3://bucket/masks --watch
+  sam-pipeline status s3://bucket/masks --json
+""",
+    "runs": """\
+Examples:
+  sam-pipeline runs s3://bucket/masks
+  sam-pipeline runs s3://bucket/masks --json
 """,
     "verify": """\
 Ends with exit code 1 if anything is wrong, or left to do.

@@ -1,56 +1,21 @@
-"""The commands that look at an output, or mend it: all but `annotate` and `plan`."""
+"""The commands that check an output, or mend it: `verify`, `retry` and `vacuum`."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Annotated, Any
 
 import tyro
 
 from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject
-from sam_pipeline.cli.output.printing import STDERR, filter_rows, print_table, prompt_rows, statuses_text
+from sam_pipeline.cli.output.printing import STDERR, print_table
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.config.fingerprint import filter_command
-from sam_pipeline.errors import ConfigError, OutputError
+from sam_pipeline.errors import ConfigError
 
 Output = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="OUTPUT")]]
 """The folder of a run, as the argument of a command."""
-
-
-def status(output: Output, storage_options: JsonObject = NO_OPTIONS) -> int:
-    """Show how far a run has come, from storage alone; works from any machine while it runs.
-
-    Args:
-        output: Folder of the run.
-        storage_options: Options of fsspec, as for annotate.
-    """
-    from sam_pipeline.storage.maintenance.status import count_unusable, read_state
-    from sam_pipeline.storage.tables.plan import read_plan
-    from sam_pipeline.storage.tables.prompts import read_prompts_header
-
-    uri, options = place(output, storage_options)
-    # Before the plan: another start may extend the plan and add rows to the results.
-    state = read_state(uri, options)
-    made = read_plan(uri, options)
-    if made is None:
-        raise OutputError(f"no plan in {output}")
-    rows: dict[str, object] = {"output": output, "input": made.input, "images": made.num_images}
-    if state is not None:
-        rows |= filter_rows(state.filters)
-        left = made.num_images - state.num_by_status.total()
-        rows |= {"done": f"{state.num_by_status.total()} ({statuses_text(state.num_by_status)})", "left": left}
-        if (prompts := read_prompts_header(uri, options, made.generation)) is not None:
-            num_planned = {"prompt": prompts.num_prompts, "region": prompts.num_regions}
-            rows |= prompt_rows(num_planned, count_unusable(uri, options))
-        rows |= {"masks": state.num_masks}
-        if (rate := state.recent_rate()) is not None:
-            rows |= {"rate": f"{rate:.3f} images/s"}
-            if left:
-                rows |= {"ETA": timedelta(seconds=round(left / rate))}
-    print_table(rows)
-    return 0
 
 
 def verify(output: Output, storage_options: JsonObject = NO_OPTIONS) -> int:

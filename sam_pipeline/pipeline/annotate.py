@@ -108,11 +108,9 @@ def _check_cluster(config: AnnotateConfig) -> None:
             check_cluster_suits(config)
 
 
-def _recorded_start(
-    start_id: str, config: AnnotateConfig, plan: Plan, targets: Targets, weights_sha256: str, *others: Any
-) -> None:
-    with StartRecorder(start_id, config.model.model_type, weights_sha256) as recorder:
-        _start(recorder, config, plan, targets, weights_sha256, *others)
+def _recorded_start(start_id: str, *arguments: Any) -> None:
+    with StartRecorder(start_id) as recorder:
+        _start(recorder, *arguments)
 
 
 def _start(

@@ -43,12 +43,10 @@ class StartRecorder:
 
     Args:
         start_id: see StartRecord.
-        model_type: which SAM.
-        weights_sha256: of its weights.
     """
 
-    def __init__(self, start_id: str, model_type: str, weights_sha256: str) -> None:
-        self._start_id, self._model_type, self._weights_sha256 = start_id, model_type, weights_sha256
+    def __init__(self, start_id: str) -> None:
+        self._start_id = start_id
         self._begun_s = time.monotonic()
         self._cluster: Cluster | None = None
         self._resources: Resources | None = None
@@ -81,8 +79,8 @@ class StartRecorder:
             user=psutil.Process().username(),
             host=socket.gethostname(),
             versions=_versions(),
-            model_type=self._model_type,
-            weights_sha256=self._weights_sha256,
+            model_type=pinned["model_type"],
+            weights_sha256=pinned["weights_sha256"],
             cluster=None if self._cluster is None else _cluster_facts(self._cluster),
             division=None if self._resources is None else asdict(self._resources),
             ray_job_id=None if self._cluster is None else ray.get_runtime_context().get_job_id(),

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from sam_pipeline.results.categories import read_categories
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.selection.mask_selection import MaskSelection
+from sam_pipeline.storage.tables.start_records import Start, read_starts
 
 
 class RunFacts:
@@ -44,6 +45,18 @@ class RunFacts:
     def settings(self) -> dict[str, Any]:
         """What decided the values of the results, by name: every mask setting, precision, SHA-256 of the weights."""
         return dict(self.results.settings)
+
+    @property
+    def starts(self) -> list[Start]:
+        """Who annotated when, where, with what and at which cost; the first start first.
+
+        Reads the whole log of the table, a small file for each commit.
+
+        Raises:
+            OutputError: the log cannot be read.
+            StorageUnavailableError: storage did not answer.
+        """
+        return read_starts(self.results.table)
 
     @cached_property
     def num_done(self) -> int:

@@ -1,4 +1,4 @@
-"""Where an output keeps its tables."""
+"""Where an output keeps its tables, and what names its run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri, op
 
 TableName = Literal["images", "prompts", "masks"]
 """The folder of a table: the plan, its prompts, or the results."""
+
+
+def run_id(output: str) -> str:
+    """What names a run in logs, in all its starts: a UUID of its folder, as absolute_uri makes it."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, output))
 
 
 def table_uri(output: str, name: TableName) -> str:

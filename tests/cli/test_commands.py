@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 import sam_pipeline
@@ -16,15 +15,11 @@ from sam_pipeline.cli.help import COMMANDS
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, PlanConfig, PoolConfig
 from sam_pipeline.errors import FencedError, OutputError, RunFailedError
 from sam_pipeline.pipeline import annotate as annotate_module
-from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
-from sam_pipeline.storage.maintenance import status
 from sam_pipeline.storage.maintenance.status import Outcome
-from sam_pipeline.storage.tables.plan import extend_plan, read_plan
-from sam_pipeline.storage.tables.prompts import write_prompts
-from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA, PROMPTS_SCHEMA
+from sam_pipeline.storage.tables.plan import read_plan
 from tests.configs import annotate_config
 from tests.storage.image_files import noise, saved
-from tests.storage.runs import failed_row, finished, plan, row, shard, take_over
+from tests.storage.runs import failed_row, finished, row, shard, take_over
 
 AMG_FLAGS = (  # as architecture.md lists them
     "--input --output --model-type --checkpoint --device --points-per-side --points-per-batch --pred-iou-thresh "
@@ -108,7 +103,8 @@ def test_help_lists_the_commands_and_the_exit_codes(cli, arguments):
     [
         ("annotate", [flag(name) for name in setting_names(AnnotateConfig)]),
         ("plan", ["--input", "--output", "--storage-options"]),
-        ("status", ["OUTPUT", "--storage-options"]),
+        ("status", ["OUTPUT", "--watch", "--json", "--storage-options"]),
+        ("runs", ["OUTPUT", "--json", "--storage-options"]),
         ("verify", ["OUTPUT", "--storage-options"]),
         ("retry", ["OUTPUT", "--status", "--damaged", "--storage-options", "exit code 3"]),
         ("vacuum", ["OUTPUT", "--retention-hours", "--storage-options", "exit code 3"]),
@@ -533,33 +529,6 @@ def test_a_run_in_which_no_prompt_has_a_mask_is_summed_up_and_ends_with_1(cli, c
     assert err.startswith("error: none of the 3 prompts has a mask: 3 unusable, such as file:///a.png: no area")
 
 
-def test_the_status_of_a_run_with_prompts_counts_those_that_were_not_used(cli, tmp_path):
-    error = {"role": "prompt", "prompt_id": 1, "error": "no area"}
-    rows = [{"image_id": 0, "role": "prompt", "prompt_id": index, "is_relative": False} for index in range(3)]
-    write_prompts(str(tmp_path), pa.Table.from_pylist(rows, schema=PROMPTS_SCHEMA), {}, 5, {})
-    finished(str(tmp_path), [row(0, prompt_errors=[error]), row(1)], num_images=5)
-    code, out, _ = cli("status", tmp_path)
-    assert code == 0
-    assert re.search(r"prompts +3 \(1 unusable\)\n", out)
-
-
-def test_the_status_of_a_planned_run_is_what_was_planned(cli, tmp_path):
-    plan(str(tmp_path), 7)
-    code, out, _ = cli("status", tmp_path)
-    assert code == 0
-    assert re.search(r"images +7\n", out)
-    assert "done" not in out
-
-
-def test_the_status_of_a_run_is_read_from_storage_alone(cli, tmp_path):
-    finished(str(tmp_path), [row(0), row(1, 3)], num_images=5)
-    code, out, err = cli("status", tmp_path)
-    assert (code, err) == (0, "")
-    assert re.search(r"done +2 \(2 ok\)\n", out)
-    assert re.search(r"left +3\n", out)
-    assert re.search(r"masks +5\n", out)
-
-
 def test_verifying_a_sound_output_ends_with_0(cli, tmp_path):
     finished(str(tmp_path), [row(0), row(1)])
     code, out, err = cli("verify", tmp_path)
@@ -604,24 +573,6 @@ def test_vacuuming_says_what_it_leaves_alone(cli, tmp_path):
     code, out, err = cli("vacuum", tmp_path)
     assert (code, err) == (0, "")
     assert re.search(r"files removed +0\nleft alone +2 files or folders that this program did not write\n", out)
-
-
-def test_a_status_that_is_read_while_the_plan_is_extended_has_nothing_left_below_none(cli, tmp_path, monkeypatch):
-    finished(str(tmp_path), [row(0), row(1)])
-    real = status.read_state
-
-    def extended_after(*arguments):
-        state = real(*arguments)
-        new = source_table([SourceObject("file:///in/0002.jpg", 1, "e")])
-        extend_plan(read_plan(str(tmp_path), {}), new, IMAGES_SCHEMA.empty_table(), {})
-        take_over(str(tmp_path)).commit([shard(str(tmp_path), [row(2)])])
-        return state
-
-    monkeypatch.setattr(status, "read_state", extended_after)
-    _, out, err = cli("status", tmp_path)
-    assert err == ""
-    assert re.search(r"images +3\ndone +2 ", out)
-    assert re.search(r"left +1\n", out)
 
 
 def test_retrying_says_how_many_images_are_to_do_again(cli, tmp_path):

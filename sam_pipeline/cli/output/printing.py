@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sam_pipeline.safety.terminal import PlainConsole
@@ -47,6 +47,22 @@ def _settings_text(settings: Mapping[str, Any]) -> str:
 
 def print_table(rows: Mapping[str, object]) -> None:
     """Print names and values, one pair a line."""
+    for line in table_lines(rows):
+        STDOUT.print_line(line)
+
+
+def table_lines(rows: Mapping[str, object]) -> list[str]:
+    """Names and values, one pair a line."""
     width = max(len(name) for name in rows)
-    for name, value in rows.items():
-        STDOUT.print_line(f"{name:<{width}}  {value}")
+    return [f"{name:<{width}}  {value}" for name, value in rows.items()]
+
+
+def column_lines(rows: Sequence[Sequence[str]], numbers_from: int | None = None) -> Iterator[str]:
+    """Lines of columns, those from a number on to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            f"{cell:>{width}}" if numbers_from is not None and index >= numbers_from else f"{cell:<{width}}"
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield "  ".join(cells).rstrip()

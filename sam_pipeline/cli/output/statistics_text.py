@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sam_pipeline.cli.output.printing import statuses_text
+from sam_pipeline.cli.output.printing import column_lines, statuses_text
 from sam_pipeline.report.counting.distributions import Distribution
 from sam_pipeline.report.counting.error_groups import ErrorGroup
 from sam_pipeline.report.counting.threshold_curves import ThresholdCurve
@@ -25,20 +25,20 @@ def statistics_lines(found: RunStatistics, output: str) -> Iterator[str]:
     if found.selection:
         rows.append(("selection", chosen_by(found.selection)))
     rows += [("masks", str(found.num_masks)), ("ok without masks", str(found.num_without_masks))]
-    yield from _table(rows)
+    yield from column_lines(rows)
     if found.num_masks:
         yield ""
-        yield from _table(_distribution_rows(found), numbers_from=1)
+        yield from column_lines(_distribution_rows(found), numbers_from=1)
         for curve in found.curves:
             yield ""
-            yield from _table(_curve_rows(curve, found), numbers_from=0)
+            yield from column_lines(_curve_rows(curve, found), numbers_from=0)
     if found.categories:
         yield ""
-        yield from _table(_category_rows(found))
+        yield from column_lines(_category_rows(found))
     for title, groups in (("error", found.errors), ("prompt error", found.prompt_errors)):
         if groups:
             yield ""
-            yield from _table(_error_rows(title, groups))
+            yield from column_lines(_error_rows(title, groups))
 
 
 def _distribution_rows(found: RunStatistics) -> list[Sequence[str]]:
@@ -88,14 +88,3 @@ def _error_rows(title: str, groups: Sequence[ErrorGroup]) -> list[Sequence[str]]
     if (more := len(groups) - _MOST_ERRORS) > 0:
         rows.append(("…", "", f"and {more} more messages", ""))
     return rows
-
-
-def _table(rows: Sequence[Sequence[str]], numbers_from: int | None = None) -> Iterator[str]:
-    """Lines of columns, those from a number on to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            f"{cell:>{width}}" if numbers_from is not None and index >= numbers_from else f"{cell:<{width}}"
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        yield "  ".join(cells).rstrip()

@@ -1,11 +1,10 @@
-"""How far a run has come; then which images and prompts succeeded, with an example of one that did not."""
+"""How a run came out: which images and prompts succeeded, with an example of one that did not."""
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,46 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sam_pipeline.config.fingerprint import filters_of
-from sam_pipeline.storage.layout import table_uri
 from sam_pipeline.storage.objects.filesystem import StorageOptions
-from sam_pipeline.storage.objects.retrying import retried
-from sam_pipeline.storage.tables.delta import DataFile, committed_files, open_table, output_errors, table_metadata
+from sam_pipeline.storage.tables.delta import DataFile, committed_files
 from sam_pipeline.storage.tables.delta_place import Table
 from sam_pipeline.storage.tables.prompts import Prompts
 from sam_pipeline.storage.tables.reading.prompt_reading import count_prompts
 from sam_pipeline.storage.tables.reading.table_reading import file_opener, read_columns, read_file
 from sam_pipeline.storage.tables.results import open_results
-
-# Commits further apart than this belong to different starts, or to a run that stood still.
-_PAUSE_S = 1800
-_RATE_COMMITS = 50
-# Entries of the log, of which compaction and other starts have some too.
-_RATE_ENTRIES = 500
-
-
-@dataclass(frozen=True)
-class RunState:
-    """What a results table holds, read from storage alone."""
-
-    num_by_status: Counter[str]
-    num_masks: int
-    commits: list[tuple[float, int]]
-    """(Unix time in seconds, images) of the latest commits of shards, oldest first."""
-    filters: list[dict[str, Any]] = field(default_factory=list)
-    """See config.fingerprint.filters_of."""
-
-    def recent_rate(self) -> float | None:
-        """Images a second over the last commits of one working period; None before there are two."""
-        recent = self.commits[-1:]
-        for commit in reversed(self.commits[:-1]):
-            if recent[0][0] - commit[0] > _PAUSE_S or len(recent) > _RATE_COMMITS:
-                break
-            recent.insert(0, commit)
-        if len(recent) < 2 or recent[-1][0] <= recent[0][0]:
-            return None
-        # What the first commit of the period holds was made before the period began.
-        return sum(count for _, count in recent[1:]) / (recent[-1][0] - recent[0][0])
 
 
 @dataclass(frozen=True)
@@ -109,16 +75,6 @@ class Outcome:
         counts = ", ".join(f"{self.num_by_status[name]} {name}" for name in failed)
         retry = f"sam-pipeline retry {shlex.quote(self.output)} --status {' '.join(failed)}"
         return f"{counts}, such as {self.failure}; `{retry}` lets the next annotate do them again"
-
-
-def read_state(output: str, storage_options: StorageOptions) -> RunState | None:
-    """Read how far a run has come, while it runs or after; None if it never started. Opens every file."""
-    table = open_table(table_uri(output, "masks"), storage_options)
-    if table is None:
-        return None
-    metadata = table_metadata(table)  # raises for a table of another program, which has other columns
-    filters = filters_of(json.loads(metadata["fingerprint"]))
-    return RunState(*count_results(table, storage_options), _recent_commits(table), filters)
 
 
 def count_results(table: Table, storage_options: StorageOptions) -> tuple[Counter[str], int]:
@@ -188,34 +144,28 @@ def read_outcome(output: str, prompts: Prompts | None, num_images: int, storage_
     )
 
 
-def count_unusable(output: str, storage_options: StorageOptions) -> Counter[str]:
-    """Prompts and regions in prompt_errors so far, by role.
+def first_position(is_wanted: pa.ChunkedArray) -> int:
+    """Where in a column of booleans the first True is; -1 if nowhere."""
+    position: int = pc.index(is_wanted, True).as_py()
+    return position
 
-    Raises:
-        OutputError: there are no results, or they cannot be read.
-        StorageUnavailableError: storage did not answer.
-    """
-    tables = read_columns(open_results(output, storage_options), ["prompt_errors"], storage_options, pre_buffer=False)
-    roles = (count_values(pc.struct_field(pc.list_flatten(rows["prompt_errors"]), "role")) for rows in tables)
-    return sum(roles, Counter())
+
+def read_row(
+    table: Table, file: DataFile, position: int, columns: Sequence[str], storage_options: StorageOptions
+) -> dict[str, Any]:
+    """Some columns of one row of a file."""
+    open_file = file_opener(table, [file], storage_options, pre_buffer=False)
+    (row,) = read_file(table, file, open_file, columns).slice(position, 1).to_pylist()
+    return dict(row)
 
 
 def _first(file: DataFile, is_wanted: pa.ChunkedArray) -> tuple[DataFile, int] | None:
-    position = pc.index(is_wanted, True).as_py()
+    position = first_position(is_wanted)
     return None if position < 0 else (file, position)
 
 
 def _example(table: Table, file: DataFile, position: int, column: str, storage_options: StorageOptions) -> str:
     """The URI of a row, and its error, or that of its first prompt."""
-    open_file = file_opener(table, [file], storage_options, pre_buffer=False)
-    (row,) = read_file(table, file, open_file, ["uri", column]).slice(position, 1).to_pylist()
+    row = read_row(table, file, position, ["uri", column], storage_options)
     error = row[column] if isinstance(row[column], str) else row[column][0]["error"]
     return f"{row['uri']}: {error}"
-
-
-def _recent_commits(table: Table) -> list[tuple[float, int]]:
-    with output_errors(table.uri):
-        entries = retried(lambda: table.history(_RATE_ENTRIES), what=f"read {table.uri}")
-    return [
-        (entry["timestamp"] / 1000, int(entry["num_images"])) for entry in reversed(entries) if "num_images" in entry
-    ]

@@ -96,8 +96,8 @@ class Start:
     """None for a version of the program that wrote none."""
     end: EndRecord | None
     """None while it runs; for good if it was killed or overtaken, or wrote no record."""
-    num_images: int
-    """That it committed."""
+    num_images: int | None
+    """That it committed; None where neither a record nor the log was asked."""
     last_commit: datetime | None
     """Of images, UTC; None if it has committed none, or the log no longer says."""
     is_newest: bool = False
@@ -147,38 +147,57 @@ def without_records(metadata: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in metadata.items() if _KEY.fullmatch(name) is None}
 
 
-def read_starts(table: Table, newest_epoch: int | None) -> list[Start]:
+def newest_start(metadata: Mapping[str, str]) -> Start | None:
+    """The newest start of which there is a record, without a look at the log.
+
+    Args:
+        metadata: as table_metadata gives it.
+    """
+    records = _records(metadata)
+    if not records:
+        return None
+    epoch = max(records)
+    return Start(epoch, *records[epoch], None, None, is_newest=True)
+
+
+def read_starts(table: Table) -> list[Start]:
     """All starts of a run, in their order. Reads each entry of the log: a small file for each commit.
 
     Args:
         table: the results.
-        newest_epoch: that of the table; other commands take epochs too.
 
     Raises:
         OutputError: the log cannot be read.
         StorageUnavailableError: storage did not answer.
     """
-    records: dict[tuple[str, int], str] = {}
-    for name, value in table_metadata(table).items():
-        if (match := _KEY.fullmatch(name)) is not None:
-            records[match["kind"], int(match["epoch"])] = value
-    committed = _committed_by_epoch(table)
+    records, committed = _records(table_metadata(table)), _committed_by_epoch(table)
+    newest_epoch = max({*records, *committed}, default=0)
+    # Other commands take epochs too, and commit no images.
+    epochs = {*records, *(epoch for epoch, of_epoch in committed.items() if of_epoch.num_images)}
     starts = []
-    for epoch in sorted({epoch for _, epoch in records} | set(committed)):
-        begun, ended = records.get(("start", epoch)), records.get(("end", epoch))
-        end = None if ended is None else EndRecord.from_json(ended)
-        by_log = committed.get(epoch, _Committed())
-        starts.append(
-            Start(
-                epoch,
-                None if begun is None else StartRecord.from_json(begun),
-                end,
-                by_log.num_images if end is None else sum(end.num_by_status.values()),
-                by_log.last,
-                epoch == newest_epoch,
-            )
-        )
+    for epoch in sorted(epochs):
+        record, end = records.get(epoch, (None, None))
+        of_epoch = committed.get(epoch, _Committed())
+        num_images = of_epoch.num_images if end is None else sum(end.num_by_status.values())
+        starts.append(Start(epoch, record, end, num_images, of_epoch.last, epoch == newest_epoch))
     return starts
+
+
+def _records(metadata: Mapping[str, str]) -> dict[int, tuple[StartRecord, EndRecord | None]]:
+    """Both records by epoch."""
+    texts = {
+        (match["kind"], int(match["epoch"])): text
+        for name, text in metadata.items()
+        if (match := _KEY.fullmatch(name)) is not None
+    }
+    return {
+        epoch: (
+            StartRecord.from_json(text),
+            EndRecord.from_json(texts["end", epoch]) if ("end", epoch) in texts else None,
+        )
+        for (kind, epoch), text in texts.items()
+        if kind == "start"
+    }
 
 
 def _committed_by_epoch(table: Table) -> dict[int, _Committed]:
@@ -192,7 +211,9 @@ def _committed_by_epoch(table: Table) -> dict[int, _Committed]:
         filesystem, path = open_filesystem(folder, table.storage_options)
         filesystem.invalidate_cache()
         listed = retried(partial(filesystem.ls, path, detail=False), what=f"list {folder}", denied_is_final=False)
-        entries = sorted(name for name in listed if _LOG_ENTRY.fullmatch(name.rpartition("/")[2]))
+        newest = f"{table.version():020}.json"
+        names = ((path, path.rpartition("/")[2]) for path in listed)
+        entries = sorted(path for path, name in names if _LOG_ENTRY.fullmatch(name) and name <= newest)
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
             for content in pool.map(partial(_read_entry, filesystem), entries):
                 _count_entry(content, found)
@@ -209,8 +230,9 @@ def _count_entry(content: bytes, found: dict[int, _Committed]) -> None:
     actions: dict[str, Any] = {}
     for line in content.splitlines():
         actions |= json.loads(line)
-    info, transaction = actions.get("commitInfo", {}), actions.get("txn")
-    if transaction is not None and "num_images" in info:
-        of_epoch = found.setdefault(transaction["version"], _Committed())
+    if "txn" not in actions:
+        return  # the creation of the table
+    of_epoch, info = found.setdefault(actions["txn"]["version"], _Committed()), actions["commitInfo"]
+    if "num_images" in info:
         of_epoch.num_images += int(info["num_images"])
         of_epoch.last = datetime.fromtimestamp(info["timestamp"] / 1000, UTC)

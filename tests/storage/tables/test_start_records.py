@@ -47,8 +47,7 @@ def start(output, start_id="a", fingerprint=FINGERPRINT):
 
 
 def starts(output):
-    table = open_table(f"{output}/masks", {})
-    return read_starts(table, table.transaction_version("sam-pipeline"))
+    return read_starts(open_table(f"{output}/masks", {}))
 
 
 def test_a_start_that_ended_tells_what_it_began_with_and_what_it_did(output):
