@@ -71,3 +71,14 @@ def check_flags(arguments: Sequence[str]) -> None:
         if name in given:
             raise ConfigError(f"--{name} is given twice; give it once, with all its values")
         given.add(name)
+
+
+def flag_value(arguments: Sequence[str], flag: str) -> str | None:
+    """The value of a flag, before anything is parsed; None where it is not given."""
+    for position, argument in reversed(list(enumerate(arguments))):
+        name, is_joined, value = argument.partition("=")
+        if name == flag and is_joined:
+            return value
+        if name == flag and position + 1 < len(arguments):
+            return arguments[position + 1]
+    return None

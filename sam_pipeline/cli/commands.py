@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +14,7 @@ from typing import Annotated, Literal
 import tyro
 
 from sam_pipeline.cli.amg import amg
-from sam_pipeline.cli.arguments import check_flags, check_order, check_patterns, with_config
+from sam_pipeline.cli.arguments import check_flags, check_order, check_patterns, flag_value, with_config
 from sam_pipeline.cli.evaluate import evaluate
 from sam_pipeline.cli.export import export
 from sam_pipeline.cli.export_onnx import export_onnx
@@ -25,14 +26,16 @@ from sam_pipeline.cli.output.printing import STDERR, STDOUT, print_table, prompt
 from sam_pipeline.cli.report import report, show, stats
 from sam_pipeline.cli.status import runs, status
 from sam_pipeline.config import AnnotateConfig, PlanConfig
-from sam_pipeline.errors import NothingSucceededError, SamPipelineError
-from sam_pipeline.process import stopping, supervised, supervisor
+from sam_pipeline.errors import ConfigError, NothingSucceededError, SamPipelineError
+from sam_pipeline.process import events, stopping, supervised, supervisor
 from sam_pipeline.safety.terminal import CleanFormatter, LogHandler
 from sam_pipeline.version import __version__
 
 _DESCRIPTION = "Segment Anything masks for whole datasets: images in, a table of scored RLE masks out."
 
 app = tyro.extras.SubcommandApp()
+
+logger = logging.getLogger(__name__)
 
 
 @app.command
@@ -41,9 +44,14 @@ def annotate(config: Annotated[AnnotateConfig, flags_of(AnnotateConfig)]) -> int
     if supervisor.is_wanted():
         return supervisor.supervise(config.max_restarts)
     from sam_pipeline.pipeline.annotate import annotate as run_annotate
-    from sam_pipeline.pipeline.progress import RichDisplay
+    from sam_pipeline.pipeline.progress import Display, EventDisplay, RichDisplay
 
-    summary = run_annotate(config, lambda num_images, num_before: RichDisplay(num_images, num_before, STDERR))
+    def make_display(num_images: int, num_before: int) -> Display:
+        if events.are_used():
+            return EventDisplay(num_images, num_before)
+        return RichDisplay(num_images, num_before, STDERR)
+
+    summary = run_annotate(config, make_display, start_id=supervised.start_id())
     outcome = summary.outcome
     rows = {
         "output": config.output,
@@ -54,7 +62,19 @@ def annotate(config: Annotated[AnnotateConfig, flags_of(AnnotateConfig)]) -> int
         "time": timedelta(seconds=round(summary.elapsed_s)),
         "rate": f"{summary.num_annotated / summary.elapsed_s:.3f} images/s",
     }
-    print_table(rows)
+    figures: dict[str, object] = {
+        "output": config.output,
+        **events.ids(),
+        "num_images": outcome.num_images,
+        "num_by_status": outcome.num_by_status,
+        "num_annotated": summary.num_annotated,
+        "num_prompts": outcome.num_planned,
+        "num_unusable_prompts": outcome.num_unusable,
+        "num_masks": outcome.num_masks,
+        "elapsed_s": summary.elapsed_s,
+        "images_per_s": summary.num_annotated / summary.elapsed_s,
+    }
+    print_table(rows, figures)
     if outcome.total_failure is None:
         return 0
     raise NothingSucceededError(outcome.total_failure)
@@ -120,13 +140,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     common.add_argument("--debug", action="store_true")
     common.add_argument("--config", type=Path)
     common.add_argument("--version", action="store_true")
+    common.add_argument("--log-format", choices=("text", "json"), default="text")
     given = sys.argv[1:] if argv is None else argv
     arguments, rest = common.parse_known_args(given)
-    if supervised.is_supervised() and not arguments.debug:
+    as_events = arguments.log_format == "json"
+    if supervised.is_supervised() and (as_events or not arguments.debug):
         supervised.silence_libraries()
-    handler = LogHandler(STDERR)
-    handler.setFormatter(CleanFormatter())
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    if as_events:
+        events.use_events()
+        _name_start(rest)
+    else:
+        handler = LogHandler(STDERR)
+        handler.setFormatter(CleanFormatter())
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
     # Ours alone: at these levels botocore announces where it found credentials, and prints session tokens.
     logging.getLogger("sam_pipeline").setLevel(logging.DEBUG if arguments.debug else logging.INFO)
     try:
@@ -140,29 +166,50 @@ def main(argv: Sequence[str] | None = None) -> None:
             check_order(rest)
             if arguments.config is not None:
                 rest = with_config(rest, arguments.config)
+                _name_start(rest)
             check_patterns(rest)
             code = _run(rest)
     except SamPipelineError as error:
-        if arguments.debug:
-            STDERR.print_traceback()
-        else:
-            STDERR.print_line(f"error: {error}")
+        _say_error(f"error: {error}", with_traceback=arguments.debug)
         code = error.exit_code
     except KeyboardInterrupt:
         if words := stopping.last_words():
-            STDERR.print(words)
+            say = logger.warning if events.are_used() else STDERR.print
+            say(words)
         code = stopping.exit_code()
     except SystemExit:  # tyro's, with a message of its own
         raise
     except BaseException as error:  # noqa: BLE001  whatever it is, also a panic of Rust: the user gets one line of it
         from sam_pipeline.safety.clean_text import one_line
 
-        if arguments.debug:
-            STDERR.print_traceback()
-        else:
-            STDERR.print_line(f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows the traceback)")
+        unexpected = f"unexpected {type(error).__name__}: {one_line(error)} (--debug shows the traceback)"
+        _say_error(unexpected, with_traceback=arguments.debug)
         code = 1
     sys.exit(code)
+
+
+def _name_start(arguments: Sequence[str]) -> None:
+    """Give events the ids of a run and a start before anything is parsed, so that the first event has them too."""
+    command, output = arguments[0] if arguments else "", flag_value(arguments, "--output")
+    if not events.are_used() or command not in ("annotate", "plan") or output is None:
+        return
+    from sam_pipeline.storage.layout import run_id
+    from sam_pipeline.storage.objects.filesystem import absolute_uri
+
+    with suppress(ConfigError):  # which is raised again where there is more to say about it
+        events.name(run_id=run_id(absolute_uri(output)))
+    if command == "annotate":
+        events.name(start_id=supervised.start_id())
+
+
+def _say_error(line: str, *, with_traceback: bool) -> None:
+    """Print what ends the program: one line, or the traceback in its place; an event has both."""
+    if events.are_used():
+        logger.error("%s", line.removeprefix("error: "), exc_info=with_traceback)
+    elif with_traceback:
+        STDERR.print_traceback()
+    else:
+        STDERR.print_line(line)
 
 
 def _run(arguments: Sequence[str]) -> int:

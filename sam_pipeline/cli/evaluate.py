@@ -9,9 +9,10 @@ import tyro
 
 from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject, flags_of
 from sam_pipeline.cli.maintenance import Output, place
-from sam_pipeline.cli.output.printing import STDERR, STDOUT, print_table, statuses_text
+from sam_pipeline.cli.output.printing import STDERR, STDOUT, print_json, print_table, statuses_text
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.evaluation.settings import EvaluationSettings
+from sam_pipeline.process import events
 from sam_pipeline.results.selection.mask_selection import MaskSelection
 
 if TYPE_CHECKING:
@@ -51,9 +52,12 @@ def evaluate(
         raise ConfigError(f"csv and json are the same file, {csv}: give each a name of its own")
     results = Results.open(uri, options, selection)
     evaluation = run_evaluate(results, settings, lambda num_images: showing_progress(num_images, STDERR))
-    print_table(_summary_rows(evaluation))
-    print_figures(evaluation)
-    _print_worst(evaluation)
+    if events.are_used():
+        print_json(evaluation.by_name())
+    else:
+        print_table(_summary_rows(evaluation))
+        print_figures(evaluation)
+        _print_worst(evaluation)
     with ExitStack() as stack:  # one is written also where the other cannot be
         for file, text in reversed(files):
             stack.callback(file.write, text(evaluation).encode())

@@ -13,6 +13,9 @@ The program also takes
   --version      show the version
 every command takes
   --debug        show tracebacks and Ray's own log
+  --log-format json
+                 standard error as JSON, one event a line, with ids of the run
+                 and of the start; the result as one JSON object
 and annotate and plan take
   --config FILE  read settings by name from TOML or YAML; flags win over them
 

@@ -13,6 +13,7 @@ from sam_pipeline.cli.output.printing import STDERR, print_table
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.config.fingerprint import filter_command
 from sam_pipeline.errors import ConfigError
+from sam_pipeline.process import events
 
 Output = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="OUTPUT")]]
 """The folder of a run, as the argument of a command."""
@@ -102,8 +103,11 @@ def vacuum(output: Output, retention_hours: int = 168, storage_options: JsonObje
 
 
 def place(output: str, storage_options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The URI of an output and its storage options, both checked."""
+    """The URI of an output and its storage options, both checked. From here on its run is named in events."""
+    from sam_pipeline.storage.layout import run_id
     from sam_pipeline.storage.objects.filesystem import absolute_uri
 
     options = PlanConfig(output=output, storage_options=storage_options).storage_options
-    return absolute_uri(output), options
+    uri = absolute_uri(output)
+    events.name(run_id=run_id(uri))
+    return uri, options

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import tyro
 
 from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject, flags_of
 from sam_pipeline.cli.maintenance import Output, place
-from sam_pipeline.cli.output.printing import STDERR, STDOUT, print_table
+from sam_pipeline.cli.output.printing import STDERR, STDOUT, print_json, print_table
 from sam_pipeline.cli.output.progress import showing_progress
+from sam_pipeline.process import events
 from sam_pipeline.report.settings import NUM_PICTURES, PICTURE_SIZE, check_pictures
 from sam_pipeline.results.selection.mask_selection import MaskSelection
 
@@ -48,8 +48,8 @@ def stats(
     names = read_names_to_show(results, categories)
     with showing_progress(results.num_done, STDERR) as advance:
         found = read_statistics(results, names, lambda numbers: advance(numbers.rows.num_rows))
-    if json_:
-        STDOUT.print_line(json.dumps(found.to_dict()))
+    if json_ or events.are_used():
+        print_json(found.to_dict())
     else:
         for line in statistics_lines(found, output):
             STDOUT.print_line(line)

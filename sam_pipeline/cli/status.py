@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -11,8 +10,9 @@ import tyro
 
 from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject
 from sam_pipeline.cli.maintenance import Output, place
-from sam_pipeline.cli.output.printing import STDOUT, column_lines
+from sam_pipeline.cli.output.printing import STDOUT, column_lines, print_json
 from sam_pipeline.cli.report import Switch
+from sam_pipeline.process import events
 
 if TYPE_CHECKING:
     from sam_pipeline.storage.maintenance.progress import Progress, RunWatch
@@ -38,9 +38,9 @@ def status(
 
     run = RunWatch(*place(output, storage_options))
     looks = _looks(run) if watch else iter([run.look()])
-    if json_:
+    if json_ or events.are_used():
         for progress in looks:
-            STDOUT.print_line(json.dumps(progress.to_dict()))
+            print_json(progress.to_dict())
         return 0
     if watch:
         with WatchDisplay(STDOUT) as display:
@@ -68,9 +68,9 @@ def runs(output: Output, json_: AsJson = False, storage_options: JsonObject = NO
 
     uri, options = place(output, storage_options)
     starts = read_starts(open_results(uri, options))
-    if json_:
+    if json_ or events.are_used():
         for start in starts:
-            STDOUT.print_line(json.dumps({"run_id": run_id(uri)} | start.to_dict()))
+            print_json({"run_id": run_id(uri)} | start.to_dict())
     else:
         for line in column_lines(starts_rows(starts)):
             STDOUT.print_line(line)

@@ -1,9 +1,10 @@
-"""Showing a run's progress: a live line on a terminal, a plain line every ten seconds elsewhere."""
+"""Showing a run's progress: a live line on a terminal, a plain line or an event every ten seconds elsewhere."""
 
 from __future__ import annotations
 
 import logging
 import time
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from types import TracebackType
 from typing import Protocol
@@ -32,6 +33,79 @@ class Display(Protocol):
         """Show counts of this start, and how many images of the whole plan are committed."""
 
 
+@dataclass(frozen=True)
+class _Figures:
+    """What is shown of a run in progress."""
+
+    done: int
+    total: int
+    rate: float
+    """Images a second of this start."""
+    masks: int
+    errors: int
+    committed: int
+    """Images of the whole plan."""
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds that the rest takes at this rate."""
+        return (self.total - self.done) / self.rate if self.rate else None
+
+
+class _Meter:
+    """Makes figures of what workers have reported.
+
+    Args:
+        num_images: planned images.
+        num_before: images committed by earlier starts.
+    """
+
+    def __init__(self, num_images: int, num_before: int) -> None:
+        self._num_images, self._num_before = num_images, num_before
+        self._start = time.monotonic()
+
+    def read(self, counts: Counts, num_committed: int) -> _Figures:
+        """The figures now."""
+        # What is done again after a fault counts twice.
+        done = min(max(self._num_before + counts.num_images, num_committed), self._num_images)
+        rate = counts.num_images / (time.monotonic() - self._start)
+        return _Figures(done, self._num_images, rate, counts.num_masks, counts.num_errors, num_committed)
+
+
+class EventDisplay:
+    """Logs progress as an event, every ten seconds and at the end, for process.events.
+
+    Args:
+        num_images: planned images.
+        num_before: images committed by earlier starts.
+    """
+
+    def __init__(self, num_images: int, num_before: int) -> None:
+        self._meter = _Meter(num_images, num_before)
+        self._last_event = time.monotonic()
+        self._unsaid: _Figures | None = None
+
+    def __enter__(self) -> EventDisplay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._say()
+
+    def update(self, counts: Counts, num_committed: int) -> None:
+        """Take counts of this start, and how many images of the whole plan are committed."""
+        self._unsaid = self._meter.read(counts, num_committed)
+        if time.monotonic() - self._last_event >= _PLAIN_INTERVAL_S:
+            self._say()
+
+    def _say(self) -> None:
+        if self._unsaid is not None:
+            figures = asdict(self._unsaid) | {"eta_s": self._unsaid.eta_s}
+            logger.info("progress", extra={"figures": figures})
+            self._unsaid, self._last_event = None, time.monotonic()
+
+
 class RichDisplay:
     """A live progress bar, or plain lines where there is no terminal.
 
@@ -42,9 +116,8 @@ class RichDisplay:
     """
 
     def __init__(self, num_images: int, num_before: int, console: Console) -> None:
-        self._num_images, self._num_before, self._console = num_images, num_before, console
-        self._start = time.monotonic()
-        self._last_plain = self._start
+        self._meter, self._console = _Meter(num_images, num_before), console
+        self._last_plain = time.monotonic()
         self._progress = Progress(
             TextColumn("images"),
             BarColumn(bar_width=None, table_column=Column(ratio=1)),
@@ -67,19 +140,16 @@ class RichDisplay:
 
     def update(self, counts: Counts, num_committed: int) -> None:
         """Show counts of this start, and how many images of the whole plan are committed."""
-        now = time.monotonic()
-        # What is done again after a fault counts twice.
-        done = min(max(self._num_before + counts.num_images, num_committed), self._num_images)
-        rate = counts.num_images / (now - self._start)
-        details = [f"{rate:.3g}/s", f"{counts.num_masks} masks"]
-        if counts.num_errors:
-            details.append(f"{counts.num_errors} errors")
-        details.append(f"ETA {_time_text((self._num_images - done) / rate)}" if rate else "ETA unknown")
-        self._progress.update(self._task, completed=done, details=" ".join(details))
+        now, shown = time.monotonic(), self._meter.read(counts, num_committed)
+        details = [f"{shown.rate:.3g}/s", f"{shown.masks} masks"]
+        if shown.errors:
+            details.append(f"{shown.errors} errors")
+        details.append("ETA unknown" if shown.eta_s is None else f"ETA {_time_text(shown.eta_s)}")
+        self._progress.update(self._task, completed=shown.done, details=" ".join(details))
         if not self._console.is_terminal and now - self._last_plain >= _PLAIN_INTERVAL_S:
             self._last_plain = now
-            details.append(f"{num_committed} committed")
-            self._console.print(f"{done}/{self._num_images} images, {', '.join(details)}", soft_wrap=True)
+            details.append(f"{shown.committed} committed")
+            self._console.print(f"{shown.done}/{shown.total} images, {', '.join(details)}", soft_wrap=True)
 
 
 def _time_text(seconds: float) -> str:

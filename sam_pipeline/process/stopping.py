@@ -45,6 +45,7 @@ class _State:
     has_spoken = False
     # Parent and child may both end, and only one of them prints the last line.
     may_speak: Callable[[int], bool] = supervised.tell_exit_code
+    format_line: Callable[[str], str] = str
     # Taken by the first thread that ends the process, and never given back.
     ending = threading.Lock()
 
@@ -114,6 +115,11 @@ def ask_before_speaking(may_speak: Callable[[int], bool]) -> None:
     _State.may_speak = may_speak
 
 
+def speak_with(format_line: Callable[[str], str]) -> None:
+    """Set what makes the last line of what it says."""
+    _State.format_line = format_line
+
+
 def end_if_command_line(code: int, line: str) -> None:
     """End the process from any thread, whatever its main thread waits for. Does nothing outside our command line."""
     if _State.is_installed:
@@ -128,6 +134,7 @@ def end(code: int, line: str) -> NoReturn:
     may_speak = _State.may_speak(code)
     with suppress(OSError, ValueError):
         if line and may_speak:
+            line = _State.format_line(line)
             line = _SHOW_CURSOR + line if sys.stderr.isatty() else line
             os.write(sys.stderr.fileno(), f"{line}\n".encode())
         sys.stdout.flush()

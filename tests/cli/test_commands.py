@@ -33,7 +33,7 @@ def configs(monkeypatch):
     """The configurations with which annotate was called, in place of a run."""
     called = []
 
-    def annotate(config, make_display):
+    def annotate(config, make_display, start_id):
         called.append(config)
         return annotate_module.Summary(Outcome(config.output, {"ok": 9, "decode_error": 1}, 33), 4, 8.0)
 
@@ -47,7 +47,7 @@ def comes_out(monkeypatch):
 
     def with_outcome(**fields):
         outcome = Outcome(**{"output": "run", "num_by_status": {"ok": 2}, "num_masks": 0} | fields)
-        monkeypatch.setattr(annotate_module, "annotate", lambda *_: annotate_module.Summary(outcome, 2, 1.0))
+        monkeypatch.setattr(annotate_module, "annotate", lambda *_, **__: annotate_module.Summary(outcome, 2, 1.0))
 
     return with_outcome
 
@@ -394,7 +394,7 @@ def test_bad_usage_of_what_every_command_takes_names_the_program(cli, arguments)
 
 @pytest.mark.parametrize(("error", "code"), [(FencedError("another run took over"), 3), (RunFailedError("2 left"), 1)])
 def test_each_error_ends_with_its_exit_code(cli, monkeypatch, error, code):
-    def annotate(config, make_display):
+    def annotate(config, make_display, start_id):
         raise error
 
     monkeypatch.setattr(annotate_module, "annotate", annotate)
@@ -402,7 +402,7 @@ def test_each_error_ends_with_its_exit_code(cli, monkeypatch, error, code):
 
 
 def test_what_nobody_expected_is_one_line_without_credentials_too(cli, monkeypatch):
-    def annotate(config, make_display):
+    def annotate(config, make_display, start_id):
         raise RuntimeError("403 https://h/a?X-Amz-Signature=canary\nand more\nand more")
 
     monkeypatch.setattr(annotate_module, "annotate", annotate)
@@ -415,7 +415,7 @@ def test_a_panic_of_a_library_is_one_line_too(cli, monkeypatch):
     class PanicException(BaseException):
         """As that of pyo3, which is no Exception."""
 
-    def annotate(config, make_display):
+    def annotate(config, make_display, start_id):
         raise PanicException("called `Option::unwrap()` on a `None` value")
 
     monkeypatch.setattr(annotate_module, "annotate", annotate)
@@ -466,7 +466,7 @@ def test_an_empty_input_is_refused(cli, tmp_path):
 
 
 def test_an_interrupted_run_says_how_to_go_on(cli, monkeypatch):
-    def annotate(config, make_display):
+    def annotate(config, make_display, start_id):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(annotate_module, "annotate", annotate)

@@ -20,7 +20,7 @@ from sam_pipeline.pipeline import annotate
 def fail():
     raise RunFailedError("it stalled")
 
-def run(config, make_display):
+def run(config, make_display, start_id):
     starts = supervised.num_restarts()
     print(json.dumps([os.getpid(), starts]), flush=True)
     subprocess.Popen(["sleep", "1000"], start_new_session=True)

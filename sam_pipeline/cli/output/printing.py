@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from sam_pipeline.process import events
 from sam_pipeline.safety.terminal import PlainConsole
 
 STDOUT = PlainConsole(markup=False, highlight=False)
@@ -45,10 +47,23 @@ def _settings_text(settings: Mapping[str, Any]) -> str:
     return " ".join(texts) or "no setting"
 
 
-def print_table(rows: Mapping[str, object]) -> None:
-    """Print names and values, one pair a line."""
+def print_table(rows: Mapping[str, object], figures: Mapping[str, object] | None = None) -> None:
+    """Print names and values, one pair a line; as one JSON object where standard error is JSON.
+
+    Args:
+        rows: names and values.
+        figures: what the JSON object has in their place.
+    """
+    if events.are_used():
+        print_json({name.replace(" ", "_"): value for name, value in (figures or rows).items()})
+        return
     for line in table_lines(rows):
         STDOUT.print_line(line)
+
+
+def print_json(values: Mapping[str, object]) -> None:
+    """Print a JSON object on one line; what JSON does not know becomes text."""
+    STDOUT.print_line(json.dumps(values, default=str))
 
 
 def table_lines(rows: Mapping[str, object]) -> list[str]:

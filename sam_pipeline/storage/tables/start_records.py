@@ -86,6 +86,11 @@ class EndRecord(_Record):
     gpu_hours: float
     """The same of GPUs."""
 
+    @property
+    def num_images(self) -> int:
+        """Images that it committed."""
+        return sum(self.num_by_status.values())
+
 
 @dataclass(frozen=True)
 class Start:
@@ -157,7 +162,8 @@ def newest_start(metadata: Mapping[str, str]) -> Start | None:
     if not records:
         return None
     epoch = max(records)
-    return Start(epoch, *records[epoch], None, None, is_newest=True)
+    record, end = records[epoch]
+    return Start(epoch, record, end, None if end is None else end.num_images, None, is_newest=True)
 
 
 def read_starts(table: Table) -> list[Start]:
@@ -178,7 +184,7 @@ def read_starts(table: Table) -> list[Start]:
     for epoch in sorted(epochs):
         record, end = records.get(epoch, (None, None))
         of_epoch = committed.get(epoch, _Committed())
-        num_images = of_epoch.num_images if end is None else sum(end.num_by_status.values())
+        num_images = of_epoch.num_images if end is None else end.num_images
         starts.append(Start(epoch, record, end, num_images, of_epoch.last, epoch == newest_epoch))
     return starts
 
