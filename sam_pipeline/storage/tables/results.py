@@ -144,7 +144,7 @@ class MaskTable:
         if changes:
             table.change_metadata(changes, epoch=epoch)
         else:
-            table.take_epoch()
+            table.commit([], epoch=epoch)
         return cls(table, epoch)
 
     @classmethod
