@@ -93,7 +93,7 @@ def test_status_shows_an_input_on_one_line_and_does_not_obey_it(capsys, doctored
 
 
 def test_errors_and_their_tracebacks_are_plain_and_without_credentials(capsys, monkeypatch):
-    def annotate(config, make_display):
+    def annotate(config, make_display, start_id):
         raise InputError(f"{EVIL} https://user:canary@host/a?sig=canary")
 
     monkeypatch.setattr(annotate_module, "annotate", annotate)

@@ -62,7 +62,7 @@ def test_it_runs(folder, capsys, command):
 def test_the_protocol_is_a_settings_file(folder, monkeypatch, command):
     called = []
 
-    def annotate(config, make_display):
+    def annotate(config, make_display, start_id):
         called.append(config)
         return annotate_module.Summary(Outcome(config.output, {"ok": 9}, 33), 4, 8.0)
 
