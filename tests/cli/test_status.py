@@ -22,7 +22,7 @@ from sam_pipeline.storage.tables.plan import Plan, extend_plan, read_plan
 from sam_pipeline.storage.tables.prompts import write_prompts
 from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA, PROMPTS_SCHEMA
 from tests.storage.runs import failed_row, finished, plan, row, shard, take_over
-from tests.storage.tables.test_start_records import end_record, start
+from tests.storage.starts import end_record, start
 
 PREVIOUS = Path(__file__).parents[1] / "storage" / "previous_version" / "run"
 

@@ -9,8 +9,8 @@ from sam_pipeline.api import open_run
 from sam_pipeline.storage.layout import run_id
 from tests.faults.conftest import NUM_IMAGES
 from tests.faults.fake_engine import Instructions
-from tests.faults.test_ends import NUM_IMAGES as NUM_LOCAL_IMAGES
-from tests.faults.test_ends import SLOW, LocalRun
+from tests.faults.local_run import NUM_IMAGES as NUM_LOCAL_IMAGES
+from tests.faults.local_run import SLOW, LocalRun
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ def fail():
 
 def run(config, make_display, start_id):
     starts = supervised.num_restarts()
-    print(json.dumps([os.getpid(), starts]), flush=True)
+    print(json.dumps([os.getpid(), starts, start_id]), flush=True)
     subprocess.Popen(["sleep", "1000"], start_new_session=True)
     os.write(2, b"*** raw ***\\n")
     deed = json.loads(os.environ["DEEDS"])[starts]
@@ -73,7 +73,7 @@ class Supervised:
         self.process.communicate(timeout=60)
 
     def child(self):
-        pid, starts = json.loads(self.process.stdout.readline())
+        pid, starts, self.start_id = json.loads(self.process.stdout.readline())
         return psutil.Process(pid), starts
 
     def end(self):
@@ -114,7 +114,11 @@ def test_what_ends_the_child_without_a_word_is_said_in_one_line(deed, reason):
 
 def test_it_starts_again_as_often_as_it_may():
     with Supervised("exit", "crash", 0, flags=("--max-restarts", "2")) as program:
-        assert [program.child()[1] for _ in range(3)] == [0, 1, 2]
+        start_ids = set()
+        for number in range(3):
+            assert program.child()[1] == number
+            start_ids.add(program.start_id)
+        assert len(start_ids) == 1
         code, err = program.end()
         assert code == 0
         said = " ".join(err.split())

@@ -31,6 +31,7 @@ from sam_pipeline.storage.tables.reading.prompt_reading import read_image_prompt
 from sam_pipeline.storage.tables.results import MaskTable
 from sam_pipeline.storage.tables.schema import MASKS_SCHEMA, PROMPTS_SCHEMA
 from tests.storage.runs import FINGERPRINT, failed_row, finished, mask, plan, row, shard, take_over
+from tests.storage.starts import end_record, start
 
 SCORES = ([0.5, 0.9, 0.99], [], [0.7], [0.6, 0.98, 0.88, 0.99])
 
@@ -95,6 +96,13 @@ def test_its_selection_is_part_of_its_settings(source, new):
     assert {name: settings[name] for name in FINGERPRINT if name != "schema_version"} == {
         name: value for name, value in FINGERPRINT.items() if name != "schema_version"
     }
+
+
+def test_records_of_starts_stay_with_the_run_that_they_annotated(source, new):
+    start(source, fingerprint=FINGERPRINT).record_end(end_record())
+    filtered(source, new)
+    assert [each.record is None for each in open_run(source).starts] == [True, False]
+    assert [each.record for each in open_run(new).starts] == [None]
 
 
 def test_a_plan_is_copied_part_by_part(source, new, monkeypatch):

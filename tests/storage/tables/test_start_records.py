@@ -10,9 +10,10 @@ from deltalake import DeltaTable
 
 from sam_pipeline.errors import FencedError
 from sam_pipeline.storage.tables.delta import METADATA_PREFIX, open_table, table_metadata
-from sam_pipeline.storage.tables.results import MaskTable, delete_rows
-from sam_pipeline.storage.tables.start_records import EndRecord, StartRecord, read_starts, without_records
+from sam_pipeline.storage.tables.results import delete_rows
+from sam_pipeline.storage.tables.start_records import StartRecord, read_starts, without_records
 from tests.storage.runs import FINGERPRINT, failed_row, plan, row, shard, take_over
+from tests.storage.starts import end_record, start, start_record
 
 PREVIOUS = Path(__file__).parents[1] / "previous_version" / "run"
 
@@ -20,30 +21,6 @@ PREVIOUS = Path(__file__).parents[1] / "previous_version" / "run"
 @pytest.fixture
 def output(tmp_path):
     return str(tmp_path / "run")
-
-
-def start_record(start_id="a"):
-    versions = {"sam_pipeline": "0.1.0", "python": "3.11.9", "ray": "2.60.0", "torch": "2.13.0"}
-    return StartRecord(
-        start_id=start_id,
-        started="2026-11-29T04:25:00+00:00",
-        user="someone",
-        host="a-host",
-        versions=versions,
-        model_type="vit_t",
-        weights_sha256="aa",
-        cluster={"nodes": 2, "cpus": 8.0, "gpus": 1.0, "gpu_types": ["H100"]},
-    )
-
-
-def end_record(**changes):
-    given = {"ended": "2026-11-29T05:25:00+00:00", "outcome": "finished", "error": None, "num_by_status": {"ok": 2}}
-    given |= {"num_masks": 4, "num_bytes": 9000, "elapsed_s": 3600.0, "images_per_s": 0.001}
-    return EndRecord(**{**given, "cpu_hours": 8.0, "gpu_hours": 1.0, **changes})
-
-
-def start(output, start_id="a", fingerprint=FINGERPRINT):
-    return MaskTable.take_over(output, fingerprint, {"config": "{}"}, {}, start_record(start_id))
 
 
 def starts(output):
@@ -114,6 +91,15 @@ def test_of_a_start_without_an_end_its_commits_tell(output):
         (1, 3, "no end was written (killed?)"),
         (2, 1, "failed: it stalled"),
     ]
+
+
+def test_a_version_that_was_opened_tells_of_no_later_commit(output):
+    plan(output, 2)
+    table = start(output)
+    table.commit([shard(output, [row(0)])])
+    opened = open_table(f"{output}/masks", {})
+    table.commit([shard(output, [row(1)])])
+    assert [each.num_images for each in read_starts(opened)] == [1]
 
 
 def test_an_overtaken_start_cannot_write_its_end(output):
