@@ -15,7 +15,8 @@ from sam_pipeline.cli.report import Switch
 from sam_pipeline.process import events
 
 if TYPE_CHECKING:
-    from sam_pipeline.storage.maintenance.progress import Progress, RunWatch
+    from sam_pipeline.storage.maintenance.progress import Progress
+    from sam_pipeline.storage.maintenance.watching import RunWatch
 
 _INTERVAL_S = 5.0
 
@@ -34,7 +35,7 @@ def status(
         storage_options: Options of fsspec, as for annotate.
     """
     from sam_pipeline.cli.output.progress_text import WatchDisplay, progress_lines
-    from sam_pipeline.storage.maintenance.progress import RunWatch
+    from sam_pipeline.storage.maintenance.watching import RunWatch
 
     run = RunWatch(*place(output, storage_options))
     looks = _looks(run) if watch else iter([run.look()])

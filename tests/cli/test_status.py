@@ -16,7 +16,7 @@ from sam_pipeline.cli.output.progress_text import WatchDisplay, progress_line, p
 from sam_pipeline.safety.terminal import PlainConsole
 from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.layout import run_id
-from sam_pipeline.storage.maintenance import progress as progress_module
+from sam_pipeline.storage.maintenance import watching
 from sam_pipeline.storage.maintenance.progress import Progress, RunState
 from sam_pipeline.storage.tables.plan import Plan, extend_plan, read_plan
 from sam_pipeline.storage.tables.prompts import write_prompts
@@ -63,7 +63,7 @@ def test_a_status_that_is_read_while_the_plan_is_extended_has_nothing_left_below
         take_over(str(tmp_path)).commit([shard(str(tmp_path), [row(2)])])
         return read_plan(*arguments)
 
-    monkeypatch.setattr(progress_module, "read_plan", extended_before)
+    monkeypatch.setattr(watching, "read_plan", extended_before)
     _, out, err = cli("status", tmp_path)
     assert err == ""
     assert re.search(r"images +3\ndone +2 ", out)

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sam_pipeline.storage.maintenance.progress import read_state
+from sam_pipeline.storage.maintenance.watching import read_state
 from sam_pipeline.storage.tables.delta import create_table, table_id
 from sam_pipeline.storage.tables.fenced_table import FencedTable, put_parquet
 from sam_pipeline.storage.tables.plan import read_plan

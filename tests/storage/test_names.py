@@ -18,9 +18,9 @@ from sam_pipeline.cli.commands import main
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.prompt_plan import ensure_prompts
-from sam_pipeline.storage.maintenance.progress import read_state
 from sam_pipeline.storage.maintenance.vacuum import vacuum
 from sam_pipeline.storage.maintenance.verify import verify
+from sam_pipeline.storage.maintenance.watching import read_state
 from sam_pipeline.storage.tables.delta_place import delta_uri
 from sam_pipeline.storage.tables.plan import read_planned
 from sam_pipeline.storage.tables.results import MaskTable, delete_rows, put_shard

@@ -10,9 +10,9 @@ from sam_pipeline.api import open_run
 from sam_pipeline.config import AnnotateConfig
 from sam_pipeline.pipeline import annotate as annotate_module
 from sam_pipeline.pipeline.annotate import annotate
-from sam_pipeline.storage.maintenance.progress import read_state
 from sam_pipeline.storage.maintenance.vacuum import vacuum
 from sam_pipeline.storage.maintenance.verify import verify
+from sam_pipeline.storage.maintenance.watching import read_state
 from sam_pipeline.storage.tables.plan import read_planned
 from sam_pipeline.storage.tables.results import MaskTable, read_header
 from tests.storage.runs import failed_row, shard

@@ -20,6 +20,7 @@ from sam_pipeline.storage.objects.filesystem import join_uri, open_filesystem
 from sam_pipeline.storage.objects.retrying import retried
 from sam_pipeline.storage.tables.delta import REQUESTS_AT_ONCE, output_errors, table_metadata
 from sam_pipeline.storage.tables.delta_place import Table
+from sam_pipeline.storage.tables.fenced_table import APP_ID
 
 _KEY = re.compile(r"(?P<kind>start|end)\.(?P<epoch>\d+)")
 _LOG_ENTRY = re.compile(r"\d{20}\.json")
@@ -236,9 +237,10 @@ def _count_entry(content: bytes, found: dict[int, _Committed]) -> None:
     actions: dict[str, Any] = {}
     for line in content.splitlines():
         actions |= json.loads(line)
-    if "txn" not in actions:
-        return  # the creation of the table
-    of_epoch, info = found.setdefault(actions["txn"]["version"], _Committed()), actions["commitInfo"]
+    transaction = actions.get("txn", {})
+    if transaction.get("appId") != APP_ID:
+        return  # the creation of the table, or another program's change of it
+    of_epoch, info = found.setdefault(transaction["version"], _Committed()), actions["commitInfo"]
     if "num_images" in info:
         of_epoch.num_images += int(info["num_images"])
         of_epoch.last = datetime.fromtimestamp(info["timestamp"] / 1000, UTC)

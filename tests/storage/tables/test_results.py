@@ -13,8 +13,9 @@ from deltalake.exceptions import CommitFailedError
 from pycocotools import mask as coco_mask
 
 from sam_pipeline.errors import ConfigError, FencedError, FingerprintMismatchError, OutputError
-from sam_pipeline.storage.maintenance import progress
-from sam_pipeline.storage.maintenance.progress import RunState, read_state
+from sam_pipeline.storage.maintenance import watching
+from sam_pipeline.storage.maintenance.progress import RunState
+from sam_pipeline.storage.maintenance.watching import read_state
 from sam_pipeline.storage.tables import rewriting
 from sam_pipeline.storage.tables.delta import DataFile
 from sam_pipeline.storage.tables.fenced_table import FencedTable
@@ -563,7 +564,7 @@ def test_where_no_run_started_there_is_nothing_to_delete_from(output):
 
 
 def test_the_commits_of_a_long_run_are_not_all_read(output, monkeypatch):
-    monkeypatch.setattr(progress, "_RATE_ENTRIES", 3)
+    monkeypatch.setattr(watching, "_RATE_ENTRIES", 3)
     table = take_over(output)
     for image_id in range(6):
         table.commit([shard(output, [row(image_id, 0)] * (image_id + 1))])

@@ -4,8 +4,9 @@ import pyarrow as pa
 import pytest
 
 from sam_pipeline.errors import OutputError
-from sam_pipeline.storage.maintenance import progress
-from sam_pipeline.storage.maintenance.progress import ErrorKind, RunWatch
+from sam_pipeline.storage.maintenance import watching
+from sam_pipeline.storage.maintenance.progress import ErrorKind
+from sam_pipeline.storage.maintenance.watching import RunWatch
 from sam_pipeline.storage.tables.prompts import write_prompts
 from sam_pipeline.storage.tables.results import delete_rows
 from sam_pipeline.storage.tables.schema import PROMPTS_SCHEMA
@@ -21,13 +22,13 @@ def output(tmp_path):
 def opened(monkeypatch):
     """The files that were opened for their counts."""
     names = []
-    real = progress.read_columns
+    real = watching.read_columns
 
     def read_columns(table, columns, options, *, files, pre_buffer):
         names.extend(file.path for file in files)
         return real(table, columns, options, files=files, pre_buffer=pre_buffer)
 
-    monkeypatch.setattr(progress, "read_columns", read_columns)
+    monkeypatch.setattr(watching, "read_columns", read_columns)
     return names
 
 
@@ -51,13 +52,13 @@ def test_a_look_asks_the_log_for_new_entries_alone(output, monkeypatch):
     table.commit([shard(output, [row(0)])])
     watch.look()
     asked = []
-    real = progress.Table.history
+    real = watching.Table.history
 
     def history(table, limit=None):
         asked.extend([limit] if table.uri.endswith("/masks") else [])
         return real(table, limit)
 
-    monkeypatch.setattr(progress.Table, "history", history)
+    monkeypatch.setattr(watching.Table, "history", history)
     for image_id in (1, 2):
         table.commit([shard(output, [row(image_id)] * image_id)])
     assert [count for _, count in watch.look().state.commits] == [1, 1, 2]
