@@ -167,7 +167,8 @@ def _start(
                     probe_uri=probe_uri,
                     backend=backend,
                 )
-                annotate_pending(table, pending_ids, job, resources, plan.num_images, make_display)
+                shown = recorder.metering(make_display)
+                annotate_pending(table, pending_ids, job, resources, plan.num_images, shown)
     table.compact()
 
 

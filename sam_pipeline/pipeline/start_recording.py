@@ -9,17 +9,21 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import ray
 
 from sam_pipeline.errors import FencedError, SamPipelineError
+from sam_pipeline.pipeline.machines.cluster import current_cluster
 from sam_pipeline.pipeline.machines.resources import Cluster, Resources
+from sam_pipeline.pipeline.monitor import Counts
+from sam_pipeline.pipeline.passes import MakeDisplay
+from sam_pipeline.pipeline.progress import Display
 from sam_pipeline.process import stopping
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.objects.filesystem import StorageOptions
@@ -34,6 +38,7 @@ _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _GPU_TYPE = "accelerator_type:"
 
 _HOUR_S = 3600
+_LOOK_INTERVAL_S = 30.0
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +52,9 @@ class StartRecorder:
 
     def __init__(self, start_id: str) -> None:
         self._start_id = start_id
-        self._begun_s = time.monotonic()
+        self._begun_s = self._looked_s = time.monotonic()
         self._cluster: Cluster | None = None
+        self._cpu_s = self._gpu_s = 0.0
         self._resources: Resources | None = None
         self._table: MaskTable | None = None
 
@@ -67,7 +73,25 @@ class StartRecorder:
 
     def uses(self, cluster: Cluster, resources: Resources) -> None:
         """Take note of the cluster, from now on reserved, and of its division."""
-        self._begun_s, self._cluster, self._resources = time.monotonic(), cluster, resources
+        self._begun_s = self._looked_s = time.monotonic()
+        self._cluster, self._resources = cluster, resources
+
+    def metering(self, make_display: MakeDisplay) -> MakeDisplay:
+        """Look at the cluster whenever the display is updated, at most twice a minute: machines come and go."""
+        return lambda num_images, num_before: _MeteringDisplay(make_display(num_images, num_before), self._look)
+
+    def _look(self) -> None:
+        if time.monotonic() - self._looked_s >= _LOOK_INTERVAL_S:
+            self._count_hours()
+            self._cluster = current_cluster()
+
+    def _count_hours(self) -> None:
+        """Count what was reserved since the last look: the cluster that it found."""
+        now = time.monotonic()
+        if self._cluster is not None:
+            self._cpu_s += self._cluster.num_cpus * (now - self._looked_s)
+            self._gpu_s += self._cluster.num_gpus * (now - self._looked_s)
+        self._looked_s = now
 
     def take_over(
         self, output: str, pinned: Mapping[str, Any], metadata: Mapping[str, str], storage_options: StorageOptions
@@ -91,7 +115,7 @@ class StartRecorder:
 
     def _write_end(self, table: MaskTable, outcome: Outcome, error: str | None) -> None:
         done, elapsed_s = table.committed, max(time.monotonic() - self._begun_s, 0.001)
-        num_cpus, num_gpus = (0, 0) if self._cluster is None else (self._cluster.num_cpus, self._cluster.num_gpus)
+        self._count_hours()
         record = EndRecord(
             ended=_now(),
             outcome=outcome,
@@ -101,8 +125,8 @@ class StartRecorder:
             num_bytes=done.num_bytes,
             elapsed_s=round(elapsed_s, 1),
             images_per_s=round(done.num_by_status.total() / elapsed_s, 3),
-            cpu_hours=round(num_cpus * elapsed_s / _HOUR_S, 4),
-            gpu_hours=round(num_gpus * elapsed_s / _HOUR_S, 4),
+            cpu_hours=round(self._cpu_s / _HOUR_S, 4),
+            gpu_hours=round(self._gpu_s / _HOUR_S, 4),
         )
         try:
             with stopping.shielded():
@@ -110,6 +134,26 @@ class StartRecorder:
         except SamPipelineError as failure:
             # What is committed is committed, and an error of the start itself says more.
             logger.warning("how this start ended could not be written into the output: %s", failure)
+
+
+class _MeteringDisplay:
+    """A display that also calls something at each update."""
+
+    def __init__(self, display: Display, look: Callable[[], object]) -> None:
+        self._display, self._look = display, look
+
+    def __enter__(self) -> Self:
+        self._display.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._display.__exit__(kind, error, trace)
+
+    def update(self, counts: Counts, num_committed: int) -> None:
+        self._look()
+        self._display.update(counts, num_committed)
 
 
 def _now() -> str:

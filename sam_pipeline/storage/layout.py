@@ -13,11 +13,6 @@ TableName = Literal["images", "prompts", "masks"]
 """The folder of a table: the plan, its prompts, or the results."""
 
 
-def run_id(output: str) -> str:
-    """What names a run in logs, in all its starts: a UUID of its folder, as absolute_uri makes it."""
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, output))
-
-
 def table_uri(output: str, name: TableName) -> str:
     """The folder of one table of an output."""
     return join_uri(output, name)

@@ -6,12 +6,18 @@ import logging
 import platform
 import signal
 import socket
+from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
 import sam_pipeline
+from sam_pipeline.config import PoolConfig
 from sam_pipeline.errors import FencedError, OutputError, RunFailedError
+from sam_pipeline.pipeline import start_recording
+from sam_pipeline.pipeline.machines.resources import Cluster, divide
+from sam_pipeline.pipeline.monitor import Counts
 from sam_pipeline.pipeline.start_recording import StartRecorder
 from sam_pipeline.process import stopping
 from sam_pipeline.storage.tables.delta import open_table
@@ -64,6 +70,46 @@ def test_a_start_that_finishes_says_who_it_was_and_what_it_did(output):
     assert end.num_bytes == written.file.size_bytes
     assert end.images_per_s > 0
     assert (end.cpu_hours, end.gpu_hours) == (0, 0)  # no cluster was needed
+
+
+class Shown:
+    """A display that remembers what it was told."""
+
+    def __init__(self):
+        self.told = []
+
+    def __enter__(self):
+        self.told.append("enter")
+
+    def __exit__(self, *_):
+        self.told.append("exit")
+
+    def update(self, counts, num_committed):
+        self.told.append(num_committed)
+
+
+def test_hours_are_those_of_the_machines_that_there_were(output, monkeypatch):
+    now, shown = [1000.0], Shown()
+    of_four = Cluster(4.0, 1.0, 4.0, 2**30, 2**30, 4.0, 4.0, {})
+    of_ten = replace(of_four, num_cpus=10.0, num_gpus=2.0)
+    monkeypatch.setattr(start_recording.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(start_recording, "current_cluster", lambda: of_ten)
+    monkeypatch.setattr(start_recording, "_cluster_facts", lambda _: {})
+    job = SimpleNamespace(get_job_id=lambda: "01000000")
+    monkeypatch.setattr(start_recording.ray, "get_runtime_context", lambda: job)
+    with StartRecorder("a") as recorder:
+        recorder.uses(of_four, divide(PoolConfig(), "cpu", "vit_t", of_four))
+        recorder.take_over(output, PINNED, {"config": "{}"}, {})
+        with recorder.metering(lambda *_: shown)(4, 0) as display:
+            for seconds in (10, 1790, 10):  # too soon for a look, a look, too soon
+                now[0] += seconds
+                display.update(Counts(), 3)
+            now[0] += 1790
+    assert shown.told == ["enter", 3, 3, 3, "exit"]
+    (found,) = starts(output)
+    assert (found.end.cpu_hours, found.end.gpu_hours) == (4 / 2 + 10 / 2, 1 / 2 + 2 / 2)
+    assert (found.end.elapsed_s, found.record.ray_job_id) == (3600, "01000000")
+    assert found.record.division["encode_actors"] == 1
 
 
 def test_an_error_is_told_in_one_line_without_credentials(output):

@@ -83,7 +83,7 @@ class EndRecord(_Record):
     """From the connection to the cluster to the end."""
     images_per_s: float
     cpu_hours: float
-    """CPUs of the cluster, as the start found it, times elapsed_s: what was reserved, whether it was busy or not."""
+    """CPUs of the cluster times elapsed_s, looked at twice a minute: what was reserved, whether it was busy or not."""
     gpu_hours: float
     """The same of GPUs."""
 
