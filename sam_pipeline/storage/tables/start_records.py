@@ -80,7 +80,7 @@ class EndRecord(_Record):
     num_bytes: int
     """Of the shards that it committed."""
     elapsed_s: float
-    """From the connection to the cluster to the end."""
+    """From the division of the cluster to the end."""
     images_per_s: float
     cpu_hours: float
     """CPUs of the cluster times elapsed_s, looked at twice a minute: what was reserved, whether it was busy or not."""
