@@ -9,8 +9,7 @@ import pytest
 from tests.clusters import ray_head
 from tests.faults.conftest import ROOT
 from tests.faults.fake_engine import Instructions
-from tests.faults.local_run import NUM_IMAGES, SLOW, LocalRun
-from tests.processes import SCRIPTS
+from tests.faults.local_run import NUM_IMAGES, LocalRun
 
 pytestmark = pytest.mark.slow
 
@@ -114,25 +113,6 @@ def test_on_a_cluster_a_run_that_ends_leaves_the_cluster_and_none_of_its_workers
             time.sleep(0.2)
         assert head.program.process.poll() is None
         assert len(head.program.members()) >= before
-    run.assert_completed_by_another_start()
-
-
-@pytest.mark.soak
-def test_a_job_that_is_stopped_says_so_and_leaves_the_cluster_alone(run, start, base_env):
-    env = run.env(SLOW) | {"PATH": os.pathsep.join([str(SCRIPTS), base_env["PATH"]])}  # the job says `python`
-    with ray_head(start, env, num_cpus=2) as head:
-
-        def job(command, *arguments):
-            return start("job", command, "--address", head.dashboard, *arguments, script="ray", env=env).wait()
-
-        submitted = job("submit", "--submission-id", "a-run", "--no-wait", "--", "python", *run.arguments())
-        assert submitted.exit_code == 0, submitted.stderr
-        head.program.wait_until(lambda: run.num_committed() > 0)
-        assert job("stop", "a-run").exit_code == 0
-        logs = job("logs", "a-run").stdout
-        assert logs.count(LINES[signal.SIGTERM]) == 1, logs
-        assert "***" not in logs
-        assert head.program.process.poll() is None
     run.assert_completed_by_another_start()
 
 
