@@ -7,8 +7,8 @@ beside the bare engine. planning: listing a million images. orchestration: what 
 that computes nothing. scaling: whether more decoders do more. prompts: the boxes of a detector beside the official
 predictor. reading: what an image costs the CPU on its way to and from the encoder. finish: the CPU half of decoding.
 kernels: what the compiler says of the kernels for GPUs. estimate: what they would take on an H200. launches: how many
-an image takes there. masks_in_use: filter, stats, export and datasets of a large run. Each prints a table and writes
-JSON to benchmarks/results/. On a GPU: tests/gpu/measure.sh.
+an image takes there. masks_in_use: filter, stats, export and datasets of a large run. run_estimates: plan --estimate
+beside the run itself. Each prints a table and writes JSON to benchmarks/results/. On a GPU: tests/gpu/measure.sh.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 from importlib import import_module
 
 COMMANDS = ("generator", "fidelity", "curves", "encoder", "pipeline", "planning", "orchestration", "prompts", "reading")
-COMMANDS += ("finish", "kernels", "estimate", "launches", "masks_in_use", "precision", "scaling")
+COMMANDS += ("finish", "kernels", "estimate", "launches", "masks_in_use", "precision", "scaling", "run_estimates")
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Dataset-scale Segment Anything masks: images in object storage in, Parquet shards of scored RLE masks out.
 
-From Python: `annotate` runs or resumes, `open_run` reads what a run has stored, `decode_mask` gives a mask's pixels.
+From Python: `annotate` runs or resumes, `estimate` says before what that would take, `open_run` reads what a run has
+stored, `decode_mask` gives a mask's pixels.
 Scripts for `segment_anything` run once their imports name this package; docs/porting.md says how.
 """
 
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from sam_pipeline.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from sam_pipeline.api import annotate, decode_mask, open_run
+    from sam_pipeline.api import annotate, decode_mask, estimate, open_run
     from sam_pipeline.automatic_mask_generator import SamAutomaticMaskGenerator
     from sam_pipeline.build_sam import (
         build_sam,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     )
     from sam_pipeline.drawing import draw_masks
     from sam_pipeline.errors import SamPipelineError
+    from sam_pipeline.pipeline.estimating.figures import Estimate
     from sam_pipeline.predictor import SamPredictor
     from sam_pipeline.results.rows import DecodedMask, ImageMask, ImageRow, MaskDict, PromptError
     from sam_pipeline.run.run import Run
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AnnotateConfig",
     "DecodedMask",
+    "Estimate",
     "ImageMask",
     "ImageRow",
     "InputConfig",
@@ -64,12 +67,13 @@ __all__ = [
     "build_sam_vit_t",
     "decode_mask",
     "draw_masks",
+    "estimate",
     "open_run",
     "sam_model_registry",
 ]
 
 _HOMES = {
-    "sam_pipeline.api": ("annotate", "decode_mask", "open_run"),
+    "sam_pipeline.api": ("annotate", "decode_mask", "estimate", "open_run"),
     "sam_pipeline.config": (
         "AnnotateConfig",
         "InputConfig",
@@ -90,6 +94,7 @@ _HOMES = {
     ),
     "sam_pipeline.drawing": ("draw_masks",),
     "sam_pipeline.errors": ("SamPipelineError",),
+    "sam_pipeline.pipeline.estimating.figures": ("Estimate",),
     "sam_pipeline.predictor": ("SamPredictor",),
     "sam_pipeline.results.rows": ("DecodedMask", "ImageMask", "ImageRow", "MaskDict", "PromptError"),
     "sam_pipeline.run.run": ("Run",),

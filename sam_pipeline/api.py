@@ -10,14 +10,14 @@ Reading needs neither Ray nor torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from sam_pipeline.config import AnnotateConfig, PlanConfig
+from sam_pipeline.config import AnnotateConfig, EstimateConfig, PlanConfig
 from sam_pipeline.config.base import settings_by_name
-from sam_pipeline.config.keywords import AnnotateSettings, StrPath
+from sam_pipeline.config.keywords import AnnotateSettings, EstimateSettings, StrPath
 from sam_pipeline.errors import ConfigError, NothingSucceededError
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.results.results import Results
@@ -25,6 +25,9 @@ from sam_pipeline.results.rows import MaskDict
 from sam_pipeline.run.run import Run
 from sam_pipeline.safety.terminal import PlainConsole
 from sam_pipeline.storage.objects.filesystem import absolute_uri
+
+if TYPE_CHECKING:
+    from sam_pipeline.pipeline.estimating.figures import Estimate
 
 
 @overload
@@ -75,6 +78,27 @@ def annotate(config: AnnotateConfig | None = None, *, show_progress: bool = True
     if summary.outcome.total_failure is not None:
         raise NothingSucceededError(summary.outcome.total_failure)
     return open_run(config.output, config.storage_options)
+
+
+def estimate(**settings: Unpack[EstimateSettings]) -> Estimate:
+    """Estimate what a run, or what is left of it, would take; as the command `plan --estimate` does.
+
+        found = estimate(input="photos", output="run", model_type="vit_t", price_node_hour=2.5)
+        print(found.run.time_s, found.run.cost.nodes, found.bottleneck)
+
+    The plan is made, as for the run. A sample of its images goes through the stages for a minute, and is not kept.
+
+    Args:
+        **settings: those of annotate, and prices, each by its name, which is that of its flag.
+
+    Raises:
+        ConfigError: there is no setting of a name, or a value is of another type, or out of range.
+        NothingSucceededError: no image of the sample is ok.
+        SamPipelineError: see sam_pipeline.errors.
+    """
+    from sam_pipeline.pipeline.estimating.estimate import estimate as estimate_run  # Ray and torch, as for annotate
+
+    return estimate_run(settings_by_name(EstimateConfig, settings))
 
 
 def open_run(output: StrPath, storage_options: Mapping[str, Any] | None = None) -> Run:

@@ -55,11 +55,12 @@ class Program:
         self._sessions = {self.process.pid}
         self._is_over = False
 
-    def wait(self, watch: Callable[[], object] | None = None) -> Finished:
+    def wait(self, watch: Callable[[], object] | None = None, timeout_s: float = TIMEOUT_S) -> Finished:
         """Wait for the end.
 
         Args:
             watch: called several times a second until then.
+            timeout_s: how long that may take.
 
         Raises:
             AssertionError: it did not end in time; it was killed.
@@ -67,9 +68,9 @@ class Program:
         while self.process.poll() is None:
             if watch is not None:
                 watch()
-            if time.monotonic() - self._start > TIMEOUT_S:
+            if time.monotonic() - self._start > timeout_s:
                 self.kill()
-                raise AssertionError(f"no end after {TIMEOUT_S} s:\n{self._last_words()}")
+                raise AssertionError(f"no end after {timeout_s:g} s:\n{self._last_words()}")
             time.sleep(0.1)
         elapsed_s = time.monotonic() - self._start
         self.kill()  # daemons that outlive it for a moment

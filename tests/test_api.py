@@ -24,6 +24,7 @@ from sam_pipeline.errors import ConfigError, FencedError, NothingSucceededError,
 from sam_pipeline.masks.runs import rle
 from sam_pipeline.pipeline import annotate as annotate_module
 from sam_pipeline.pipeline import progress
+from sam_pipeline.pipeline.estimating import estimate as estimate_module
 from sam_pipeline.pipeline.monitor import Counts
 from sam_pipeline.storage.maintenance.status import Outcome
 from sam_pipeline.storage.tables.delta import create_table
@@ -69,6 +70,16 @@ def test_every_public_name_is_there_and_no_other():
     assert set(sam_pipeline.__all__) <= set(dir(sam_pipeline))
     with pytest.raises(AttributeError, match="module 'sam_pipeline' has no attribute 'open_rum'"):
         _ = sam_pipeline.open_rum
+
+
+def test_an_estimate_takes_settings_by_name(monkeypatch):
+    configs = []
+    monkeypatch.setattr(estimate_module, "estimate", lambda config: configs.append(config) or "estimated")
+    assert sam_pipeline.estimate(input=Path("in"), output="run", points_per_side=8, price_node_hour=2) == "estimated"
+    (config,) = configs
+    assert (config.images.input, config.masks.points_per_side, config.prices.price_node_hour) == ("in", 8, 2)
+    with pytest.raises(ConfigError, match=r"price_node_hours \(did you mean price_node_hour\?\)"):
+        sam_pipeline.estimate(output="run", price_node_hours=2)
 
 
 def test_a_run_says_what_it_holds(run, output):

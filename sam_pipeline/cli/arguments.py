@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sam_pipeline.cli.help import COMMANDS
+from sam_pipeline.config import AnnotateConfig, EstimateConfig, PlanConfig
 from sam_pipeline.config.files import config_flags
 from sam_pipeline.errors import ConfigError
 
@@ -35,7 +36,13 @@ def with_config(arguments: Sequence[str], path: Path) -> list[str]:
     command, *flags = arguments
     if command in COMMANDS and command not in ("annotate", "plan"):
         raise ConfigError(f"--config is for annotate and plan; {command} takes no settings from a file")
-    return [command, *config_flags(command, path), *flags]
+    return [command, *config_flags(_settings_of(command, flags), path), *flags]
+
+
+def _settings_of(command: str, flags: Sequence[str]) -> type[PlanConfig]:
+    if command == "plan":
+        return EstimateConfig if "--estimate" in flags else PlanConfig
+    return AnnotateConfig
 
 
 def check_patterns(flags: Sequence[str]) -> None:

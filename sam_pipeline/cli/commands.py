@@ -23,9 +23,10 @@ from sam_pipeline.cli.flags import flags_of
 from sam_pipeline.cli.help import COMMANDS, help_text
 from sam_pipeline.cli.maintenance import retry, vacuum, verify
 from sam_pipeline.cli.output.printing import STDERR, STDOUT, print_table, prompt_rows, statuses_text
+from sam_pipeline.cli.plan import plan
 from sam_pipeline.cli.report import report, show, stats
 from sam_pipeline.cli.status import runs, status
-from sam_pipeline.config import AnnotateConfig, PlanConfig
+from sam_pipeline.config import AnnotateConfig
 from sam_pipeline.errors import ConfigError, NothingSucceededError, SamPipelineError
 from sam_pipeline.process import events, stopping, supervised, supervisor
 from sam_pipeline.safety.terminal import CleanFormatter, LogHandler
@@ -80,20 +81,7 @@ def annotate(config: Annotated[AnnotateConfig, flags_of(AnnotateConfig)]) -> int
     raise NothingSucceededError(outcome.total_failure)
 
 
-@app.command
-def plan(config: Annotated[PlanConfig, flags_of(PlanConfig)]) -> int:
-    """List the input once and freeze it, and the prompts if any, without annotating anything."""
-    from sam_pipeline.pipeline.plan import ensure_plan
-    from sam_pipeline.pipeline.prompt_plan import ensure_prompts
-
-    made = ensure_plan(config)
-    rows: dict[str, object] = {"output": config.output, "input": made.input, "images": made.num_images}
-    if (prompts := ensure_prompts(config, made)) is not None:
-        rows |= {"prompts": prompts.num_prompts, "regions": prompts.num_regions}
-    print_table(rows)
-    return 0
-
-
+app.command(plan)
 for _command in (status, runs, verify, retry, vacuum):
     app.command(_command)
 app.command(name="filter")(filter_masks)

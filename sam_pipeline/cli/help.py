@@ -45,9 +45,12 @@ Examples:
   sam-pipeline annotate --input photos/ --output boxes --prompts detections.json
 """,
     "plan": """\
+The settings of annotate, and prices, are for --estimate alone. Prices may be in the file of --config.
+
 Examples:
   sam-pipeline plan --input s3://bucket/photos/ --output s3://bucket/masks
   sam-pipeline annotate --output s3://bucket/masks --model-type vit_t
+  sam-pipeline plan --estimate --output s3://bucket/masks --model-type vit_t --price-node-hour 2.5
 """,
     "status": """\
 With --watch it ends when no image is left.

@@ -3,6 +3,7 @@
 Flags, TOML keys, keywords of `annotate` and stored metadata all use the names of the fields.
 """
 
+from sam_pipeline.config.estimates import EstimateConfig, PriceConfig
 from sam_pipeline.config.inputs import InputConfig, InputFormat, SelectionConfig
 from sam_pipeline.config.masks import MaskConfig
 from sam_pipeline.config.model import Device, ModelConfig, ModelType, Precision, ResolvedPrecision
@@ -14,6 +15,7 @@ __all__ = [
     "AnnotateConfig",
     "BboxFormat",
     "Device",
+    "EstimateConfig",
     "InputConfig",
     "InputFormat",
     "MaskConfig",
@@ -23,6 +25,7 @@ __all__ = [
     "PlanConfig",
     "PoolConfig",
     "Precision",
+    "PriceConfig",
     "PromptConfig",
     "ResolvedMode",
     "ResolvedPrecision",

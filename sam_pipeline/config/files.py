@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from sam_pipeline.config import AnnotateConfig, PlanConfig
+from sam_pipeline.config import EstimateConfig, PlanConfig
 from sam_pipeline.config.base import check_names, setting_names
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.safety.clean_text import one_line, printable
@@ -21,22 +21,26 @@ _MAX_DEPTH = 20
 _MAX_BITS = 64
 
 
-def config_flags(command: str, path: Path) -> list[str]:
+def config_flags(settings_class: type[PlanConfig], path: Path) -> list[str]:
     """The settings of a file as flags of a command; keys are flag names, with dashes or underscores.
 
-    Settings of annotate that plan does not have are left out for plan. A setting that is null, or an empty list, keeps
-    its default.
+    One file serves planning, estimating and annotating: settings that the command does not have are left out. A setting
+    that is null, or an empty list, keeps its default.
+
+    Args:
+        settings_class: the settings that the command has.
+        path: of the file.
 
     Raises:
         ConfigError: the file cannot be read, a key is no setting, or a value is of a kind that no setting has.
     """
     settings = _read(path)
-    known = setting_names(AnnotateConfig)
+    known = setting_names(EstimateConfig)
     try:
         check_names(settings, known)
     except ConfigError as error:
         raise ConfigError(f"cannot use {path}: {printable(str(error))}") from None
-    taken = setting_names(PlanConfig) if command == "plan" else known
+    taken = setting_names(settings_class)
     flags = []
     for name, value in settings.items():
         if name in taken and value is not None:

@@ -1,4 +1,4 @@
-"""Every setting of a run as a keyword of `annotate`, for type checkers; `sam_pipeline.config` says what each means."""
+"""Every setting as a keyword of `annotate` and `estimate`, for type checkers; `sam_pipeline.config` explains them."""
 
 import os
 from collections.abc import Mapping
@@ -73,3 +73,12 @@ class AnnotateSettings(TypedDict, total=False):
     read_cpus: float | None
     threads: int | None
     shard_rows: int | None
+
+
+class EstimateSettings(AnnotateSettings, total=False):
+    """The settings of EstimateConfig: those of AnnotateConfig, and prices."""
+
+    price_node_hour: float | None
+    price_put_1000: float | None
+    price_get_1000: float | None
+    price_gb_month: float | None

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from sam_pipeline.pipeline.job import Backend, Job, crops_per_image, generator_s
 from sam_pipeline.pipeline.machines.awaited_gpus import awaited_gpus
 from sam_pipeline.pipeline.machines.cluster import connected
 from sam_pipeline.pipeline.machines.division_text import division_lines, expectation
-from sam_pipeline.pipeline.machines.resources import Cluster, check_batch_fits, divide
+from sam_pipeline.pipeline.machines.resources import Cluster, Resources, check_batch_fits, divide
 from sam_pipeline.pipeline.machines.suitability import check_all_machines_see, check_cluster_suits
 from sam_pipeline.pipeline.passes import MakeDisplay, annotate_pending
 from sam_pipeline.pipeline.plan import ensure_plan, sample_images
@@ -64,6 +64,41 @@ class Summary:
     elapsed_s: float
 
 
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run whose plan, prompts and settings are settled."""
+
+    config: AnnotateConfig
+    """With the settings that the run began with, where none were given."""
+    plan: Plan
+    targets: Targets
+    weights_sha256: str
+    before: RunHeader | None
+    """What the run began with, if it has begun."""
+
+    @property
+    def num_before(self) -> int:
+        """Images that had a row when the plan was read."""
+        return 0 if self.before is None else self.before.num_images
+
+    @property
+    def begun_with(self) -> dict[str, Any]:
+        """The fingerprint of the results that there are."""
+        assert self.before is not None, "asked only of a run that has begun"
+        pinned: dict[str, Any] = json.loads(self.before.metadata["fingerprint"])
+        return pinned
+
+    def fingerprint(self, precision: ResolvedPrecision) -> dict[str, Any]:
+        """What decides the values of its results."""
+        return fingerprint(
+            self.config,
+            **self.targets.pinned,
+            precision=precision,
+            weights_sha256=self.weights_sha256,
+            schema_version=SCHEMA_VERSION,
+        )
+
+
 def annotate(
     config: AnnotateConfig, make_display: MakeDisplay, backend: Backend = SAM, *, start_id: str | None = None
 ) -> Summary:
@@ -84,7 +119,26 @@ def annotate(
         SamPipelineError: see sam_pipeline.errors; after any of them the same call resumes.
     """
     start = time.monotonic()
-    starts = _starts(config.max_restarts)
+    starts = restarting(config.max_restarts)
+    run = plan_run(config, starts)
+    starts(_recorded_start, start_id or uuid.uuid4().hex, run, make_display, backend)
+    plan = run.plan
+    outcome = starts(read_outcome, plan.output, run.targets.prompts, plan.num_images, config.storage_options)
+    if outcome.total_failure is None and outcome.partial_failure is not None:
+        logger.warning("%s", outcome.partial_failure)
+    return Summary(outcome, outcome.num_images - run.num_before, time.monotonic() - start)
+
+
+def plan_run(config: AnnotateConfig, starts: tenacity.Retrying) -> PlannedRun:
+    """Plan a run, or read its plan, and settle what it does.
+
+    Args:
+        config: as given.
+        starts: see restarting.
+
+    Raises:
+        SamPipelineError: see sam_pipeline.errors.
+    """
     starts(_check_cluster, config)
     plan = starts(ensure_plan, config)
     before = starts(read_header, plan.output, config.storage_options)
@@ -92,19 +146,13 @@ def annotate(
     if before is not None and not (config.replan and before.num_images == 0):
         config = settings_of_run(config, before.metadata)
     targets = starts(resolve_targets, config, plan)
-    weights_sha256 = _weights_sha256(config, given, before)
-    starts(_recorded_start, start_id or uuid.uuid4().hex, config, plan, targets, weights_sha256, make_display, backend)
-    outcome = starts(read_outcome, plan.output, targets.prompts, plan.num_images, config.storage_options)
-    if outcome.total_failure is None and outcome.partial_failure is not None:
-        logger.warning("%s", outcome.partial_failure)
-    num_before = 0 if before is None else before.num_images
-    return Summary(outcome, outcome.num_images - num_before, time.monotonic() - start)
+    return PlannedRun(config, plan, targets, _weights_sha256(config, given, before), before)
 
 
 def _check_cluster(config: AnnotateConfig) -> None:
     """Look at the cluster before a listing that may take hours; what is planned already is read in no time."""
     if config.extend or config.replan or read_plan(absolute_uri(config.output), config.storage_options) is None:
-        with _ray_errors():
+        with ray_errors():
             check_cluster_suits(config)
 
 
@@ -113,78 +161,83 @@ def _recorded_start(start_id: str, *arguments: Any) -> None:
         _start(recorder, *arguments)
 
 
-def _start(
-    recorder: StartRecorder,
-    config: AnnotateConfig,
-    plan: Plan,
-    targets: Targets,
-    weights_sha256: str,
-    make_display: MakeDisplay,
-    backend: Backend,
-) -> None:
-    table = _finished_table(recorder, config, plan, targets, weights_sha256)
+def _start(recorder: StartRecorder, run: PlannedRun, make_display: MakeDisplay, backend: Backend) -> None:
+    table = _finished_table(recorder, run)
     if table is None:
         # Before the cluster: a typing error should cost a second, not a minute.
-        _prepare_weights(config.model, weights_sha256)
+        prepare_weights(run)
         with (
-            _ray_errors(),
-            connected(config.num_cpus) as present,
-            awaited_gpus(config.pools, present) as cluster,
+            ray_errors(),
+            connected(run.config.num_cpus) as present,
+            awaited_gpus(run.config.pools, present) as cluster,
         ):
-            resources = divide(config.pools, config.model.device, config.model.model_type, cluster)
-            for line in division_lines(resources, cluster):
-                logger.info("%s", line)
+            job, resources = prepare_job(run, cluster, backend)
             recorder.uses(cluster, resources)
-            if resources.device == "cuda":
-                logger.info("%s", expectation(resources, config.model.model_type, cluster.num_cpus))
-            precision = _resolved_precision(config.model, resources.device)
-            probe_uri = find_probe(sample_images(plan, config.storage_options), config.storage_options)
-            check_all_machines_see([join_uri(plan.output, "images"), *filter(None, [probe_uri])])
-            num_crops = crops_per_image(generator_settings(config.masks, targets.mode))
-            num_at_once = images_per_block(num_crops, resources) * num_crops
-            check_batch_fits(num_at_once, precision, cluster.smallest_object_store_bytes)
-            pinned = _fingerprint(config, targets, precision, weights_sha256)
-            table, done = _begin(recorder, config, plan, targets, pinned)
+            table, done = _begin(recorder, run, job.precision)
             pending_ids = np.flatnonzero(~done)
             if len(pending_ids):
-                stall_timeout_s = config.stall_timeout_s or _stall_timeout_s(config.masks, targets, resources.device)
-                job = Job(
-                    config=config,
-                    output=plan.output,
-                    table_id=table.id,
-                    device=resources.device,
-                    precision=precision,
-                    weights_sha256=weights_sha256,
-                    threads=resources.threads,
-                    finishers=resources.finishers,
-                    stall_timeout_s=stall_timeout_s,
-                    image_timeout_s=config.image_timeout_s or stall_timeout_s / _TIMEOUTS_BEFORE_A_STALL,
-                    worker_memory_bytes=_worker_memory_bytes(config, cluster),
-                    mode=targets.mode,
-                    has_prompts=targets.prompts is not None,
-                    max_masks=0 if targets.prompts is None else targets.prompts.max_masks,
-                    point_grids=targets.layers,
-                    probe_uri=probe_uri,
-                    backend=backend,
-                )
+                job = replace(job, table_id=table.id)
                 shown = recorder.metering(make_display)
-                annotate_pending(table, pending_ids, job, resources, plan.num_images, shown)
+                annotate_pending(table, pending_ids, job, resources, run.plan.num_images, shown)
     table.compact()
 
 
+def prepare_job(run: PlannedRun, cluster: Cluster, backend: Backend) -> tuple[Job, Resources]:
+    """Divide a cluster for a run, and settle what its workers need to know; all but the id of the results.
+
+    Raises:
+        ClusterError: the run does not fit into the cluster, or some machines do not see its files.
+        InputError: no image can be read.
+        StorageUnavailableError: storage did not answer.
+    """
+    config, plan, targets = run.config, run.plan, run.targets
+    resources = divide(config.pools, config.model.device, config.model.model_type, cluster)
+    for line in division_lines(resources, cluster):
+        logger.info("%s", line)
+    if resources.device == "cuda":
+        logger.info("%s", expectation(resources, config.model.model_type, cluster.num_cpus))
+    precision = _resolved_precision(config.model, resources.device)
+    probe_uri = find_probe(sample_images(plan, config.storage_options), config.storage_options)
+    check_all_machines_see([join_uri(plan.output, "images"), *filter(None, [probe_uri])])
+    num_crops = crops_per_image(generator_settings(config.masks, targets.mode))
+    num_at_once = images_per_block(num_crops, resources) * num_crops
+    check_batch_fits(num_at_once, precision, cluster.smallest_object_store_bytes)
+    stall_timeout_s = config.stall_timeout_s or _stall_timeout_s(config.masks, targets, resources.device)
+    job = Job(
+        config=config,
+        output=plan.output,
+        table_id="",
+        device=resources.device,
+        precision=precision,
+        weights_sha256=run.weights_sha256,
+        threads=resources.threads,
+        finishers=resources.finishers,
+        stall_timeout_s=stall_timeout_s,
+        image_timeout_s=config.image_timeout_s or stall_timeout_s / _TIMEOUTS_BEFORE_A_STALL,
+        worker_memory_bytes=_worker_memory_bytes(config, cluster),
+        mode=targets.mode,
+        has_prompts=targets.prompts is not None,
+        max_masks=0 if targets.prompts is None else targets.prompts.max_masks,
+        point_grids=targets.layers,
+        probe_uri=probe_uri,
+        backend=backend,
+    )
+    return job, resources
+
+
 def _begin(
-    recorder: StartRecorder, config: AnnotateConfig, plan: Plan, targets: Targets, pinned: Mapping[str, Any]
+    recorder: StartRecorder, run: PlannedRun, precision: ResolvedPrecision
 ) -> tuple[MaskTable, npt.NDArray[np.bool_]]:
     """Take the results over, and which of their images are done: (num_images,) bool."""
-    options = config.storage_options
-    table = recorder.take_over(plan.output, pinned, {"config": stored_settings(config)}, options)
+    plan, options, pinned = run.plan, run.config.storage_options, run.fingerprint(precision)
+    table = recorder.take_over(plan.output, pinned, {"config": stored_settings(run.config)}, options)
     done = table.committed_ids(plan.num_images)
     if done.any():
         check_plan(plan, options)  # with results it cannot be made anew, and gets no prompts
     else:
         # From here on the plan cannot be made anew, and was not since it was read. It gets no prompts either.
         confirm_plan(plan, options)
-        if targets.prompts is None:
+        if run.targets.prompts is None:
             check_without_prompts(plan.output, options, plan.generation)
     return table, done
 
@@ -208,13 +261,14 @@ def _weights_sha256(config: AnnotateConfig, given: Mapping[str, Any], before: Ru
     return sha256_of(resolve_checkpoint(model.model_type, model.checkpoint))
 
 
-def _prepare_weights(model: ModelConfig, weights_sha256: str) -> None:
+def prepare_weights(run: PlannedRun) -> None:
     """Have the weights on this machine, and refuse those that are not the right ones.
 
     Raises:
         CheckpointError: missing, corrupt, or of another architecture.
         FingerprintMismatchError: the file is not the one that the run began with.
     """
+    model = run.config.model
     weights = resolve_checkpoint(model.model_type, model.checkpoint)
     if model.checkpoint is None:
         return  # official weights are checked as they are fetched
@@ -223,12 +277,12 @@ def _prepare_weights(model: ModelConfig, weights_sha256: str) -> None:
     check_weights(model.model_type, weights)
     found = sha256_of(weights)
     logger.info("checkpoint %s has SHA-256 %s", model.checkpoint, found)
-    if found != weights_sha256:
-        raise FingerprintMismatchError({"weights_sha256": (weights_sha256, found)})
+    if found != run.weights_sha256:
+        raise FingerprintMismatchError({"weights_sha256": (run.weights_sha256, found)})
 
 
 @contextmanager
-def _ray_errors() -> Iterator[None]:
+def ray_errors() -> Iterator[None]:
     """Raise errors of Ray outside a pass, most often a lost machine, as RunFailedError: a new start may help."""
     try:
         yield
@@ -262,7 +316,7 @@ class _Restarts:
         tell_restart()
 
 
-def _starts(max_restarts: int) -> tenacity.Retrying:
+def restarting(max_restarts: int) -> tenacity.Retrying:
     """Call parts of a run again after transient errors. All calls and all processes share max_restarts."""
     restarts = _Restarts(max_restarts)
     return tenacity.Retrying(
@@ -282,39 +336,45 @@ def _is_transient(state: tenacity.RetryCallState) -> bool:
     return isinstance(error, RunFailedError) or (isinstance(error, ClusterError) and is_restart)
 
 
-def _fingerprint(config: AnnotateConfig, targets: Targets, precision: str, weights_sha256: str) -> dict[str, Any]:
-    return fingerprint(
-        config, **targets.pinned, precision=precision, weights_sha256=weights_sha256, schema_version=SCHEMA_VERSION
-    )
-
-
-def _finished_table(
-    recorder: StartRecorder, config: AnnotateConfig, plan: Plan, targets: Targets, weights_sha256: str
-) -> MaskTable | None:
-    """Take the results over if no image is left to do: to compact them, should that have been interrupted.
+def check_settings(run: PlannedRun) -> None:
+    """Refuse a start whose settings are not those of the results that there are.
 
     Needs no cluster: hardware decides nothing but an automatic precision, and there it keeps what the run began with.
+
+    Raises:
+        FingerprintMismatchError: the results, finished or not, are of other settings.
+    """
+    if run.num_before:  # else nothing was computed, with whatever settings
+        check_fingerprint(run.begun_with, run.fingerprint(_precision_before(run)))
+
+
+def _finished_table(recorder: StartRecorder, run: PlannedRun) -> MaskTable | None:
+    """Take the results over if no image is left to do: to compact them, should that have been interrupted.
 
     Returns:
         None where there is something to do.
 
     Raises:
-        FingerprintMismatchError: the results, finished or not, are of other settings.
+        FingerprintMismatchError: see check_settings.
     """
-    header = read_header(plan.output, config.storage_options)
-    if header is None:
+    # Read again: this may be another attempt.
+    run = replace(run, before=read_header(run.plan.output, run.config.storage_options))
+    check_settings(run)
+    if run.num_before < run.plan.num_images:
         return None
-    if not header.num_images:
-        return None  # nothing was computed, with whatever settings
-    begun_with = json.loads(header.metadata["fingerprint"])
-    precision = begun_with["precision"] if config.model.precision == "auto" else config.model.precision
-    wanted = _fingerprint(config, targets, precision, weights_sha256)
-    check_fingerprint(begun_with, wanted)
-    if header.num_images < plan.num_images:
-        return None
-    table = recorder.take_over(plan.output, wanted, {}, config.storage_options)
+    pinned = run.fingerprint(_precision_before(run))
+    table = recorder.take_over(run.plan.output, pinned, {}, run.config.storage_options)
     # As many rows as images is not yet a row for each.
-    return table if table.committed_ids(plan.num_images).all() else None
+    return table if table.committed_ids(run.plan.num_images).all() else None
+
+
+def _precision_before(run: PlannedRun) -> ResolvedPrecision:
+    """What a run with results computes in."""
+    given = run.config.model.precision
+    if given == "auto":
+        precision: ResolvedPrecision = run.begun_with["precision"]
+        return precision
+    return given
 
 
 def _resolved_precision(model: ModelConfig, device: str) -> ResolvedPrecision:

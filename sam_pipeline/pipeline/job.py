@@ -82,11 +82,13 @@ class Job:
     backend: Backend
     table_id: str
     """Of the results: MaskTable.id."""
+    is_sample: bool = False
+    """Whether it is only to be seen what the work takes: shards are removed as soon as they are written."""
 
     @property
     def run_id(self) -> str:
-        """See run_id."""
-        return run_id(self.output)
+        """See run_id. Images of a sample are not counted among those of the run."""
+        return f"{run_id(self.output)}-estimate" if self.is_sample else run_id(self.output)
 
     @property
     def storage_options(self) -> Mapping[str, Any]:

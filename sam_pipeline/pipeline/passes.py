@@ -93,7 +93,7 @@ def annotate_pending(
         make_display(num_images, int(done.sum())) as display,
     ):
         committer = _Committer(table, job.config.commit_interval_s, done, metrics)
-        chunk_rows = _chunk_rows(len(pending_ids), job, resources)
+        chunk_rows = rows_per_chunk(len(pending_ids), job, resources)
         division = partial(divide_again, job.config.pools, job.device, job.config.model.model_type)
         while len(pending_ids):
             pass_ids, later_ids = np.split(pending_ids, [_MAX_TASKS * chunk_rows])
@@ -121,7 +121,8 @@ def annotate_pending(
             pending_ids, chunk_rows = left, math.ceil(len(left) / _MAX_TASKS)
 
 
-def _chunk_rows(num_pending: int, job: Job, resources: Resources) -> int:
+def rows_per_chunk(num_pending: int, job: Job, resources: Resources) -> int:
+    """How many ids a reading task of a run gets, of so many that are pending."""
     block_images = images_per_block(job.crops_per_image, resources)
     # Whole blocks, if that leaves each encoder two of them.
     rows = max(math.ceil(num_pending / _MIN_CHUNKS), min(block_images, num_pending // (2 * resources.encode_actors)))

@@ -12,14 +12,22 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import pytest
 
-from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, PlanConfig, PoolConfig
+from sam_pipeline.config import (
+    AnnotateConfig,
+    EstimateConfig,
+    MaskConfig,
+    ModelConfig,
+    PlanConfig,
+    PoolConfig,
+    PriceConfig,
+)
 from sam_pipeline.config.base import hints_of, is_settings, setting_names, settings_by_name
 from sam_pipeline.config.inputs import InputConfig, SelectionConfig
-from sam_pipeline.config.keywords import AnnotateSettings, StrPath
+from sam_pipeline.config.keywords import AnnotateSettings, EstimateSettings, StrPath
 from sam_pipeline.config.prompting import PromptConfig
 from sam_pipeline.errors import ConfigError
 
-CLASSES = (InputConfig, SelectionConfig, PromptConfig, ModelConfig, MaskConfig, PoolConfig, AnnotateConfig)
+CLASSES = (InputConfig, SelectionConfig, PromptConfig, ModelConfig, MaskConfig, PoolConfig, PriceConfig, AnnotateConfig)
 
 
 def made(settings_class, **values):
@@ -142,8 +150,9 @@ def test_no_two_settings_have_one_name():
 
 
 def test_type_checkers_know_every_setting_by_its_name_and_type():
-    typed = get_type_hints(AnnotateSettings)
-    assert list(typed) == setting_names(AnnotateConfig)
+    assert list(get_type_hints(AnnotateSettings)) == setting_names(AnnotateConfig)
+    typed = get_type_hints(EstimateSettings)
+    assert list(typed) == setting_names(EstimateConfig)
     assert AnnotateSettings.__required_keys__ == {
         item.name for item in fields(AnnotateConfig) if item.default is item.default_factory is MISSING
     }

@@ -4,13 +4,14 @@ import time
 
 import pytest
 
+from sam_pipeline.config import AnnotateConfig
 from sam_pipeline.config.files import config_flags
 from sam_pipeline.errors import ConfigError
 
 
 def flags(tmp_path, name, text):
     (tmp_path / name).write_text(text)
-    return config_flags("annotate", tmp_path / name)
+    return config_flags(AnnotateConfig, tmp_path / name)
 
 
 def test_settings_become_flags(tmp_path):
@@ -94,4 +95,4 @@ def test_only_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
     for path in (tmp_path / "pipe.yaml", tmp_path, tmp_path / "none.yaml"):
         with pytest.raises(ConfigError, match=r"cannot read .*(not a regular file|No such file|Is a directory)"):
-            config_flags("annotate", path)
+            config_flags(AnnotateConfig, path)

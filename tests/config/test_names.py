@@ -6,10 +6,10 @@ import re
 import pytest
 
 from sam_pipeline.cli.commands import main
-from sam_pipeline.config import AnnotateConfig, PlanConfig
+from sam_pipeline.config import AnnotateConfig, EstimateConfig, PlanConfig
 from sam_pipeline.config.base import setting_names
 from sam_pipeline.config.fingerprint import fingerprint, stored_settings
-from sam_pipeline.config.keywords import AnnotateSettings
+from sam_pipeline.config.keywords import AnnotateSettings, EstimateSettings
 
 PLAN = (
     "output input input_format input_column image_root keep include exclude limit sample seed allow_http extend "
@@ -26,6 +26,7 @@ RUN = (
     "gpu_wait_s encode_on decode_on"
 )
 ANNOTATE = {*PLAN.split(), *GRID.split(), *RUN.split()}
+PRICES = {"price_node_hour", "price_put_1000", "price_get_1000", "price_gb_month"}
 PINNED = (
     "max_pixels mode multimask_output prompts_sha256 point_grid_sha256 model_type precision weights_sha256 "
     "schema_version preprocessing_version"
@@ -33,20 +34,25 @@ PINNED = (
 
 
 @pytest.mark.parametrize(
-    ("command", "settings_class", "names"),
-    [("plan", PlanConfig, {*PLAN.split()}), ("annotate", AnnotateConfig, ANNOTATE)],
+    ("command", "settings_class", "names", "others"),
+    [("plan", EstimateConfig, ANNOTATE | PRICES, {"estimate", "json"}), ("annotate", AnnotateConfig, ANNOTATE, set())],
 )
-def test_flags_and_keys_of_files_are_the_names_of_settings(capsys, monkeypatch, command, settings_class, names):
+def test_flags_and_keys_of_files_are_the_names_of_settings(capsys, monkeypatch, command, settings_class, names, others):
     monkeypatch.setenv("COLUMNS", "110")
     with pytest.raises(SystemExit):
         main([command, "--help"])
     flags = re.findall(r"^ +(?:-h, )?--(\w[\w-]+)", capsys.readouterr().out, re.MULTILINE)
-    assert {flag.replace("-", "_") for flag in flags} == names | {"help"}
+    assert {flag.replace("-", "_") for flag in flags} == names | others | {"help"}
     assert set(setting_names(settings_class)) == names
 
 
-def test_the_keywords_of_annotate_are_the_names_of_settings():
+def test_settings_of_a_plan_alone():
+    assert set(setting_names(PlanConfig)) == {*PLAN.split()}
+
+
+def test_keywords_are_the_names_of_settings():
     assert AnnotateSettings.__annotations__.keys() == ANNOTATE
+    assert EstimateSettings.__annotations__.keys() == ANNOTATE | PRICES
 
 
 def test_the_names_that_are_stored():

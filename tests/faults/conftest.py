@@ -55,6 +55,13 @@ class Run:
 
     def annotate(self, *flags: object, address: str | None = None, instructions: Instructions | None = None) -> Program:
         """Start the fake pipeline; a flag that is given takes the place of one of SMALL_SHARDS."""
+        return self._start("annotate", *flags, address=address, instructions=instructions)
+
+    def estimate(self, *flags: object, address: str, instructions: Instructions | None = None) -> Program:
+        """Start an estimate of what annotate does with the same arguments; it prints JSON."""
+        return self._start("plan", "--estimate", "--json", *flags, address=address, instructions=instructions)
+
+    def _start(self, command: str, *flags: object, address: str | None, instructions: Instructions | None) -> Program:
         instructions = replace(instructions or self.instructions, log=str(self.log))
         env = {**self.env, "FAKE_ENGINE": json.dumps(asdict(instructions))}
         if address is not None:
@@ -69,7 +76,7 @@ class Run:
             for each in pair
         ]
         arguments = ("--input", self.input, "--output", self.output, *options, *shards, *flags)
-        return self.start("-m", "tests.faults.fake_run", "annotate", *arguments, script="python", env=env)
+        return self.start("-m", "tests.faults.fake_run", command, *arguments, script="python", env=env)
 
     def num_committed(self) -> int:
         """How many rows are committed."""

@@ -121,6 +121,8 @@ class FaultProxy:
     stall_s: float
     requests: Counter[str] = field(default_factory=Counter)
     """By method."""
+    num_lists: int = 0
+    """How many of those by GET list keys."""
     faults: Counter[Fault] = field(default_factory=Counter)
 
     @property
@@ -180,6 +182,7 @@ class _Handler:
     async def handle(self, request: web.BaseRequest) -> web.Response:
         method = request.method
         self._proxy.requests[method] += 1
+        self._proxy.num_lists += method == "GET" and "list-type=" in request.query_string
         if request.headers.get("Expect", "").lower() == "100-continue":
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = await request.content.read()  # not request.read(), which has a limit

@@ -5,7 +5,7 @@ import ray
 
 from sam_pipeline.config import ModelConfig
 from sam_pipeline.errors import ClusterError, ConfigError, FencedError, RunFailedError
-from sam_pipeline.pipeline.annotate import _ray_errors, _resolved_precision, _starts
+from sam_pipeline.pipeline.annotate import _resolved_precision, ray_errors, restarting
 
 FAILED, GONE = RunFailedError("a machine was lost"), ClusterError("too few CPUs")
 
@@ -31,7 +31,7 @@ def test_what_may_pass_is_started_again_as_often_as_asked_for(errors, max_restar
             raise left.pop(0)
         return "done"
 
-    starts = _starts(max_restarts).copy(sleep=lambda _: None)
+    starts = restarting(max_restarts).copy(sleep=lambda _: None)
     if raised is None:
         assert starts(start) == "done"
         return
@@ -43,7 +43,7 @@ def test_what_may_pass_is_started_again_as_often_as_asked_for(errors, max_restar
 
 def test_all_calls_of_a_run_and_all_its_processes_share_the_restarts(monkeypatch, caplog):
     monkeypatch.setattr("sam_pipeline.pipeline.annotate.num_restarts", lambda: 1)
-    starts = _starts(3).copy(sleep=lambda _: None)
+    starts = restarting(3).copy(sleep=lambda _: None)
     for answers in (iter([FAILED, "done"]), iter([FAILED, "done"])):
         assert starts(lambda answers=answers: _raised(next(answers))) == "done"
     with pytest.raises(RunFailedError):
@@ -61,7 +61,7 @@ def test_an_error_of_an_actor_is_said_and_not_where_it_came_up():
     error = ray.exceptions.RayTaskError("annotate", "a long traceback", ValueError("no such column"))
     with (
         pytest.raises(RunFailedError, match=r"Ray failed \(ValueError: no such column\); the same command"),
-        _ray_errors(),
+        ray_errors(),
     ):
         raise error
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import ray
+from ray._private import worker as ray_worker
 
 from sam_pipeline.errors import ClusterError, ConfigError, RunFailedError
 from sam_pipeline.pipeline.machines.resources import Cluster
@@ -245,6 +246,23 @@ def _without_raw_lines(debug: bool) -> Iterator[None]:
         os.close(kept)
 
 
+@contextmanager
+def without_messages() -> Iterator[None]:
+    """Drop what Ray prints on the standard output, whatever its log level, of each task whose actor is killed.
+
+    For whoever kills actors on purpose, and has results to print. Under --debug Ray may print.
+    """
+    if logger.isEnabledFor(logging.DEBUG):
+        yield
+        return
+    printing = ray_worker.print_to_stdstream
+    ray_worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        ray_worker.print_to_stdstream = printing
+
+
 def _level(debug: bool) -> int:
     return logging.INFO if debug else logging.ERROR
 
@@ -264,6 +282,7 @@ def current_cluster() -> Cluster:
         least_cpus_a_gpu=min((node.get("CPU", 0.0) / node["GPU"] for node in nodes if node.get("GPU")), default=0.0),
         smallest_node_cpus=min((node["CPU"] for node in workers), default=0.0),
         gpus_by_resource=_gpus_by_resource(nodes),
+        num_nodes=max(1, len(workers)),
     )
 
 

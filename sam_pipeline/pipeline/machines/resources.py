@@ -67,6 +67,8 @@ class Cluster:
     """CPUs of the machine that has the fewest, but some."""
     gpus_by_resource: Mapping[str, float] = field(default_factory=dict)
     """GPUs of the machines that have a resource, by its name."""
+    num_nodes: int = 1
+    """Machines with CPUs."""
 
 
 @dataclass(frozen=True)

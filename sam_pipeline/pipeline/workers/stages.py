@@ -5,8 +5,11 @@ An image that cannot be read goes through every stage with its status, without c
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -46,6 +49,7 @@ from sam_pipeline.storage.inputs.fetching import (
 )
 from sam_pipeline.storage.inputs.reading import fetch_images, reading_order
 from sam_pipeline.storage.inputs.source_object import SourceObject, object_of_row
+from sam_pipeline.storage.layout import table_uri
 from sam_pipeline.storage.tables.plan import read_planned
 from sam_pipeline.storage.tables.reading.prompt_reading import read_image_prompts
 from sam_pipeline.storage.tables.results import put_shard
@@ -230,6 +234,18 @@ def write_shard(results: pa.Table, job: Job, monitor: Any) -> pa.Table:
 
 def put_results(results: pa.Table, job: Job) -> pa.Table:
     """Put result rows as one shard; returns its descriptor."""
-    shard = put_shard(job.output, results, job.storage_options, table_id=job.table_id)
+    with _place_of_shards(job) as output:
+        shard = put_shard(output, results, job.storage_options, table_id=job.table_id)
     count_written(job.run_id, shard.file.size_bytes)
     return shard_row(shard)
+
+
+@contextmanager
+def _place_of_shards(job: Job) -> Iterator[str]:
+    """The output; of a sample, a folder on this machine for the time of the block: nothing is left of it anywhere."""
+    if not job.is_sample:
+        yield job.output
+        return
+    with tempfile.TemporaryDirectory(prefix="sam-pipeline-") as folder:
+        os.mkdir(table_uri(folder, "masks"))
+        yield folder

@@ -182,11 +182,7 @@ class MaskTable:
         Returns:
             (num_images,) bool, indexed by image_id.
         """
-        done = np.zeros(num_images, dtype=bool)
-        for rows in read_columns(self.snapshot, ["image_id"], self.snapshot.storage_options):
-            ids = rows["image_id"].to_numpy()
-            done[ids[ids < num_images]] = True
-        return done
+        return _committed_ids(self.snapshot, num_images)
 
     def commit(self, shards: Sequence[Shard]) -> None:
         """Make shards visible, all or none.
@@ -318,6 +314,20 @@ def read_header(output: str, storage_options: StorageOptions) -> RunHeader | Non
         return None
     metadata = table_metadata(table)  # first: a table of another program has other columns
     return RunHeader(sum(file.num_rows for file in committed_files(table)), metadata)
+
+
+def read_committed_ids(output: str, num_images: int, storage_options: StorageOptions) -> npt.NDArray[np.bool_]:
+    """As MaskTable.committed_ids, for whoever takes nothing over; all False where there are no results."""
+    table = open_table(table_uri(output, "masks"), storage_options)
+    return np.zeros(num_images, bool) if table is None else _committed_ids(table, num_images)
+
+
+def _committed_ids(table: Table, num_images: int) -> npt.NDArray[np.bool_]:
+    done = np.zeros(num_images, dtype=bool)
+    for rows in read_columns(table, ["image_id"], table.storage_options):
+        ids = rows["image_id"].to_numpy()
+        done[ids[ids < num_images]] = True
+    return done
 
 
 def delete_rows(output: str, statuses: Sequence[str], storage_options: StorageOptions) -> int:
