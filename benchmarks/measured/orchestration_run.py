@@ -25,6 +25,7 @@ from sam_pipeline.config import AnnotateConfig, InputConfig, ModelConfig, PoolCo
 from sam_pipeline.pipeline import annotate, plan
 from sam_pipeline.pipeline.job import Backend
 from sam_pipeline.pipeline.monitor import Counts
+from sam_pipeline.pipeline.starting import prepared_job
 from tests.faults.fake_engine import FakeEngine, Instructions, fake_backend
 
 
@@ -97,7 +98,7 @@ def start(command: str, setup: Setup, source: str, output: str) -> None:
     if setup.unread:
         # Nothing is there to be looked at before the plan, or to be a probe.
         plan.check_first_images = lambda *_: None  # type: ignore[attr-defined]  # imported there
-        annotate.find_probe = lambda *_: None  # type: ignore[attr-defined]  # imported there
+        prepared_job.find_probe = lambda *_: None  # type: ignore[attr-defined]  # imported there
         from benchmarks.measured import unread
 
         backend = Backend(
@@ -107,7 +108,7 @@ def start(command: str, setup: Setup, source: str, output: str) -> None:
         plan.ensure_plan(config)
         return
     # An engine that computes nothing needs no weights.
-    annotate._prepare_weights = lambda *_: None  # type: ignore[attr-defined]
+    annotate.prepare_weights = lambda *_: None  # type: ignore[attr-defined]
     if setup.nodes == 1:
         ray.init = partial(_init, ray.init, setup)
     say("start")

@@ -181,8 +181,8 @@ def _name_start(arguments: Sequence[str]) -> None:
     command, output = arguments[0] if arguments else "", flag_value(arguments, "--output")
     if not events.are_used() or command not in ("annotate", "plan") or output is None:
         return
-    from sam_pipeline.storage.layout import run_id
     from sam_pipeline.storage.objects.filesystem import absolute_uri
+    from sam_pipeline.storage.run_ids import run_id
 
     with suppress(ConfigError):  # which is raised again where there is more to say about it
         events.name(run_id=run_id(absolute_uri(output)))

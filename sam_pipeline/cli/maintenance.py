@@ -104,8 +104,8 @@ def vacuum(output: Output, retention_hours: int = 168, storage_options: JsonObje
 
 def place(output: str, storage_options: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """The URI of an output and its storage options, both checked. From here on its run is named in events."""
-    from sam_pipeline.storage.layout import run_id
     from sam_pipeline.storage.objects.filesystem import absolute_uri
+    from sam_pipeline.storage.run_ids import run_id
 
     options = PlanConfig(output=output, storage_options=storage_options).storage_options
     uri = absolute_uri(output)

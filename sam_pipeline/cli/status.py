@@ -63,7 +63,7 @@ def runs(output: Output, json_: AsJson = False, storage_options: JsonObject = NO
         storage_options: Options of fsspec, as for annotate.
     """
     from sam_pipeline.cli.output.starts_text import starts_rows
-    from sam_pipeline.storage.layout import run_id
+    from sam_pipeline.storage.run_ids import run_id
     from sam_pipeline.storage.tables.results import open_results
     from sam_pipeline.storage.tables.start_records import read_starts
 

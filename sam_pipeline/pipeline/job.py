@@ -13,7 +13,7 @@ from PIL import Image
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ResolvedMode, ResolvedPrecision
 from sam_pipeline.masks.prompts import ImagePrompts, UnusablePrompt
 from sam_pipeline.masks.records import MaskRecord
-from sam_pipeline.storage.layout import run_id
+from sam_pipeline.storage.run_ids import run_id
 
 ActorRole = Literal["encode", "decode", "both"]
 """What an actor does, and so which networks it needs."""

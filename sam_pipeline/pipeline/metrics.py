@@ -25,7 +25,7 @@ _SHOW_INTERVAL_S = 1.0
 
 
 class _Series:
-    """All series. The label run is the run_id of storage/layout.py."""
+    """All series. The label run is the run_id of storage/run_ids.py."""
 
     def __init__(self) -> None:
         self.info = Gauge("sam_pipeline_run_info", "Always 1; names the output of a run", ("run", "output"))

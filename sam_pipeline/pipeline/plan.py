@@ -20,7 +20,8 @@ from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri
 from sam_pipeline.storage.tables.output_folder import check_output
 from sam_pipeline.storage.tables.plan import Plan, extend_plan, iterate_planned, read_plan, read_planned, write_plan
 from sam_pipeline.storage.tables.prompts import announce_prompts, discard_prompts
-from sam_pipeline.storage.tables.results import MaskTable, read_header
+from sam_pipeline.storage.tables.reading.run_header import read_header
+from sam_pipeline.storage.tables.results import MaskTable
 from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA
 
 logger = logging.getLogger(__name__)

@@ -36,7 +36,8 @@ from sam_pipeline.storage.tables.prompts import (
     read_prompts_header,
     write_prompts,
 )
-from sam_pipeline.storage.tables.results import MaskTable, read_header
+from sam_pipeline.storage.tables.reading.run_header import read_header
+from sam_pipeline.storage.tables.results import MaskTable
 from sam_pipeline.storage.tables.schema import PROMPTS_SCHEMA
 
 logger = logging.getLogger(__name__)

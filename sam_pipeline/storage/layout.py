@@ -1,9 +1,8 @@
-"""Where an output keeps its tables, and what names its run."""
+"""Where an output keeps its tables."""
 
 from __future__ import annotations
 
 import os
-import uuid
 from typing import Any, Literal, get_args
 
 from sam_pipeline.errors import ConfigError
@@ -21,15 +20,6 @@ def table_uri(output: str, name: TableName) -> str:
 def table_uris(output: str) -> tuple[str, ...]:
     """The folders of all tables of an output."""
     return tuple(table_uri(output, name) for name in get_args(TableName))
-
-
-def run_id(output: str) -> str:
-    """The name of a run in logs and metrics: the same for every start with an output.
-
-    Args:
-        output: of the run, as absolute_uri makes it.
-    """
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, output))
 
 
 def check_apart(place: str, output: str, storage_options: StorageOptions) -> None:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sam_pipeline.storage.layout import run_id
+from sam_pipeline.storage.run_ids import run_id
 from tests.storage.runs import failed_row, finished, row
 
 

@@ -15,9 +15,9 @@ from sam_pipeline.cli import status
 from sam_pipeline.cli.output.progress_text import WatchDisplay, progress_line, progress_lines
 from sam_pipeline.safety.terminal import PlainConsole
 from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
-from sam_pipeline.storage.layout import run_id
 from sam_pipeline.storage.maintenance import watching
 from sam_pipeline.storage.maintenance.progress import Progress, RunState
+from sam_pipeline.storage.run_ids import run_id
 from sam_pipeline.storage.tables.plan import Plan, extend_plan, read_plan
 from sam_pipeline.storage.tables.prompts import write_prompts
 from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA, PROMPTS_SCHEMA

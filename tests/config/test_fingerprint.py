@@ -9,7 +9,7 @@ import pytest
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig
 from sam_pipeline.config.fingerprint import fingerprint, idle_settings, settings_of_run, stored_places, stored_settings
 from sam_pipeline.errors import FingerprintMismatchError
-from sam_pipeline.storage.tables.results import check_fingerprint
+from sam_pipeline.storage.tables.reading.run_header import check_fingerprint
 from tests.configs import annotate_config
 
 CROPS = ("crop_nms_thresh", "crop_overlap_ratio", "crop_n_points_downscale_factor")

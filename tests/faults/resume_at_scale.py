@@ -29,7 +29,8 @@ from sam_pipeline.storage.maintenance.watching import read_state
 from sam_pipeline.storage.tables.delta import create_table, table_id
 from sam_pipeline.storage.tables.fenced_table import FencedTable, put_parquet
 from sam_pipeline.storage.tables.plan import read_plan
-from sam_pipeline.storage.tables.results import MaskTable, put_shard, read_header
+from sam_pipeline.storage.tables.reading.run_header import read_header
+from sam_pipeline.storage.tables.results import MaskTable, put_shard
 from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA, MASKS_SCHEMA
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from sam_pipeline.storage.layout import run_id
+from sam_pipeline.storage.run_ids import run_id
 from tests.clusters import ray_head
 from tests.faults.conftest import NUM_IMAGES, Run
 from tests.faults.fake_engine import Instructions

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from sam_pipeline.api import open_run
-from sam_pipeline.storage.layout import run_id
+from sam_pipeline.storage.run_ids import run_id
 from tests.faults.conftest import NUM_IMAGES
 from tests.faults.fake_engine import Instructions
 from tests.faults.local_run import NUM_IMAGES as NUM_LOCAL_IMAGES

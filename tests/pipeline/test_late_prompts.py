@@ -11,10 +11,12 @@ from sam_pipeline.errors import ConfigError, FencedError
 from sam_pipeline.pipeline.annotate import _begin
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.prompt_plan import resolve_targets
+from sam_pipeline.pipeline.starting.planned_run import PlannedRun
+from sam_pipeline.pipeline.starting.start_recording import StartRecorder
 from sam_pipeline.storage.tables import delta
 from sam_pipeline.storage.tables.delta_place import Table
 from sam_pipeline.storage.tables.prompts import read_prompts_header
-from sam_pipeline.storage.tables.results import read_header
+from sam_pipeline.storage.tables.reading.run_header import read_header
 from tests.pipeline.test_prompt_plan import config_of, detection, file_of
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import row, shard
@@ -53,7 +55,8 @@ def has_done_an_image(config, is_planned_only=False):
         targets = resolve_targets(config, plan)
         if is_planned_only:
             return False
-        table, done = _begin(config, plan, targets, targets.pinned)
+        run = PlannedRun(config, plan, targets, weights_sha256="0" * 64, before=None)
+        table, done = _begin(StartRecorder("a start"), run, "fp32")
         if not done.any():
             table.commit([shard(plan.output, [row(0)])])
     except (ConfigError, FencedError):

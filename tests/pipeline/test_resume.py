@@ -30,10 +30,10 @@ def no_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(logging.getLogger("sam_pipeline"), "level", logging.NOTSET)
     monkeypatch.setattr(checkpoints, "download", lambda *arguments, **options: pytest.fail("weights were fetched"))
 
-    def prepare(model, weights_sha256):
-        raise Prepared(model.model_type, model.checkpoint, weights_sha256)
+    def prepare(run):
+        raise Prepared(run.config.model.model_type, run.config.model.checkpoint, run.weights_sha256)
 
-    monkeypatch.setattr(annotate_module, "_prepare_weights", prepare)
+    monkeypatch.setattr(annotate_module, "prepare_weights", prepare)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from sam_pipeline.cli import commands as cli
 from sam_pipeline.process import supervised
 from sam_pipeline.errors import RunFailedError
 from sam_pipeline.pipeline import annotate
+from sam_pipeline.pipeline.starting import restarts
 
 def fail():
     raise RunFailedError("it stalled")
@@ -33,9 +34,9 @@ def run(config, make_display, start_id):
         subprocess.Popen(["kill", "-TERM", str(os.getpid())])
         time.sleep(1000)
     if deed == "restart and exit":
-        annotate._starts(config.max_restarts).copy(sleep=lambda _: os._exit(1))(fail)
+        restarts.restarting(config.max_restarts).copy(sleep=lambda _: os._exit(1))(fail)
     if deed == "fail":
-        annotate._starts(config.max_restarts)(fail)
+        restarts.restarting(config.max_restarts)(fail)
     if deed == "exit":
         os._exit(1)
     if deed == "crash":

@@ -3,7 +3,8 @@ import uuid
 import pytest
 
 from sam_pipeline.errors import ConfigError
-from sam_pipeline.storage.layout import check_apart, run_id
+from sam_pipeline.storage.layout import check_apart
+from sam_pipeline.storage.run_ids import run_id
 
 
 @pytest.mark.parametrize("name", ["prompts", "images/report.html", "masks/new/a"])

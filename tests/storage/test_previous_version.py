@@ -14,7 +14,8 @@ from sam_pipeline.storage.maintenance.vacuum import vacuum
 from sam_pipeline.storage.maintenance.verify import verify
 from sam_pipeline.storage.maintenance.watching import read_state
 from sam_pipeline.storage.tables.plan import read_planned
-from sam_pipeline.storage.tables.results import MaskTable, read_header
+from sam_pipeline.storage.tables.reading.run_header import read_header
+from sam_pipeline.storage.tables.results import MaskTable
 from tests.storage.runs import failed_row, shard
 
 BY_STATUS = {"ok": 3, "decode_error": 1}
@@ -69,9 +70,9 @@ def test_the_command_takes_its_settings_from_it(output, monkeypatch):
     class Prepared(Exception):  # noqa: N818  not an error
         """A start that would go on: with this model."""
 
-    def prepare(model, weights_sha256):
-        raise Prepared(model.model_type)
+    def prepare(run):
+        raise Prepared(run.config.model.model_type)
 
-    monkeypatch.setattr(annotate_module, "_prepare_weights", prepare)
+    monkeypatch.setattr(annotate_module, "prepare_weights", prepare)
     with pytest.raises(Prepared, match="vit_t"):
         annotate(AnnotateConfig(output=output), make_display=None)

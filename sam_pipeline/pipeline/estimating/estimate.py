@@ -14,15 +14,6 @@ import numpy as np
 
 from sam_pipeline.config import EstimateConfig
 from sam_pipeline.errors import NothingSucceededError
-from sam_pipeline.pipeline.annotate import (
-    PlannedRun,
-    check_settings,
-    plan_run,
-    prepare_job,
-    prepare_weights,
-    ray_errors,
-    restarting,
-)
 from sam_pipeline.pipeline.estimating.figures import Estimate, SampleFigures
 from sam_pipeline.pipeline.estimating.predicting import Measured, larger_by_a_node, on_machines
 from sam_pipeline.pipeline.estimating.rates import measured_rates
@@ -33,6 +24,9 @@ from sam_pipeline.pipeline.machines.awaited_gpus import awaited_gpus
 from sam_pipeline.pipeline.machines.cluster import connected, without_messages
 from sam_pipeline.pipeline.machines.resources import divide
 from sam_pipeline.pipeline.passes import rows_per_chunk
+from sam_pipeline.pipeline.starting.planned_run import PlannedRun, check_settings, plan_run, prepare_weights
+from sam_pipeline.pipeline.starting.prepared_job import prepare_job
+from sam_pipeline.pipeline.starting.restarts import ray_errors, restarting
 from sam_pipeline.pipeline.workers.sam_backend import SAM
 from sam_pipeline.storage.inputs.first_images import spread_rows
 from sam_pipeline.storage.inputs.source_object import SourceObject, object_of_row

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sam_pipeline.storage.layout import run_id
+from sam_pipeline.storage.run_ids import run_id
 from sam_pipeline.storage.tables.plan import Plan
 from sam_pipeline.storage.tables.start_records import Start
 

@@ -10,7 +10,7 @@ from sam_pipeline.storage.layout import table_uris
 from sam_pipeline.storage.objects.filesystem import StorageOptions, open_filesystem
 from sam_pipeline.storage.objects.retrying import retried
 from sam_pipeline.storage.tables.delta import open_table, output_errors, table_metadata
-from sam_pipeline.storage.tables.results import check_not_filtered
+from sam_pipeline.storage.tables.reading.run_header import check_not_filtered
 from sam_pipeline.storage.tables.schema import PROMPTS_SCHEMA
 
 

@@ -10,26 +10,23 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sam_pipeline.config.fingerprint import filters_of, idle_settings
-from sam_pipeline.errors import ConfigError, FingerprintMismatchError, OutputError
+from sam_pipeline.errors import ConfigError, OutputError
 from sam_pipeline.storage.layout import table_uri
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.tables.delta import DataFile, committed_files, open_table, table_id, table_metadata
 from sam_pipeline.storage.tables.delta_place import Table
 from sam_pipeline.storage.tables.fenced_table import FencedTable, put_parquet
+from sam_pipeline.storage.tables.reading.run_header import Fingerprint, check_fingerprint, check_not_filtered
 from sam_pipeline.storage.tables.reading.table_reading import read_columns
 from sam_pipeline.storage.tables.rewriting import ROWS_PER_GROUP, Rewriter
 from sam_pipeline.storage.tables.schema import STATUSES, TABLE_SCHEMAS
 from sam_pipeline.storage.tables.start_records import EndRecord, StartRecord, end_property, start_property
-
-Fingerprint = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,15 +55,6 @@ class Committed:
         self.num_by_status += shard.num_by_status
         self.num_masks += shard.num_masks
         self.num_bytes += shard.file.size_bytes
-
-
-@dataclass(frozen=True)
-class RunHeader:
-    """What the log alone says of a results table: cheap however many files there are."""
-
-    num_images: int
-    """Committed rows."""
-    metadata: dict[str, str]
 
 
 def put_shard(output: str, rows: pa.Table, storage_options: StorageOptions, *, table_id: str) -> Shard:
@@ -272,48 +260,6 @@ class MaskTable:
             FencedError: a later start took over.
         """
         self._table.confirm_epoch(self.epoch)
-
-
-def check_not_filtered(output: str, metadata: Mapping[str, str]) -> None:
-    """Refuse to annotate images of a run that was filtered: they would have all their masks, beside chosen ones.
-
-    Args:
-        output: folder of the run.
-        metadata: of its results.
-
-    Raises:
-        OutputError: it was filtered.
-    """
-    if filters := filters_of(json.loads(metadata["fingerprint"])):
-        source = filters[-1]["source"]
-        raise OutputError(
-            f"{output} was filtered from {source}, so no image of it is annotated: extend, retry or annotate {source}, "
-            "and filter it again into another folder"
-        )
-
-
-def check_fingerprint(stored: Fingerprint, wanted: Fingerprint) -> None:
-    """Compare setting by setting; what decides nothing in either is no difference.
-
-    Raises:
-        FingerprintMismatchError: naming each setting that differs.
-    """
-    differences = {
-        name: (stored.get(name), wanted.get(name))
-        for name in sorted({*stored, *wanted} - idle_settings(stored) - idle_settings(wanted))
-        if stored.get(name) != wanted.get(name)
-    }
-    if differences:
-        raise FingerprintMismatchError(differences)
-
-
-def read_header(output: str, storage_options: StorageOptions) -> RunHeader | None:
-    """Read what was begun and how many images are done; None if it never started."""
-    table = open_table(table_uri(output, "masks"), storage_options)
-    if table is None:
-        return None
-    metadata = table_metadata(table)  # first: a table of another program has other columns
-    return RunHeader(sum(file.num_rows for file in committed_files(table)), metadata)
 
 
 def read_committed_ids(output: str, num_images: int, storage_options: StorageOptions) -> npt.NDArray[np.bool_]:

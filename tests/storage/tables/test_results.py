@@ -20,13 +20,8 @@ from sam_pipeline.storage.tables import rewriting
 from sam_pipeline.storage.tables.delta import DataFile
 from sam_pipeline.storage.tables.fenced_table import FencedTable
 from sam_pipeline.storage.tables.reading.result_reading import read_results
-from sam_pipeline.storage.tables.results import (
-    MaskTable,
-    check_fingerprint,
-    delete_rows,
-    open_results,
-    read_header,
-)
+from sam_pipeline.storage.tables.reading.run_header import check_fingerprint, read_header
+from sam_pipeline.storage.tables.results import MaskTable, delete_rows, open_results
 from sam_pipeline.storage.tables.schema import MASKS_SCHEMA
 from tests.storage.runs import FINGERPRINT, FLOAT_FIELDS, failed_row, finished, row, shard, take_over
 

@@ -15,10 +15,10 @@ import pytest
 import sam_pipeline
 from sam_pipeline.config import PoolConfig
 from sam_pipeline.errors import FencedError, OutputError, RunFailedError
-from sam_pipeline.pipeline import start_recording
 from sam_pipeline.pipeline.machines.resources import Cluster, divide
 from sam_pipeline.pipeline.monitor import Counts
-from sam_pipeline.pipeline.start_recording import StartRecorder
+from sam_pipeline.pipeline.starting import start_recording
+from sam_pipeline.pipeline.starting.start_recording import StartRecorder
 from sam_pipeline.process import stopping
 from sam_pipeline.storage.tables.delta import open_table
 from sam_pipeline.storage.tables.results import MaskTable

@@ -5,7 +5,8 @@ import ray
 
 from sam_pipeline.config import ModelConfig
 from sam_pipeline.errors import ClusterError, ConfigError, FencedError, RunFailedError
-from sam_pipeline.pipeline.annotate import _resolved_precision, ray_errors, restarting
+from sam_pipeline.pipeline.starting.prepared_job import _resolved_precision
+from sam_pipeline.pipeline.starting.restarts import ray_errors, restarting
 
 FAILED, GONE = RunFailedError("a machine was lost"), ClusterError("too few CPUs")
 
@@ -42,7 +43,7 @@ def test_what_may_pass_is_started_again_as_often_as_asked_for(errors, max_restar
 
 
 def test_all_calls_of_a_run_and_all_its_processes_share_the_restarts(monkeypatch, caplog):
-    monkeypatch.setattr("sam_pipeline.pipeline.annotate.num_restarts", lambda: 1)
+    monkeypatch.setattr("sam_pipeline.pipeline.starting.restarts.num_restarts", lambda: 1)
     starts = restarting(3).copy(sleep=lambda _: None)
     for answers in (iter([FAILED, "done"]), iter([FAILED, "done"])):
         assert starts(lambda answers=answers: _raised(next(answers))) == "done"

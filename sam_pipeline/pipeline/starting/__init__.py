@@ -1,0 +1,1 @@
+"""What a start settles before its first image."""

@@ -1,0 +1,14 @@
+"""What names a run."""
+
+from __future__ import annotations
+
+import uuid
+
+
+def run_id(output: str) -> str:
+    """The name of a run in logs and metrics: the same for every start with an output.
+
+    Args:
+        output: of the run, as absolute_uri makes it.
+    """
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, output))
