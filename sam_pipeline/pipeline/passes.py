@@ -184,7 +184,7 @@ class _Committer:
     ) -> None:
         self._table, self._interval_s, self._done, self._metrics = table, interval_s, done, metrics
         self._waiting: list[Shard] = []
-        self._waiting_since = 0.0
+        self._num_waiting, self._waiting_since = 0, 0.0
         self._last_look = time.monotonic()
         self._look_after_s = _FIRST_LOOK_S
         self._last = self._last_look - interval_s  # the first shard does not wait
@@ -204,6 +204,7 @@ class _Committer:
                 continue
             self._done[ids] = True
             self._waiting.append(shard)
+            self._num_waiting += shard.file.num_rows
             self._waiting_since = self._waiting_since or time.time()
         self._show()
 
@@ -222,17 +223,14 @@ class _Committer:
         with shielded():
             shards, self._waiting = self._waiting, []
             if shards:
-                start, num_images = time.monotonic(), _num_images(shards)
+                start, num_images = time.monotonic(), self._num_waiting
                 self._table.commit(shards)
                 self.num_committed += num_images
-                self._last, self._waiting_since = time.monotonic(), 0.0
+                self._last = time.monotonic()
+                self._num_waiting, self._waiting_since = 0, 0.0
                 self._metrics.observe(num_images, self._last - start)
                 self._show()
 
     def _show(self) -> None:
-        state = CommitState(len(self._done), self.num_committed, _num_images(self._waiting), self._waiting_since)
+        state = CommitState(len(self._done), self.num_committed, self._num_waiting, self._waiting_since)
         self._metrics.show(state)
-
-
-def _num_images(shards: list[Shard]) -> int:
-    return sum(shard.file.num_rows for shard in shards)

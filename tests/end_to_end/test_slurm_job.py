@@ -16,6 +16,7 @@ from tests.slurm_cluster import missing_programs, slurm
 pytestmark = [
     pytest.mark.weights,
     pytest.mark.slow,
+    pytest.mark.soak,
     pytest.mark.skipif(bool(missing_programs()), reason=f"Slurm is not installed: no {', '.join(missing_programs())}"),
     pytest.mark.skipif(os.getuid() != 0, reason="Slurm's daemons start jobs as their users, which only root may do"),
 ]

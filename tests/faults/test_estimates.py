@@ -43,6 +43,7 @@ def folders_of_samples():
     return set(Path(tempfile.gettempdir()).glob("sam-pipeline-*"))
 
 
+@pytest.mark.soak
 def test_an_estimate_tells_rate_and_requests_of_the_run_and_leaves_nothing_but_the_plan(proxied, cluster):
     run, proxy = proxied
     before = folders_of_samples()
@@ -75,6 +76,7 @@ def test_an_estimate_tells_rate_and_requests_of_the_run_and_leaves_nothing_but_t
     assert "points_per_side: 32 in the output, 3 now" in line
 
 
+@pytest.mark.soak
 def test_of_a_run_that_was_killed_what_is_left_is_estimated_and_its_epoch_stays(run, cluster):
     begun = run.annotate(address=cluster, instructions=SLOW)
     begun.wait_until(lambda: run.num_committed() >= 8)
@@ -96,6 +98,7 @@ def test_a_sample_of_broken_images_is_told(run, cluster):
     assert line.startswith("error: no image of the sample is ok (5 decode_error), so there is nothing to estimate from")
 
 
+@pytest.mark.soak
 def test_workers_that_fail_are_told(run, cluster):
     poison = {str(number): ("decode", "raise") for number in range(NUM_IMAGES)}
     code, line = refusal(run, address=cluster, instructions=Instructions(poison=poison))

@@ -34,6 +34,7 @@ def assert_events(stderr, output):
     return events
 
 
+@pytest.mark.soak
 def test_starts_that_were_stopped_killed_and_finished_are_told_apart(start, base_env, tmp_path):
     run = LocalRun(start, base_env, tmp_path)
     output = str(run.output)
@@ -93,6 +94,7 @@ def test_starts_that_were_stopped_killed_and_finished_are_told_apart(start, base
     assert [line.split()[0] for line in table] == ["start", "1", "2", "3"]
 
 
+@pytest.mark.soak
 def test_a_run_that_fails_says_so_in_an_event_and_in_its_record(start, base_env, tmp_path):
     run = LocalRun(start, base_env, tmp_path)
     hanging = Instructions(poison={str(number): ("decode", "hang") for number in range(NUM_LOCAL_IMAGES)})
