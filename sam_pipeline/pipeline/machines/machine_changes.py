@@ -77,6 +77,7 @@ class MachineChanges(ExecutionCallback):
     ) -> None:
         self._resources, self._gpus, self._divide_again = resources, gpus, divide_again
         self._most_pairs = pools.encode_actors or pools.gpus or math.inf
+        self._wanted = pools.gpus or 0
         self._restarting_since: dict[Any, float] = {}
         self._given_up: set[Any] = set()
         self._actors: set[Any] = set()
@@ -162,7 +163,7 @@ class MachineChanges(ExecutionCallback):
         if r.shares_gpus and (num_pairs := self._num_pairs(cluster)):
             self._resources = with_pairs(r, num_pairs, cluster.num_cpus)
             logger.info("%d GPUs are used from now on, %d before", num_pairs, r.encode_actors)
-            self._gpus.hold(num_pairs)
+            self._gpus.hold(max(num_pairs, self._wanted))  # the autoscaler goes on to see what is not there
             stages.resize(self._resources)
             self._change = None
             return

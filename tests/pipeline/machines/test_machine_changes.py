@@ -31,7 +31,8 @@ class Pass:
         resources = divide(pools, "auto", "vit_h", cluster)
         self.sizes = []
         monkeypatch.setattr(Stages, "resize", lambda _, r: self.sizes.append((r.encode_actors, r.decode_actors)))
-        monkeypatch.setattr(SharedGpus, "hold", lambda _, number: None)
+        self.held = []
+        monkeypatch.setattr(SharedGpus, "hold", lambda _, number: self.held.append(number))
         self._callback = MachineChanges(resources, SharedGpus(resources), pools, division)
 
     def run(self, seconds):
@@ -88,6 +89,7 @@ def test_gpus_that_join_are_used_by_the_same_pass_up_to_what_was_asked_for(begin
     assert len(running.sizes) == (used > 2)
     running.run(15)
     assert running.sizes[-1] == (1, 1)
+    assert running.held[-1] == (pools.gpus or 1)
     running.cluster = cluster_of(0)
     running.run(1000)  # waits
 
