@@ -15,16 +15,16 @@ import tyro
 
 from sam_pipeline.cli.amg import amg
 from sam_pipeline.cli.arguments import check_flags, check_order, check_patterns, flag_value, with_config
-from sam_pipeline.cli.evaluate import evaluate
-from sam_pipeline.cli.export import export
 from sam_pipeline.cli.export_onnx import export_onnx
-from sam_pipeline.cli.filter import filter_masks
 from sam_pipeline.cli.flags import flags_of
 from sam_pipeline.cli.help import COMMANDS, help_text
 from sam_pipeline.cli.maintenance import retry, vacuum, verify
 from sam_pipeline.cli.output.printing import STDERR, STDOUT, print_table, prompt_rows, statuses_text
 from sam_pipeline.cli.plan import plan
-from sam_pipeline.cli.report import report, show, stats
+from sam_pipeline.cli.readers.evaluate import evaluate
+from sam_pipeline.cli.readers.export import export
+from sam_pipeline.cli.readers.filter import filter_masks
+from sam_pipeline.cli.readers.report import report, show, stats
 from sam_pipeline.cli.status import runs, status
 from sam_pipeline.config import AnnotateConfig
 from sam_pipeline.errors import ConfigError, NothingSucceededError, SamPipelineError

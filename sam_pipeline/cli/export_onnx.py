@@ -7,10 +7,9 @@ from typing import Annotated
 
 import tyro
 
+from sam_pipeline.cli.flags import Switch
 from sam_pipeline.cli.output.printing import print_table
 from sam_pipeline.config.model import ModelType
-
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 
 
 def export_onnx(
@@ -18,12 +17,12 @@ def export_onnx(
     model_type: ModelType = "default",
     checkpoint: Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="")] = None,
     opset: int = 17,
-    return_single_mask: Flag = False,
-    use_stability_score: Flag = False,
-    return_extra_metrics: Flag = False,
-    gelu_approximate: Flag = False,
+    return_single_mask: Switch = False,
+    use_stability_score: Switch = False,
+    return_extra_metrics: Switch = False,
+    gelu_approximate: Switch = False,
     quantize_out: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None,
-    overwrite: Flag = False,
+    overwrite: Switch = False,
 ) -> int:
     """Write the prompt encoder and mask decoder as an ONNX model, for ONNX Runtime or a browser.
 

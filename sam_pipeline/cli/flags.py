@@ -15,6 +15,12 @@ from sam_pipeline.config.base import AnySettings, Settings, defaults_of, hints_o
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.safety.clean_text import one_line
 
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
+"""A flag without a value, which is off unless it is given."""
+
+AsJson = Annotated[Switch, tyro.conf.arg(name="json")]
+"""The flag --json, whose name Python's own module has."""
+
 
 def json_object(text: str) -> dict[str, Any]:
     """Parse options that are given as JSON.

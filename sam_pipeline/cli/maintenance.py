@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject
+from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject, Switch
 from sam_pipeline.cli.output.printing import STDERR, print_table
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.config.fingerprint import filter_command
@@ -55,7 +55,7 @@ def verify(output: Output, storage_options: JsonObject = NO_OPTIONS) -> int:
 def retry(
     output: Output,
     status: Annotated[tuple[str, ...], tyro.conf.arg(metavar="S [S ...]", help_behavior_hint="")] = (),
-    damaged: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False,
+    damaged: Switch = False,
     storage_options: JsonObject = NO_OPTIONS,
 ) -> int:
     """Delete rows, so that the next annotate does their images again.

@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 from typing import Annotated
 
-import tyro
-
-from sam_pipeline.cli.flags import flags_of
+from sam_pipeline.cli.flags import AsJson, Switch, flags_of
 from sam_pipeline.cli.output.printing import STDOUT, print_table
-from sam_pipeline.cli.report import Switch
 from sam_pipeline.config import EstimateConfig, PlanConfig
 from sam_pipeline.config.base import setting_names, settings_by_name
 from sam_pipeline.errors import ConfigError
@@ -19,7 +16,7 @@ from sam_pipeline.process import supervisor
 def plan(
     config: Annotated[EstimateConfig, flags_of(EstimateConfig)],
     estimate: Switch = False,
-    json_: Annotated[Switch, tyro.conf.arg(name="json")] = False,
+    json_: AsJson = False,
 ) -> int:
     """List the input once and freeze it, and the prompts if any, without annotating anything.
 

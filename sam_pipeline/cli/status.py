@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import tyro
-
-from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject
+from sam_pipeline.cli.flags import NO_OPTIONS, AsJson, JsonObject, Switch
 from sam_pipeline.cli.maintenance import Output, place
 from sam_pipeline.cli.output.printing import STDOUT, column_lines, print_json
-from sam_pipeline.cli.report import Switch
 from sam_pipeline.process import events
 
 if TYPE_CHECKING:
@@ -19,8 +16,6 @@ if TYPE_CHECKING:
     from sam_pipeline.storage.maintenance.watching import RunWatch
 
 _INTERVAL_S = 5.0
-
-AsJson = Annotated[Switch, tyro.conf.arg(name="json")]
 
 
 def status(

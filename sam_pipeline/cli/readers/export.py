@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject, flags_of
+from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject, Switch, flags_of
 from sam_pipeline.cli.maintenance import Output, place
 from sam_pipeline.cli.output.printing import STDERR, print_table
 from sam_pipeline.exports.settings import ExportSettings
@@ -27,7 +27,7 @@ def export(
     settings: Annotated[ExportSettings, flags_of(ExportSettings)],
     selection: Annotated[MaskSelection, flags_of(MaskSelection)],
     storage_options: JsonObject = NO_OPTIONS,
-    on_ray: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False,
+    on_ray: Switch = False,
 ) -> int:
     """Write the masks of a run in another format; the same command goes on after a kill.
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject, flags_of
+from sam_pipeline.cli.flags import NO_OPTIONS, AsJson, JsonObject, Switch, flags_of
 from sam_pipeline.cli.maintenance import Output, place
 from sam_pipeline.cli.output.printing import STDERR, STDOUT, print_json, print_table
 from sam_pipeline.cli.output.progress import showing_progress
@@ -19,13 +19,12 @@ Selection = Annotated[MaskSelection, flags_of(MaskSelection)]
 
 Dest = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="DEST")]]
 Categories = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
-Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
 
 
 def stats(
     output: Output,
     selection: Selection,
-    json_: Annotated[Switch, tyro.conf.arg(name="json")] = False,
+    json_: AsJson = False,
     categories: Categories = None,
     storage_options: JsonObject = NO_OPTIONS,
 ) -> int:

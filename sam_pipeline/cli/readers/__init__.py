@@ -1,0 +1,1 @@
+"""The commands that use the masks of a run."""
