@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from sam_pipeline.cli.flags import NO_OPTIONS, JsonObject, Switch
-from sam_pipeline.cli.output.printing import STDERR, print_table
+from sam_pipeline.cli.output.printing import STDERR, print_problem, print_table
 from sam_pipeline.config import PlanConfig
 from sam_pipeline.config.fingerprint import filter_command
 from sam_pipeline.errors import ConfigError
@@ -42,7 +42,7 @@ def verify(output: Output, storage_options: JsonObject = NO_OPTIONS) -> int:
     }
     print_table(rows)
     for problem in result.problems:
-        STDERR.print_line(problem)
+        print_problem(problem)
     if result.is_repairable:
         again = f"sam-pipeline retry {shlex.quote(output)} --damaged"
         STDERR.print_line(f"to have what is damaged or unsound done again: {again}, and then annotate")

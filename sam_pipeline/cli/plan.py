@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 from sam_pipeline.cli.flags import AsJson, Switch, flags_of
-from sam_pipeline.cli.output.printing import STDOUT, print_table
+from sam_pipeline.cli.output.printing import print_json, print_table
 from sam_pipeline.config import EstimateConfig, PlanConfig
 from sam_pipeline.config.base import setting_names, settings_by_name
 from sam_pipeline.errors import ConfigError
-from sam_pipeline.process import supervisor
+from sam_pipeline.process import events, supervisor
 
 
 def plan(
@@ -36,8 +35,8 @@ def plan(
     from sam_pipeline.pipeline.estimating.estimate import estimate as estimate_run
 
     found = estimate_run(config)
-    if json_:
-        STDOUT.print_line(json.dumps(found.to_dict()))
+    if json_ or events.are_used():
+        print_json(found.to_dict())
     else:
         print_table(estimate_rows(found))
     return 0
@@ -65,5 +64,5 @@ def _plan_config(config: EstimateConfig, *, is_json: bool) -> PlanConfig:
     others = [name for name in given if name not in setting_names(PlanConfig)] + (["json"] if is_json else [])
     if others:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
-        raise ConfigError(f"{flags}: a plan does not have this; add --estimate, or give it to annotate")
+        raise ConfigError(f"{flags}: a plan does not have this: add --estimate, or leave it to annotate")
     return settings_by_name(PlanConfig, given)

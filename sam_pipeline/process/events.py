@@ -97,10 +97,11 @@ class _EventStream(io.TextIOBase):
 
     def write(self, text: str) -> int:
         with self._lock:
-            # What begins a line again, as bars of progress do, takes the place of what it overwrites.
-            self._pending = (self._pending + text).replace("\r\n", "\n").rpartition("\r")[2]
-            if self._pending.endswith("\n"):
-                written, self._pending = self._pending, ""
+            *lines, self._pending = (self._pending + text).replace("\r\n", "\n").split("\n")
+            self._pending = self._pending[:-1].rpartition("\r")[2] + self._pending[-1:]  # "\r" may be half of "\r\n"
+            if lines:
+                # What begins a line again, as bars of progress do, takes the place of what it overwrites.
+                written = "\n".join(line.rpartition("\r")[2] for line in lines)
                 if words := _DRAWING.sub(" ", written).strip():
                     level = logging.ERROR if _FRAME in written else logging.INFO
                     self._handler.handle(_record_of(words, level))

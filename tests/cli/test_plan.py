@@ -83,7 +83,7 @@ def test_settings_and_prices_may_be_in_a_file_that_serves_planning_too(cli, esti
 def test_without_an_estimate_a_plan_refuses_what_it_would_ignore(cli, tmp_path, flags, named):
     code, out, err = cli("plan", "--input", tmp_path, "--output", tmp_path / "run", *flags)
     assert (code, out) == (2, "")
-    assert err == f"error: {named}: a plan does not have this; add --estimate, or give it to annotate\n"
+    assert err == f"error: {named}: a plan does not have this: add --estimate, or leave it to annotate\n"
     assert not (tmp_path / "run").exists()
 
 

@@ -45,6 +45,10 @@ logger.info("%d images", 3, extra={"figures": {"done": 3}})
         ("print('error: it broke', file=sys.stderr)", [("error", "it broke")]),
         ("sys.stderr.write('a '); sys.stderr.write('b'); sys.stderr.write(' c\\n')", [("info", "a b c")]),
         ("sys.stderr.write('first\\nsecond\\n')", [("info", "first second")]),
+        (
+            "sys.stderr.write('careful\\nat 10 %\\r'); sys.stderr.write('over\\n')",
+            [("info", "careful"), ("info", "over")],
+        ),
         ("[sys.stderr.write(f'\\r{share} %') for share in (1, 50, 100)]; sys.stderr.write('\\n')", [("info", "100 %")]),
         ("Console(stderr=True, force_terminal=True).print('[red]red[/red]')", [("info", "red")]),
         ("warnings.warn('old')", [("info", "<string>:8: UserWarning: old")]),

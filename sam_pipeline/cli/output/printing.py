@@ -61,6 +61,11 @@ def print_table(rows: Mapping[str, object], figures: Mapping[str, object] | None
         STDOUT.print_line(line)
 
 
+def print_problem(line: str) -> None:
+    """Print what is wrong with a run; an event of level error where standard error is JSON."""
+    STDERR.print_line(f"error: {line}" if events.are_used() else line)
+
+
 def print_json(values: Mapping[str, object]) -> None:
     """Print a JSON object on one line; what JSON does not know becomes text."""
     STDOUT.print_line(json.dumps(values, default=str))

@@ -57,7 +57,8 @@ def estimate(config: EstimateConfig, backend: Backend = SAM) -> Estimate:
         ray_errors(),
         without_messages(),
         connected(config.num_cpus) as present,
-        awaited_gpus(config.pools, present) as cluster,
+        # Those that are there are what is estimated: all that are asked for.
+        awaited_gpus(replace(config.pools, min_gpus=config.pools.min_gpus or config.pools.gpus), present) as cluster,
     ):
         job, resources = prepare_job(run, cluster, backend)
         looked_at = _some_images(run)

@@ -108,7 +108,7 @@ def _join(address: str, debug: bool) -> None:
             raise failure(f"{who} ({one_line(refused)})", "start that cluster, or ") from refused
         time.sleep(_LOOK_INTERVAL_S)
     if is_dashboard:
-        submit = f"`ray job submit --address {address} -- python jobs/annotate.py …`"
+        submit = f"`ray job submit --address {address} -- sam-pipeline annotate …`"
         raise failure("that is a dashboard", f"submit the job to it with {submit}, or ")
     too_late = failure(
         f"no answer in {_CONNECT_LIMIT_S:g} s",

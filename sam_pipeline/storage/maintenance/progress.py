@@ -88,8 +88,8 @@ class Progress:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds that the rest takes at this rate."""
-        return self.num_left / self.rate if self.num_left and self.rate else None
+        """Seconds that the rest takes at this rate; None where nothing is committed any more."""
+        return self.num_left / self.rate if self.num_left and self.rate and not self.is_stalled else None
 
     @property
     def last_commit_age_s(self) -> float | None:

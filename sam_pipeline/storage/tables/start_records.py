@@ -1,8 +1,8 @@
 """What each start leaves in the table of results: a record as it takes its epoch, and another as it ends.
 
-They are properties of the table, which every version of it carries. Not custom metadata of commits: entries of a Delta
-log may be removed after thirty days. A start that was killed has no second record; what is left of its commits in the
-log says what it did. So does it for the starts of versions without records.
+They are properties of the table, which every version of it carries. Not custom metadata of commits: in older outputs,
+entries of the log are removed after thirty days. A start that was killed has no second record; what is left of its
+commits in the log says what it did. So does it for the starts of versions without records.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Start:
     num_images: int | None
     """That it committed; None where neither a record nor the log was asked."""
     last_commit: datetime | None
-    """Of images, UTC; None if it has committed none, or the log no longer says."""
+    """Of images, UTC; None if it has committed none, the log no longer says, or was not asked."""
     is_newest: bool = False
     """Whether no other start, `retry` or `vacuum` came after it. Only such a start may still run."""
 
