@@ -55,5 +55,8 @@ class PoolConfig(Settings):
                 check_amount(item.name, getattr(self, item.name))
         if (self.encode_on is None) != (self.decode_on is None):
             raise ConfigError("encode_on and decode_on go together: give both or none")
+        for name in ("encode_on", "encode_actors", "decode_actors"):
+            if self.gpus is not None and getattr(self, name) is not None:
+                raise ConfigError(f"gpus says how many pairs of an encoder and a decoder there are: leave out {name}")
         if self.min_gpus is not None and self.min_gpus > (self.gpus or 0):
             raise ConfigError(f"min_gpus is {self.min_gpus}: give as many gpus, or more")

@@ -83,6 +83,8 @@ def _recorded_start(start_id: str, *arguments: Any) -> None:
 
 
 def _start(recorder: StartRecorder, run: PlannedRun, make_display: MakeDisplay, backend: Backend) -> None:
+    # Read again: this may be another attempt.
+    run = replace(run, before=read_header(run.plan.output, run.config.storage_options))
     table = _finished_table(recorder, run)
     if table is None:
         # Before the cluster: a typing error should cost a second, not a minute.
@@ -129,8 +131,6 @@ def _finished_table(recorder: StartRecorder, run: PlannedRun) -> MaskTable | Non
     Raises:
         FingerprintMismatchError: see check_settings.
     """
-    # Read again: this may be another attempt.
-    run = replace(run, before=read_header(run.plan.output, run.config.storage_options))
     check_settings(run)
     if run.num_before < run.plan.num_images:
         return None

@@ -100,7 +100,8 @@ def annotate_pending(
             try:
                 with shared_gpus(resources, job.config.pools.gpus) as gpus:
                     changes = partial(MachineChanges, resources, gpus, job.config.pools, division)
-                    with ray.data.DataContext.current(configured_context(job.stall_timeout_s, changes)):
+                    context = configured_context(job.stall_timeout_s, resources, changes)
+                    with ray.data.DataContext.current(context):
                         dataset = shard_dataset(pass_ids, chunk_rows, job, resources, monitor, gpus.place_pool)
                     _commit_all(iterate_shards(dataset, _POLL_S), committer, monitor, display)
             except MachinesChangedError as error:
@@ -154,6 +155,9 @@ def _commit_all(written: Generator[list[Shard]], committer: _Committer, monitor:
                     for shards in takewhile(bool, written):
                         committer.take(shards)
                 raise
+    except MachinesChangedError:
+        committer.flush()  # an error of this is the run's: it goes on with what is committed
+        raise
     except BaseException:
         with suppress(SamPipelineError):  # the first error says more
             committer.flush()  # what was written must not be done again

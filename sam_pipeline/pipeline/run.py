@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 _BLOCK_BYTES = 2**20
 # One more attempt for what was beside a crash or on a lost machine; what fails again is for the next pass.
 _RETRIES = 1
+# As long as none starts. Errors of our own stop the run at the first one.
+_INIT_DEATHS_AN_ACTOR = 2
 _STOP_TIMEOUT_S = 30
 # Of a resource that only says where an actor may be; Ray counts in ten-thousandths.
 _LEAST_OF_A_RESOURCE = 0.001
@@ -151,13 +153,17 @@ def images_per_block(crops_per_image: int, resources: Resources) -> int:
     return max(1, resources.encode_batch_size // crops_per_image)
 
 
-def configured_context(stall_timeout_s: float, *callbacks: Callable[[], ExecutionCallback]) -> ray.data.DataContext:
+def configured_context(
+    stall_timeout_s: float, r: Resources, *callbacks: Callable[[], ExecutionCallback]
+) -> ray.data.DataContext:
     """Ray Data's settings for a run: blocks as they are yielded, our own progress display, a loud end of a stall."""
     context = ray.data.DataContext.get_current().copy()
     context.target_max_block_size = _BLOCK_BYTES
     context.execution_no_progress_timeout_s = stall_timeout_s
     # Rows of a batch that failed every time are dropped: the tables know that they are missing.
     context.max_errored_blocks = -1
+    # Of many machines some are lost while their actors load the model, or have a GPU that fails: others replace them.
+    context.max_consecutive_actor_init_deaths = _INIT_DEATHS_AN_ACTOR * max(r.encode_actors, r.decode_actors)
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     classes: list[Any] = [Housekeeping, *callbacks]  # whatever makes a callback will do

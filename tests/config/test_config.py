@@ -91,7 +91,8 @@ def test_a_pool_setting_that_is_not_above_zero_is_named(name):
     for value in (0, -1):
         with pytest.raises(ConfigError, match=f"^{name} must be above 0, got {value}$"):
             PoolConfig(**{name: value})
-    assert getattr(PoolConfig(**({"gpus": 1} | {name: 1})), name) == 1
+    beside = {"gpus": 1} if name == "min_gpus" else {}
+    assert getattr(PoolConfig(**(beside | {name: 1})), name) == 1
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,9 @@ def test_a_pool_setting_that_is_not_above_zero_is_named(name):
     [
         ({"encode_on": "large"}, "encode_on and decode_on go together"),
         ({"decode_on": "small"}, "encode_on and decode_on go together"),
+        ({"gpus": 2, "encode_actors": 2}, "leave out encode_actors"),
+        ({"gpus": 2, "decode_actors": 2}, "leave out decode_actors"),
+        ({"gpus": 2, "encode_on": "a", "decode_on": "b"}, "leave out encode_on"),
         ({"min_gpus": 1}, "min_gpus is 1: give as many gpus, or more"),
         ({"min_gpus": 3, "gpus": 2}, "min_gpus is 3: give as many gpus, or more"),
     ],
@@ -199,7 +203,7 @@ def test_the_default_model_is_pinned_by_its_name():
 
 
 def test_what_divides_the_work_and_where_it_lies_is_not_pinned():
-    pools = PoolConfig(**dict.fromkeys(POOL_AMOUNTS, 2), **POOL_TEXTS)
+    pools = PoolConfig(**dict.fromkeys(POOL_AMOUNTS - {"gpus", "min_gpus"}, 2), **POOL_TEXTS)
     model = ModelConfig(checkpoint="copy.pth", device="cuda", precision="bf16")  # precision is pinned as resolved
     places = {"output": "elsewhere", "input": "in", "storage_options": {"anon": True}}
     times = {"commit_interval_s": 1, "stall_timeout_s": 2, "num_cpus": 3}

@@ -81,7 +81,7 @@ def test_every_stage_can_start_a_task_whatever_ray_grants(small_ray, num_cpus, n
         "vit_h",
         of_one_machine(num_cpus, num_gpus),
     )
-    context = configured_context(600)
+    context = configured_context(600, resources)
     topology = topology_of(resources, context)
     stages = [stage for stage in topology if stage.input_dependencies]
     limits = [stage.get_max_concurrency_limit() for stage in stages]

@@ -7,6 +7,7 @@ import pytest
 from sam_pipeline.config import AnnotateConfig, MaskConfig
 from sam_pipeline.errors import FencedError, InputError, OutputError, RunFailedError, StorageUnavailableError
 from sam_pipeline.pipeline import passes
+from sam_pipeline.pipeline.machines.machine_changes import MachinesChangedError
 from sam_pipeline.pipeline.monitor import Counts, MonitorState
 from sam_pipeline.pipeline.passes import annotate_pending
 from sam_pipeline.storage.tables.delta import DataFile
@@ -75,7 +76,7 @@ def graph(monkeypatch):
     return made
 
 
-ONE_AT_ONCE = SimpleNamespace(encode_actors=1, encode_batch_size=1, shares_gpus=False)
+ONE_AT_ONCE = SimpleNamespace(encode_actors=1, decode_actors=1, encode_batch_size=1, shares_gpus=False)
 
 
 def annotate(table, config=None, resources=ONE_AT_ONCE, **job):
@@ -127,7 +128,7 @@ def test_a_reading_task_makes_whole_blocks_unless_encoders_would_wait_for_it(
 ):
     graph.steps = lambda ids: ([shard(image_id)] for image_id in ids)
     config = AnnotateConfig(output="run", masks=MaskConfig(crop_n_layers=crop_n_layers))
-    resources = SimpleNamespace(encode_actors=encode_actors, encode_batch_size=batch_size, shares_gpus=False)
+    resources = SimpleNamespace(**vars(ONE_AT_ONCE) | {"encode_actors": encode_actors, "encode_batch_size": batch_size})
     annotate(Table(num_images), config, resources)
     assert [chunk_rows for _, chunk_rows in graph.passes] == [chunk_rows]
 
@@ -246,6 +247,19 @@ def test_where_the_monitor_does_not_answer_the_cluster_is_looked_at(graph, monke
     with pytest.raises(RunFailedError, match="another cluster"):
         annotate(table)
     assert table.done.tolist() == [True] + [False] * 19  # what was written is committed
+
+
+def test_where_machines_change_an_error_of_the_last_commit_ends_the_run(graph):
+    """Its images are neither committed nor pending: a run that went on would leave them out."""
+
+    def steps(ids):
+        table.error = StorageUnavailableError("no answer")
+        yield [shard(0)]
+        raise MachinesChangedError("machines joined", ONE_AT_ONCE)
+
+    graph.steps, table = steps, Table(3)
+    with pytest.raises(StorageUnavailableError):
+        annotate(table, AnnotateConfig(output="run", commit_interval_s=1000))
 
 
 def test_a_signal_commits_what_is_ready_and_waits_for_nothing_else(graph, monkeypatch):

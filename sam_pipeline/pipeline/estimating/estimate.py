@@ -95,7 +95,7 @@ def estimate(config: EstimateConfig, backend: Backend = SAM) -> Estimate:
     )
     now = on_machines(measured, cluster, resources)
     more = larger_by_a_node(cluster)
-    divided = divide(config.pools, config.model.device, config.model.model_type, more)
+    divided = divide(run.config.pools, run.config.model.device, run.config.model.model_type, more)
     return Estimate(
         output=output,
         num_images=num_images,

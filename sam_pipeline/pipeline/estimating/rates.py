@@ -63,7 +63,9 @@ def measured_rates(sample: Sample, resources: Resources, num_cpus: float) -> Rat
     work = _work(stages, bottleneck, resources)
     num_at_first, seconds = _num_done(first, work), last.at_s - first.at_s
     # One image, or one block: all there is to say is what it took.
-    images_per_s = (_num_done(last, work) - num_at_first) / seconds if seconds > 0 else 1 / first.at_s
+    images_per_s = (_num_done(last, work) - num_at_first) / seconds if seconds > 0 else 0.0
+    if not images_per_s:
+        images_per_s = last.counts.num_images / last.at_s
     is_on_gpus = resources.device == "cuda" and bottleneck in ON_GPUS
     shared = images_per_s * sum(work.values()) / (needed_gpus(resources) if is_on_gpus else num_cpus)
     undisturbed = {

@@ -97,7 +97,7 @@ def run_sample(pending_ids: npt.NDArray[np.int64], job: Job, resources: Resource
             _note(progress, state, time.monotonic() - start)
 
     with shared_gpus(resources) as gpus:
-        with ray.data.DataContext.current(configured_context(job.stall_timeout_s)):
+        with ray.data.DataContext.current(configured_context(job.stall_timeout_s, resources)):
             dataset = shard_dataset(ids, rows, job, resources, monitor, gpus.place_pool)
         with closing(iterate_shards(dataset, _POLL_S)) as written:
             for new in written:

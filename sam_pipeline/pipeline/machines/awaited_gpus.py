@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ray.autoscaler.sdk import request_resources
 
 from sam_pipeline.config import PoolConfig
 from sam_pipeline.errors import ClusterError
-from sam_pipeline.pipeline.machines.cluster import current_cluster
+from sam_pipeline.pipeline.machines.cluster import current_cluster, is_local
 from sam_pipeline.pipeline.machines.resources import Cluster
+from sam_pipeline.process.stopping import is_stopping
 
 _LOOK_INTERVAL_S = 1.0
 _SAY_INTERVAL_S = 30.0
@@ -22,7 +23,9 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def awaited_gpus(pools: PoolConfig, cluster: Cluster) -> Iterator[Cluster]:
-    """Ask Ray's autoscaler for the GPUs that are wanted, for the time of the block, and wait for some of them.
+    """Ask Ray's autoscaler for the GPUs that are wanted, and wait for some of them.
+
+    In the block, placement groups ask for the others: see SharedGpus.
 
     Args:
         pools: gpus says how many are asked for, min_gpus how many are waited for, gpu_wait_s for how long.
@@ -37,17 +40,25 @@ def awaited_gpus(pools: PoolConfig, cluster: Cluster) -> Iterator[Cluster]:
     if pools.gpus is None:
         yield cluster
         return
-    request_resources(bundles=[{"GPU": 1}] * pools.gpus)
+    least = pools.min_gpus or 1
+    if is_local() and cluster.num_gpus < least:
+        raise ClusterError(f"this machine has {cluster.num_gpus:g} of the {least} GPUs to begin with (--min-gpus)")
     try:
-        yield _wait(pools.gpus, pools.min_gpus or 1, pools.gpu_wait_s)
+        yield _wait(pools.gpus, least, pools.gpu_wait_s)
     finally:
-        request_resources(bundles=[])
+        if not is_stopping():
+            with suppress(Exception):  # of a cluster that is gone; what is said is why the block ended
+                request_resources(bundles=[])
 
 
 def _wait(wanted: int, least: int, limit_s: float) -> Cluster:
     start = time.monotonic()
     last_said = -_SAY_INTERVAL_S
-    while (cluster := current_cluster()).num_gpus < least:
+    while True:
+        # Again and again: with Ray Data's own requests it replaces ours.
+        request_resources(bundles=[{"GPU": 1}] * wanted)
+        if (cluster := current_cluster()).num_gpus >= least:
+            return cluster
         waited_s = time.monotonic() - start
         if waited_s > limit_s:
             raise ClusterError(
@@ -64,4 +75,3 @@ def _wait(wanted: int, least: int, limit_s: float) -> Cluster:
                 limit_s - waited_s,
             )
         time.sleep(_LOOK_INTERVAL_S)
-    return cluster

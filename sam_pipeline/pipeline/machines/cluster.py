@@ -101,7 +101,8 @@ def _join(address: str, debug: bool) -> None:
         return ClusterError(f"cannot connect to Ray at {address} (RAY_ADDRESS): {what}; {remedy}")
 
     is_dashboard = urlsplit(address).scheme in ("http", "https")
-    deadline = time.monotonic() + (_COMEBACK_S if address in _joined or num_restarts() else 0)
+    comeback_s = _COMEBACK_S if address in _joined or num_restarts() else 0
+    deadline = time.monotonic() + comeback_s
     while (refused := _refusal(address)) is not None:
         if time.monotonic() > deadline:
             who = "no dashboard answers" if is_dashboard else "nobody answers"
@@ -110,12 +111,13 @@ def _join(address: str, debug: bool) -> None:
     if is_dashboard:
         submit = f"`ray job submit --address {address} -- sam-pipeline annotate …`"
         raise failure("that is a dashboard", f"submit the job to it with {submit}, or ")
+    limit_s = max(_CONNECT_LIMIT_S, comeback_s)
     too_late = failure(
-        f"no answer in {_CONNECT_LIMIT_S:g} s",
+        f"no answer in {limit_s:g} s",
         f"give the address of a Ray {ray.__version__} that has this machine among its nodes, use `ray job submit` from "
         "others, or ",
     )
-    timer = threading.Timer(_CONNECT_LIMIT_S, stopping.end_if_command_line, (too_late.exit_code, f"error: {too_late}"))
+    timer = threading.Timer(limit_s, stopping.end_if_command_line, (too_late.exit_code, f"error: {too_late}"))
     timer.daemon = True
     timer.start()
     is_default = _NUM_TIMES_ASKED not in os.environ
@@ -279,7 +281,7 @@ def current_cluster() -> Cluster:
         largest_node_cpus=max((node.get("CPU", 0.0) for node in nodes), default=0.0),
         smallest_node_memory_bytes=_smallest(workers, "memory"),
         smallest_object_store_bytes=_smallest(workers, "object_store_memory"),
-        least_cpus_a_gpu=min((node.get("CPU", 0.0) / node["GPU"] for node in nodes if node.get("GPU")), default=0.0),
+        least_cpus_a_gpu=min((node["CPU"] / node["GPU"] for node in workers if node.get("GPU")), default=0.0),
         smallest_node_cpus=min((node["CPU"] for node in workers), default=0.0),
         gpus_by_resource=_gpus_by_resource(nodes),
         num_nodes=max(1, len(workers)),

@@ -76,7 +76,12 @@ class MachineChanges(ExecutionCallback):
         divide_again: Callable[[Cluster], Resources],
     ) -> None:
         self._resources, self._gpus, self._divide_again = resources, gpus, divide_again
-        self._most_pairs = pools.encode_actors or pools.gpus or math.inf
+        decoders = resources.decode_actors // resources.encode_actors
+        self._most_pairs = (
+            min(pools.encode_actors or math.inf, (pools.decode_actors or math.inf) // decoders, pools.gpus or math.inf)
+            if resources.shares_gpus
+            else math.inf
+        )
         self._wanted = pools.gpus or 0
         self._restarting_since: dict[Any, float] = {}
         self._given_up: set[Any] = set()
@@ -95,9 +100,9 @@ class MachineChanges(ExecutionCallback):
         actors_of_pools = [stages.actors(pool) for pool in stages.pools]
         self._gpus.match(actors_of_pools)
         self._actors.update(*actors_of_pools)
-        self._given_up -= stages.forget(self._given_up)
         if now - self._last_look >= _LOOK_INTERVAL_S:
             self._last_look = now
+            stages.forget_dead()
             stall_timeout_s = executor._data_context.execution_no_progress_timeout_s
             self._give_up_lost({*chain(*actors_of_pools)}, now, max(_LEAST_LOST_S, stall_timeout_s / 2))
             self._look(stages, current_cluster(), now)
@@ -107,7 +112,9 @@ class MachineChanges(ExecutionCallback):
         self._actors.clear()
 
     def after_execution_fails(self, executor: StreamingExecutor, error: Exception) -> None:
-        """Called by Ray Data."""
+        """Called by Ray Data. The error refers to what refers to actors: left alive, they would keep their CPUs."""
+        for actor in self._actors:
+            ray.kill(actor)
         self._actors.clear()
 
     def _give_up_lost(self, in_pools: Set[Any], now: float, limit_s: float) -> None:
@@ -154,18 +161,26 @@ class MachineChanges(ExecutionCallback):
     def _num_pairs(self, cluster: Cluster) -> int:
         return int(min(self._most_pairs, num_pairs_that_fit(self._resources, cluster)))
 
+    def _is_of_such_machines(self, cluster: Cluster, num_pairs: int) -> bool:
+        """Whether pairs of the same size do: not if new machines have fewer CPUs, or only CPUs have left."""
+        r = self._resources
+        if not r.shares_gpus or r.gpu_bundle["CPU"] > cluster.least_cpus_a_gpu + 1e-9:
+            return False
+        return num_pairs > r.encode_actors or needed_gpus(r) > cluster.num_gpus
+
     def _adapt(self, stages: Stages, cluster: Cluster) -> None:
         """Change the number of pairs, or have the pass divided anew.
 
         Where no division fits, machines are waited for.
         """
         r = self._resources
-        if r.shares_gpus and (num_pairs := self._num_pairs(cluster)):
-            self._resources = with_pairs(r, num_pairs, cluster.num_cpus)
+        num_pairs = self._num_pairs(cluster)
+        if num_pairs and self._is_of_such_machines(cluster, num_pairs):
+            self._resources, self._change = with_pairs(r, num_pairs, cluster.num_cpus), None
             logger.info("%d GPUs are used from now on, %d before", num_pairs, r.encode_actors)
+            self._give_up(stages.surplus(self._resources))
             self._gpus.hold(max(num_pairs, self._wanted))  # the autoscaler goes on to see what is not there
             stages.resize(self._resources)
-            self._change = None
             return
         try:
             divided = self._divide_again(cluster)

@@ -47,6 +47,10 @@ class SharedGpus:
         self._groups: list[PlacementGroup] = []
         self._pools: list[_Placed] = []
 
+    def __deepcopy__(self, _: object) -> SharedGpus:
+        """The same: Ray Data copies its settings, callbacks and their arguments among them, and GPUs are held once."""
+        return self
+
     def hold(self, number: int) -> None:
         """Hold so many GPUs. Of fewer than now, those go that have no machine."""
         if self._bundle is None:
@@ -125,7 +129,8 @@ class _Placed:
     def match(self, actors: Sequence[Any]) -> None:
         """Learn which actors there are."""
         given = iter(self.given)
-        self._by_actor = {actor: self._by_actor[actor] if actor in self._by_actor else next(given) for actor in actors}
+        places = {actor: self._by_actor.get(actor) or next(given, None) for actor in actors}
+        self._by_actor = {actor: group for actor, group in places.items() if group is not None}
         self.given = []
 
 

@@ -101,6 +101,8 @@ class Resources:
     @property
     def shares_gpus(self) -> bool:
         """Whether an encoder and its decoders are to be on one GPU: where together they take no more than one."""
+        if self.encode_on is not None:
+            return False
         is_even = self.decode_actors % self.encode_actors == 0 and min(self.encode_gpus, self.decode_gpus) > 0
         return self.device == "cuda" and is_even and self.gpu_bundle["GPU"] <= 1
 
@@ -159,7 +161,12 @@ def divide_again(
     try:
         return divide(pools, device, model_type, cluster)
     except ClusterError:
-        kept = PoolConfig(encode_batch_size=pools.encode_batch_size, threads=pools.threads, shard_rows=pools.shard_rows)
+        kept = PoolConfig(
+            gpus=pools.gpus,
+            encode_batch_size=pools.encode_batch_size,
+            threads=pools.threads,
+            shard_rows=pools.shard_rows,
+        )
         return divide(kept, device, model_type, cluster)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,7 @@ from ray.data._internal.actor_autoscaler import ActorPoolScalingRequest
 from ray.data._internal.execution.backpressure_policy.concurrency_cap_backpressure_policy import (
     ConcurrencyCapBackpressurePolicy,
 )
-from ray.data._internal.execution.operators.actor_pool_map_operator import _ACTOR_STATE_RESTARTING
+from ray.data._internal.execution.operators.actor_pool_map_operator import _ACTOR_STATE_DEAD, _ACTOR_STATE_RESTARTING
 from ray.data._internal.execution.operators.map_operator import MapOperator
 from ray.data._internal.execution.operators.task_pool_map_operator import TaskPoolMapOperator
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
@@ -50,21 +49,15 @@ class Stages:
             for actor in list(filter(is_restarting, self.actors(pool)))[: max(0, len(self.actors(pool)) - number)]
         ]
 
-    def forget(self, killed: Collection[Any]) -> set[Any]:
-        """Drop killed actors from their pools once no task is theirs, so that Ray Data makes others in their place.
+    def forget_dead(self) -> None:
+        """Drop dead actors from their pools once no task is theirs, so that Ray Data makes others in their place.
 
-        Returns:
-            Those that were dropped.
+        It does so by itself only with actors that die as they start for the first time.
         """
-        idle = {
-            actor: pool
-            for pool in self.pools
-            for actor in killed
-            if actor in pool._running_actors and not pool._running_actors[actor].num_tasks_in_flight
-        }
-        for actor, pool in idle.items():
-            pool._release_running_actor(actor)
-        return set(idle)
+        for pool in self.pools:
+            for actor, state in list(pool._running_actors.items()):
+                if not state.num_tasks_in_flight and actor._get_local_state() == _ACTOR_STATE_DEAD:
+                    pool._release_running_actor(actor)
 
     def resize(self, resources: Resources) -> None:
         """Give the stages other numbers of actors and tasks. Actors that are too many stay, unless they are killed."""

@@ -50,6 +50,11 @@ class PlannedRun:
         pinned: dict[str, Any] = json.loads(self.before.metadata["fingerprint"])
         return pinned
 
+    @property
+    def began_on_gpus(self) -> bool:
+        """Whether an earlier start, or an earlier attempt of this one, has chosen the precision of GPUs."""
+        return self.before is not None and self.begun_with["precision"] != "fp32"
+
     def fingerprint(self, precision: ResolvedPrecision) -> dict[str, Any]:
         """What decides the values of its results."""
         return fingerprint(

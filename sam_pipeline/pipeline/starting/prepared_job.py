@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig, ModelConfig, ResolvedPrecision
+from sam_pipeline.errors import ClusterError
 from sam_pipeline.masks.geometry.crops import generate_crop_boxes
 from sam_pipeline.masks.geometry.grids import build_all_layer_point_grids
 from sam_pipeline.pipeline.job import Backend, Job, crops_per_image, generator_settings
@@ -38,6 +39,10 @@ def prepare_job(run: PlannedRun, cluster: Cluster, backend: Backend) -> tuple[Jo
     """
     config, plan, targets = run.config, run.plan, run.targets
     resources = divide(config.pools, config.model.device, config.model.model_type, cluster)
+    if resources.device == "cpu" and config.model.device == config.model.precision == "auto" and run.began_on_gpus:
+        raise ClusterError(
+            "the run began on GPUs, and the cluster has none now: --gpus N waits for them, --device cpu goes on without"
+        )
     for line in division_lines(resources, cluster):
         logger.info("%s", line)
     if resources.device == "cuda":

@@ -16,8 +16,16 @@ EXECUTOR = SimpleNamespace(
 )  # of which no actor was lost
 
 
-def cluster_of(num_cpus, num_gpus=0):
-    return Cluster(num_cpus, num_gpus, num_cpus, 0, 0, num_cpus / max(1, num_gpus), num_cpus)
+def cluster_of(num_cpus, num_gpus=0, cpus_a_gpu=None):
+    return Cluster(
+        num_cpus,
+        num_gpus,
+        largest_node_cpus=num_cpus,
+        smallest_node_memory_bytes=0,
+        smallest_object_store_bytes=0,
+        least_cpus_a_gpu=cpus_a_gpu or num_cpus / max(1, num_gpus),
+        smallest_node_cpus=num_cpus,
+    )
 
 
 class Pass:
@@ -77,7 +85,12 @@ def test_machines_that_join_are_of_no_use_to_pools_of_a_size_that_was_asked_for(
 
 @pytest.mark.parametrize(
     ("pools", "after", "used"),
-    [(PoolConfig(), 4, 4), (PoolConfig(gpus=3), 4, 3), (PoolConfig(encode_actors=2, decode_actors=2), 4, 2)],
+    [
+        (PoolConfig(), 4, 4),
+        (PoolConfig(gpus=3), 4, 3),
+        (PoolConfig(encode_actors=2), 4, 2),
+        (PoolConfig(decode_actors=2), 4, 2),
+    ],
 )
 def test_gpus_that_join_are_used_by_the_same_pass_up_to_what_was_asked_for(begin, monkeypatch, pools, after, used):
     running = begin(pools, cluster_of(16, num_gpus=2))
@@ -92,6 +105,15 @@ def test_gpus_that_join_are_used_by_the_same_pass_up_to_what_was_asked_for(begin
     assert running.held[-1] == (pools.gpus or 1)
     running.cluster = cluster_of(0)
     running.run(1000)  # waits
+
+
+@pytest.mark.parametrize("after", [cluster_of(4 * 16, num_gpus=4, cpus_a_gpu=1), cluster_of(1.5, num_gpus=2)])
+def test_gpus_with_other_cpus_are_divided_anew(begin, after):
+    running = begin(PoolConfig(), cluster_of(2 * 16, num_gpus=2))
+    running.cluster = after
+    with pytest.raises(MachinesChangedError):
+        running.run(80)
+    assert running.sizes == []
 
 
 @pytest.mark.parametrize(("before", "after"), [(64, 60), (8, 7), (16, 16), (64, 66)])

@@ -1,7 +1,9 @@
 """Which actors meet on which GPU, on clusters of logical ones."""
 
+import copy
 from collections import Counter
 from contextlib import ExitStack
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -134,6 +136,11 @@ def test_an_actor_that_takes_the_place_of_another_gets_its_gpu(monkeypatch):
     gpus.match([["e1", "e3"], ["d2", "d3"]])
     gpus.hold(3)
     assert (places(encoders, 1), places(decoders, 1)) == (["c"], ["c"])
+
+
+def test_a_copy_of_ray_datas_settings_holds_the_same_gpus():
+    gpus = SharedGpus(division(2))
+    assert copy.deepcopy(partial(print, gpus)).args[0] is gpus
 
 
 def test_of_gpus_that_are_held_those_go_that_have_no_machine(monkeypatch):

@@ -221,6 +221,11 @@ def test_encoders_and_decoders_get_gpus_of_their_own():
     assert not r.shares_gpus
 
 
+def test_gpus_of_their_own_are_not_shared_even_where_halves_of_them_would_do():
+    pools = PoolConfig(encode_on="small", decode_on="small", encode_gpus=0.5, decode_gpus=0.5)
+    assert not divide(pools, "auto", "vit_h", LARGE_AND_SMALL).shares_gpus
+
+
 def test_a_resource_that_no_machine_with_gpus_has_is_refused_with_those_that_there_are():
     with pytest.raises(ClusterError, match="the resource L4; such machines have: accelerator_type:H100, small"):
         divide(PoolConfig(encode_on="L4", decode_on="small"), "auto", "vit_h", LARGE_AND_SMALL)
