@@ -79,4 +79,5 @@ def test_a_run_in_which_no_prompt_has_a_mask_ends_with_1(annotate, start, tmp_pa
     assert "prompts        3 (3 unusable)" in failed.stdout
     assert last_line(failed).startswith("error: none of the 3 prompts has a mask: 3 unusable, such as file:///")
     status = start("status", tmp_path / "out").wait()
-    assert (status.exit_code, "prompts  3 (3 unusable)" in status.stdout) == (0, True), status.stdout
+    assert status.exit_code == 0
+    assert "prompts 3 (3 unusable)" in " ".join(status.stdout.split())
