@@ -88,6 +88,7 @@ def under(s3, start, buckets):
     return run
 
 
+@pytest.mark.soak
 def test_a_run_and_its_maintenance_need_no_more_than_the_policy(under, s3, buckets):
     source, target = buckets
     output = f"s3://{target}/masks"
