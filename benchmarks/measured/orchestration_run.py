@@ -108,7 +108,7 @@ def start(command: str, setup: Setup, source: str, output: str) -> None:
         plan.ensure_plan(config)
         return
     # An engine that computes nothing needs no weights.
-    annotate.prepare_weights = lambda *_: None  # type: ignore[attr-defined]
+    annotate.prepare_weights = lambda *_: None  # type: ignore[attr-defined]  # imported there
     if setup.nodes == 1:
         ray.init = partial(_init, ray.init, setup)
     say("start")

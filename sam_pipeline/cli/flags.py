@@ -84,7 +84,7 @@ def _flags(settings_class: type[Settings]) -> Any:
         else:
             flags[name] = Required[Annotated[_flag_type(hint), tyro.conf.arg(help=texts[name])]]
     # The flags are known only here, and mypy wants them written out.
-    made: Any = TypedDict("Flags", flags, total=False)  # type: ignore[misc]
+    made: Any = TypedDict("Flags", flags, total=False)  # type: ignore[misc]  # as said
     made.__doc__ = settings_class.__doc__
     return made
 
