@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 from sam_pipeline.model.checkpoints import fetch_checkpoint
@@ -31,6 +32,15 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 def vit_t_checkpoint() -> Path:
     """MobileSAM's real weights, fetched into the cache on first use."""
     return fetch_checkpoint("vit_t", progress=False)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch computes in one thread: sums of floats depend on how they are divided, and threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from jobs import demo, make_scenes, train_detector
@@ -50,15 +49,6 @@ def run(tmp_path):
         rows.append(row(number, len(masks), uri=image.uri, height=SIZE, width=SIZE, masks=masks))
     take_over(output, {"mode": "prompted", "max_pixels": 10**6, "schema_version": 3}).commit([shard(output, rows)])
     return output
-
-
-@pytest.fixture
-def one_thread():
-    """Threads of torch wait for each other in turns that other processes take."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 from deltalake import DeltaTable
 from pycocotools import mask as coco_mask
 
@@ -21,15 +20,6 @@ from tests.stored_masks import NO_PROMPT
 pytestmark = pytest.mark.weights
 
 GIB = 2**30
-
-
-@pytest.fixture
-def one_thread():
-    """The threads that the runs have: sums of floats depend on how they are divided."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_rows_hold_exactly_the_masks_of_the_generator(undisturbed, vit_t_checkpoint, one_thread):

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from sam_pipeline.config import MaskConfig
 from sam_pipeline.masks import prediction
@@ -27,12 +26,8 @@ BOXES = {0: [(10, 12, 60, 50)], 1: [(5, 5, 40, 80), (60, 20, 60, 70)], 3: [(0, 0
 
 
 @pytest.fixture
-def networks(vit_t_checkpoint):
-    """One thread, as the runs have: sums of floats depend on how they are divided."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield build_sam("vit_t", vit_t_checkpoint)
-    torch.set_num_threads(before)
+def networks(vit_t_checkpoint, one_thread):
+    return build_sam("vit_t", vit_t_checkpoint)
 
 
 def prompts_of(index):

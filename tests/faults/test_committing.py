@@ -72,7 +72,7 @@ def make_run(start, base_env, tmp_path):
 
 @pytest.mark.parametrize(
     ("num_cpus", "num_images", "watched_s"),
-    [(2, 120, 30), *(pytest.param(cpus, 500, 60, marks=pytest.mark.soak) for cpus in (1, 2, 4, 8))],
+    [(2, 80, 15), *(pytest.param(cpus, 500, 60, marks=pytest.mark.soak) for cpus in (1, 2, 4, 8))],
 )
 def test_what_is_decoded_is_committed_while_the_run_runs(make_run, num_cpus, num_images, watched_s):
     run = make_run(num_images)

@@ -360,13 +360,15 @@ class Protocol(RuleBasedStateMachine):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_stepped_storage")
-@pytest.mark.parametrize("half", [1, 2])  # for two cores
-def test_whatever_happens_between_two_calls_no_image_is_lost_or_doubled(half):
+@pytest.mark.parametrize(  # two for two cores
+    ("first", "num_examples"), [(1, 500), (2, 500), pytest.param(3, 2000, marks=pytest.mark.soak)]
+)
+def test_whatever_happens_between_two_calls_no_image_is_lost_or_doubled(first, num_examples):
     run_state_machine_as_test(
         # The same examples every time: a failure in CI is one that can be repeated, and no run takes longer.
-        seed(half)(type("Protocol", (Protocol,), {})),
+        seed(first)(type("Protocol", (Protocol,), {})),
         settings=settings(
-            max_examples=1000,
+            max_examples=num_examples,
             stateful_step_count=5,
             deadline=None,
             database=None,
