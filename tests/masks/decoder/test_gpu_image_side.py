@@ -31,15 +31,16 @@ def normal(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def both_layers(side, kept, num_tokens=7, num_queries=4):
+def both_layers(side, kept, num_tokens=7, num_queries=4, size=SIZE, num_rows=NUM_ROWS):
     """What the image side computes for as many prompts as there are rows of `kept`."""
     N = len(kept)
     keys, values, queries = normal(N, num_tokens, 128 * 3).chunk(3, dim=2)
-    shared = side.share(SharedTokens(normal(40, 256), SIZE, normal(1), normal(1), normal(8, 40, 16)))
+    K = size[0] * size[1]
+    shared = side.share(SharedTokens(normal(K, 256), size, normal(1), normal(1), normal(8, K, 16)))
     state, first = side.update_first(shared, keys, values, queries)
     keys, values, queries = normal(N + 1, num_tokens, 128 * 3)[1:].chunk(3, dim=2)
     state, second = side.update_second(state, keys, values, queries[:, :num_queries])
-    return first, second, side.upscale(state, normal(N, kept.shape[1], 32), kept, SIZE, NUM_ROWS)
+    return first, second, side.upscale(state, normal(N, kept.shape[1], 32), kept, size, num_rows)
 
 
 def image_side(weights, tile, dtype=torch.float32):
@@ -64,6 +65,30 @@ def test_passes_are_those_of_batched_products(weights, tile, processors, num_tok
     expected = both_layers(BatchedImageSide(weights), kept, num_tokens, num_queries)
     for ours, theirs in zip(passes, expected, strict=True):
         assert theirs.std() > 0.05, "degenerate numbers compare nothing"
+        torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("num_prompts", "size", "share"),
+    [
+        (3, (3, 7), 0),
+        (6, (7, 3), 0.1),
+        (5, (2, 5), 0.5),
+        (2, (5, 2), 0.9),
+        (1, (4, 4), 1),
+        # Ten minutes each.
+        pytest.param(4096, (2, 3), 0.5, marks=pytest.mark.soak),
+        pytest.param(4096, (3, 2), 0.9, marks=pytest.mark.soak),
+    ],
+)
+def test_any_number_of_prompts_and_any_share_of_their_masks_may_be_upscaled(weights, num_prompts, size, share):
+    weights = replace(weights, key_pe=normal(size[0] * size[1], 256))
+    kept = torch.rand(num_prompts, 3, generator=torch.Generator().manual_seed(num_prompts)) < share
+    passes = both_layers(image_side(weights, 16), kept, size=size, num_rows=size[0])
+    expected = both_layers(BatchedImageSide(weights), kept, size=size, num_rows=size[0])
+    assert passes[2].shape == (int(kept.sum()), 4 * size[0], 4 * size[1])
+    for ours, theirs in zip(passes, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
 
 
