@@ -86,6 +86,6 @@ def test_names_tell_what_kind_of_series_it_is():
 def test_every_query_of_a_run_asks_for_that_run_alone():
     for panel in PANELS:
         for target in panel["targets"]:
-            asked = re.findall(r"ray_(?!node_)\w+(\{[^}]*\})?", target["expr"])
+            asked = re.findall(r"ray_(?!node_)\w+(\{(?:\${run}|[^}])*\})?", target["expr"])
             assert asked or "ray_node_" in target["expr"]
-            assert all('="$run"' in labels or '=~"$run.*"' in labels for labels in asked), panel["title"]
+            assert all('="$run"' in labels or '=~"${run}_.*"' in labels for labels in asked), panel["title"]

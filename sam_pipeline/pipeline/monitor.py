@@ -52,6 +52,8 @@ class StageTimes:
     num_images: int = 0
     busy_s: float = 0.0
     """Seconds that its workers were busy, added up; waiting for another stage is no part of it."""
+    cpu_s: float = 0.0
+    """CPU seconds of their processes meanwhile: without waiting for storage."""
 
 
 @dataclass
@@ -78,11 +80,12 @@ class RunMonitor:
             self._state.counts.num_by_status[status] += 1
             self._state.counts.num_masks += num_masks
 
-    def add_time(self, stage: StageName, num_images: int, busy_s: float) -> None:
+    def add_time(self, stage: StageName, num_images: int, busy_s: float, cpu_s: float) -> None:
         """Count a block that went through a stage, and the seconds that it took there."""
         times = self._state.stage_times[stage]
         times.num_images += num_images
         times.busy_s += busy_s
+        times.cpu_s += cpu_s
 
     def fail(self, error: SamPipelineError) -> None:
         """Take note of an error; later ones are most often its consequences."""
@@ -111,7 +114,16 @@ def read_monitor(monitor: Any) -> MonitorState | None:
     return state
 
 
-def report_time(monitor: Any, run: str, stage: StageName, num_images: int, start: float) -> None:
+@dataclass(frozen=True)
+class BlockStart:
+    """The clocks as a worker began with a block of images."""
+
+    at_s: float = field(default_factory=time.perf_counter)
+    cpu_s: float = field(default_factory=time.process_time)
+    """Of this process."""
+
+
+def report_time(monitor: Any, run: str, stage: StageName, num_images: int, start: BlockStart) -> None:
     """Report how long a block of images took in a stage, to the driver and to Prometheus.
 
     Args:
@@ -119,10 +131,10 @@ def report_time(monitor: Any, run: str, stage: StageName, num_images: int, start
         run: Job.run_id.
         stage: which.
         num_images: in the block.
-        start: what time.perf_counter said as the stage began with the block.
+        start: of the block.
     """
-    busy_s = time.perf_counter() - start
-    monitor.add_time.remote(stage, num_images, busy_s)
+    busy_s = time.perf_counter() - start.at_s
+    monitor.add_time.remote(stage, num_images, busy_s, time.process_time() - start.cpu_s)
     observe_block(run, stage, num_images, busy_s)
 
 

@@ -19,8 +19,8 @@ from sam_pipeline.pipeline.estimating.figures import (
 from sam_pipeline.storage.tables.plan import read_plan
 from tests.storage.image_files import noise, saved
 
-STAGES = {name: StageFigures(1, 0.5, 2.0) for name in ("read", "encode", "decode")} | {
-    "write": StageFigures(1, 0.0, None)
+STAGES = {name: StageFigures(1, 0.5, 0.4, 2.0) for name in ("read", "encode", "decode")} | {
+    "write": StageFigures(1, 0.0, 0.0, None)
 }
 RUN = RunFigures(1, 0, 1.5, 4000.4, 1.1112, 0, Requests(50, 1200), Cost(2.778, 0.001, None))
 MORE = RunFigures(2, 8.0, 3.0, 2000, 1.1111, 4.4444, Requests(50, 1200), Cost())
@@ -117,7 +117,8 @@ def test_figures_are_printed_as_json(cli, estimated):
     found = json.loads(out)
     assert found == json.loads(json.dumps(FOUND.to_dict()))
     assert found["run"]["time_s"] == 4000.4
-    assert found["stages"]["decode"] == {"num_workers": 1, "busy_s_per_image": 0.5, "images_per_s": 2.0}
+    decode = {"num_workers": 1, "busy_s_per_image": 0.5, "cpu_s_per_image": 0.4, "images_per_s": 2.0}
+    assert found["stages"]["decode"] == decode
 
 
 def test_of_a_finished_run_nothing_is_left(cli, monkeypatch):

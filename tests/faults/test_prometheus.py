@@ -76,8 +76,10 @@ def queries(run: Run) -> dict[tuple[str, str], str]:
     panels = json.loads((GRAFANA / "dashboard.json").read_text())["panels"]
     return {
         (panel["title"], target["refId"]): target["expr"]
+        .replace("${run}", run_id(run.output))
         .replace("$run", run_id(run.output))
         .replace("$__rate_interval", "30s")
+        .replace("$__range", "1h")
         for panel in panels
         for target in panel.get("targets", [])
     }

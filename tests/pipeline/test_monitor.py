@@ -18,9 +18,9 @@ def test_images_are_counted_by_status_with_their_masks():
 
 def test_times_are_added_up_by_stage():
     monitor = RunMonitor()
-    for stage, num_images, busy_s in (("read", 16, 2.0), ("encode", 16, 5.0), ("read", 4, 0.5)):
-        monitor.add_time(stage, num_images, busy_s)
-    assert monitor.read().stage_times == {"read": StageTimes(20, 2.5), "encode": StageTimes(16, 5.0)}
+    for times in (("read", 16, 2.0, 0.5), ("encode", 16, 5.0, 4.0), ("read", 4, 0.5, 0.25)):
+        monitor.add_time(*times)
+    assert monitor.read().stage_times == {"read": StageTimes(20, 2.5, 0.75), "encode": StageTimes(16, 5.0, 4.0)}
 
 
 def test_the_first_failure_is_kept_and_the_last_note():

@@ -11,7 +11,7 @@ from sam_pipeline.pipeline.estimating.figures import Cost, Estimate, RunFigures
 def estimate_rows(found: Estimate) -> dict[str, object]:
     """Rows of a table."""
     rows: dict[str, object] = {"output": found.output, "images": f"{found.num_images} ({found.num_left} left)"}
-    if found.run is None or found.one_more_node is None or found.sample is None or found.stages is None:
+    if found.run is None or found.sample is None or found.stages is None:
         return rows | {"time": "nothing is left to do"}
     statuses, took = statuses_text(found.sample.num_by_status), _time(found.sample.time_s)
     rows["sample"] = f"{found.sample.num_images} images ({statuses}), {took}"
@@ -29,9 +29,10 @@ def estimate_rows(found: Estimate) -> dict[str, object]:
     }
     if cost := _cost(found.run.cost):
         rows["cost"] = cost
-    more = found.one_more_node
-    each = (f"{more.images_per_s:.3g} images/s", _time(more.time_s), _machines(more), _cost(more.cost))
-    return rows | {"one more node": "; ".join(filter(None, each)), "estimated in": _time(found.estimate_s)}
+    if more := found.one_more_node:
+        each = (f"{more.images_per_s:.3g} images/s", _time(more.time_s), _machines(more), _cost(more.cost))
+        rows["one more node"] = "; ".join(filter(None, each))
+    return rows | {"estimated in": _time(found.estimate_s)}
 
 
 def _machines(run: RunFigures) -> str:

@@ -1,7 +1,8 @@
 """What a run would take, before it is begun: a sample of its images goes through its own stages on its machines.
 
-The plan is made, and prompts are frozen, as for the run. Nothing else is written into the output: no epoch is taken, so
-that a run in progress goes on, and shards of the sample are removed as soon as they are written.
+The plan is made, or changed as --extend, --replan and --redo-changed ask, and prompts are frozen, as for the run.
+Nothing else is written into the output: no epoch of the results is taken, so that a run in progress goes on, and shards
+of the sample stay in the memory of who writes them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from sam_pipeline.config import EstimateConfig
 from sam_pipeline.errors import NothingSucceededError
-from sam_pipeline.pipeline.estimating.figures import Estimate, SampleFigures
+from sam_pipeline.pipeline.estimating.figures import Estimate, RunFigures, SampleFigures
 from sam_pipeline.pipeline.estimating.predicting import Measured, larger_by_a_node, on_machines
 from sam_pipeline.pipeline.estimating.rates import measured_rates
 from sam_pipeline.pipeline.estimating.requests import Work
@@ -51,8 +52,8 @@ def estimate(config: EstimateConfig, backend: Backend = SAM) -> Estimate:
     pending_ids = np.flatnonzero(~read_committed_ids(output, num_images, config.storage_options))
     if not len(pending_ids):
         return Estimate(output, num_images, 0, time.monotonic() - start)
+    prepare_weights(run)  # what it fetches, the run need not fetch
     planned_at = time.monotonic()
-    prepare_weights(run)
     with (
         ray_errors(),
         without_messages(),
@@ -80,7 +81,7 @@ def estimate(config: EstimateConfig, backend: Backend = SAM) -> Estimate:
         looked_at=looked_at,
         chunk_rows=rows_per_chunk(left, job, resources),
         shard_rows=resources.shard_rows,
-        bytes_out=bytes_out or 0,
+        bytes_out=bytes_out,
         has_prompts=job.has_prompts,
         commit_interval_s=config.commit_interval_s,
     )
@@ -94,8 +95,6 @@ def estimate(config: EstimateConfig, backend: Backend = SAM) -> Estimate:
         resources=resources,
     )
     now = on_machines(measured, cluster, resources)
-    more = larger_by_a_node(cluster)
-    divided = divide(run.config.pools, run.config.model.device, run.config.model.model_type, more)
     return Estimate(
         output=output,
         num_images=num_images,
@@ -107,8 +106,16 @@ def estimate(config: EstimateConfig, backend: Backend = SAM) -> Estimate:
         stages=rates.stages,
         bottleneck=rates.bottleneck,
         run=now,
-        one_more_node=on_machines(measured, more, divided),
+        one_more_node=_on_one_more_node(measured, run),
     )
+
+
+def _on_one_more_node(measured: Measured, run: PlannedRun) -> RunFigures | None:
+    pools, model = run.config.pools, run.config.model
+    if pools.encode_on or pools.decode_on:
+        return None
+    more = larger_by_a_node(measured.cluster)
+    return on_machines(measured, more, divide(pools, model.device, model.model_type, more))
 
 
 def _some_images(run: PlannedRun) -> list[SourceObject]:

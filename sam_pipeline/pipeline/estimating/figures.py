@@ -27,6 +27,8 @@ class StageFigures:
     """Tasks or actors at once."""
     busy_s_per_image: float
     """Seconds of one worker."""
+    cpu_s_per_image: float
+    """CPU seconds of its process meanwhile: without waiting for storage or a device."""
     images_per_s: float | None
     """Of all workers, if they never waited for another stage. None: no image of the sample came so far."""
 
@@ -36,14 +38,14 @@ class Requests:
     """Requests to stores, as their prices tell them apart. Local files and web servers get none."""
 
     num_put: int = 0
-    """Those that write or list: PUT, POST, DELETE, LIST."""
+    """Those that write or list: PUT, LIST."""
     num_get: int = 0
     """Those that read: GET, HEAD."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """In the currency of the prices. None: there is no price for it."""
+    """In the currency of the prices. None: there is no price for it, or it is not known how much there is."""
 
     nodes: float | None = None
     requests: float | None = None
@@ -91,7 +93,8 @@ class Estimate:
     """The stage that is slowest, and keeps the others waiting."""
     run: RunFigures | None = None
     one_more_node: RunFigures | None = None
-    """With one more machine that is like the average of those there are, and works as undisturbed as they do."""
+    """With one more machine that is like the average of those there are, and works as undisturbed as they do. None
+    where encoders and decoders are on different machines: one more of which kind?"""
 
     def to_dict(self) -> dict[str, Any]:
         """All figures as plain values, as `plan --estimate --json` prints them."""

@@ -9,7 +9,7 @@ The time of a run is that of its start, then its images, then its end:
 
 With one more node the rate grows as the hardware of the bottleneck does, CPUs or GPUs. Each stage limits it: what a
 stage would do by itself grows as its workers and their threads do, by the division of such a cluster. Storage and
-network are taken to keep up.
+network are taken to keep up. So is the storage of the output in any case: shards of the sample do not go there.
 """
 
 from __future__ import annotations
@@ -106,11 +106,12 @@ def _capacity(stage: StageName, division: Resources) -> int:
     return num_workers(stage, division) * (division.threads if stage in ON_GPUS else 1)
 
 
-def _cost(prices: PriceConfig, node_hours: float, requests: Requests, bytes_out: int) -> Cost:
+def _cost(prices: PriceConfig, node_hours: float, requests: Requests, bytes_out: int | None) -> Cost:
+    price_gb = prices.price_gb_month
     priced = ((prices.price_put_1000, requests.num_put), (prices.price_get_1000, requests.num_get))
     known = [price * number / 1000 for price, number in priced if price is not None]
     return Cost(
         nodes=None if prices.price_node_hour is None else prices.price_node_hour * node_hours,
         requests=sum(known) if known else None,
-        storage_per_month=None if prices.price_gb_month is None else prices.price_gb_month * bytes_out / 1e9,
+        storage_per_month=None if price_gb is None or bytes_out is None else price_gb * bytes_out / 1e9,
     )

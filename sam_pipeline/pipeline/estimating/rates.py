@@ -3,7 +3,8 @@
 The rate of the run is the progress of the sample between its first image and its end, divided by the seconds. Progress
 is more than the images that have left the decoder: while it begins, a run reads and encodes ahead. What is in between
 counts as far as it has come, by the share of the work that the stages behind it make up. Work is busy seconds times
-threads. Only stages on the same hardware as the bottleneck are counted:
+threads; that of reading and writing on CPUs is CPU seconds, since they also wait for storage. Only stages on the same
+hardware as the bottleneck are counted:
 
 - On CPUs all stages share the cores. If the encoder runs ahead, the decoder is slower meanwhile, and faster later. So
   the bottleneck's own rate says too little, while the work done in a second by all of them stays the same.
@@ -11,12 +12,16 @@ threads. Only stages on the same hardware as the bottleneck are counted:
 
 Where there is hardware enough for all of them, they do not slow each other down, and running ahead gains nothing. So
 the rate is limited by what the bottleneck would do by itself: its own rate, times how often the hardware was shared.
+
+Many decoders that begin together also finish their first images together. Shortly after the first image there are many,
+which is no rate. So where each worker of the bottleneck has done few, its own rate is the limit, as if nothing was
+shared.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -30,6 +35,8 @@ ON_GPUS: tuple[StageName, ...] = ("encode", "decode")
 
 # Fewer groups of images say nothing of how they differ.
 _LEAST_GROUPS = 4
+# Images of a worker of the bottleneck, so that it does not matter who has just finished one.
+_LEAST_IMAGES_A_WORKER = 5
 
 
 @dataclass(frozen=True)
@@ -67,10 +74,10 @@ def measured_rates(sample: Sample, resources: Resources, num_cpus: float) -> Rat
     if not images_per_s:
         images_per_s = last.counts.num_images / last.at_s
     is_on_gpus = resources.device == "cuda" and bottleneck in ON_GPUS
-    shared = images_per_s * sum(work.values()) / (needed_gpus(resources) if is_on_gpus else num_cpus)
-    undisturbed = {
-        name: (stages[name].images_per_s or math.inf) * (max(1.0, shared) if name in work else 1.0) for name in STAGES
-    }
+    shared = max(1.0, images_per_s * sum(work.values()) / (needed_gpus(resources) if is_on_gpus else num_cpus))
+    if _goes_in_step(sample, bottleneck, resources):
+        shared = 1.0
+    undisturbed = {name: (stages[name].images_per_s or math.inf) * (shared if name in work else 1.0) for name in STAGES}
     return Rates(
         stages=stages,
         undisturbed=undisturbed,
@@ -78,7 +85,7 @@ def measured_rates(sample: Sample, resources: Resources, num_cpus: float) -> Rat
         images_per_s=min(images_per_s, undisturbed[bottleneck]) if seconds > 0 else images_per_s,
         first_s=first.at_s,
         num_at_first=num_at_first,
-        spread=_spread(sample.progress, bottleneck),
+        spread=_spread(sample, bottleneck),
     )
 
 
@@ -99,9 +106,16 @@ def _stage(name: StageName, sample: Sample, resources: Resources) -> StageFigure
         before = nothing  # the first images, which take longer, are all there are
     num_images = after.num_images - before.num_images
     if not num_images:
-        return StageFigures(workers, 0.0, None)
-    busy_s = (after.busy_s - before.busy_s) / num_images
-    return StageFigures(workers, busy_s, workers / busy_s)
+        return StageFigures(workers, 0.0, 0.0, None)
+    busy_s, cpu_s = (after.busy_s - before.busy_s) / num_images, (after.cpu_s - before.cpu_s) / num_images
+    return StageFigures(workers, busy_s, cpu_s, workers / busy_s)
+
+
+def _goes_in_step(sample: Sample, bottleneck: StageName, resources: Resources) -> bool:
+    """Whether the workers of the bottleneck began together, and have done too few images to be apart by now."""
+    first, last = (each.stage_times.get(bottleneck, StageTimes()) for each in (sample.progress[0], sample.progress[-1]))
+    workers = num_workers(bottleneck, resources)
+    return workers > 1 and last.num_images - first.num_images < _LEAST_IMAGES_A_WORKER * workers
 
 
 def _work(
@@ -111,7 +125,10 @@ def _work(
     if resources.device == "cuda":
         sharing = [name for name in STAGES if (name in ON_GPUS) == (bottleneck in ON_GPUS)]
         return {name: stages[name].busy_s_per_image for name in sharing}
-    return {name: stages[name].busy_s_per_image * (resources.threads if name in ON_GPUS else 1) for name in STAGES}
+    return {
+        name: resources.threads * each.busy_s_per_image if name in ON_GPUS else each.cpu_s_per_image
+        for name, each in stages.items()
+    }
 
 
 def _num_done(progress: Progress, work: Mapping[StageName, float]) -> float:
@@ -120,18 +137,20 @@ def _num_done(progress: Progress, work: Mapping[StageName, float]) -> float:
     return sum(each * times[name].num_images for name, each in work.items() if name in times) / sum(work.values())
 
 
-def _spread(progress: Sequence[Progress], stage: StageName) -> float | None:
+def _spread(sample: Sample, stage: StageName) -> float | None:
     """Two standard errors of the seconds an image, as a share: images of a group differ from those of others.
 
     It is the error of a ratio, of busy seconds to images, over groups of images that were done between two looks.
+    Neighbours may all be alike, so images of one stretch count as one.
     """
     groups = []
-    for before, after in pairwise(progress):
+    for before, after in pairwise(sample.progress):
         num = after.stage_times[stage].num_images - before.stage_times[stage].num_images
         if num:
             groups.append((num, after.stage_times[stage].busy_s - before.stage_times[stage].busy_s))
     num_images, busy_s = (sum(column) for column in zip(*groups, strict=True)) if groups else (0, 0)
-    if len(groups) < _LEAST_GROUPS or not busy_s:
+    if min(len(groups), sample.num_places) < _LEAST_GROUPS or not busy_s:
         return None
     squares = sum((seconds - num * busy_s / num_images) ** 2 for num, seconds in groups)
-    return 2 * math.sqrt(squares * len(groups) / (len(groups) - 1)) / busy_s
+    groups_a_place = max(1.0, len(groups) / sample.num_places)
+    return 2 * math.sqrt(groups_a_place * squares * len(groups) / (len(groups) - 1)) / busy_s

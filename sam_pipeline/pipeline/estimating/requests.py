@@ -49,7 +49,8 @@ class Work:
     """Images of a reading task."""
     shard_rows: int
     """Images of a shard."""
-    bytes_out: int
+    bytes_out: int | None
+    """None is not known; the requests of compaction are left out."""
     has_prompts: bool
     commit_interval_s: float
 
@@ -74,7 +75,7 @@ def _of_input(work: Work) -> Requests:
 def _of_output(work: Work, time_s: float) -> Requests:
     num_chunks = math.ceil(work.num_images / work.chunk_rows) * (2 if work.has_prompts else 1)
     num_shards = math.ceil(work.num_images / work.shard_rows)
-    num_compacted = math.ceil(work.bytes_out / _COMPACTED_FILE_BYTES)
+    num_compacted = math.ceil((work.bytes_out or 0) / _COMPACTED_FILE_BYTES)
     num_while_working = min(num_shards, math.ceil(time_s / work.commit_interval_s))
     num_looks = max(0, math.floor(time_s / _LOOK_INTERVAL_S) - num_while_working)
     num_commits = num_while_working + math.ceil(num_compacted / _FILES_PER_COMMIT)

@@ -10,18 +10,19 @@ It is drawn in stretches of neighbours, though, because a run reads neighbours t
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import ray
 
-from sam_pipeline.errors import RunFailedError
+from sam_pipeline.errors import ClusterError, RunFailedError
 from sam_pipeline.pipeline.job import Job
-from sam_pipeline.pipeline.machines.placement import shared_gpus
+from sam_pipeline.pipeline.machines.placement import SharedGpus, shared_gpus
 from sam_pipeline.pipeline.machines.resources import Resources
 from sam_pipeline.pipeline.monitor import Counts, MonitorState, StageName, StageTimes, read_monitor, start_monitor
 from sam_pipeline.pipeline.passes import rows_per_chunk
@@ -42,6 +43,8 @@ _MAX_CHUNKS = 2000
 
 _SEED = 0
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -61,6 +64,8 @@ class Sample:
     """In order; the first is at the first image that was done, and each has more images than the one before."""
     shards: Sequence[Shard]
     """What was written, and is gone."""
+    num_places: int
+    """Of how many stretches of neighbours its images are."""
 
     @property
     def counts(self) -> Counts:
@@ -78,25 +83,27 @@ def run_sample(pending_ids: npt.NDArray[np.int64], job: Job, resources: Resource
         reads_through: whether the images are in containers that are read through.
 
     Raises:
+        ClusterError: another run holds some of the GPUs.
         RunFailedError: no image came through.
         SamPipelineError: of storage or workers.
     """
-    ids, rows = _chosen(pending_ids, job, resources, reads_through=reads_through)
+    ids, rows, stretch = _chosen(pending_ids, job, resources, reads_through=reads_through)
     monitor = start_monitor()
     start = time.monotonic()
     progress: list[Progress] = []
     shards: list[Shard] = []
-    last_error = None
+    state = MonitorState()
 
     def look() -> None:
-        nonlocal last_error
-        if (state := read_monitor(monitor)) is not None:
+        nonlocal state
+        if (new_state := read_monitor(monitor)) is not None:
+            state = new_state
             if state.failure is not None:
                 raise state.failure
-            last_error = state.last_error
             _note(progress, state, time.monotonic() - start)
 
     with shared_gpus(resources) as gpus:
+        _check_all_free(gpus, resources)
         with ray.data.DataContext.current(configured_context(job.stall_timeout_s, resources)):
             dataset = shard_dataset(ids, rows, job, resources, monitor, gpus.place_pool)
         with closing(iterate_shards(dataset, _POLL_S)) as written:
@@ -107,21 +114,34 @@ def run_sample(pending_ids: npt.NDArray[np.int64], job: Job, resources: Resource
                     break
             else:
                 look()
+                progress = with_last_shards(progress, state)
     if not progress:
-        raise RunFailedError(f"no image of the sample came through; the last error was {last_error}")
-    return Sample(progress, shards)
+        raise RunFailedError(f"no image of the sample came through; the last error was {state.last_error}")
+    if state.last_error is not None:
+        logger.warning("some images of the sample did not come through; the last error was %s", state.last_error)
+    return Sample(progress, shards, num_places(progress[-1].counts.num_images, stretch, resources.read_tasks))
+
+
+def _check_all_free(gpus: SharedGpus, resources: Resources) -> None:
+    """Refuse a sample on some of the GPUs: its rate would be taken for that of all."""
+    if resources.shares_gpus and (num_free := gpus.num_free()) < resources.encode_actors:
+        raise ClusterError(
+            f"{num_free} of {resources.encode_actors} GPUs are free, and an estimate is for all of them: wait until "
+            "the others are free, or ask for fewer with --gpus"
+        )
 
 
 def _chosen(
     pending_ids: npt.NDArray[np.int64], job: Job, resources: Resources, *, reads_through: bool
-) -> tuple[npt.NDArray[np.int64], int]:
-    """Ids of the sample in random order, ascending in each chunk of a reading task; and how many such a chunk has."""
+) -> tuple[npt.NDArray[np.int64], int, int]:
+    """Ids of the sample in random order, ascending in each chunk of a reading task; ids of a chunk; of a stretch."""
     block_images = images_per_block(job.crops_per_image, resources)
     rows = rows_per_chunk(len(pending_ids), job, resources)
     if reads_through:
-        return random_chunks(pending_ids, rows, rows), rows
+        return random_chunks(pending_ids, rows, rows), rows, rows
     rows = min(rows, _BLOCKS_PER_CHUNK * block_images)
-    return random_chunks(pending_ids, min(rows, block_images), rows), rows
+    stretch = min(rows, block_images)
+    return random_chunks(pending_ids, stretch, rows), rows, stretch
 
 
 def random_chunks(ids: npt.NDArray[np.int64], stretch: int, rows: int) -> npt.NDArray[np.int64]:
@@ -136,11 +156,22 @@ def random_chunks(ids: npt.NDArray[np.int64], stretch: int, rows: int) -> npt.ND
         (N,) or fewer.
     """
     num_stretches = -(-len(ids) // stretch)
-    order = np.random.default_rng(_SEED).permutation(num_stretches)[: _MAX_CHUNKS * rows // stretch]
+    num_drawn = min(num_stretches, _MAX_CHUNKS * rows // stretch)
+    order = np.random.default_rng(_SEED).choice(num_stretches, num_drawn, replace=False)
     chosen = np.concatenate([ids[number * stretch : (number + 1) * stretch] for number in order])
     for first in range(0, len(chosen), rows):
         chosen[first : first + rows].sort()
     return chosen
+
+
+def num_places(num_images: int, stretch: int, read_tasks: int) -> int:
+    """Of how many stretches so many images are, when each reading task goes through one after another."""
+    return min(num_images, read_tasks + num_images // stretch)
+
+
+def with_last_shards(progress: Sequence[Progress], state: MonitorState) -> list[Progress]:
+    """The same progress, whose end also knows the shards that were written after the last image was decoded."""
+    return [*progress[:-1], *(replace(last, stage_times=state.stage_times) for last in progress[-1:])]
 
 
 def _note(progress: list[Progress], state: MonitorState, now_s: float) -> None:

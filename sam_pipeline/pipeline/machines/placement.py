@@ -71,7 +71,7 @@ class SharedGpus:
         if self._bundle is None:
             return
         deadline = time.monotonic() + _WAIT_S
-        while (num_free := Counter(_states(self._groups).values())["CREATED"]) < number:
+        while (num_free := self.num_free()) < number:
             if time.monotonic() > deadline or is_stopping():
                 break
             time.sleep(0.1)
@@ -82,6 +82,10 @@ class SharedGpus:
             )
         if num_free < number:
             logger.warning("%d of %d GPUs are free; the others are used as soon as they are", num_free, number)
+
+    def num_free(self) -> int:
+        """How many of the GPUs are ours by now."""
+        return Counter(_states(self._groups).values())["CREATED"]
 
     def place_pool(self) -> MakeArguments | None:
         """What the actors of another pool are started with; None where no GPU is shared."""

@@ -5,15 +5,14 @@ An image that cannot be read goes through every stage with its status, without c
 
 from __future__ import annotations
 
-import os
-import tempfile
-import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -23,7 +22,7 @@ from sam_pipeline.masks.prompts import ImagePrompts, UnusablePrompt, resolve_pro
 from sam_pipeline.masks.records import MaskRecord
 from sam_pipeline.pipeline.job import EncodedImage, Engine, Job
 from sam_pipeline.pipeline.metrics import count_batches, count_images, count_written, counted, counted_retries
-from sam_pipeline.pipeline.monitor import report_batch_errors, report_errors, report_time
+from sam_pipeline.pipeline.monitor import BlockStart, report_batch_errors, report_errors, report_time
 from sam_pipeline.pipeline.workers.blocks import as_block, images_of
 from sam_pipeline.pipeline.workers.columns import (
     PreparedImage,
@@ -49,7 +48,6 @@ from sam_pipeline.storage.inputs.fetching import (
 )
 from sam_pipeline.storage.inputs.reading import fetch_images, reading_order
 from sam_pipeline.storage.inputs.source_object import SourceObject, object_of_row
-from sam_pipeline.storage.layout import table_uri
 from sam_pipeline.storage.tables.plan import read_planned
 from sam_pipeline.storage.tables.reading.prompt_reading import read_image_prompts
 from sam_pipeline.storage.tables.results import put_shard
@@ -72,7 +70,7 @@ def read_images(chunks: pa.Table, job: Job, block_images: int, monitor: Any) -> 
     limit_memory(job.worker_memory_bytes)
     with report_errors(monitor), counted_retries(job.run_id):
         for chunk in chunks.to_pylist():
-            start = time.perf_counter()
+            start = BlockStart()
             planned = planned_images(np.frombuffer(chunk["image_ids"], np.int64), job)
             planned.sort(key=lambda image: reading_order(image.source))
             fetched = zip(planned, counted(fetch_planned(planned, job), job.run_id), strict=True)
@@ -82,7 +80,7 @@ def read_images(chunks: pa.Table, job: Job, block_images: int, monitor: Any) -> 
                 del images  # they are in the block
                 report_time(monitor, job.run_id, "read", num_images, start)
                 yield block
-                start = time.perf_counter()  # what reads blocks may be slower
+                start = BlockStart()  # what reads blocks may be slower
 
 
 def planned_images(image_ids: npt.NDArray[np.int64], job: Job) -> list[PlannedImage]:
@@ -191,7 +189,7 @@ class Encoder:
     def __call__(self, block: pa.Table) -> pa.Table:
         """See encode_images; blocks in, blocks out."""
         with report_batch_errors(self._monitor):
-            start, images = time.perf_counter(), images_of(block)
+            start, images = BlockStart(), images_of(block)
             encoded = as_block(encode_images(images, self._engine, self._batch_size, self._job))
         count_batches(self._job.run_id, num_crops(images), self._batch_size)
         report_time(self._monitor, self._job.run_id, "encode", images.num_rows, start)
@@ -209,7 +207,7 @@ class Decoder:
     def __call__(self, block: pa.Table) -> pa.Table:
         """See decode_masks; a block in, a row an image out."""
         with report_batch_errors(self._monitor):
-            start = time.perf_counter()
+            start = BlockStart()
             results = decode_masks(images_of(block), self._engine, self._job)
         report_time(self._monitor, self._job.run_id, "decode", results.num_rows, start)
         report_progress(self._monitor, self._job.run_id, results)
@@ -226,7 +224,7 @@ def report_progress(monitor: Any, run: str, results: pa.Table) -> None:
 def write_shard(results: pa.Table, job: Job, monitor: Any) -> pa.Table:
     """Put one shard; the driver commits it."""
     with report_errors(monitor), counted_retries(job.run_id):
-        start = time.perf_counter()
+        start = BlockStart()
         descriptor = put_results(results, job)
     report_time(monitor, job.run_id, "write", results.num_rows, start)
     return descriptor
@@ -242,10 +240,12 @@ def put_results(results: pa.Table, job: Job) -> pa.Table:
 
 @contextmanager
 def _place_of_shards(job: Job) -> Iterator[str]:
-    """The output; of a sample, a folder on this machine for the time of the block: nothing is left of it anywhere."""
+    """The output; of a sample, a folder in this process's memory: whatever ends the process, nothing is left."""
     if not job.is_sample:
         yield job.output
         return
-    with tempfile.TemporaryDirectory(prefix="sam-pipeline-") as folder:
-        os.mkdir(table_uri(folder, "masks"))
+    folder = f"memory://{uuid.uuid4()}"
+    try:
         yield folder
+    finally:
+        fsspec.filesystem("memory").rm(folder, recursive=True)

@@ -27,7 +27,7 @@ TWO_CPUS, DEFAULTS = machines(2), PoolConfig()
 def measured(cluster=TWO_CPUS, pools=DEFAULTS, prices=PRICES, **changes):
     """A sample that did 2 images/s on a cluster, with rates of single stages changed."""
     rates = {"read": 40.0, "encode": 6.0, "decode": 2.5, "write": 100.0, **changes}
-    stages = {name: StageFigures(1, 1 / rate, rate) for name, rate in rates.items()}
+    stages = {name: StageFigures(1, 1 / rate, 1 / rate, rate) for name, rate in rates.items()}
     image = SourceObject("s3://bucket/0.jpg", 1000, None)
     work = Work("s3://bucket/run", 1000, [image], 16, 4, 2 * 10**9, has_prompts=False, commit_interval_s=10)
     found = Rates(stages, rates, "decode", 2.0, 12.0, 4.0, 0.1)
@@ -53,6 +53,14 @@ def test_what_has_no_price_costs_nothing_that_is_known():
     assert (cost.nodes, cost.storage_per_month) == (None, None)
     assert cost.requests > 0
     assert predicted(measured(prices=PriceConfig()), machines(2)).cost.requests is None
+
+
+def test_what_is_not_known_costs_nothing_that_is_known():
+    known = measured()
+    known = dataclasses.replace(known, work=dataclasses.replace(known.work, bytes_out=None))
+    run = predicted(known, machines(2))
+    assert run.cost.storage_per_month is None
+    assert run.requests.num_get > 1000
 
 
 def test_one_more_node_of_cpus_doubles_the_rate_of_one():

@@ -1,5 +1,7 @@
 """From the progress of a sample to rates; the progress is that of a machine that is simulated."""
 
+import dataclasses
+
 import pytest
 
 from sam_pipeline.pipeline.estimating.rates import measured_rates
@@ -12,14 +14,14 @@ GPU = Resources("cuda", 1, 1, 16, 1, 2, 0.5, 0.5, 1, 0.5, 1, 2, shard_rows=256, 
 
 
 def progress(at_s, **stages):
-    """At a time, {stage: (images, busy seconds)}."""
+    """At a time, {stage: (images, busy seconds, CPU seconds)}; the last may be left out."""
     counts = Counts()
     counts.num_by_status["ok"] = stages["decode"][0]
     return Progress(at_s, counts, {name: StageTimes(*times) for name, times in stages.items()})
 
 
-def sample(*steps):
-    return Sample(steps, [])
+def sample(*steps, num_places=1000):
+    return Sample(steps, [], num_places)
 
 
 def test_on_cpus_what_was_encoded_ahead_is_part_of_the_progress():
@@ -47,6 +49,27 @@ def test_on_cpus_that_have_a_core_for_each_stage_running_ahead_gains_nothing():
     assert measured_rates(ahead, CPU, 8).images_per_s == pytest.approx(1 / 3)
     # On two cores it would have been slower meanwhile.
     assert measured_rates(ahead, CPU, 2).images_per_s > 0.37
+
+
+def test_on_cpus_waiting_for_storage_is_no_work():
+    """A second to read an image, a hundredth of it on a core; 4 s to decode one. Read ahead: 40 images."""
+    slow_storage = sample(
+        progress(10, read=(20, 20, 0.2), encode=(1, 1), decode=(1, 4)),
+        progress(50, read=(70, 70, 0.7), encode=(11, 2), decode=(11, 44)),
+    )
+    assert measured_rates(slow_storage, CPU, 2).images_per_s == pytest.approx(0.25, rel=0.02)
+
+
+@pytest.mark.parametrize("num_cpus", [64, 256])
+def test_decoders_that_begin_together_finish_together_which_is_no_rate(num_cpus):
+    """Sixty-four decoders, 40 s an image each: 1.6 images/s. All end their first image within two seconds."""
+    many = dataclasses.replace(CPU, decode_actors=64, threads=num_cpus // 64)
+    together = sample(
+        progress(50, read=(64, 1, 1), encode=(64, 1), decode=(1, 40)),
+        progress(52, read=(64, 1, 1), encode=(64, 1), decode=(64, 64 * 40)),
+        progress(92, read=(128, 2, 2), encode=(128, 2), decode=(128, 128 * 40)),
+    )
+    assert measured_rates(together, many, num_cpus).images_per_s == pytest.approx(1.6)
 
 
 def test_on_gpus_what_was_read_ahead_is_none():
@@ -89,3 +112,12 @@ def test_images_that_differ_spread_the_estimate():
     spread = measured_rates(decoded(4.0, *[2.0, 4.0] * 8), CPU, 2).spread
     assert spread == pytest.approx(2 * (1 / 3) / 16**0.5, rel=0.05)
     assert measured_rates(decoded(3.0, 2.0, 4.0), CPU, 2).spread is None
+
+
+def test_of_neighbours_that_may_be_alike_more_are_needed():
+    def spread(num_places):
+        steps = [progress(10 + 3 * n, decode=(n, 3 * n + n % 2)) for n in range(1, 18)]
+        return measured_rates(sample(*steps, num_places=num_places), CPU, 2).spread
+
+    assert spread(3) is None
+    assert spread(4) == pytest.approx(2 * spread(16))

@@ -1,9 +1,12 @@
 """Which images of a run are its sample."""
 
+import time
+
 import numpy as np
 import pytest
 
-from sam_pipeline.pipeline.estimating.sample import random_chunks
+from sam_pipeline.pipeline.estimating.sample import Progress, num_places, random_chunks, with_last_shards
+from sam_pipeline.pipeline.monitor import Counts, MonitorState, StageTimes
 from sam_pipeline.pipeline.workers.columns import chunks_of
 
 
@@ -32,3 +35,32 @@ def test_neighbours_stay_together():
 def test_a_sample_of_a_large_run_is_bounded():
     chosen = random_chunks(np.arange(1_000_000), 1, 4)
     assert len(chosen) == len(set(chosen)) == 8000
+
+
+def test_a_billion_images_are_drawn_from_in_no_time():
+    class Billion:
+        """Ids without their memory."""
+
+        def __len__(self):
+            return 10**9
+
+        def __getitem__(self, some):
+            return np.arange(some.start, some.stop)
+
+    start = time.process_time()
+    assert len(random_chunks(Billion(), 1, 4)) == 8000
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize(("num_images", "stretch", "places"), [(30, 1, 30), (30, 256, 3), (600, 256, 5), (2, 256, 2)])
+def test_three_tasks_read_from_three_places_until_they_are_through(num_images, stretch, places):
+    assert num_places(num_images, stretch, read_tasks=3) == places
+
+
+def test_shards_that_were_written_after_the_last_image_are_counted():
+    last = Progress(9.0, Counts(), {"decode": StageTimes(3, 6.0)})
+    state = MonitorState(stage_times={"decode": StageTimes(3, 6.0), "write": StageTimes(3, 0.1)})
+    (first, end) = with_last_shards([last, last], state)
+    assert first is last
+    assert (end.at_s, end.stage_times["write"].num_images) == (9.0, 3)
+    assert with_last_shards([], state) == []

@@ -2,6 +2,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,6 +11,7 @@ from sam_pipeline.config import AnnotateConfig, MaskConfig
 from sam_pipeline.masks.prompts import UnusablePrompt
 from sam_pipeline.masks.records import PromptedMaskRecord
 from sam_pipeline.pipeline.job import Backend
+from sam_pipeline.pipeline.monitor import BlockStart, report_time
 from sam_pipeline.pipeline.plan import ensure_plan
 from sam_pipeline.pipeline.workers import stages
 from sam_pipeline.pipeline.workers.columns import (
@@ -129,6 +131,26 @@ def test_the_time_of_reading_is_told_by_block_without_that_of_who_takes_the_bloc
     (first, last) = (told for told in monitor.told if told[0] == "add_time")
     assert (first[1:3], last[1:3]) == (("read", 4), ("read", 2))
     assert 0 < last[3] < 0.5
+    assert 0 < last[4] < 0.5
+
+
+def test_waiting_is_no_time_of_a_cpu():
+    monitor, start = Monitor(), BlockStart()
+    time.sleep(0.5)
+    report_time(monitor, "a run", "read", 1, start)
+    _, _, _, busy_s, cpu_s = monitor.told[0]
+    assert cpu_s < 0.4 < busy_s
+
+
+def test_a_shard_of_a_sample_is_written_and_nothing_is_left_of_it(folder):
+    job = replace(job_for(folder), is_sample=True)
+    table = take_over(job.output)
+    masks = folder.parent / "run" / "masks"
+    files = set(masks.rglob("*"))
+    (shard,) = shards_of(write_shard(results_table([row(0), row(1)]), replace(job, table_id=table.id), Monitor()))
+    assert (shard.file.num_rows, shard.file.size_bytes > 100) == (2, True)
+    assert set(masks.rglob("*")) == files
+    assert not fsspec.filesystem("memory").find("/")
 
 
 def test_a_written_shard_can_be_committed_from_its_descriptor(folder):
