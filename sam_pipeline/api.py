@@ -71,9 +71,7 @@ def annotate(config: AnnotateConfig | None = None, *, show_progress: bool = True
 
     # Were a silent console a terminal, rich would take over the standard output for its live line, and lose it.
     is_terminal = None if show_progress else False
-    console = PlainConsole(
-        stderr=True, markup=False, highlight=False, quiet=not show_progress, force_terminal=is_terminal
-    )
+    console = PlainConsole(stderr=True, quiet=not show_progress, force_terminal=is_terminal)
     summary = run_annotate(config, lambda num_images, num_before: RichDisplay(num_images, num_before, console))
     if summary.outcome.total_failure is not None:
         raise NothingSucceededError(summary.outcome.total_failure)

@@ -115,7 +115,7 @@ def test_log_records_are_plain_lines_without_credentials():
 
 def test_a_progress_display_draws_with_its_own_escapes_only():
     file = io.StringIO()
-    console = PlainConsole(file=file, force_terminal=True, color_system="truecolor", markup=False, width=200)
+    console = PlainConsole(file=file, force_terminal=True, color_system="truecolor", width=200)
     with Progress(TextColumn("{task.fields[name]}", markup=False), console=console) as progress:
         progress.add_task("", name=f"{TITLE}{RED}{BIDI}", total=1)
     assert "\x1b[" in file.getvalue()

@@ -136,7 +136,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         supervised.silence_libraries()
     if as_events:
         events.use_events()
-        _name_start(rest)
     else:
         handler = LogHandler(STDERR)
         handler.setFormatter(CleanFormatter())
@@ -144,6 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Ours alone: at these levels botocore announces where it found credentials, and prints session tokens.
     logging.getLogger("sam_pipeline").setLevel(logging.DEBUG if arguments.debug else logging.INFO)
     try:
+        _name_start(rest)
         if arguments.version:
             STDOUT.print(f"sam-pipeline {__version__}")
             code = 0

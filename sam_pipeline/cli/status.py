@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from sam_pipeline.cli.flags import NO_OPTIONS, AsJson, JsonObject, Switch
 from sam_pipeline.cli.maintenance import Output, place
 from sam_pipeline.cli.output.printing import STDOUT, column_lines, print_json
+from sam_pipeline.errors import StorageUnavailableError
 from sam_pipeline.process import events
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from sam_pipeline.storage.maintenance.watching import RunWatch
 
 _INTERVAL_S = 5.0
+
+logger = logging.getLogger(__name__)
 
 
 def status(
@@ -74,8 +78,18 @@ def runs(output: Output, json_: AsJson = False, storage_options: JsonObject = NO
 
 
 def _looks(run: RunWatch) -> Iterator[Progress]:
-    """Looks at a run, until one finds no image left."""
-    while (progress := run.look()).num_left:
+    """Looks at a run, until one finds no image left. Storage that does not answer ends the first look, but no other."""
+    progress = run.look()
+    while progress.num_left:
         yield progress
-        time.sleep(_INTERVAL_S)
+        progress = _next_look(run)
     yield progress
+
+
+def _next_look(run: RunWatch) -> Progress:
+    while True:
+        time.sleep(_INTERVAL_S)
+        try:
+            return run.look()
+        except StorageUnavailableError as error:
+            logger.warning("%s", error)

@@ -102,6 +102,7 @@ def _start(recorder: StartRecorder, run: PlannedRun, make_display: MakeDisplay, 
                 job = replace(job, table_id=table.id)
                 shown = recorder.metering(make_display)
                 annotate_pending(table, pending_ids, job, resources, run.plan.num_images, shown)
+        recorder.released()
     table.compact()
 
 

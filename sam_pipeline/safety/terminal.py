@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -18,7 +19,15 @@ _SIGPIPE_EXIT_CODE = 141
 
 
 class PlainConsole(Console):
-    """A console whose text cannot control the terminal; only what rich itself draws can."""
+    """A console whose text cannot control the terminal; only what rich itself draws can.
+
+    Args:
+        options: of rich's console.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        # Nothing in a text is the name of a style or of a picture: "in:dog:1.jpg" is a file.
+        super().__init__(markup=False, highlight=False, emoji=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Render as rich does, with what does not print replaced. All that is printed comes through here."""

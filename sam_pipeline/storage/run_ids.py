@@ -11,4 +11,5 @@ def run_id(output: str) -> str:
     Args:
         output: of the run, as absolute_uri makes it.
     """
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, output))
+    # The name of a local folder may hold anything.
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, output.encode(errors="backslashreplace").decode()))

@@ -13,6 +13,7 @@ import pytest
 
 from sam_pipeline.cli import status
 from sam_pipeline.cli.output.progress_text import WatchDisplay, progress_line, progress_lines
+from sam_pipeline.errors import StorageUnavailableError
 from sam_pipeline.safety.terminal import PlainConsole
 from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.maintenance import watching
@@ -57,11 +58,11 @@ def test_the_status_of_a_run_is_read_from_storage_alone(cli, tmp_path):
 def test_a_status_that_is_read_while_the_plan_is_extended_has_nothing_left_below_none(cli, tmp_path, monkeypatch):
     finished(str(tmp_path), [row(0), row(1)])
 
-    def extended_before(*arguments):
+    def extended_before(*arguments, **options):
         new = source_table([SourceObject("file:///in/0002.jpg", 1, "e")])
         extend_plan(read_plan(str(tmp_path), {}), new, IMAGES_SCHEMA.empty_table(), {})
         take_over(str(tmp_path)).commit([shard(str(tmp_path), [row(2)])])
-        return read_plan(*arguments)
+        return read_plan(*arguments, **options)
 
     monkeypatch.setattr(watching, "read_plan", extended_before)
     _, out, err = cli("status", tmp_path)
@@ -150,6 +151,27 @@ def test_watching_looks_again_until_nothing_is_left(cli, tmp_path, monkeypatch, 
         assert [line for line in lines[3:] if re.fullmatch(r"left +0", line)]
 
 
+def test_watching_goes_on_when_storage_does_not_answer_for_a_while(cli, tmp_path, monkeypatch, caplog):
+    output = str(tmp_path)
+    plan(output, 2)
+    table = take_over(output)
+    table.commit([shard(output, [row(0)])])
+    look, failures = watching.RunWatch.look, [None, StorageUnavailableError("no answer for two minutes")]
+
+    def look_or_fail(watch):
+        if failures and (failure := failures.pop(0)):
+            raise failure
+        return look(watch)
+
+    monkeypatch.setattr(watching.RunWatch, "look", look_or_fail)
+    monkeypatch.setattr(status.time, "sleep", lambda _: failures or table.commit([shard(output, [row(1)])]))
+    code, out, _ = cli("status", output, "--watch", "--json")
+    assert (code, [json.loads(line)["num_done"] for line in out.splitlines()]) == (0, [1, 2])
+    assert caplog.messages == ["no answer for two minutes"]
+    failures[:] = [StorageUnavailableError("no answer at all")]
+    assert cli("status", output, "--watch")[0] == 1
+
+
 def at(age_s, *, num_done=5, errors=0):
     state = RunState(Counter(ok=num_done - errors, decode_error=errors), 12, [(1000.0, 1), (1010.0, num_done - 1)])
     return Progress(Plan("/run", "/in", 10), {}, state, 1010.0 + age_s)
@@ -191,6 +213,29 @@ def test_on_a_terminal_a_look_takes_the_place_of_the_last():
     assert re.search(r"last commit +8 s ago", written.getvalue())
     assert "\x1b[1A" in written.getvalue().removeprefix(first)  # the cursor goes up, over what was there
     assert "images, " not in written.getvalue()
+
+
+def test_the_last_look_stays_when_watching_is_interrupted():
+    written = io.StringIO()
+    console = PlainConsole(file=written, width=80, force_terminal=True, legacy_windows=False)
+
+    def watch():
+        with WatchDisplay(console) as display:
+            display.show(at(4))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        watch()
+    assert "last commit" in written.getvalue().rpartition("\x1b[2K")[2], "the last that is done is to draw it"
+
+
+def test_on_a_terminal_that_cannot_go_back_a_look_is_a_line(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    written = io.StringIO()
+    with WatchDisplay(PlainConsole(file=written, width=80, force_terminal=True)) as display:
+        display.show(at(4))
+        display.show(at(8))
+    assert written.getvalue().count("images, ") == 2
 
 
 def test_the_starts_of_a_run_are_listed(cli, tmp_path):

@@ -15,13 +15,22 @@ LONG = "a line that is longer than eighty columns, " * 4
 @pytest.mark.parametrize("is_terminal", [False, True])
 def test_a_record_is_one_line_neither_wrapped_nor_padded(is_terminal):
     written = io.StringIO()
-    handler = LogHandler(PlainConsole(file=written, width=80, force_terminal=is_terminal, highlight=False))
+    handler = LogHandler(PlainConsole(file=written, width=80, force_terminal=is_terminal))
     handler.setFormatter(CleanFormatter())
     logger = logging.Logger("test")
     logger.addHandler(handler)
     logger.warning("short")
     logger.warning("%s", LONG + "\nend [bold]")
     assert written.getvalue() == f"short\n{LONG}\ufffdend [bold]\n"
+
+
+@pytest.mark.parametrize("text", ["in:dog:1.jpg", ":x: [red]a[/red]", '{"e": "a:100:b"}'])
+def test_text_is_printed_as_it_is(text):
+    written = io.StringIO()
+    console = PlainConsole(file=written, width=80)
+    console.print_line(text)
+    console.print(text)
+    assert written.getvalue() == f"{text}\n{text}\n"
 
 
 SCRIPT = "import sys; from sam_pipeline.cli.commands import main; main(sys.argv[1:])"

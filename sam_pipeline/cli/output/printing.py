@@ -9,8 +9,8 @@ from typing import Any
 from sam_pipeline.process import events
 from sam_pipeline.safety.terminal import PlainConsole
 
-STDOUT = PlainConsole(markup=False, highlight=False)
-STDERR = PlainConsole(stderr=True, markup=False, highlight=False)
+STDOUT = PlainConsole()
+STDERR = PlainConsole(stderr=True)
 
 
 def statuses_text(num_by_status: Mapping[str, int]) -> str:

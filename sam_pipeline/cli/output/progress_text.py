@@ -91,21 +91,23 @@ class WatchDisplay:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._is_live = console.is_terminal and not console.is_dumb_terminal
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._is_live:
             self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._live.transient = error is None  # at the end of the run, others print it
         self._live.stop()
 
     def show(self, progress: Progress) -> None:
         """Show a look."""
-        if self._console.is_terminal:
+        if self._is_live:
             text = Text("\n".join(progress_lines(progress)), no_wrap=True, overflow="ellipsis")
             self._live.update(text, refresh=True)
         else:

@@ -23,7 +23,7 @@ def _cells(start: Start) -> Iterator[str]:
     else:
         yield from (_minute(record.started), f"{record.user}@{record.host}", record.versions["sam_pipeline"])
         yield from (record.model_type, _cluster_text(record.cluster))
-    yield str(start.num_images)
+    yield "" if start.num_images is None else str(start.num_images)
     yield from ("", "", "") if end is None else (f"{end.images_per_s:g}/s", f"{end.cpu_hours:g}", f"{end.gpu_hours:g}")
     if end is None and start.last_commit is not None:
         yield f"{start.state}; last commit {_minute(start.last_commit.isoformat())}"

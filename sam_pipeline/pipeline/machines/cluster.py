@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
@@ -51,6 +51,13 @@ _LOOK_INTERVAL_S = 2.0
 _joined: set[str] = set()
 
 
+class _State:
+    """Of this process."""
+
+    is_of_this_run = False
+    """Whether the Ray that it is connected to was started here, by `connected`."""
+
+
 @contextmanager
 def connected(num_cpus: int | None) -> Iterator[Cluster]:
     """Be connected to Ray: as this process is already, or for the time of the block.
@@ -63,19 +70,23 @@ def connected(num_cpus: int | None) -> Iterator[Cluster]:
         ClusterError: the cluster does not answer, or Ray cannot be started here.
         RunFailedError: Ray did not start in time.
     """
-    if ray.is_initialized():
-        yield current_cluster()
-        return
-    try:
-        _connect(num_cpus)
-        yield current_cluster()
-    finally:
-        if not stopping.is_stopping():
-            ray.shutdown()
+    with _messages_on_stderr():
+        if ray.is_initialized():
+            yield current_cluster()
+            return
+        try:
+            _connect(num_cpus)
+            yield current_cluster()
+        finally:
+            _State.is_of_this_run = False
+            if not stopping.is_stopping():
+                ray.shutdown()
 
 
 def is_local() -> bool:
-    """Whether a Ray would be started on this machine, since RAY_ADDRESS names none."""
+    """Whether the Ray is one for this run alone, on this machine: or would be, since RAY_ADDRESS names none."""
+    if ray.is_initialized():
+        return _State.is_of_this_run
     return os.environ.get("RAY_ADDRESS") in (None, "", "local")
 
 
@@ -152,6 +163,7 @@ def _start_local(num_cpus: int | None, debug: bool) -> None:
                     logging_level=_level(debug),
                     log_to_driver=debug,
                 )
+            _State.is_of_this_run = True
             return
         except Exception as error:  # Ray raises of every kind, also Exception itself
             ray.shutdown()
@@ -250,19 +262,34 @@ def _without_raw_lines(debug: bool) -> Iterator[None]:
 
 @contextmanager
 def without_messages() -> Iterator[None]:
-    """Drop what Ray prints on the standard output, whatever its log level, of each task whose actor is killed.
+    """Drop what Ray prints, whatever its log level, of each task whose actor is killed.
 
-    For whoever kills actors on purpose, and has results to print. Under --debug Ray may print.
+    For whoever kills actors on purpose. Under --debug Ray may print.
     """
     if logger.isEnabledFor(logging.DEBUG):
         yield
         return
-    printing = ray_worker.print_to_stdstream
-    ray_worker.print_to_stdstream = lambda *_, **__: None
+    with _printing(lambda *_, **__: None):
+        yield
+
+
+@contextmanager
+def _messages_on_stderr() -> Iterator[None]:
+    """Have Ray say on standard error which workers have died: on the standard output are results."""
+    say = ray_worker.print_to_stdstream
+    with _printing(lambda data, **options: say({**data, "is_err": True}, **options)):
+        yield
+
+
+@contextmanager
+def _printing(function: Callable[..., None]) -> Iterator[None]:
+    """Have Ray print with a function; it has no setting for it."""
+    before = ray_worker.print_to_stdstream
+    ray_worker.print_to_stdstream = function
     try:
         yield
     finally:
-        ray_worker.print_to_stdstream = printing
+        ray_worker.print_to_stdstream = before
 
 
 def _level(debug: bool) -> int:

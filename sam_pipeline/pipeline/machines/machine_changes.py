@@ -151,7 +151,9 @@ class MachineChanges(ExecutionCallback):
         if not fits(r, cluster):
             return "fewer"
         if r.shares_gpus:
-            return "more" if self._num_pairs(cluster) > r.encode_actors else None
+            of_now = with_pairs(r, self._num_pairs(cluster), cluster.num_cpus)
+            reads_more = of_now.read_tasks >= _LEAST_GROWTH * r.read_tasks
+            return "more" if of_now.encode_actors > r.encode_actors or reads_more else None
         try:
             divided = self._divide_again(cluster)
         except ClusterError:
@@ -161,23 +163,26 @@ class MachineChanges(ExecutionCallback):
     def _num_pairs(self, cluster: Cluster) -> int:
         return int(min(self._most_pairs, num_pairs_that_fit(self._resources, cluster)))
 
-    def _is_of_such_machines(self, cluster: Cluster, num_pairs: int) -> bool:
+    def _is_of_such_machines(self, cluster: Cluster) -> bool:
         """Whether pairs of the same size do: not if new machines have fewer CPUs, or only CPUs have left."""
         r = self._resources
         if not r.shares_gpus or r.gpu_bundle["CPU"] > cluster.least_cpus_a_gpu + 1e-9:
             return False
-        return num_pairs > r.encode_actors or needed_gpus(r) > cluster.num_gpus
+        return self._change == "more" or needed_gpus(r) > cluster.num_gpus
 
     def _adapt(self, stages: Stages, cluster: Cluster) -> None:
-        """Change the number of pairs, or have the pass divided anew.
+        """Change the numbers of pairs and of tasks, or have the pass divided anew.
 
         Where no division fits, machines are waited for.
         """
         r = self._resources
         num_pairs = self._num_pairs(cluster)
-        if num_pairs and self._is_of_such_machines(cluster, num_pairs):
+        if num_pairs and self._is_of_such_machines(cluster):
             self._resources, self._change = with_pairs(r, num_pairs, cluster.num_cpus), None
-            logger.info("%d GPUs are used from now on, %d before", num_pairs, r.encode_actors)
+            if num_pairs == r.encode_actors:
+                logger.info("%d tasks read from now on, %d before", self._resources.read_tasks, r.read_tasks)
+            else:
+                logger.info("%d GPUs are used from now on, %d before", num_pairs, r.encode_actors)
             self._give_up(stages.surplus(self._resources))
             self._gpus.hold(max(num_pairs, self._wanted))  # the autoscaler goes on to see what is not there
             stages.resize(self._resources)

@@ -43,6 +43,11 @@ NO_GPU = (
     "--device cpu computes without any"
 )
 
+NO_GPU_HERE = (
+    "GPUs were asked for, and torch finds none on this machine: set RAY_ADDRESS to use a cluster, or --device cpu to "
+    "compute without any"
+)
+
 # 8 keep a GPU busy; with more there are fewer gaps between batches.
 _GPU_BATCH_SIZE = 16
 # In Ray's object store.
@@ -137,6 +142,11 @@ def divide(
         ClusterError: the smallest possible set of actors and tasks does not fit, with the arithmetic.
     """
     num_cpus, num_gpus = cluster.num_cpus, cluster.num_gpus
+    if device != "cpu" and (pools.encode_on or pools.decode_on) and num_gpus < 1:
+        raise ClusterError(
+            f"--encode-on {pools.encode_on} and --decode-on {pools.decode_on} choose among machines with GPUs, and the "
+            "cluster has none: start them first, or leave the flags out"
+        )
     if device == "auto":
         device = "cuda" if num_gpus >= 1 else "cpu"
     if device == "cuda" and not num_gpus:

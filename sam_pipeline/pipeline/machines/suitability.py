@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -11,8 +14,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sam_pipeline.config import AnnotateConfig
 from sam_pipeline.errors import ClusterError
 from sam_pipeline.pipeline.machines.cluster import connected, has_gpu, is_local
-from sam_pipeline.pipeline.machines.resources import NO_GPU, divide
-from sam_pipeline.storage.objects.filesystem import protocol_of
+from sam_pipeline.pipeline.machines.resources import NO_GPU_HERE, divide
+from sam_pipeline.storage.objects.filesystem import absolute_uri, protocol_of
 
 _LOOK_TIMEOUT_S = 60.0
 
@@ -23,40 +26,60 @@ def check_cluster_suits(config: AnnotateConfig) -> None:
     Raises:
         ClusterError: it does not answer, has no GPU where one is asked for, or is smaller than the pools.
     """
+    pools = config.pools
     if is_local():
-        if config.model.device == "cuda" and not has_gpu():
-            raise ClusterError(NO_GPU)
+        asks = config.model.device == "cuda" or pools.gpus is not None or pools.encode_on or pools.decode_on
+        if asks and not has_gpu():
+            raise ClusterError(NO_GPU_HERE)
         return
-    with connected(None) as cluster:
-        if config.pools.gpus is None:
-            divide(config.pools, config.model.device, config.model.model_type, cluster)
+    with connected(config.num_cpus) as cluster:
+        if pools.gpus is None:
+            divide(pools, config.model.device, config.model.model_type, cluster)
+        _check_output_is_shared(absolute_uri(config.output))
+        if config.images.input is not None:
+            check_all_machines_see([absolute_uri(config.images.input)])
 
 
 def check_all_machines_see(uris: Iterable[str]) -> None:
     """Refuse places on a disk that not every machine of the cluster sees. Remote places are seen by all.
 
     Args:
-        uris: of files or folders that this machine sees.
+        uris: of files or folders that this machine sees, as paths or file: URIs.
 
     Raises:
         ClusterError: some machines do not, by name.
     """
-    paths = [path for path in uris if protocol_of(path) == "file" and os.path.exists(path)]
-    machines = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    local = (uri.removeprefix("file://") for uri in uris if protocol_of(uri) == "file")
+    paths = [path for path in local if os.path.exists(path)]
+    machines = _machines()
     if not paths or len(machines) == 1:
         return
     look = ray.remote(num_cpus=0, max_retries=0)(_unseen)
     looks = {
-        host: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(paths)
-        for node_id, host in machines.items()
+        node_id: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(paths)
+        for node_id in machines
     }
-    unseen = {host: ray.get(found, timeout=_LOOK_TIMEOUT_S) for host, found in looks.items()}
+    unseen = {node_id: ray.get(found, timeout=_LOOK_TIMEOUT_S) for node_id, found in looks.items()}
     for path in paths:
-        if hosts := sorted(host for host, missing in unseen.items() if path in missing):
+        if hosts := sorted(machines[node_id] for node_id, missing in unseen.items() if path in missing):
             raise ClusterError(
                 f"{path} is on a disk that {len(hosts)} of {len(machines)} machines do not see, such as {hosts[0]}: "
                 "use storage that all of them see, such as s3://"
             )
+
+
+def _check_output_is_shared(output: str) -> None:
+    """Look for a file that is written for it where the output is or will be: each machine may have such a folder."""
+    if protocol_of(output) != "file" or len(_machines()) == 1:
+        return
+    folder = next(parent for parent in (output, *map(str, Path(output).parents)) if os.path.isdir(parent))
+    with suppress(OSError), tempfile.NamedTemporaryFile(prefix=".sam-pipeline-", dir=folder) as file:
+        check_all_machines_see([file.name])
+
+
+def _machines() -> dict[str, str]:
+    """Host names by id: machines may have the same."""
+    return {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
 
 
 def _unseen(paths: list[str]) -> list[str]:

@@ -87,10 +87,20 @@ def plan_run(config: AnnotateConfig, starts: tenacity.Retrying) -> PlannedRun:
 
 
 def _check_cluster(config: AnnotateConfig) -> None:
-    """Look at the cluster before a listing that may take hours; what is planned already is read in no time."""
-    if config.extend or config.replan or read_plan(absolute_uri(config.output), config.storage_options) is None:
+    """Look at the cluster before anything that may take long; a finished run needs none."""
+    if not _is_finished(config):
         with ray_errors():
             check_cluster_suits(config)
+
+
+def _is_finished(config: AnnotateConfig) -> bool:
+    """Whether nothing is left to do, and nothing new is asked for."""
+    if config.extend or config.replan:
+        return False
+    output = absolute_uri(config.output)
+    header = read_header(output, config.storage_options)
+    plan = None if header is None else read_plan(output, config.storage_options)
+    return header is not None and plan is not None and header.num_images == plan.num_images
 
 
 def _weights_sha256(config: AnnotateConfig, given: Mapping[str, Any], before: RunHeader | None) -> str:

@@ -62,8 +62,8 @@ class StartRecorder:
         return self
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._table is None or isinstance(error, FencedError):
-            return  # it did not begin, or the table is another start's now
+        if self._table is None:
+            return  # it did not begin
         if error is None:
             self._write_end(self._table, "finished", None)
         elif isinstance(error, KeyboardInterrupt):
@@ -75,6 +75,11 @@ class StartRecorder:
         """Take note of the cluster, from now on reserved, and of its division."""
         self._begun_s = self._looked_s = time.monotonic()
         self._cluster, self._resources = cluster, resources
+
+    def released(self) -> None:
+        """Take note that the cluster is no longer needed, and has been left."""
+        self._count_hours()
+        self._cluster = None
 
     def metering(self, make_display: MakeDisplay) -> MakeDisplay:
         """Look at the cluster whenever the display is updated, at most twice a minute: machines come and go."""
@@ -131,6 +136,8 @@ class StartRecorder:
         try:
             with stopping.shielded():
                 table.record_end(record)
+        except FencedError:
+            pass  # the table is another start's now
         except SamPipelineError as failure:
             # What is committed is committed, and an error of the start itself says more.
             logger.warning("how this start ended could not be written into the output: %s", failure)

@@ -19,6 +19,7 @@ from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.retrying import retried
 from sam_pipeline.storage.tables.delta import DataFile, committed_files, open_table, output_errors, table_metadata
 from sam_pipeline.storage.tables.delta_place import Table
+from sam_pipeline.storage.tables.fenced_table import APP_ID
 from sam_pipeline.storage.tables.plan import read_plan
 from sam_pipeline.storage.tables.prompts import read_prompts_header
 from sam_pipeline.storage.tables.reading.table_reading import read_columns
@@ -49,6 +50,10 @@ class RunWatch:
 
     def __init__(self, output: str, storage_options: StorageOptions) -> None:
         self._output, self._options = output, storage_options
+        self._has_plan = False
+        self._forget()
+
+    def _forget(self) -> None:
         self._table: Table | None = None
         self._counts: dict[str, _FileCounts] = {}
         self._examples: dict[str, tuple[str, str]] = {}
@@ -64,9 +69,10 @@ class RunWatch:
         """
         # Before the plan: another start may extend the plan and add rows to the results.
         has_results = self._open_results()
-        plan = read_plan(self._output, self._options)
+        plan = read_plan(self._output, self._options, denied_is_final=not self._has_plan)
         if plan is None:
             raise OutputError(f"no plan in {self._output}")
+        self._has_plan = True
         prompts = read_prompts_header(self._output, self._options, plan.generation) if has_results else None
         num_planned = {} if prompts is None else {"prompt": prompts.num_prompts, "region": prompts.num_regions}
         state = self._state(has_prompts=prompts is not None) if has_results else None
@@ -85,12 +91,19 @@ class RunWatch:
 
     def _open_results(self) -> bool:
         """Have the newest version of the results; False where there are none."""
-        if self._table is None:
-            self._table = open_table(table_uri(self._output, "masks"), self._options)
-            return self._table is not None
-        with output_errors(self._table.uri):
-            retried(self._table.update_incremental, what=f"read {self._table.uri}", denied_is_final=False)
-        return True
+        if self._table is not None:
+            try:
+                self._update(self._table)
+                return True
+            except OutputError:
+                self._forget()  # somebody may have removed the output, and begun it again
+        self._table = open_table(table_uri(self._output, "masks"), self._options, denied_is_final=not self._has_plan)
+        return self._table is not None
+
+    @staticmethod
+    def _update(table: Table) -> None:
+        with output_errors(table.uri):
+            retried(table.update_incremental, what=f"read {table.uri}", denied_is_final=False)
 
     def _state(self, *, has_prompts: bool) -> RunState:
         assert self._table is not None, "called with results"
@@ -111,8 +124,13 @@ class RunWatch:
             filters_of(json.loads(metadata["fingerprint"])),
             num_unusable,
             tuple(errors),
-            newest_start(metadata),
+            newest_start(metadata, self._newest_epoch(self._table)),
         )
+
+    @staticmethod
+    def _newest_epoch(table: Table) -> int | None:
+        with output_errors(table.uri):
+            return retried(lambda: table.transaction_version(APP_ID), what=f"read {table.uri}", denied_is_final=False)
 
     def _read_new(self, table: Table, files: list[DataFile], *, has_prompts: bool) -> None:
         """Count the files that are new, and forget those that are gone."""
@@ -146,7 +164,8 @@ class RunWatch:
             entries = retried(lambda: table.history(num_new), what=f"read {table.uri}", denied_is_final=False)
         self._commits.extend(
             (entry["timestamp"] / 1000, int(entry["num_images"]))
-            for entry in reversed(entries)
+            # Newest first, and those after our version too: the next look reads them.
+            for entry in reversed(entries[-num_new:])
             if "num_images" in entry
         )
         self._num_entries = table.version() + 1

@@ -51,9 +51,9 @@ class Plan:
     """Of the table, when it was read."""
 
 
-def read_plan(output: str, storage_options: StorageOptions) -> Plan | None:
-    """The plan of an output; None if there is none, or if planning was interrupted before its commit."""
-    table = FencedTable.open(output, "images", storage_options)
+def read_plan(output: str, storage_options: StorageOptions, *, denied_is_final: bool = True) -> Plan | None:
+    """The plan of an output; None if there is none, or planning was interrupted before its commit. See open_table."""
+    table = FencedTable.open(output, "images", storage_options, denied_is_final=denied_is_final)
     if table is None:
         return None
     table_metadata(table.snapshot)  # raises for a table of another program

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -52,13 +53,13 @@ class Rewriter:
     epoch: int
 
     def compact(self) -> None:
-        """Merge small files."""
-        groups = _mergeable(committed_files(self.table.snapshot))
-        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-            for start in range(0, len(groups), _FILES_AT_ONCE):
-                part = groups[start : start + _FILES_AT_ONCE]
-                merged = list(pool.map(self._merge, part))
-                self._replace([file for group in part for file in group], merged, data_change=False)
+        """Merge small files, until no two are left: many small ones compress to less than the sum of their sizes."""
+        with _threads() as pool:
+            while groups := _mergeable(committed_files(self.table.snapshot)):
+                for start in range(0, len(groups), _FILES_AT_ONCE):
+                    part = groups[start : start + _FILES_AT_ONCE]
+                    merged = list(pool.map(self._merge, part))
+                    self._replace([file for group in part for file in group], merged, data_change=False)
 
     def delete(self, files: Sequence[DataFile], columns: Sequence[str], is_deleted: IsDeleted) -> int:
         """Delete rows.
@@ -77,7 +78,7 @@ class Rewriter:
         ]
         affected = [file for file, count in zip(files, counts, strict=True) if count]
         emptied = {file.path for file, count in zip(files, counts, strict=True) if count == file.num_rows}
-        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        with _threads() as pool:
             for start in range(0, len(affected), _DELETIONS_PER_COMMIT):
                 part = affected[start : start + _DELETIONS_PER_COMMIT]
                 kept = [file for file in part if file.path not in emptied]
@@ -112,6 +113,16 @@ class Rewriter:
 
     def _put(self, parts: Iterator[pa.Table]) -> DataFile:
         return self.table.put(pa.concat_tables(parts), row_group_size=ROWS_PER_GROUP)
+
+
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads that nobody waits for after a signal: what they put is not committed."""
+    pool = ThreadPoolExecutor(_FILES_AT_ONCE)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _mergeable(files: Sequence[DataFile]) -> list[list[DataFile]]:

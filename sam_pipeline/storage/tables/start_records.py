@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Literal, Self
 
+from sam_pipeline.config.fingerprint import filters_of
 from sam_pipeline.storage.objects.filesystem import join_uri, open_filesystem
 from sam_pipeline.storage.objects.retrying import retried
 from sam_pipeline.storage.tables.delta import REQUESTS_AT_ONCE, output_errors, table_metadata
@@ -103,7 +104,7 @@ class Start:
     end: EndRecord | None
     """None while it runs; for good if it was killed or overtaken, or wrote no record."""
     num_images: int | None
-    """That it committed; None where neither a record nor the log was asked."""
+    """That it committed; None where neither a record nor the log was asked, or the log no longer says."""
     last_commit: datetime | None
     """Of images, UTC; None if it has committed none, the log no longer says, or was not asked."""
     is_newest: bool = False
@@ -153,18 +154,19 @@ def without_records(metadata: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in metadata.items() if _KEY.fullmatch(name) is None}
 
 
-def newest_start(metadata: Mapping[str, str]) -> Start | None:
+def newest_start(metadata: Mapping[str, str], newest_epoch: int | None) -> Start | None:
     """The newest start of which there is a record, without a look at the log.
 
     Args:
         metadata: as table_metadata gives it.
+        newest_epoch: of the table, whoever has taken it.
     """
     records = _records(metadata)
     if not records:
         return None
     epoch = max(records)
     record, end = records[epoch]
-    return Start(epoch, record, end, None if end is None else end.num_images, None, is_newest=True)
+    return Start(epoch, record, end, None if end is None else end.num_images, None, epoch == newest_epoch)
 
 
 def read_starts(table: Table) -> list[Start]:
@@ -177,15 +179,17 @@ def read_starts(table: Table) -> list[Start]:
         OutputError: the log cannot be read.
         StorageUnavailableError: storage did not answer.
     """
-    records, committed = _records(table_metadata(table)), _committed_by_epoch(table)
+    metadata = table_metadata(table)
+    records, (committed, is_whole) = _records(metadata), _committed_by_epoch(table)
     newest_epoch = max({*records, *committed}, default=0)
-    # Other commands take epochs too, and commit no images.
-    epochs = {*records, *(epoch for epoch, of_epoch in committed.items() if of_epoch.num_images)}
+    # Other commands take epochs too, and commit no images, but for filter: nobody annotates what it has written.
+    is_filtered = bool(filters_of(json.loads(metadata["fingerprint"])))
+    epochs = {*records, *(epoch for epoch, of_epoch in committed.items() if of_epoch.num_images and not is_filtered)}
     starts = []
     for epoch in sorted(epochs):
         record, end = records.get(epoch, (None, None))
         of_epoch = committed.get(epoch, _Committed())
-        num_images = of_epoch.num_images if end is None else end.num_images
+        num_images = end.num_images if end is not None else of_epoch.num_images if is_whole else None
         starts.append(Start(epoch, record, end, num_images, of_epoch.last, epoch == newest_epoch))
     return starts
 
@@ -207,8 +211,8 @@ def _records(metadata: Mapping[str, str]) -> dict[int, tuple[StartRecord, EndRec
     }
 
 
-def _committed_by_epoch(table: Table) -> dict[int, _Committed]:
-    """What each epoch has committed.
+def _committed_by_epoch(table: Table) -> tuple[dict[int, _Committed], bool]:
+    """What each epoch has committed; and whether the log is whole: those of older versions lose their oldest entries.
 
     Not from delta-rs' history, which tells no epoch of what earlier versions committed.
     """
@@ -224,7 +228,7 @@ def _committed_by_epoch(table: Table) -> dict[int, _Committed]:
         with ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
             for content in pool.map(partial(_read_entry, filesystem), entries):
                 _count_entry(content, found)
-    return found
+    return found, len(entries) == table.version() + 1
 
 
 def _read_entry(filesystem: Any, path: str) -> bytes:

@@ -3,10 +3,11 @@ import sys
 
 import pytest
 import ray
+from ray._private import worker
 
 from sam_pipeline.errors import ClusterError, RunFailedError
 from sam_pipeline.pipeline.machines import cluster
-from sam_pipeline.pipeline.machines.cluster import check_cluster, connected
+from sam_pipeline.pipeline.machines.cluster import check_cluster, connected, is_local, without_messages
 
 TOO_SLOW = Exception("The current node timed out during startup. This could happen because of many things.")
 
@@ -42,6 +43,25 @@ def test_a_local_ray_that_starts_slowly_is_tried_again(init, caplog):
     init.append(TOO_SLOW)
     assert connect() == 2
     assert "Ray did not start (attempt 1 of 2): The current node timed out" in caplog.text
+
+
+def test_a_ray_that_somebody_else_has_started_is_no_ray_of_this_run(init, monkeypatch):
+    assert is_local()
+    with connected(None):
+        monkeypatch.setattr(ray, "is_initialized", lambda: True)
+        assert is_local()
+    assert not is_local()
+
+
+def test_what_ray_says_of_its_workers_goes_to_standard_error(init, capsys):
+    with connected(None):
+        worker.print_to_stdstream({"lines": ["A worker died"], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+        with without_messages():
+            worker.print_to_stdstream({"lines": ["another"], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "A worker died" in printed.err
+    assert "another" not in printed.err
 
 
 def test_one_that_does_not_start_at_all_may_later(init):

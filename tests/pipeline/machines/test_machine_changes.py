@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
@@ -96,15 +97,27 @@ def test_gpus_that_join_are_used_by_the_same_pass_up_to_what_was_asked_for(begin
     running = begin(pools, cluster_of(16, num_gpus=2))
     running.cluster = cluster_of(8 * after, num_gpus=after)
     running.run(20)
-    assert running.sizes == ([] if used == 2 else [(used, used)])
+    assert running.sizes == [(used, used)]  # if no more, CPUs have joined, too
     running.cluster = cluster_of(8, num_gpus=1)
     running.run(55)
-    assert len(running.sizes) == (used > 2)
+    assert len(running.sizes) == 1
     running.run(15)
     assert running.sizes[-1] == (1, 1)
     assert running.held[-1] == (pools.gpus or 1)
     running.cluster = cluster_of(0)
     running.run(1000)  # waits
+
+
+def test_cpus_that_join_gpus_read_for_them(begin, caplog):
+    caplog.set_level("INFO")
+    running = begin(PoolConfig(), cluster_of(8, num_gpus=4))
+    running.cluster = cluster_of(72, num_gpus=4, cpus_a_gpu=2)
+    running.run(20)
+    assert running.sizes == [(4, 4)]
+    assert re.search(r"^\d\d tasks read from now on, \d before$", caplog.messages[-1])
+    running.cluster = cluster_of(73, num_gpus=4, cpus_a_gpu=2)
+    running.run(100)
+    assert len(running.sizes) == 1, "a seventieth more is not worth it"
 
 
 @pytest.mark.parametrize("after", [cluster_of(4 * 16, num_gpus=4, cpus_a_gpu=1), cluster_of(1.5, num_gpus=2)])

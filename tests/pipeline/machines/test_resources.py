@@ -187,6 +187,13 @@ def test_cuda_without_any_gpu_is_refused_with_two_ways_out():
         division(PoolConfig(), "cuda", 8, 0)
 
 
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_machines_with_gpus_that_are_chosen_and_not_there_are_refused(device):
+    pools = PoolConfig(encode_on="accelerator_type:H100", decode_on="accelerator_type:L4")
+    with pytest.raises(ClusterError, match=r"--encode-on accelerator_type:H100 .* the cluster has none: start them"):
+        division(pools, device, 16, 0)
+
+
 def test_shares_of_a_gpu_can_be_asked_for():
     r = division(PoolConfig(encode_gpus=0.2, decode_gpus=0.2), "cuda", 8, 0.5)
     assert reserved_gpus(r) == pytest.approx(0.4)

@@ -1,5 +1,7 @@
 """Looks at a run: what they tell, and what they read again. The rate: tests/storage/tables/test_results.py."""
 
+import shutil
+
 import pyarrow as pa
 import pytest
 
@@ -64,6 +66,35 @@ def test_a_look_asks_the_log_for_new_entries_alone(output, monkeypatch):
     assert [count for _, count in watch.look().state.commits] == [1, 1, 2]
     watch.look()
     assert asked == [2]
+
+
+def test_a_commit_that_comes_during_a_look_is_counted_once(output, monkeypatch):
+    plan(output, 8)
+    table, watch = take_over(output), RunWatch(output, {})
+    table.commit([shard(output, [row(0)])])
+    real, later = watching.Table.history, [1, 2, 3]
+
+    def history(opened, limit=None):
+        if later and opened.uri.endswith("/masks"):
+            table.commit([shard(output, [row(later.pop(0))])])
+        return real(opened, limit)
+
+    monkeypatch.setattr(watching.Table, "history", history)
+    numbers = [len(watch.look().state.commits) for _ in range(5)]
+    assert numbers == [1, 2, 3, 4, 4]
+
+
+def test_an_output_that_was_removed_and_begun_again_is_read_anew(output):
+    plan(output, 8)
+    table, watch = take_over(output), RunWatch(output, {})
+    for image_id in range(4):
+        table.commit([shard(output, [row(image_id)])])
+    assert watch.look().num_done == 4
+    shutil.rmtree(output)
+    plan(output, 6)
+    take_over(output).commit([shard(output, [row(5, 1)])])
+    look = watch.look()
+    assert (look.plan.num_images, look.num_done, look.state.num_masks, len(look.state.commits)) == (6, 1, 1, 1)
 
 
 def test_each_kind_of_error_is_counted_with_an_example(output):

@@ -17,7 +17,7 @@ from sam_pipeline.storage.maintenance import watching
 from sam_pipeline.storage.maintenance.progress import RunState
 from sam_pipeline.storage.maintenance.watching import read_state
 from sam_pipeline.storage.tables import rewriting
-from sam_pipeline.storage.tables.delta import DataFile
+from sam_pipeline.storage.tables.delta import DataFile, committed_files
 from sam_pipeline.storage.tables.fenced_table import FencedTable
 from sam_pipeline.storage.tables.reading.result_reading import read_results
 from sam_pipeline.storage.tables.reading.run_header import check_fingerprint, read_header
@@ -216,6 +216,20 @@ def test_readers_see_every_row_at_any_time_of_a_compaction(output, monkeypatch):
     monkeypatch.setattr(FencedTable, "commit", commit_and_read)
     table.compact()
     assert numbers == [18, 12, 6]
+
+
+@pytest.mark.parametrize("num_masks", [1, 3])
+def test_small_files_are_merged_until_none_is_left_however_well_they_compress(output, monkeypatch, num_masks):
+    """Of a file of one row most bytes are its frame."""
+    table = take_over(output)
+    table.commit([shard(output, [row(index, num_masks)]) for index in range(120)])
+    sizes = [file.size_bytes for file in committed_files(open_results(output, {}))]
+    size = sum(sizes) // 12
+    monkeypatch.setattr(rewriting, "_COMPACTED_FILE_BYTES", size)
+    table.compact()
+    merged = [file.size_bytes for file in committed_files(open_results(output, {}))]
+    assert len(merged) == 1 or min(merged) > size / 2
+    assert sorted(each["image_id"] for each in stored(output)) == [*range(120)]
 
 
 def test_compacting_an_empty_table_does_nothing(output):
