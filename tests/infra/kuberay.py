@@ -2,8 +2,8 @@
 
 KubeRay's own schema is in no package index. So this one was written from its API reference (docs.ray.io, "KubeRay CRD
 API reference", of v1.6.2). It knows the fields that infra/ uses, with the reference's names and types, and the rules
-that the operator applies to them: what it accepts, KubeRay accepts, though not the other way round. Pods in it are
-judged by Kubernetes' own schema, from the package kubernetes-validate.
+of names. Of the rules between fields it knows that an age is for a cluster that is deleted; the operator has more. Pods
+in it are judged by Kubernetes' own schema, from the package kubernetes-validate.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ _CLUSTER_SPEC = _object(
     enableInTreeAutoscaling=_BOOLEAN,
     autoscalerOptions=_object(
         (),
+        version={"enum": ["v1", "v2"]},
         idleTimeoutSeconds=_COUNT,
         resources=_kubernetes("api.core.v1.ResourceRequirements"),
         securityContext=_kubernetes("api.core.v1.SecurityContext"),
@@ -74,7 +75,10 @@ _JOB_SPEC = _object(
     ttlSecondsAfterFinished=_COUNT,
     submitterPodTemplate=_POD,
     rayClusterSpec=_CLUSTER_SPEC,
-)
+) | {
+    "if": {"properties": {"ttlSecondsAfterFinished": {"minimum": 1}}, "required": ["ttlSecondsAfterFinished"]},
+    "then": {"properties": {"shutdownAfterJobFinishes": {"const": True}}, "required": ["shutdownAfterJobFinishes"]},
+}
 
 
 def _document(kind: str, spec: dict[str, Any], longest_name: int) -> dict[str, Any]:

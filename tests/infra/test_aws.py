@@ -2,16 +2,20 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import boto3
 import jsonschema
 import moto
 import pytest
 import yaml
+from botocore.client import BaseClient
 from ray.autoscaler._private.aws.config import bootstrap_aws
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+from ray.autoscaler._private.command_runner import DockerCommandRunner, SSHCommandRunner
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.tags import NODE_KIND_WORKER, TAG_RAY_CLUSTER_NAME, TAG_RAY_NODE_KIND
 
@@ -154,7 +158,7 @@ def test_ray_takes_the_cluster_and_installs_nothing_of_its_own():
     config = prepare_config(copy.deepcopy(CLUSTER))
     validate_config(config)
     commands = [command for name, value in config.items() if name.endswith("_commands") for command in value]
-    assert len(commands) == 5
+    assert len(commands) == 6
     assert not any("pip install" in command for command in commands)
 
 
@@ -207,21 +211,22 @@ def account(monkeypatch):
         yield config
 
 
-def test_the_autoscaler_starts_and_ends_spot_machines_with_what_the_head_may_do(account, tmp_path, monkeypatch):
+def test_the_autoscaler_starts_and_ends_spot_machines_with_what_the_head_may_do(account, tmp_path):
     account["auth"]["ssh_private_key"] = str(tmp_path / "key.pem")
     (tmp_path / "key.pem").touch()
     config = bootstrap_aws(account)
     called = set()
-    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", recording(called))
-    provider = AWSNodeProvider(config["provider"], config["cluster_name"])
-    worker = config["available_node_types"]["gpu-spot"]["node_config"]
-    provider.create_node(worker, {TAG_RAY_NODE_KIND: NODE_KIND_WORKER}, 1)
-    (node_id,) = provider.non_terminated_nodes({TAG_RAY_NODE_KIND: NODE_KIND_WORKER})
-    provider.set_node_tags(node_id, {"ray-node-status": "up-to-date"})
+    with recorded(called):
+        provider = AWSNodeProvider(config["provider"], config["cluster_name"])
+        worker = config["available_node_types"]["gpu-spot"]["node_config"]
+        provider.create_node(worker, {TAG_RAY_NODE_KIND: NODE_KIND_WORKER}, 1)
+        (node_id,) = provider.non_terminated_nodes({TAG_RAY_NODE_KIND: NODE_KIND_WORKER})
+        provider.set_node_tags(node_id, {"ray-node-status": "up-to-date"})
     (machine,) = machines()
     assert (machine["InstanceType"], machine["InstanceLifecycle"]) == ("p5.4xlarge", "spot")
     assert {"Key": TAG_RAY_CLUSTER_NAME, "Value": "sam-pipeline"} in machine["Tags"]
-    provider.terminate_nodes([node_id])
+    with recorded(called):
+        provider.terminate_nodes([node_id])
     assert machines()[0]["State"]["Name"] in ("shutting-down", "terminated")
 
     allowed = {action for each in statements("head-policy.json").values() for action in as_list(each["Action"])}
@@ -234,16 +239,18 @@ def machines():
     return [machine for reservation in reservations for machine in reservation["Instances"]]
 
 
-def recording(called):
-    from botocore.client import BaseClient
-
+@contextmanager
+def recorded(called):
+    """Add the name of every call of AWS to a set."""
     make_api_call = BaseClient._make_api_call
 
-    def recorded(self, operation_name, parameters):
+    def record(self, operation_name, parameters):
         called.add(f"{self.meta.service_model.service_name}:{operation_name}")
         return make_api_call(self, operation_name, parameters)
 
-    return recorded
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BaseClient, "_make_api_call", record)
+        yield
 
 
 def test_what_the_head_may_do_to_machines_is_tied_to_the_tag_that_ray_gives_them():
@@ -251,3 +258,38 @@ def test_what_the_head_may_do_to_machines_is_tied_to_the_tag_that_ray_gives_them
     for sid, key in (("StartMachinesOfTheCluster", "RequestTag"), ("TagAndEndMachinesOfTheCluster", "ResourceTag")):
         condition = policy[sid]["Condition"]["StringEquals"]
         assert condition == {f"aws:{key}/{TAG_RAY_CLUSTER_NAME}": CLUSTER["cluster_name"]}
+
+
+ANSWERS = {
+    "command -v docker": "/usr/bin/docker",
+    "State.Running": "false",
+    "Config.Env": '["PATH=/usr/local/bin"]',
+    "printenv HOME": "/home/sam",
+    "meminfo": "16000000",
+    "docker info": "nvidia-container-runtime",
+}
+"""Of a machine, to what Ray's launcher asks it."""
+
+
+@pytest.mark.parametrize("as_head", [True, False], ids=["head", "worker"])
+def test_containers_of_workers_are_given_the_gpus_and_the_image_has_what_is_called_in_it(as_head, monkeypatch):
+    called = []
+
+    def run(_, command, *__, with_output=False, **___):
+        called.append(command)
+        answer = next((answer for asked, answer in ANSWERS.items() if asked in command), "")
+        return answer.encode() if with_output else answer
+
+    monkeypatch.setattr(SSHCommandRunner, "run", run)
+    runner = DockerCommandRunner(
+        CLUSTER["docker"], log_prefix="", node_id="i-1", provider=None, auth_config=CLUSTER["auth"],
+        cluster_name="sam-pipeline", process_runner=subprocess, use_internal_ip=False,
+    )  # fmt: skip
+    mounts = {**CLUSTER["file_mounts"], "~/ray_bootstrap_config.yaml": "config.yaml"}
+    assert runner.run_init(as_head=as_head, file_mounts=mounts, sync_run_yet=True)
+    (start,) = [command for command in called if command.startswith("docker run")]
+    assert ("--gpus=all" in start) is not as_head
+    assert "--volume=/tmp/ray:/tmp/ray" in start
+    assert any("rsync -e 'docker exec -i'" in command and "sam-pipeline:/home/sam/" in command for command in called)
+    installed = (INFRA / "docker" / "Dockerfile").read_text()
+    assert re.search(r"apt-get install .* openssh-client rsync\b", installed), "the autoscaler starts workers by ssh"

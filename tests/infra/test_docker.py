@@ -72,11 +72,11 @@ def test_each_target_asks_for_a_token_and_ends_as_a_user_that_is_not_root(target
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_each_target_has_the_compiler_that_triton_needs_when_kernels_are_first_launched(target):
+def test_each_target_has_what_triton_compiles_with_and_rays_launcher_calls(target):
     (installed,) = re.findall(
-        r"apt-get install -y --no-install-recommends (.*?) &&", "\n".join(instructions_of(target))
+        r"apt-get install -y --no-install-recommends (.*?) +&&", "\n".join(instructions_of(target))
     )
-    assert installed.split() == ["gcc", "libc6-dev"]
+    assert installed.split() == ["gcc", "libc6-dev", "openssh-client", "rsync"]
 
 
 @pytest.mark.parametrize("target", TARGETS)

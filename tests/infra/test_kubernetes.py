@@ -66,6 +66,7 @@ def test_every_file_is_judged():
         (("spec",), "backOffLimit", 3),
         (("spec",), "ttlSecondsAfterFinished", "600"),
         (("spec",), "submissionMode", "K8SJobMode"),
+        (("spec",), "shutdownAfterJobFinishes", False),
         (("spec", "submitterConfig"), "backoff", 3),
         (("spec", "rayClusterSpec"), "enableInTreeAutoScaling", True),
         (("spec", "rayClusterSpec", "authOptions"), "mode", "secret"),
@@ -117,6 +118,8 @@ def test_the_entrypoint_is_a_command_that_this_version_takes(monkeypatch):
 def test_a_cluster_asks_for_a_token_and_grows_and_shrinks(cluster):
     assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["enableInTreeAutoscaling"] is True
+    # If it is not said, KubeRay starts a failed pod again in place, and the autoscaler counts it twice.
+    assert cluster["autoscalerOptions"]["version"] == "v2"
     (workers,) = cluster["workerGroupSpecs"]
     assert (workers["minReplicas"], workers["replicas"]) == (0, 0)
     assert workers["maxReplicas"] > 0
@@ -150,6 +153,14 @@ def test_only_workers_are_on_machines_that_may_be_taken_away(cluster):
 
 
 @pytest.mark.parametrize("pod", PODS, ids=lambda pod: container(pod)["name"])
+def test_no_autoscaler_of_nodes_moves_a_pod(pod):
+    assert pod["metadata"]["annotations"] == {
+        "karpenter.sh/do-not-disrupt": "true",
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    }
+
+
+@pytest.mark.parametrize("pod", PODS, ids=lambda pod: container(pod)["name"])
 def test_no_pod_runs_as_root_or_with_capabilities(pod):
     assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
     assert container(pod)["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
@@ -174,10 +185,15 @@ def test_pods_are_reached_by_each_other_by_the_operator_and_by_prometheus_alone(
     assert all(pod["metadata"]["labels"] == labels for pod in PODS)
     each_other, operator, prometheus = spec["ingress"]
     assert each_other == {"from": [{"podSelector": {"matchLabels": labels}}]}
-    assert [rule["ports"] for rule in (operator, prometheus)] == [
-        [{"protocol": "TCP", "port": 8265}],
-        [{"protocol": "TCP", "port": 8080}],
-    ]
+    operator_labels = {"app.kubernetes.io/component": "kuberay-operator"}
+    assert operator == {
+        "from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": operator_labels}}],
+        "ports": [{"protocol": "TCP", "port": 8265}],
+    }
+    assert prometheus == {
+        "from": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+        "ports": [{"protocol": "TCP", "port": 8080}],
+    }
     assert spec["policyTypes"] == ["Ingress"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,10 +14,11 @@ from sam_pipeline.config import PoolConfig
 from sam_pipeline.errors import ClusterError
 from sam_pipeline.pipeline.machines.cluster import current_cluster, is_local
 from sam_pipeline.pipeline.machines.resources import Cluster
-from sam_pipeline.process.stopping import is_stopping
 
 _LOOK_INTERVAL_S = 1.0
 _SAY_INTERVAL_S = 30.0
+# A signal ends the program within three seconds.
+_TAKE_BACK_S = 0.5
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +48,19 @@ def awaited_gpus(pools: PoolConfig, cluster: Cluster) -> Iterator[Cluster]:
     try:
         yield _wait(pools.gpus, least, pools.gpu_wait_s)
     finally:
-        if not is_stopping():
-            with suppress(Exception):  # of a cluster that is gone; what is said is why the block ended
-                request_resources(bundles=[])
+        _take_back()
+
+
+def _take_back() -> None:
+    """Ask for nothing any more, or machines would come for nobody; not for long, of a cluster that may be gone."""
+
+    def ask() -> None:
+        with suppress(Exception):  # what is said is why the block ended
+            request_resources(bundles=[])
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_TAKE_BACK_S)
 
 
 def _wait(wanted: int, least: int, limit_s: float) -> Cluster:

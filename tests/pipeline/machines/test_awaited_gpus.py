@@ -1,4 +1,6 @@
 import logging
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -66,3 +68,18 @@ def test_without_gpus_that_are_wanted_nothing_is_asked_for(growing):
     with awaited_gpus(PoolConfig(), cluster) as found:
         assert found is cluster
     assert growing.asked == []
+
+
+def test_after_a_signal_nothing_is_asked_for_either_and_a_cluster_that_is_gone_is_not_waited_for(growing, monkeypatch):
+    waiting = awaited_gpus(PoolConfig(gpus=4), cluster_of(0))
+    with pytest.raises(KeyboardInterrupt), waiting:
+        raise KeyboardInterrupt
+    assert growing.asked[-1] == []
+
+    never = threading.Event()
+    monkeypatch.setattr(module, "request_resources", lambda bundles: bundles or never.wait())
+    start = time.monotonic()
+    with awaited_gpus(PoolConfig(gpus=4), cluster_of(0)):
+        pass
+    assert time.monotonic() - start < 2
+    never.set()
