@@ -45,6 +45,26 @@ def test_a_job_whose_time_is_over_goes_back_into_the_queue_and_resumes(cluster, 
     assert 0 < int(num_annotated) < NUM_PHOTOS, "the second start does what the first has left"
 
 
+@pytest.mark.parametrize("is_first", [True, False], ids=["the first", "another"])
+def test_a_job_that_loses_a_machine_goes_back_into_the_queue_and_resumes(
+    cluster, photos, undisturbed, tmp_path, is_first
+):
+    output, log = tmp_path / "masks", tmp_path / "log"
+    arguments = ("--input", photos, "--output", output, *SETTINGS, *SMALL_SHARDS, *ON_CPUS)
+    job_id = cluster.run("sbatch", "--parsable", *NODES, f"--output={log}", SCRIPT, *arguments).strip()
+    cluster.wait_until(job_id, lambda: num_committed(str(output)) > 0)
+    first = cluster.job(job_id)["BatchHost"]
+    lost = first if is_first else {"n0": "n1", "n1": "n0"}[first]
+    cluster.run("scontrol", "update", f"NodeName={lost}", "State=DOWN", "Reason=lost")
+    cluster.wait_until(job_id, lambda: cluster.job(job_id)["Restarts"] == "1")
+    cluster.run("scontrol", "update", f"NodeName={lost}", "State=RESUME")
+    job = cluster.wait_for_the_end(job_id)
+    shutil.rmtree(f"/tmp/ray-{job_id}")
+
+    assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1"), log.read_text()
+    assert comparable(read_rows(str(output))) == comparable(undisturbed.rows)
+
+
 @pytest.fixture
 def cluster(base_env):
     env = {name: value for name, value in base_env.items() if not name.startswith("RAY_")}
