@@ -16,6 +16,7 @@ from sam_pipeline.config.fingerprint import stored_settings
 from sam_pipeline.pipeline.job import Backend
 from sam_pipeline.pipeline.machines.awaited_gpus import awaited_gpus
 from sam_pipeline.pipeline.machines.cluster import connected
+from sam_pipeline.pipeline.metrics import counted_retries
 from sam_pipeline.pipeline.passes import MakeDisplay, annotate_pending
 from sam_pipeline.pipeline.starting.planned_run import (
     PlannedRun,
@@ -29,6 +30,7 @@ from sam_pipeline.pipeline.starting.restarts import ray_errors, restarting
 from sam_pipeline.pipeline.starting.start_recording import StartRecorder
 from sam_pipeline.pipeline.workers.sam_backend import SAM
 from sam_pipeline.storage.maintenance.status import Outcome, read_outcome
+from sam_pipeline.storage.run_ids import run_id
 from sam_pipeline.storage.tables.plan import check_plan, confirm_plan
 from sam_pipeline.storage.tables.prompts import check_without_prompts
 from sam_pipeline.storage.tables.reading.run_header import read_header
@@ -77,9 +79,9 @@ def annotate(
     return Summary(outcome, outcome.num_images - run.num_before, time.monotonic() - start)
 
 
-def _recorded_start(start_id: str, *arguments: Any) -> None:
-    with StartRecorder(start_id) as recorder:
-        _start(recorder, *arguments)
+def _recorded_start(start_id: str, run: PlannedRun, *arguments: Any) -> None:
+    with counted_retries(run_id(run.plan.output)), StartRecorder(start_id) as recorder:
+        _start(recorder, run, *arguments)
 
 
 def _start(recorder: StartRecorder, run: PlannedRun, make_display: MakeDisplay, backend: Backend) -> None:

@@ -25,7 +25,7 @@ from sam_pipeline.pipeline.machines.cluster import check_cluster
 from sam_pipeline.pipeline.machines.machine_changes import MachineChanges, MachinesChangedError
 from sam_pipeline.pipeline.machines.placement import shared_gpus
 from sam_pipeline.pipeline.machines.resources import Resources, divide_again
-from sam_pipeline.pipeline.metrics import CommitMetrics, CommitState, counted_retries
+from sam_pipeline.pipeline.metrics import CommitMetrics, CommitState
 from sam_pipeline.pipeline.monitor import Counts, read_monitor, start_monitor
 from sam_pipeline.pipeline.progress import Display
 from sam_pipeline.pipeline.run import (
@@ -88,7 +88,6 @@ def annotate_pending(
     done = np.ones(num_images, bool)
     done[pending_ids] = False
     with (
-        counted_retries(job.run_id),
         CommitMetrics(job.run_id, job.output) as metrics,
         make_display(num_images, int(done.sum())) as display,
     ):
