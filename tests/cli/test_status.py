@@ -1,4 +1,4 @@
-"""What `status` and `runs` print, of outputs made by hand; of runs in progress: tests/end_to_end/test_watching.py."""
+"""What `status` and `runs` print, of outputs made by hand; of runs in progress: tests/faults/test_records.py."""
 
 import io
 import json
