@@ -217,7 +217,11 @@ class MaskGenerator:
 
         def decode(number: int) -> Candidates[Tensor]:
             some = points[number * batch_size : (number + 1) * batch_size]
-            return self._decode_batch(shared, some, upscaling, crop_box, original_size)
+            found, are_numbers = self._decode_batch(self.decoder, shared, some, upscaling, crop_box, original_size)
+            if not are_numbers and (exact := self.decoder.in_float32()) is not None:
+                again = exact.share(image_embedding)
+                found, _ = self._decode_batch(exact, again, some, upscaling, crop_box, original_size)
+            return found
 
         num_batches = -(-len(points) // batch_size)
         found = collect(decode, num_batches, upscaling.runs, self.config.box_nms_thresh, MAX_HELD_BYTES)
@@ -225,17 +229,22 @@ class MaskGenerator:
 
     def _decode_batch(
         self,
+        decoder: PromptDecoder,
         shared: Any,
         points: NDArray[np.float64],
         upscaling: Upscaling,
         crop_box: Box,
         original_size: tuple[int, int],
-    ) -> Candidates[Tensor]:
-        """Masks of one batch of points, (P, 2), that the filters keep; all in the crop frame."""
+    ) -> tuple[Candidates[Tensor], bool]:
+        """Masks of one batch of points, (P, 2), that the filters keep; all in the crop frame.
+
+        Returns:
+            The masks, and whether the scores of all are numbers, also of those that are not kept.
+        """
         # float64, as in the official generator, until the prompt encoder has divided by the input size.
         in_points = to_device(self.transform.apply_coords(points, upscaling.crop_size), self.sam.device)
         in_labels = torch.ones(len(in_points), dtype=torch.int, device=in_points.device)
-        decoded = self.decoder.decode(
+        decoded = decoder.decode(
             shared, (in_points[:, None], in_labels[:, None]), self._pred_iou_filter, upscaling.num_embedding_rows
         )
         scores = start_to_host(decoded.keep_mask, decoded.iou_predictions)  # there before what is measured
@@ -246,7 +255,7 @@ class MaskGenerator:
         where = keep.nonzero()[0]
         keep_mask, iou_predictions = scores()
         prompts, slots = (indices[where] for indices in keep_mask.nonzero())
-        return Candidates(
+        found = Candidates(
             masks=list(decoded.low_res_masks[to_device(where, self.sam.device)]),
             boxes_xyxy=boxes[where],
             iou_predictions=iou_predictions[prompts, slots],
@@ -254,6 +263,7 @@ class MaskGenerator:
             point_coords=points[prompts],
             crop_boxes_xyxy=np.tile(np.array(crop_box), (len(where), 1)),
         )
+        return found, not bool(np.isnan(iou_predictions).any())
 
     def _pred_iou_filter(self, iou_predictions: Tensor) -> Tensor:
         """Keep the masks above `pred_iou_thresh`: (P, M) float → (P, M) bool."""

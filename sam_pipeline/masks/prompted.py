@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,6 +53,15 @@ class PromptDetections:
     upscaling: Upscaling
     pixels_copied: torch.cuda.Event | None = None
     """To wait for before pixels are read."""
+
+
+class _Batch(NamedTuple):
+    """The best masks of N prompts, as in PromptDetections; NaN where a stability score is none."""
+
+    low_res_masks: Tensor
+    iou_predictions: NDArray[np.float32]
+    stability_scores: NDArray[np.float32]
+    boxes_xyxy: NDArray[np.int64]
 
 
 class PromptedMaskGenerator:
@@ -106,27 +116,13 @@ class PromptedMaskGenerator:
         )
         for where in _alike(prompts):
             some = [prompts[i] for i in where]
-            points, boxes = self._in_model_frame(some, original_size)
-            if some[0].mask_input is None:
-                decoded = self._decoder.decode(
-                    shared, points, _best_iou_filter, upscaling.num_embedding_rows, boxes, self._multimask_output
-                )
-                low_res_masks, iou_predictions = decoded.low_res_masks, decoded.iou_predictions[decoded.keep_mask]
-            else:  # image tokens differ from prompt to prompt, so nothing is shared
-                masks = torch.stack([torch.as_tensor(prompt.mask_input) for prompt in some])[:, None]
-                logits, scores = decode_prompts(
-                    self._sam, image_embedding, points, boxes, masks.to(self._sam.device), self._multimask_output
-                )
-                keep_mask = _best_iou_filter(scores)
-                low_res_masks, iou_predictions = (
-                    logits[keep_mask][:, : 4 * upscaling.num_embedding_rows],
-                    scores[keep_mask],
-                )
-            stability, boxes_xyxy = upscaling.measure(low_res_masks, self._stability_score_offset)
-            found.iou_predictions[where] = iou_predictions.cpu().numpy()
-            found.stability_scores[where] = np.nan_to_num(stability)
-            found.boxes_xyxy[where] = boxes_xyxy
-            for i, mask in zip(where, low_res_masks, strict=True):
+            batch = self._decode_batch(self._decoder, shared, image_embedding, some, upscaling)
+            if np.isnan(batch.iou_predictions).any() and (exact := self._decoder.in_float32()) is not None:
+                batch = self._decode_batch(exact, exact.share(image_embedding), image_embedding, some, upscaling)
+            found.iou_predictions[where] = batch.iou_predictions
+            found.stability_scores[where] = np.nan_to_num(batch.stability_scores)
+            found.boxes_xyxy[where] = batch.boxes_xyxy
+            for i, mask in zip(where, batch.low_res_masks, strict=True):
                 low_res_masks_of_all[i] = mask
         if finds_runs(self._sam.device):
             runs, copied = upscaling.start_runs(low_res_masks_of_all)
@@ -149,6 +145,32 @@ class PromptedMaskGenerator:
             else UnusablePrompt("prompt", found.prompts[i].prompt_id, "its mask is empty: SAM finds no object there")
             for i, mask in enumerate(masks)
         ]
+
+    def _decode_batch(
+        self,
+        decoder: SharedDecoder,
+        shared: Any,
+        image_embedding: Tensor,
+        prompts: Sequence[Prompt],
+        upscaling: Upscaling,
+    ) -> _Batch:
+        """The best masks of prompts that are decoded together; see `_alike`."""
+        points, boxes = self._in_model_frame(prompts, upscaling.crop_size)
+        if prompts[0].mask_input is None:
+            decoded = decoder.decode(
+                shared, points, _best_iou_filter, upscaling.num_embedding_rows, boxes, self._multimask_output
+            )
+            low_res_masks, iou_predictions = decoded.low_res_masks, decoded.iou_predictions[decoded.keep_mask]
+        else:  # image tokens differ from prompt to prompt, so nothing is shared
+            masks = torch.stack([torch.as_tensor(prompt.mask_input) for prompt in prompts])[:, None]
+            logits, scores = decode_prompts(
+                self._sam, image_embedding, points, boxes, masks.to(self._sam.device), self._multimask_output
+            )
+            keep_mask = _best_iou_filter(scores)
+            low_res_masks = logits[keep_mask][:, : 4 * upscaling.num_embedding_rows]
+            iou_predictions = scores[keep_mask]
+        stability, boxes_xyxy = upscaling.measure(low_res_masks, self._stability_score_offset)
+        return _Batch(low_res_masks, iou_predictions.cpu().numpy(), stability, boxes_xyxy)
 
     def _record(self, found: PromptDetections, i: int, mask: Runs) -> PromptedMaskRecord:
         prompt = found.prompts[i]

@@ -44,6 +44,9 @@ class PlainDecoder:
         rows = low_res_masks.shape[2] * num_rows // shared.shape[2]
         return DecodedPrompts(iou_predictions, keep_mask, low_res_masks[keep_mask][:, :rows])
 
+    def in_float32(self) -> None:
+        """None: it computes in float32."""
+
 
 def _in_parts(
     points: tuple[Tensor, Tensor] | None, boxes: Tensor | None

@@ -94,6 +94,10 @@ class PromptDecoder(Protocol):
         """See `SharedDecoder.decode`; `shared` is what `share` returned."""
         ...
 
+    def in_float32(self) -> PromptDecoder | None:
+        """See `SharedDecoder.in_float32`."""
+        ...
+
 
 class SharedDecoder:
     """The mask decoder of a model, for point and box prompts.
@@ -105,6 +109,8 @@ class SharedDecoder:
 
     @exact_float32()
     def __init__(self, sam: Sam, precision: ResolvedPrecision = "fp32") -> None:
+        self._sam = sam
+        self._exact: SharedDecoder | None = None
         self._dtype = torch.float32 if sam.device.type == "cpu" else DTYPES[precision]
         weights = ImageSideWeights.of(sam)
         self._image_sides = _image_sides(weights, self._dtype)
@@ -119,6 +125,22 @@ class SharedDecoder:
         self._projected_pe[:, width : 2 * width] = bias[width : 2 * width]  # values are without positions
         # On a CPU each thread decodes prompts of its own.
         self._pool = _single_threaded_pool() if sam.device.type == "cpu" and torch.get_num_threads() > 1 else None
+
+    def in_float32(self) -> SharedDecoder | None:
+        """A decoder for prompts whose predicted IoU is no number here; None if float32 is what this one computes in.
+
+        In fp16, whose range ends at 65,504, an image token beyond it makes the scores of the prompts that attend to it
+        NaN.
+        """
+        if self._dtype != torch.float16:
+            return None
+        if self._exact is None:
+            logger.warning(
+                "prompts exceed the range of fp16 in the mask decoder: such prompts are decoded again in fp32, which "
+                "is slow; if they are many, use precision bf16"
+            )
+            self._exact = SharedDecoder(self._sam)
+        return self._exact
 
     @torch.no_grad()
     @exact_float32()
