@@ -38,14 +38,9 @@ READ_CPU_S, FINISH_CPU_S = 0.04, 0.002
 _LEAST_FINISHERS = 2
 LEAST_FINISH_CPUS = 0.25
 
-NO_GPU = (
+_NO_GPU = (
     "device cuda was asked for, and the cluster has no GPU: --gpus N waits for machines that are still to come, "
     "--device cpu computes without any"
-)
-
-NO_GPU_HERE = (
-    "GPUs were asked for, and torch finds none on this machine: set RAY_ADDRESS to use a cluster, or --device cpu to "
-    "compute without any"
 )
 
 # 8 keep a GPU busy; with more there are fewer gaps between batches.
@@ -150,7 +145,7 @@ def divide(
     if device == "auto":
         device = "cuda" if num_gpus >= 1 else "cpu"
     if device == "cuda" and not num_gpus:
-        raise ClusterError(NO_GPU)
+        raise ClusterError(_NO_GPU)
     resources = _on_gpus(pools, cluster, model_type) if device == "cuda" else _on_cpus(pools, cluster)
     _check_fits(resources, num_cpus, num_gpus)
     resources = _with_tasks(resources, num_cpus)

@@ -14,10 +14,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sam_pipeline.config import AnnotateConfig
 from sam_pipeline.errors import ClusterError
 from sam_pipeline.pipeline.machines.cluster import connected, has_gpu, is_local
-from sam_pipeline.pipeline.machines.resources import NO_GPU_HERE, divide
+from sam_pipeline.pipeline.machines.resources import divide
 from sam_pipeline.storage.objects.filesystem import absolute_uri, protocol_of
 
 _LOOK_TIMEOUT_S = 60.0
+
+_NO_GPU_HERE = (
+    "GPUs were asked for, and torch finds none on this machine: set RAY_ADDRESS to use a cluster, or --device cpu to "
+    "compute without any"
+)
 
 
 def check_cluster_suits(config: AnnotateConfig) -> None:
@@ -30,7 +35,7 @@ def check_cluster_suits(config: AnnotateConfig) -> None:
     if is_local():
         asks = config.model.device == "cuda" or pools.gpus is not None or pools.encode_on or pools.decode_on
         if asks and not has_gpu():
-            raise ClusterError(NO_GPU_HERE)
+            raise ClusterError(_NO_GPU_HERE)
         return
     with connected(config.num_cpus) as cluster:
         if pools.gpus is None:
