@@ -44,8 +44,8 @@ def test_costs_are_hours_by_price():
         assert float(cost) == round(1e6 / float(rate) / 3600 * float(price))
 
 
-def test_rates_of_gpus_are_those_that_a_run_expects_and_say_so():
-    expected = {model: rate for model, on, rate, *_ in cost_rows() if on == "GPU, expected"}
+def test_rates_of_gpus_are_those_by_which_a_run_is_divided_and_are_called_goals():
+    expected = {model: rate for model, on, rate, *_ in cost_rows() if on == "GPU, goal"}
     assert {model: float(rate) for model, rate in expected.items()} == {
         model: GPU_IMAGES_PER_S[model] for model in ("vit_t", "vit_b", "vit_l", "vit_h")
     }
@@ -63,7 +63,7 @@ def test_requests_are_those_that_an_estimate_tells():
     image = SourceObject("s3://bucket/a.jpg", 1, None)
     work = Work("s3://bucket/out", 10**6, [image], 256, 256, 20 * 10**9, has_prompts=False, commit_interval_s=10)
     requests = requests_of(work, 10**6 / 40)
-    said = re.search(r"([\d.]+) million GET and (\d+) thousand PUT and\s+LIST", (INFRA / "README.md").read_text())
+    said = re.search(r"([\d.]+)\s+million\s+GET\s+and\s+(\d+)\s+thousand\s+PUT\s+and\s+LIST", (INFRA / "README.md").read_text())
     assert (float(said[1]), int(said[2])) == (round(requests.num_get / 1e6, 1), round(requests.num_put / 1e3))
 
 
