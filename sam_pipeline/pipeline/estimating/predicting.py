@@ -4,8 +4,8 @@ The time of a run is that of its start, then its images, then its end:
 
 - Start: what the sample took for it. Ray and its actors start, weights are loaded, the first images go through.
 - Images: those that are left, at the rate of the sample (see rates.py).
-- End: shards are merged, each byte read and written once more, two files at a time. So it takes about as long as one
-  worker took to write them. A Ray that was started for the run is stopped.
+- End: shards are merged, each byte read and written once more, two files at a time (in rounds, if shards are tiny). So
+  it takes about as long as one worker took to write them. A Ray that was started for the run is stopped.
 
 With one more node the rate grows as the hardware of the bottleneck does, CPUs or GPUs. Each stage limits it: what a
 stage would do by itself grows as its workers and their threads do, by the division of such a cluster. Storage and

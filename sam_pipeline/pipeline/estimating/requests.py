@@ -12,7 +12,8 @@ committing  a commit, at most one every commit_interval_s: 1 PUT, 4 LIST, and as
             its checkpoint, and 4: delta-rs reads them again to know the epoch. Every hundredth makes a checkpoint:
             2 PUT, 2 LIST, 217 GET. If shards come more seldom than every ten seconds, the driver looks between commits
             whether another start took over, which takes the same without the PUT.
-compacting  a shard: 1 HEAD, 1 GET. A file of 128 MiB: 1 PUT, and a commit for two of them.
+compacting  a shard: 1 HEAD, 1 GET. A file of 128 MiB: 1 PUT, and a commit for two of them. Further rounds, for
+            tiny shards, are left out.
 beside      opening and creating tables, and a last look: 31 LIST, 84 GET, and all entries of the log three times.
 """
 

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -51,13 +52,6 @@ _LOOK_INTERVAL_S = 2.0
 _joined: set[str] = set()
 
 
-class _State:
-    """Of this process."""
-
-    is_of_this_run = False
-    """Whether the Ray that it is connected to was started here, by `connected`."""
-
-
 @contextmanager
 def connected(num_cpus: int | None) -> Iterator[Cluster]:
     """Be connected to Ray: as this process is already, or for the time of the block.
@@ -78,15 +72,15 @@ def connected(num_cpus: int | None) -> Iterator[Cluster]:
             _connect(num_cpus)
             yield current_cluster()
         finally:
-            _State.is_of_this_run = False
             if not stopping.is_stopping():
                 ray.shutdown()
 
 
 def is_local() -> bool:
-    """Whether the Ray is one for this run alone, on this machine: or would be, since RAY_ADDRESS names none."""
+    """Whether the Ray is one that this process has started, or would start, since RAY_ADDRESS names none."""
     if ray.is_initialized():
-        return _State.is_of_this_run
+        node: Any = ray_worker._global_node  # Ray has no public way to say it
+        return bool(node.is_head())
     return os.environ.get("RAY_ADDRESS") in (None, "", "local")
 
 
@@ -163,7 +157,6 @@ def _start_local(num_cpus: int | None, debug: bool) -> None:
                     logging_level=_level(debug),
                     log_to_driver=debug,
                 )
-            _State.is_of_this_run = True
             return
         except Exception as error:  # Ray raises of every kind, also Exception itself
             ray.shutdown()

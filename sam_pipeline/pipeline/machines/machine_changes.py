@@ -151,7 +151,7 @@ class MachineChanges(ExecutionCallback):
         if not fits(r, cluster):
             return "fewer"
         if r.shares_gpus:
-            of_now = with_pairs(r, self._num_pairs(cluster), cluster.num_cpus)
+            of_now = with_pairs(r, max(r.encode_actors, self._num_pairs(cluster)), cluster.num_cpus)
             reads_more = of_now.read_tasks >= _LEAST_GROWTH * r.read_tasks
             return "more" if of_now.encode_actors > r.encode_actors or reads_more else None
         try:
@@ -177,6 +177,8 @@ class MachineChanges(ExecutionCallback):
         """
         r = self._resources
         num_pairs = self._num_pairs(cluster)
+        if self._change == "more":
+            num_pairs = max(r.encode_actors, num_pairs)  # the user may have put several pairs on a GPU
         if num_pairs and self._is_of_such_machines(cluster):
             self._resources, self._change = with_pairs(r, num_pairs, cluster.num_cpus), None
             if num_pairs == r.encode_actors:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 import ray
@@ -29,20 +28,19 @@ def check_cluster_suits(config: AnnotateConfig) -> None:
     """Refuse a cluster that a run could not use: a listing may take hours, and comes before the run.
 
     Raises:
-        ClusterError: it does not answer, has no GPU where one is asked for, or is smaller than the pools.
+        ClusterError: it does not answer, has no GPU where one is asked for, is smaller than the pools, or has machines
+            that do not see the output.
     """
     pools = config.pools
     if is_local():
         asks = config.model.device == "cuda" or pools.gpus is not None or pools.encode_on or pools.decode_on
-        if asks and not has_gpu():
+        if asks and config.model.device != "cpu" and not has_gpu():
             raise ClusterError(_NO_GPU_HERE)
         return
     with connected(config.num_cpus) as cluster:
         if pools.gpus is None:
             divide(pools, config.model.device, config.model.model_type, cluster)
         _check_output_is_shared(absolute_uri(config.output))
-        if config.images.input is not None:
-            check_all_machines_see([absolute_uri(config.images.input)])
 
 
 def check_all_machines_see(uris: Iterable[str]) -> None:
@@ -78,8 +76,9 @@ def _check_output_is_shared(output: str) -> None:
     if protocol_of(output) != "file" or len(_machines()) == 1:
         return
     folder = next(parent for parent in (output, *map(str, Path(output).parents)) if os.path.isdir(parent))
-    with suppress(OSError), tempfile.NamedTemporaryFile(prefix=".sam-pipeline-", dir=folder) as file:
-        check_all_machines_see([file.name])
+    if os.access(folder, os.W_OK):  # else the run says what is wrong
+        with tempfile.NamedTemporaryFile(prefix=".sam-pipeline-", dir=folder) as file:
+            check_all_machines_see([file.name])
 
 
 def _machines() -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -248,4 +248,5 @@ def _place_of_shards(job: Job) -> Iterator[str]:
     try:
         yield folder
     finally:
-        fsspec.filesystem("memory").rm(folder, recursive=True)
+        with suppress(FileNotFoundError):  # nothing was put
+            fsspec.filesystem("memory").rm(folder, recursive=True)

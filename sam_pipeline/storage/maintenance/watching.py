@@ -19,7 +19,6 @@ from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.retrying import retried
 from sam_pipeline.storage.tables.delta import DataFile, committed_files, open_table, output_errors, table_metadata
 from sam_pipeline.storage.tables.delta_place import Table
-from sam_pipeline.storage.tables.fenced_table import APP_ID
 from sam_pipeline.storage.tables.plan import read_plan
 from sam_pipeline.storage.tables.prompts import read_prompts_header
 from sam_pipeline.storage.tables.reading.table_reading import read_columns
@@ -96,7 +95,7 @@ class RunWatch:
                 self._update(self._table)
                 return True
             except OutputError:
-                self._forget()  # somebody may have removed the output, and begun it again
+                self._forget()  # somebody may have removed the output, and begun it again: the log is shorter
         self._table = open_table(table_uri(self._output, "masks"), self._options, denied_is_final=not self._has_plan)
         return self._table is not None
 
@@ -124,13 +123,8 @@ class RunWatch:
             filters_of(json.loads(metadata["fingerprint"])),
             num_unusable,
             tuple(errors),
-            newest_start(metadata, self._newest_epoch(self._table)),
+            newest_start(metadata),
         )
-
-    @staticmethod
-    def _newest_epoch(table: Table) -> int | None:
-        with output_errors(table.uri):
-            return retried(lambda: table.transaction_version(APP_ID), what=f"read {table.uri}", denied_is_final=False)
 
     def _read_new(self, table: Table, files: list[DataFile], *, has_prompts: bool) -> None:
         """Count the files that are new, and forget those that are gone."""

@@ -194,6 +194,9 @@ class MaskTable:
             OutputError: the log could not be written.
             StorageUnavailableError: storage did not answer.
         """
+        # Who finds that it was overtaken has a snapshot that knows the later epoch. A commit from there conflicts with
+        # nothing, and would take the epoch back.
+        self.check_fence()
         self._table.change_metadata(end_property(self.epoch, record), epoch=self.epoch)
 
     def compact(self) -> None:

@@ -84,7 +84,8 @@ class EndRecord(_Record):
     """From the division of the cluster to the end."""
     images_per_s: float
     cpu_hours: float
-    """CPUs of the cluster times elapsed_s, looked at twice a minute: what was reserved, whether it was busy or not."""
+    """CPUs of the cluster, busy or not, looked at twice a minute, from its division to the last image. Compaction is
+    part of elapsed_s, but needs no cluster."""
     gpu_hours: float
     """The same of GPUs."""
 
@@ -154,19 +155,18 @@ def without_records(metadata: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in metadata.items() if _KEY.fullmatch(name) is None}
 
 
-def newest_start(metadata: Mapping[str, str], newest_epoch: int | None) -> Start | None:
-    """The newest start of which there is a record, without a look at the log.
+def newest_start(metadata: Mapping[str, str]) -> Start | None:
+    """The newest start of which there is a record, without a look at the log: `retry` or `vacuum` may have come after.
 
     Args:
         metadata: as table_metadata gives it.
-        newest_epoch: of the table, whoever has taken it.
     """
     records = _records(metadata)
     if not records:
         return None
     epoch = max(records)
     record, end = records[epoch]
-    return Start(epoch, record, end, None if end is None else end.num_images, None, epoch == newest_epoch)
+    return Start(epoch, record, end, None if end is None else end.num_images, None, is_newest=True)
 
 
 def read_starts(table: Table) -> list[Start]:
@@ -182,6 +182,8 @@ def read_starts(table: Table) -> list[Start]:
     metadata = table_metadata(table)
     records, (committed, is_whole) = _records(metadata), _committed_by_epoch(table)
     newest_epoch = max({*records, *committed}, default=0)
+    # Of the oldest epoch that a log still tells, some commits may be gone.
+    whole_from = 0 if is_whole else min(committed, default=newest_epoch) + 1
     # Other commands take epochs too, and commit no images, but for filter: nobody annotates what it has written.
     is_filtered = bool(filters_of(json.loads(metadata["fingerprint"])))
     epochs = {*records, *(epoch for epoch, of_epoch in committed.items() if of_epoch.num_images and not is_filtered)}
@@ -189,7 +191,9 @@ def read_starts(table: Table) -> list[Start]:
     for epoch in sorted(epochs):
         record, end = records.get(epoch, (None, None))
         of_epoch = committed.get(epoch, _Committed())
-        num_images = end.num_images if end is not None else of_epoch.num_images if is_whole else None
+        num_images = of_epoch.num_images if epoch >= whole_from else None
+        if end is not None:
+            num_images = end.num_images
         starts.append(Start(epoch, record, end, num_images, of_epoch.last, epoch == newest_epoch))
     return starts
 

@@ -1,5 +1,6 @@
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -45,11 +46,12 @@ def test_a_local_ray_that_starts_slowly_is_tried_again(init, caplog):
     assert "Ray did not start (attempt 1 of 2): The current node timed out" in caplog.text
 
 
-def test_a_ray_that_somebody_else_has_started_is_no_ray_of_this_run(init, monkeypatch):
+def test_a_ray_that_this_process_has_joined_is_not_local(init, monkeypatch):
     assert is_local()
-    with connected(None):
-        monkeypatch.setattr(ray, "is_initialized", lambda: True)
-        assert is_local()
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(worker, "_global_node", SimpleNamespace(is_head=lambda: True))
+    assert is_local()
+    monkeypatch.setattr(worker, "_global_node", SimpleNamespace(is_head=lambda: False))
     assert not is_local()
 
 

@@ -108,6 +108,13 @@ def test_gpus_that_join_are_used_by_the_same_pass_up_to_what_was_asked_for(begin
     running.run(1000)  # waits
 
 
+def test_several_pairs_that_the_user_put_on_a_gpu_stay(begin):
+    shares = PoolConfig(encode_actors=2, decode_actors=2, encode_gpus=0.25, decode_gpus=0.25)
+    running = begin(shares, cluster_of(16, num_gpus=1))
+    running.run(1000)
+    assert running.sizes == []
+
+
 def test_cpus_that_join_gpus_read_for_them(begin, caplog):
     caplog.set_level("INFO")
     running = begin(PoolConfig(), cluster_of(8, num_gpus=4))

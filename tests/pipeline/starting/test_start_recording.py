@@ -130,17 +130,24 @@ def test_a_signal_is_told_by_its_name(output, monkeypatch):
     assert (found.end.outcome, found.end.error) == ("stopped", "SIGTERM")
 
 
-def test_an_overtaken_start_leaves_the_end_to_nobody(output):
+@pytest.mark.parametrize(
+    "notice", [lambda table, output: table.commit([shard(output, [row(0)])]), lambda table, _: table.check_fence()]
+)
+def test_an_overtaken_start_leaves_the_end_to_nobody_and_the_table_to_the_later_one(output, notice, caplog):
+    later = []
+
     def be_overtaken():
         with StartRecorder("first") as recorder:
             table = recorder.take_over(output, PINNED, {"config": "{}"}, {})
-            take_over(output, PINNED)
-            table.commit([shard(output, [row(0)])])
+            later.append(take_over(output, PINNED))
+            notice(table, output)
 
     with pytest.raises(FencedError):
         be_overtaken()
     (found,) = starts(output)
-    assert (found.record.start_id, found.end) == ("first", None)
+    assert (found.record.start_id, found.end, caplog.messages) == ("first", None, [])
+    later[0].commit([shard(output, [row(0)])])
+    assert later[0].committed_ids(1).all()
 
 
 def test_a_start_that_does_not_begin_leaves_no_record(output):
