@@ -30,9 +30,9 @@ demo: .venv/installed
 	$(BIN)/python jobs/demo.py demo
 
 # What starts no cluster runs on two cores at once.
-UNITS := $(addprefix tests/,amg benchmarks cli config docs evaluation exports gpu infra masks model parity pipeline report \
-	results run safety storage torch utils test_automatic_mask_generator.py test_build_sam.py test_drawing.py \
-	test_official_names.py test_security.py)
+UNITS := $(addprefix tests/,amg benchmarks cli config docs evaluation exports gpu infra masks model pipeline report results \
+	run safety storage torch utils test_automatic_mask_generator.py test_build_sam.py test_drawing.py test_official_names.py \
+	test_security.py)
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2 --dist loadgroup $(UNITS)
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(UNITS))

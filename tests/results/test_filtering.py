@@ -102,7 +102,7 @@ def test_records_of_starts_stay_with_the_run_that_they_annotated(source, new):
     start(source, fingerprint=FINGERPRINT).record_end(end_record())
     filtered(source, new)
     assert [each.record is None for each in open_run(source).starts] == [True, False]
-    assert [each.record for each in open_run(new).starts] == [None]
+    assert open_run(new).starts == []  # nobody has annotated an image of it
 
 
 def test_a_plan_is_copied_part_by_part(source, new, monkeypatch):

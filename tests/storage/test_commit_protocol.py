@@ -211,7 +211,7 @@ class InlinePool:
     def map(self, function, *iterables):
         return map(function, *iterables)
 
-    def shutdown(self, cancel_futures):
+    def shutdown(self, *, cancel_futures, wait=True):
         pass
 
 
