@@ -13,6 +13,7 @@ from benchmarks.commands.orchestration import figures, main, write_images
 from benchmarks.measured.process_watch import ProcessWatch, Sample
 
 
+@pytest.mark.soak
 def test_a_run_on_logical_gpus_is_measured(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     flags = ["--images", "40", "--gpus", "1", "--cpus", "2", "--crop-size", "16", "--embedding-bytes", "64"]

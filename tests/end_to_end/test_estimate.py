@@ -11,7 +11,7 @@ from tests.end_to_end.tables import read_rows
 
 pytestmark = pytest.mark.weights
 
-NUM_IMAGES = 8
+NUM_IMAGES = 5
 
 # Of two runs of half a minute, most of it start, on machines that others use too. That runs of minutes are met within
 # a fifth is measured: `python -m jobs.benchmark run_estimates`.

@@ -108,6 +108,7 @@ def test_a_run_that_fails_says_so_in_an_event_and_in_its_record(start, base_env,
 
 
 @pytest.mark.s3
+@pytest.mark.soak
 def test_a_run_on_s3_is_watched_and_nothing_of_it_holds_a_secret(run, cluster, s3, start):
     annotating = run.annotate(*AS_JSON, address=cluster, instructions=Instructions(seconds=0.3))
     annotating.wait_until(lambda: run.num_committed() > 0)

@@ -72,6 +72,7 @@ def test_every_launch_compiles_for_hopper_and_fits_into_its_shared_memory(compil
     assert by_name["upscale"]["loop_instructions"] < 1700
 
 
+@pytest.mark.soak
 def test_every_launch_fits_into_the_shared_memory_of_smaller_gpus(compile_by):
     kernels = compile_by(COMPILE_ALL.format(capability=89))
     assert {"weigh_second", "attend", "upscale", "split_heads"} <= {kernel["kernel"] for kernel in kernels}
