@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import psutil
 import ray
 from ray._private import worker as ray_worker
+from ray._private.ray_logging import stdout_deduplicator
 
 from sam_pipeline.errors import ClusterError, ConfigError, RunFailedError
 from sam_pipeline.pipeline.machines.resources import Cluster
@@ -64,7 +65,7 @@ def connected(num_cpus: int | None) -> Iterator[Cluster]:
         ClusterError: the cluster does not answer, or Ray cannot be started here.
         RunFailedError: Ray did not start in time.
     """
-    with _messages_on_stderr():
+    with _printing(_log):
         if ray.is_initialized():
             yield current_cluster()
             return
@@ -255,28 +256,24 @@ def _without_raw_lines(debug: bool) -> Iterator[None]:
 
 @contextmanager
 def without_messages() -> Iterator[None]:
-    """Drop what Ray prints, whatever its log level, of each task whose actor is killed.
-
-    For whoever kills actors on purpose. Under --debug Ray may print.
-    """
-    if logger.isEnabledFor(logging.DEBUG):
-        yield
-        return
+    """Drop what Ray says of each task whose actor is killed, whatever its log level: actors are killed on purpose."""
     with _printing(lambda *_, **__: None):
         yield
 
 
-@contextmanager
-def _messages_on_stderr() -> Iterator[None]:
-    """Have Ray say on standard error which workers have died: on the standard output are results."""
-    say = ray_worker.print_to_stdstream
-    with _printing(lambda data, **options: say({**data, "is_err": True}, **options)):
-        yield
+def _log(data: dict[str, Any], **_: Any) -> None:
+    """Log what Ray says of workers that have died: it would print that on the standard output, where results are."""
+    for batch in stdout_deduplicator.deduplicate(data):
+        for line in batch["lines"]:
+            logger.info("Ray: %s", " ".join(line.split()))
 
 
 @contextmanager
 def _printing(function: Callable[..., None]) -> Iterator[None]:
-    """Have Ray print with a function; it has no setting for it."""
+    """Have Ray print with a function, for which it has no setting; under --debug it prints all that it likes."""
+    if logger.isEnabledFor(logging.DEBUG):
+        yield
+        return
     before = ray_worker.print_to_stdstream
     ray_worker.print_to_stdstream = function
     try:

@@ -1,3 +1,4 @@
+import logging
 import signal
 import sys
 from types import SimpleNamespace
@@ -55,15 +56,15 @@ def test_a_ray_that_this_process_has_joined_is_not_local(init, monkeypatch):
     assert not is_local()
 
 
-def test_what_ray_says_of_its_workers_goes_to_standard_error(init, capsys):
+def test_what_ray_says_of_its_workers_is_logged_in_one_line_and_not_printed(init, capsys, caplog):
+    caplog.set_level(logging.INFO)
+    said = {"pid": "raylet", "is_err": False, "ip": "127.0.0.1", "job": None, "actor_name": None, "task_name": None}
     with connected(None):
-        worker.print_to_stdstream({"lines": ["A worker died"], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+        worker.print_to_stdstream(said | {"lines": ["A worker died.\n\tIts node"]}, ignore_prefix=False)
         with without_messages():
-            worker.print_to_stdstream({"lines": ["another"], "pid": "raylet", "is_err": False}, ignore_prefix=False)
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert "A worker died" in printed.err
-    assert "another" not in printed.err
+            worker.print_to_stdstream(said | {"lines": ["Another one died."]}, ignore_prefix=False)
+    assert caplog.messages == ["Ray: A worker died. Its node"]
+    assert capsys.readouterr() == ("", "")
 
 
 def test_one_that_does_not_start_at_all_may_later(init):
