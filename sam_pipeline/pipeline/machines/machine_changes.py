@@ -83,6 +83,7 @@ class MachineChanges(ExecutionCallback):
             else math.inf
         )
         self._wanted = pools.gpus or 0
+        self._has_shrunk = False
         self._restarting_since: dict[Any, float] = {}
         self._given_up: set[Any] = set()
         self._actors: set[Any] = set()
@@ -104,7 +105,10 @@ class MachineChanges(ExecutionCallback):
             self._last_look = now
             stages.forget_dead()
             stall_timeout_s = executor._data_context.execution_no_progress_timeout_s
-            self._give_up_lost({*chain(*actors_of_pools)}, now, max(_LEAST_LOST_S, stall_timeout_s / 2))
+            # Once the pass does without lost machines, nobody waits for them. An actor of one may be all that is left of
+            # its pool: Ray Data may have dropped the others as idle.
+            limit_s = _LEAST_LOST_S if self._has_shrunk else max(_LEAST_LOST_S, stall_timeout_s / 2)
+            self._give_up_lost({*chain(*actors_of_pools)}, now, limit_s)
             self._look(stages, current_cluster(), now)
 
     def after_execution_succeeds(self, executor: StreamingExecutor) -> None:
@@ -180,6 +184,7 @@ class MachineChanges(ExecutionCallback):
         if self._change == "more":
             num_pairs = max(r.encode_actors, num_pairs)  # the user may have put several pairs on a GPU
         if num_pairs and self._is_of_such_machines(cluster):
+            self._has_shrunk |= num_pairs < r.encode_actors
             self._resources, self._change = with_pairs(r, num_pairs, cluster.num_cpus), None
             if num_pairs == r.encode_actors:
                 logger.info("%d tasks read from now on, %d before", self._resources.read_tasks, r.read_tasks)

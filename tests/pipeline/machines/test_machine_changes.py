@@ -127,6 +127,25 @@ def test_cpus_that_join_gpus_read_for_them(begin, caplog):
     assert len(running.sizes) == 1, "a seventieth more is not worth it"
 
 
+def test_who_is_left_of_a_lost_machine_is_given_up_once_the_pass_does_without_it(begin, monkeypatch):
+    """Though it is all that is left of its pool: Ray Data has dropped the others, which were idle."""
+    lost, killed = object(), []
+    monkeypatch.setattr(machine_changes, "is_restarting", lambda actor: actor is lost)
+    monkeypatch.setattr(machine_changes.ray, "kill", killed.append)
+    running = begin(PoolConfig(), cluster_of(16, num_gpus=2))
+    monkeypatch.setattr(Stages, "pools", ["encoders"], raising=False)
+    monkeypatch.setattr(Stages, "__init__", lambda *_: None)
+    monkeypatch.setattr(Stages, "actors", lambda *_: [lost])
+    monkeypatch.setattr(Stages, "forget_dead", lambda _: None)
+    monkeypatch.setattr(Stages, "surplus", lambda *_: [])
+    running.cluster = cluster_of(8, num_gpus=1)
+    running.run(55)
+    assert killed == []
+    running.run(20)
+    assert running.sizes == [(1, 1)]
+    assert killed == [lost]
+
+
 @pytest.mark.parametrize("after", [cluster_of(4 * 16, num_gpus=4, cpus_a_gpu=1), cluster_of(1.5, num_gpus=2)])
 def test_gpus_with_other_cpus_are_divided_anew(begin, after):
     running = begin(PoolConfig(), cluster_of(2 * 16, num_gpus=2))
