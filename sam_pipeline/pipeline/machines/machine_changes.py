@@ -105,8 +105,8 @@ class MachineChanges(ExecutionCallback):
             self._last_look = now
             stages.forget_dead()
             stall_timeout_s = executor._data_context.execution_no_progress_timeout_s
-            # Once the pass does without lost machines, nobody waits for them. An actor of one may be all that is left of
-            # its pool: Ray Data may have dropped the others as idle.
+            # Once the pass does without lost machines, nobody waits for them. An actor of one may be all that is left
+            # of its pool: Ray Data may have dropped the others as idle.
             limit_s = _LEAST_LOST_S if self._has_shrunk else max(_LEAST_LOST_S, stall_timeout_s / 2)
             self._give_up_lost({*chain(*actors_of_pools)}, now, limit_s)
             self._look(stages, current_cluster(), now)
