@@ -40,6 +40,10 @@ def test_poison_images_end_as_rows_that_say_why_and_all_others_are_done(run, clu
     instructions = Instructions(poison={str(number): fault for number, fault in POISON.items()})
     finished = run.annotate(*LIMITS, address=cluster, instructions=instructions).wait()
     assert finished.exit_code == 0, finished.stderr
+    # Of each worker that dies Ray says so; where the summary is, it says nothing.
+    assert "Ray: " in finished.stderr
+    assert finished.stdout.startswith("output ")
+    assert "retries remaining" not in finished.stdout
     run.assert_complete(but=dict.fromkeys(POISON, "worker_crashed"))
     errors = {row["image_id"]: row["error"] for row in run.rows() if row["error"]}
     assert errors[3] == "the process was ended by signal 11 (SIGSEGV) while reading the image"

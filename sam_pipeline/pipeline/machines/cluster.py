@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 import psutil
 import ray
 from ray._private import worker as ray_worker
-from ray._private.ray_logging import stdout_deduplicator
 
 from sam_pipeline.errors import ClusterError, ConfigError, RunFailedError
 from sam_pipeline.pipeline.machines.resources import Cluster
@@ -261,11 +260,10 @@ def without_messages() -> Iterator[None]:
         yield
 
 
-def _log(data: dict[str, Any], **_: Any) -> None:
+def _log(data: Mapping[str, Any], **_: Any) -> None:
     """Log what Ray says of workers that have died: it would print that on the standard output, where results are."""
-    for batch in stdout_deduplicator.deduplicate(data):
-        for line in batch["lines"]:
-            logger.info("Ray: %s", " ".join(line.split()))
+    for line in data["lines"]:
+        logger.info("Ray: %s", " ".join(line.split()))
 
 
 @contextmanager
