@@ -95,7 +95,9 @@ def wanted_of_image(some, s):
     if s.box_nms_thresh is not None:
         kept = []
         for m in sorted(left, key=lambda m: -m["predicted_iou"]):
-            if not any(box_iou(other["bbox"], m["bbox"]) > s.box_nms_thresh for other in kept):
+            # As in torchvision, the IoU is float32 and the threshold is not: 0.3 is below itself.
+            ious = [float(np.float32(box_iou(other["bbox"], m["bbox"]))) for other in kept]
+            if not any(iou > s.box_nms_thresh for iou in ious):
                 kept.append(m)
         left = [m for m in left if any(m is other for other in kept)]
     if s.drop_contained != "none":
@@ -113,9 +115,19 @@ def wanted_of_image(some, s):
     return left
 
 
+BOXES_OF_IOU_03 = (([1, 4, 5, 2], 0.9), ([2, 4, 3, 1], 0.8))
+"""xywh, and predicted IoU: of the ten pixels of one box the other has three."""
+
+
 def chosen(rows, selection):
     """The masks that are left of each row."""
     return keep_masks(rows["masks"], choose_masks(rows, selection)).to_pylist()
+
+
+def test_an_iou_that_equals_the_threshold_is_rounded_as_in_torchvision():
+    outer, inner = (row(0, 1)["masks"][0] | {"bbox": box, "predicted_iou": iou} for box, iou in BOXES_OF_IOU_03)
+    rows, selection = table([[outer, inner]]), MaskSelection(box_nms_thresh=0.3)
+    assert chosen(rows, selection)[0] == [rows["masks"][0].as_py()[0]]
 
 
 @given(ROWS, SELECTIONS)
