@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from sam_pipeline.exports.places.destination import OWN_FOLDER, folders_of
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.selection.mask_selection import MaskSelection
-from sam_pipeline.storage.tables.plan import read_plan
+from sam_pipeline.storage.tables.plan import existing_plan
 
 _MEMBER = re.compile(r"(\.(?:tar|tgz|tar\.\w+|zip|parquet|pq))#", re.IGNORECASE)
 # What no file name should hold, and what could be taken for one that was encoded, here or by the format yolo.
@@ -92,8 +92,8 @@ def _root(results: Results) -> str:
         ends = [min([*ends[:1], extremes["min"].as_py()]), max([*ends[1:], extremes["max"].as_py()])]
     if not ends:
         return ""
-    plan = read_plan(results.output, results.storage_options)
-    for folder in [] if plan is None else [plan.input.rstrip("/") + "/", f"file://{plan.input.rstrip('/')}/"]:
+    planned = existing_plan(results.output, results.storage_options).input.rstrip("/") + "/"
+    for folder in (planned, f"file://{planned}"):
         # What lies between two strings that begin with the folder begins with it too.
         if all(end.startswith(folder) and len(end) > len(folder) for end in ends):
             return folder

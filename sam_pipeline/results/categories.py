@@ -19,7 +19,7 @@ from sam_pipeline.safety.clean_text import is_encodable, one_line
 from sam_pipeline.storage.inputs.file_numbers import ID_LIMIT, as_number, whole_number
 from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri, join_uri
 from sam_pipeline.storage.objects.object_reading import open_object, read_head, read_json
-from sam_pipeline.storage.tables.plan import read_plan
+from sam_pipeline.storage.tables.plan import existing_plan
 from sam_pipeline.storage.tables.prompts import read_prompts_header
 from sam_pipeline.storage.tables.reading.result_reading import iterate_row_groups
 
@@ -164,8 +164,7 @@ def used_category_ids(results: Results) -> set[int | None]:
 
 def _sources(results: Results) -> list[str]:
     """What the prompts of a run, and then its images, were read from."""
-    plan = read_plan(results.output, results.storage_options)
-    assert plan is not None, "it was there when the results were opened"
+    plan = existing_plan(results.output, results.storage_options)
     prompts = read_prompts_header(results.output, results.storage_options, plan.generation)
     read_from = [] if prompts is None else [prompts.source.get("prompts"), prompts.source.get("prompt_images")]
     return [uri for uri in (*read_from, plan.input) if uri]

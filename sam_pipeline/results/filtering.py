@@ -32,7 +32,7 @@ from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.tables.delta import open_table, table_metadata
 from sam_pipeline.storage.tables.delta_place import Table
 from sam_pipeline.storage.tables.output_folder import check_empty
-from sam_pipeline.storage.tables.plan import read_plan
+from sam_pipeline.storage.tables.plan import existing_plan, read_plan
 from sam_pipeline.storage.tables.results import MaskTable, put_shard
 from sam_pipeline.storage.tables.schema import MASKS_SCHEMA, SCHEMA_VERSION
 from sam_pipeline.storage.tables.start_records import without_records
@@ -95,8 +95,7 @@ def filter_run(source: Results, new: str, show: Callable[[Filtered], Advance]) -
         source = _as_begun(source, new, begun)
     result = Filtered(0, version=source.table.version())
     image_ids = _image_ids(source, result)
-    plan = read_plan(source.output, options)
-    assert plan is not None, "it was there when the results were opened"
+    plan = existing_plan(source.output, options)
     table = MaskTable.take_over(new, _fingerprint(source), _other_metadata(source), options)
     copy_image_prompts(plan, image_ids, new, options)
     if read_plan(new, options) is None:

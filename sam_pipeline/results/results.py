@@ -18,9 +18,9 @@ from sam_pipeline.results.selection.mask_selection import MaskSelection
 from sam_pipeline.storage.layout import table_uri
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.retrying import retried
-from sam_pipeline.storage.tables.delta import committed_files, open_table, output_errors, table_metadata
+from sam_pipeline.storage.tables.delta import committed_files, output_errors, table_metadata
 from sam_pipeline.storage.tables.delta_place import Table
-from sam_pipeline.storage.tables.plan import read_plan
+from sam_pipeline.storage.tables.plan import open_planned_results
 from sam_pipeline.storage.tables.reading.result_reading import iterate_row_groups, results_schema
 
 
@@ -53,11 +53,7 @@ class Results:
             OutputError: there is no plan or there are no results; it cannot be read.
             StorageUnavailableError: storage did not answer.
         """
-        # Before the plan: another start may extend the plan and add rows to the results.
-        table = open_table(table_uri(output, "masks"), storage_options)
-        plan = read_plan(output, storage_options)
-        if plan is None:
-            raise OutputError(f"no plan in {output}")
+        plan, table = open_planned_results(output, storage_options)
         if table is None:
             raise OutputError(f"no results in {output}")
         results = cls(output, plan.num_images, table, storage_options)

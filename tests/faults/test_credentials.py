@@ -10,7 +10,6 @@ import secrets
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 import grpc
@@ -18,6 +17,7 @@ import pytest
 
 from tests.end_to_end.pictures import save_photos
 from tests.end_to_end.settings import SETTINGS, SMALL_SHARDS
+from tests.http_servers import serving
 from tests.ports import LOOPBACK
 
 pytestmark = pytest.mark.s3
@@ -44,13 +44,8 @@ def proxy():
 
         do_HEAD = do_GET  # noqa: N815  http.server's name
 
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer((LOOPBACK, 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+    with serving(Handler) as server:
         yield f"{LOOPBACK}:{server.server_port}"
-        server.shutdown()
 
 
 def files_with(text, folder):

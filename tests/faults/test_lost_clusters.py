@@ -2,7 +2,6 @@
 
 import http.server
 import socket
-import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,6 +12,7 @@ from tests import clusters
 from tests.clusters import ray_head
 from tests.faults.conftest import NUM_IMAGES
 from tests.faults.fake_engine import Instructions
+from tests.http_servers import serving
 from tests.ports import LOOPBACK, free_ports
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
@@ -34,10 +34,8 @@ def one_who_is_silent():
 
 @contextmanager
 def a_web_server():
-    with http.server.ThreadingHTTPServer((LOOPBACK, 0), http.server.SimpleHTTPRequestHandler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(http.server.SimpleHTTPRequestHandler) as server:
         yield server.server_port
-        server.shutdown()
 
 
 IN_CI = ("{}", nobody)

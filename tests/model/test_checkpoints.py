@@ -3,7 +3,6 @@ import http.server
 import os
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from sam_pipeline.model.checkpoints import (
     verify_checkpoint,
 )
 from sam_pipeline.safety import guarded_http
+from tests.http_servers import serving
 
 ROOT = Path(__file__).parents[2]
 CONTENT = b"weights"
@@ -274,11 +274,7 @@ def redirect(monkeypatch):
 
         do_HEAD = do_GET  # noqa: N815  http.server's name
 
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+    with serving(Handler) as server:
         guarded = guarded_http.is_internal_address
         monkeypatch.setattr(
             guarded_http, "is_internal_address", lambda address: address != "127.0.0.1" and guarded(address)
@@ -289,7 +285,6 @@ def redirect(monkeypatch):
             return f"http://127.0.0.1:{server.server_port}/to/own-{uuid.uuid4()}.pth"
 
         yield redirecting
-        server.shutdown()
 
 
 def test_http_checkpoints_are_fetched_also_by_a_redirect(redirect):

@@ -3,7 +3,6 @@ import http.server
 import io
 import subprocess
 import tarfile
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,6 +11,7 @@ import tenacity
 from sam_pipeline.errors import CheckpointError
 from sam_pipeline.model import downloads
 from sam_pipeline.model.downloads import ArchiveMemberSource, HttpSource, SourceArchive, download
+from tests.http_servers import serving
 
 CONTENT = b"weights" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -31,18 +31,10 @@ def server():
             self.end_headers()
             self.wfile.write(CONTENT[:100] if answer == "cut" else CONTENT)
 
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.answers, server.requests = [], 0
-    server.url = f"http://127.0.0.1:{server.server_port}/weights.pth"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Handler) as server:
+        server.answers, server.requests = [], 0
+        server.url = f"http://127.0.0.1:{server.server_port}/weights.pth"
+        yield server
 
 
 @pytest.fixture(autouse=True)

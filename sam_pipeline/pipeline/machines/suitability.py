@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import ray
@@ -53,8 +53,22 @@ def check_all_machines_see(uris: Iterable[str]) -> None:
         ClusterError: some machines do not, by name.
     """
     local = (uri.removeprefix("file://") for uri in uris if protocol_of(uri) == "file")
-    paths = [path for path in local if os.path.exists(path)]
-    machines = _machines()
+    _check_all_see({path: path for path in local if os.path.exists(path)})
+
+
+def _check_output_is_shared(output: str) -> None:
+    """Look for a file that is written for it where the output is or will be: each machine may have such a folder."""
+    if protocol_of(output) != "file" or len(_machines()) == 1:
+        return
+    folder = next(parent for parent in (output, *map(str, Path(output).parents)) if os.path.isdir(parent))
+    if os.access(folder, os.W_OK):  # else the run says what is wrong
+        with tempfile.NamedTemporaryFile(prefix=".sam-pipeline-", dir=folder) as file:
+            _check_all_see({file.name: output})
+
+
+def _check_all_see(names: Mapping[str, str]) -> None:
+    """Refuse paths that some machines do not see; names has what the user calls each."""
+    paths, machines = list(names), _machines()
     if not paths or len(machines) == 1:
         return
     look = ray.remote(num_cpus=0, max_retries=0)(_unseen)
@@ -66,19 +80,9 @@ def check_all_machines_see(uris: Iterable[str]) -> None:
     for path in paths:
         if hosts := sorted(machines[node_id] for node_id, missing in unseen.items() if path in missing):
             raise ClusterError(
-                f"{path} is on a disk that {len(hosts)} of {len(machines)} machines do not see, such as {hosts[0]}: "
-                "use storage that all of them see, such as s3://"
+                f"{names[path]} is on a disk that {len(hosts)} of {len(machines)} machines do not see, such as "
+                f"{hosts[0]}: use storage that all of them see, such as s3://"
             )
-
-
-def _check_output_is_shared(output: str) -> None:
-    """Look for a file that is written for it where the output is or will be: each machine may have such a folder."""
-    if protocol_of(output) != "file" or len(_machines()) == 1:
-        return
-    folder = next(parent for parent in (output, *map(str, Path(output).parents)) if os.path.isdir(parent))
-    if os.access(folder, os.W_OK):  # else the run says what is wrong
-        with tempfile.NamedTemporaryFile(prefix=".sam-pipeline-", dir=folder) as file:
-            check_all_machines_see([file.name])
 
 
 def _machines() -> dict[str, str]:

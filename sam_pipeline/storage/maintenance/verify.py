@@ -16,11 +16,10 @@ from pycocotools import mask as coco_mask
 from sam_pipeline.config.fingerprint import filter_command, filters_of
 from sam_pipeline.errors import DamagedFileError, OutputError
 from sam_pipeline.safety.clean_text import one_line
-from sam_pipeline.storage.layout import table_uri
 from sam_pipeline.storage.objects.filesystem import StorageOptions
-from sam_pipeline.storage.tables.delta import DataFile, committed_files, open_table, table_metadata
+from sam_pipeline.storage.tables.delta import DataFile, committed_files, table_metadata
 from sam_pipeline.storage.tables.delta_place import Table
-from sam_pipeline.storage.tables.plan import Plan, iterate_planned, read_plan
+from sam_pipeline.storage.tables.plan import Plan, existing_plan, iterate_planned, open_planned_results
 from sam_pipeline.storage.tables.reading.prompt_reading import count_prompts
 from sam_pipeline.storage.tables.reading.table_reading import checked_opener, read_checked
 from sam_pipeline.storage.tables.results import MaskTable
@@ -79,11 +78,7 @@ def verify(output: str, storage_options: StorageOptions) -> Verification:
             damaged.
         StorageUnavailableError: storage did not answer.
     """
-    # Before the plan: another start may extend the plan and add rows to the results.
-    table = open_table(table_uri(output, "masks"), storage_options)
-    plan = read_plan(output, storage_options)
-    if plan is None:
-        raise OutputError(f"no plan in {output}")
+    plan, table = open_planned_results(output, storage_options)
     if table is None:
         result = Verification(plan.num_images, num_left=plan.num_images)
         result.note(_left(output, result))
@@ -105,10 +100,7 @@ def retry_damaged(output: str, storage_options: StorageOptions) -> int:
         StorageUnavailableError: storage did not answer.
     """
     results = MaskTable.stop_runs(output, storage_options)
-    plan = read_plan(output, storage_options)
-    if plan is None:
-        raise OutputError(f"no plan in {output}")
-    found = _check(plan, results.snapshot, storage_options)
+    found = _check(existing_plan(output, storage_options), results.snapshot, storage_options)
     results.drop(found.damaged_files)
     num_dropped = sum(file.num_rows for file in found.damaged_files)
     return num_dropped + results.delete_images(np.array(sorted(found.unsound_ids), np.int64))

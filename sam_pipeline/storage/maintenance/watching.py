@@ -19,7 +19,7 @@ from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.retrying import retried
 from sam_pipeline.storage.tables.delta import DataFile, committed_files, open_table, output_errors, table_metadata
 from sam_pipeline.storage.tables.delta_place import Table
-from sam_pipeline.storage.tables.plan import read_plan
+from sam_pipeline.storage.tables.plan import existing_plan
 from sam_pipeline.storage.tables.prompts import read_prompts_header
 from sam_pipeline.storage.tables.reading.table_reading import read_columns
 from sam_pipeline.storage.tables.start_records import newest_start
@@ -68,9 +68,7 @@ class RunWatch:
         """
         # Before the plan: another start may extend the plan and add rows to the results.
         has_results = self._open_results()
-        plan = read_plan(self._output, self._options, denied_is_final=not self._has_plan)
-        if plan is None:
-            raise OutputError(f"no plan in {self._output}")
+        plan = existing_plan(self._output, self._options, denied_is_final=not self._has_plan)
         self._has_plan = True
         prompts = read_prompts_header(self._output, self._options, plan.generation) if has_results else None
         num_planned = {} if prompts is None else {"prompt": prompts.num_prompts, "region": prompts.num_regions}

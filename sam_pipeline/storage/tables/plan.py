@@ -20,7 +20,8 @@ from sam_pipeline.errors import FencedError, OutputError
 from sam_pipeline.storage.inputs.source_object import SOURCE_SCHEMA
 from sam_pipeline.storage.layout import table_uri
 from sam_pipeline.storage.objects.filesystem import StorageOptions
-from sam_pipeline.storage.tables.delta import DataFile, committed_files, table_metadata
+from sam_pipeline.storage.tables.delta import DataFile, committed_files, open_table, table_metadata
+from sam_pipeline.storage.tables.delta_place import Table
 from sam_pipeline.storage.tables.fenced_table import FencedTable
 from sam_pipeline.storage.tables.reading.table_reading import (
     ImageIds,
@@ -60,6 +61,32 @@ def read_plan(output: str, storage_options: StorageOptions, *, denied_is_final: 
     if table.committed_epoch() is None:
         return None
     return Plan(output, **_kept(table), num_images=table.snapshot.count(), version=table.snapshot.version())
+
+
+def existing_plan(output: str, storage_options: StorageOptions, *, denied_is_final: bool = True) -> Plan:
+    """The plan of an output that has one; see read_plan.
+
+    Raises:
+        OutputError: there is none.
+    """
+    plan = read_plan(output, storage_options, denied_is_final=denied_is_final)
+    if plan is None:
+        raise OutputError(f"no plan in {output}")
+    return plan
+
+
+def open_planned_results(output: str, storage_options: StorageOptions) -> tuple[Plan, Table | None]:
+    """The plan of an output, and its results; None in their place if no start has begun them.
+
+    Each image of the results is in the plan.
+
+    Raises:
+        OutputError: there is no plan; one of the two cannot be read.
+        StorageUnavailableError: storage did not answer.
+    """
+    # Before the plan: another start may extend the plan and add rows to the results.
+    results = open_table(table_uri(output, "masks"), storage_options)
+    return existing_plan(output, storage_options), results
 
 
 def write_plan(

@@ -109,8 +109,9 @@ def test_an_output_on_such_a_disk_is_refused_before_the_input_is_listed_though_a
     a_cluster, machines, tmp_path, name
 ):
     machines.seen.add(str(tmp_path))
-    with pytest.raises(ClusterError, match=rf"^{tmp_path}/\.sam-pipeline-\w+ is on a disk"):
-        check_cluster_suits(config_of(output=str(tmp_path / name)))
+    output = str(tmp_path / name)
+    with pytest.raises(ClusterError, match=rf"^{output} is on a disk"):
+        check_cluster_suits(config_of(output=output))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,6 +11,7 @@ from sam_pipeline.safety import guarded_http
 from sam_pipeline.storage.objects.filesystem import absolute_uri, open_filesystem
 from sam_pipeline.storage.objects.http import HttpImages
 from sam_pipeline.storage.objects.retrying import ErrorKind, error_kind, http_status
+from tests.http_servers import serving
 
 CONTENT = bytes(range(256)) * 1000
 
@@ -82,20 +83,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answer_redirect(self):
         self.send(302, b"", ("Location", self.server.location))
 
-    def log_message(self, *args):
-        pass
-
 
 @pytest.fixture
 def server():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with serving(Handler) as server:
         server.requests, server.location, server.hung_up = [], "", threading.Event()
         server.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
