@@ -123,10 +123,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def _processor() -> str:
-    """Its model's name where Linux tells it."""
+    """Its name, family and model where Linux tells them: clouds call processors of several generations the same."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    found = dict(reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]))
+    if "model name" not in found:
+        return platform.machine()
+    generation = [f"{name} {found[name]}" for name in ("cpu family", "model") if name in found]
+    return ", ".join([found["model name"], *generation])

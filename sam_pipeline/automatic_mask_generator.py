@@ -33,6 +33,8 @@ from sam_pipeline.utils.amg import (
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 
+_OFFICIAL_STEPS = frozenset({"_generate_masks", "_process_crop", "_process_batch"})
+
 
 class SamAutomaticMaskGenerator:
     """Finds the masks of everything in an image, from a grid of point prompts.
@@ -101,6 +103,16 @@ class SamAutomaticMaskGenerator:
             self._grids()
         else:
             raise ValueError("give one of points_per_side and point_grids, and None for the other")
+
+    def __init_subclass__(cls) -> None:
+        """Refuse to do without what a subclass says: the steps of the official generator are not methods here.
+
+        Raises:
+            TypeError: the subclass has one of these methods.
+        """
+        if overridden := sorted(_OFFICIAL_STEPS & set(cls.__dict__)):
+            raise TypeError(f"{cls.__name__}.{overridden[0]} would never be called here: see docs/porting.md")
+        super().__init_subclass__()
 
     def generate(self, image: NDArray[np.uint8]) -> list[dict[str, Any]]:
         """Find the masks of an image.

@@ -164,3 +164,10 @@ def test_what_is_no_image_is_refused_with_a_remedy(sam, wrong, message):
 def test_settings_that_cannot_be_are_refused_when_the_generator_is_made(sam, settings, error, message):
     with pytest.raises(error, match=message):
         SamAutomaticMaskGenerator(sam, **settings)
+
+
+@pytest.mark.parametrize("step", ["_generate_masks", "_process_crop", "_process_batch"])
+def test_a_subclass_whose_steps_would_never_be_called_is_refused(step):
+    with pytest.raises(TypeError, match=f"Own.{step} would never be called here"):
+        type("Own", (SamAutomaticMaskGenerator,), {step: lambda self: None})
+    type("Own", (SamAutomaticMaskGenerator,), {"generate": lambda self, image: []})

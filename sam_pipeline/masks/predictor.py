@@ -72,7 +72,8 @@ class SamPredictor:
         """Embed an image that has already been resized for the model.
 
         Args:
-            transformed_image: (1, 3, h, w), values 0-255, model input frame, unpadded.
+            transformed_image: (1, 3, h, w), values 0-255, model input frame, unpadded. Several images of one size give
+                an embedding for each in `features`, for prompts on one after the other.
             original_image_size: (H, W) before it was resized.
 
         Raises:
@@ -113,7 +114,7 @@ class SamPredictor:
 
         Raises:
             RuntimeError: no image has been set.
-            ValueError: points come without a label each, or there is more than one box.
+            ValueError: points come without a label each, there is more than one box, or mask_input is not one mask.
         """
         _, _, original_size = self._image()
         coords_torch, labels_torch, box_torch, mask_input_torch = None, None, None, None
@@ -128,6 +129,11 @@ class SamPredictor:
                 raise ValueError(f"predict takes one box, got {len(boxes)}; predict_torch takes many")
             box_torch = torch.as_tensor(boxes, dtype=torch.float, device=self.device)
         if mask_input is not None:
+            if np.ndim(mask_input) != 3 or len(mask_input) != 1:
+                raise ValueError(
+                    f"mask_input must be (1, 256, 256), got {np.shape(mask_input)}; of the logits of predict, give "
+                    "logits[i][None]"
+                )
             mask_input_torch = torch.as_tensor(mask_input, dtype=torch.float, device=self.device)[None]
         masks, iou_predictions, low_res_masks = self.predict_torch(
             coords_torch, labels_torch, box_torch, mask_input_torch, multimask_output, return_logits
@@ -159,9 +165,14 @@ class SamPredictor:
 
         Raises:
             RuntimeError: no image has been set.
-            ValueError: points come without a label each.
+            ValueError: points come without a label each, shapes are not these, or several images were set at once.
         """
         features, input_size, original_size = self._image()
+        if len(features) != 1:
+            raise ValueError(
+                f"prompts are for one image, and {len(features)} were set at once: put one embedding after the other "
+                "into predictor.features, each as features[i : i + 1]"
+            )
         points = None
         if point_coords is not None:
             points = (point_coords, _checked_labels(point_coords, point_labels))
@@ -192,6 +203,10 @@ class SamPredictor:
     def decoder(self) -> PromptDecoder:
         """The decoder of the model as it is now: the fast one, or the plain one where a script changed modules."""
         return self.current_decoder.of(self.model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A decoder has threads; it is made anew.
+        return self.__dict__ | {"_shared": None}
 
     def reset_image(self) -> None:
         """Forget the image."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,15 +31,28 @@ class CurrentDecoder:
         self._sums: list[float] = []
 
     def of(self, sam: Sam) -> PromptDecoder:
-        """The decoder of a model as it is now, as far as torch counts changes of its weights."""
+        """The decoder of a model as it is now, as far as torch counts changes of its weights.
+
+        Raises:
+            ValueError: weights are not float32.
+        """
         state = _structure(sam), [state_of(tensor) for tensor in _tensors(sam)]
         if self._decoder is None or state != self._state:
+            for tensor in _tensors(sam):
+                if tensor.is_floating_point() and tensor.dtype != torch.float32:
+                    raise ValueError(
+                        f"the decoder computes in float32, got weights of {tensor.dtype}; call sam.float()"
+                    )
             if state[0] == _structure_of_sam():
                 self._decoder, self._sums = SharedDecoder(sam), _sums(sam)
             else:
                 self._decoder = PlainDecoder(sam)
             self._state = state
         return self._decoder
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A decoder has threads, which no copy and no other process can have.
+        return CurrentDecoder().__dict__
 
     def compare_weights(self, sam: Sam) -> None:
         """Have the decoder made anew if the weights' sums are not what they were.

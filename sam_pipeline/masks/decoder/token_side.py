@@ -105,6 +105,9 @@ class TokenSide:
 
         Returns:
             (N, T, C): those of the decoder, points, a padding point if there are no boxes, corners of boxes.
+
+        Raises:
+            ValueError: shapes of points and boxes are not these.
         """
         sparse, _ = self._prompt_encoder(points=points, boxes=boxes, masks=None)
         return torch.cat([self._own_tokens.expand(len(sparse), -1, -1), sparse], dim=1)

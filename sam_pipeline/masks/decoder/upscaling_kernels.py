@@ -114,10 +114,15 @@ def mask_logits(
                     for k in range(len(some0)):
                         sums[k] += factor0 * value0[k] + factor1 * value1[k]
             y, x = 2 * (quarter // 2) + corner // 2, 2 * (quarter % 2) + corner % 2
-            for m in range(M):
-                for k in range(last - first):
-                    token = first_token + first + k
-                    low_res_masks[m, token // w * 4 + y, token % w * 4 + x] = logits[m, k]
+            start = first
+            while start < last:  # a row of tokens, or the part of it that is here
+                row, column = (first_token + start) // w, (first_token + start) % w
+                end = min(start + w - column, last)
+                for m in range(M):
+                    out = low_res_masks[m, row * 4 + y]
+                    for k in range(start, end):
+                        out[(column + k - start) * 4 + x] = logits[m, k - first]
+                start = end
 
 
 @_kernel

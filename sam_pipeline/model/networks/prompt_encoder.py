@@ -66,7 +66,11 @@ class PromptEncoder(nn.Module):
         Returns:
             Sparse embeddings (B, n, C), where n counts the points, one padding point when there is no box, and two
             corners when there is; dense embeddings (B, C, h, w).
+
+        Raises:
+            ValueError: shapes are not these.
         """
+        check_prompts(points, boxes, masks)
         sparse_embeddings = []
         if points is not None:
             sparse_embeddings.append(self._embed_points(*points, pad=boxes is None))
@@ -111,6 +115,32 @@ class PromptEncoder(nn.Module):
         embedding = self.point_embeddings[index]
         assert isinstance(embedding, nn.Embedding)
         return embedding.weight
+
+
+def check_prompts(points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None = None) -> None:
+    """Refuse shapes that would be computed with as if they were others; arguments are those of `PromptEncoder`.
+
+    Boxes may also be (B, 1, 4) or (B, 2, 2), as for the official encoder.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    nums = set()
+    if points is not None:
+        coords, labels = points
+        if coords.dim() != 3 or coords.shape[2] != 2 or labels.shape != coords.shape[:2]:
+            raise ValueError(
+                f"points must be (N, P, 2) and labels (N, P), got {tuple(coords.shape)} and {tuple(labels.shape)}"
+            )
+        nums.add(len(coords))
+    if boxes is not None:
+        if boxes.dim() < 2 or boxes[:1].numel() not in (0, 4):
+            raise ValueError(f"boxes must be (N, 4), got {tuple(boxes.shape)}; one box is boxes[None]")
+        nums.add(len(boxes))
+    if len(nums) > 1:
+        raise ValueError(f"prompts of different numbers: points of {len(coords)}, and {len(boxes)} boxes")
+    if masks is not None and (masks.dim() != 4 or masks.shape[1] != 1):
+        raise ValueError(f"masks must be (N, 1, h, w), got {tuple(masks.shape)}")
 
 
 class PositionEmbeddingRandom(nn.Module):

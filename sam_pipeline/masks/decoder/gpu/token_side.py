@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sam_pipeline.masks.decoder.gpu.matrices import device_of
 from sam_pipeline.masks.decoder.token_side import Points, Read, TokenSide
+from sam_pipeline.model.networks.prompt_encoder import check_prompts
 from sam_pipeline.model.networks.triton_blocks import add_norm
 from sam_pipeline.model.sam import Sam
 
@@ -37,12 +38,11 @@ class TritonTokenSide(TokenSide):
         self._layers = [_stacked(layers) for layers in zip(*(head.layers for head in heads), strict=True)]
 
     def embed(self, points: Points | None, boxes: Tensor | None) -> Tensor:
-        """See `TokenSide`; ValueError where points, labels and boxes are not for as many prompts."""
+        """See `TokenSide`."""
+        check_prompts(points, boxes)  # the kernel would read beyond them
         given = [x.contiguous() for x in (*(points or ()), boxes) if x is not None]
         if not given:
             return super().embed(points, boxes)
-        if len({len(x) for x in given}) > 1 or (points and given[0].shape[:2] != given[1].shape):
-            raise ValueError(f"prompts of different numbers: {[tuple(x.shape) for x in given]}")
         coords, labels = given[:2] if points else (None, None)
         corners = None if boxes is None else given[-1]
         num_points = coords.shape[1] if coords is not None else 0
