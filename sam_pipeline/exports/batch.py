@@ -61,6 +61,11 @@ class Batch:
         """Ids of the masks in the export, (N,)."""
         return self.first_annotation_id + np.arange(self.num_masks)
 
+    @property
+    def sizes_hw(self) -> list[tuple[int, int]]:
+        """Height and width of each image, upright, as it was annotated, (B,)."""
+        return list(zip(self.images["height"].to_pylist(), self.images["width"].to_pylist(), strict=True))
+
     def counts(self) -> npt.NDArray[np.int64]:
         """How many masks each image has, (B,)."""
         return np.bincount(self.row, minlength=self.num_images)

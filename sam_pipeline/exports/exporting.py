@@ -85,12 +85,13 @@ def start(results: Results, destination: Destination, settings: ExportSettings) 
     form = FORMATS[settings.format]
     _check(destination, settings, form)
     check_apart(destination.uri, results.output, results.storage_options)
-    categories = read_categories(results, settings.categories)
+    with_file_ids = form.with_file_ids and have_file_ids(results)
+    # Beside the file, `object` needs an id that no category of the file has.
+    categories = read_categories(results, settings.categories, of_grid=with_file_ids)
     used = used_category_ids(results)
     for category_id in used:
         categories.export_id(category_id)  # raises for one without a name
     review = None if settings.reviewed is None else read_review(settings.reviewed, results.storage_options)
-    with_file_ids = form.with_file_ids and have_file_ids(results)
     identity = identity_of(results, settings, categories, review)
     marker = begin(results, destination, identity, part_images(settings), overwrite=settings.overwrite)
     if marker.table_version != results.table.version():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from sam_pipeline.exports.places.destination import OWN_FOLDER, folders_of
@@ -85,11 +86,17 @@ def read_names(results: Results, *, split: float | None = None, seed: int = 0, s
 
 
 def _root(results: Results) -> str:
-    """The folder of all images: the input, if it is one, or else what their URIs have in common."""
-    ends: list[str] = []
-    for rows in results.tables(["uri"]):
-        extremes = pc.min_max(rows["uri"])
-        ends = [min([*ends[:1], extremes["min"].as_py()]), max([*ends[1:], extremes["max"].as_py()])]
+    """The folder of all images: the input, if it is one, or else what their URIs have in common.
+
+    Only images that were annotated count, if there are any: a bad entry of a list is named after the list, which lies
+    elsewhere.
+    """
+    of_ok: list[str] = []
+    of_all: list[str] = []
+    for rows in results.tables(["uri", "status"]):
+        of_ok = _ends(of_ok, rows["uri"].filter(pc.equal(rows["status"], "ok")))
+        of_all = _ends(of_all, rows["uri"])
+    ends = of_ok or of_all
     if not ends:
         return ""
     planned = existing_plan(results.output, results.storage_options).input.rstrip("/") + "/"
@@ -100,6 +107,14 @@ def _root(results: Results) -> str:
     first, last = (_MEMBER.sub(r"\1/", end) for end in ends)
     length = next((place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), None)
     return ends[0][: first[:length].rfind("/") + 1]
+
+
+def _ends(ends: list[str], uris: pa.ChunkedArray) -> list[str]:
+    """The first and the last of some URIs, and of those before; nothing if there are none."""
+    if not len(uris):
+        return ends
+    extremes = pc.min_max(uris)
+    return [min([*ends[:1], extremes["min"].as_py()]), max([*ends[1:], extremes["max"].as_py()])]
 
 
 def _safe_name(rest: str) -> str:
@@ -147,7 +162,7 @@ def _distinct_stems(results: Results, names: Names, suffixes: Sequence[str]) -> 
     Such a stem is the whole name, with the id behind it if that is taken too.
     """
     hashes, of_folders = [np.empty(0, np.uint64)], set[int]()
-    for rows in results.tables(["uri"]):
+    for rows in _below(names.root, results.tables(["uri"])):
         found = names.file_names(rows["uri"].to_pylist())
         hashes.append(np.array([_hash(stem_of(name)) for name in found], np.uint64))
         parents = {name.rpartition("/")[0] for name in found}
@@ -159,7 +174,7 @@ def _distinct_stems(results: Results, names: Names, suffixes: Sequence[str]) -> 
     if not shared:
         return {}
     taken, stems = {*distinct.tolist(), *of_folders}, {}
-    for rows in results.tables(["image_id", "uri"]):
+    for rows in _below(names.root, results.tables(["image_id", "uri"])):
         found = names.file_names(rows["uri"].to_pylist())
         for image_id, name in zip(rows["image_id"].to_pylist(), found, strict=True):
             if _hash(stem_of(name)) in shared:
@@ -169,3 +184,9 @@ def _distinct_stems(results: Results, names: Names, suffixes: Sequence[str]) -> 
                 taken.add(_hash(stem))
                 stems[image_id] = stem
     return stems
+
+
+def _below(root: str, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows whose URI begins with the root: only these have a name."""
+    for rows in tables:
+        yield rows.filter(pc.starts_with(rows["uri"], root))

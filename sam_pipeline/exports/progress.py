@@ -46,7 +46,7 @@ class Marker:
     """Planned images in a part."""
     finished: bool = False
     kept: tuple[str, ...] = ()
-    """Files of others that were there before."""
+    """Files of others that were there before it began, or went on."""
 
     def finish(self, destination: Destination) -> None:
         """Note that the export is complete."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 from sam_pipeline.errors import ConfigError, OutputError
-from sam_pipeline.exports.places.destination import Destination, own_names
+from sam_pipeline.exports.places.destination import OWN_FOLDER, Destination, own_names
 from sam_pipeline.exports.progress import Identity, Marker, read_marker, write_marker, written_names
 from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.results.categories import Categories
@@ -50,7 +51,7 @@ def begin(
         if marker.finished:
             raise OutputError(f"{destination.uri} holds a finished export; --overwrite replaces it")
         _check_same(destination.uri, marker.identity, identity)
-        return marker
+        return replace(marker, kept=_files_of_others(destination))
     if marker is not None:
         kept = _clear(destination)
     elif (name := destination.first_name()) is not None:
@@ -72,6 +73,12 @@ def _check_same(uri: str, begun: Identity, wanted: Identity) -> None:
             f"{uri} holds an unfinished export with other settings ({'; '.join(different)}); "
             "go on with the same, or replace it with --overwrite"
         )
+
+
+def _files_of_others(destination: Destination) -> tuple[str, ...]:
+    """Files that an unfinished export has not written, nor was about to: also those that came since it was cut off."""
+    written = written_names(destination)
+    return tuple(name for name in destination.names() if name not in written and not name.startswith(f"{OWN_FOLDER}/"))
 
 
 def _sha256(*values: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
+from sam_pipeline.config.fingerprint import filters_of
 from sam_pipeline.errors import ConfigError, InputError, StorageUnavailableError
 from sam_pipeline.results.results import Results
 from sam_pipeline.safety.clean_text import is_encodable, one_line
@@ -39,13 +41,13 @@ class Categories:
     supercategories: Mapping[int, str] = field(default_factory=dict)
     """Of those that have one."""
 
-    @property
+    @cached_property
     def shift(self) -> int:
         """What export ids have more than those of the file."""
         # To COCO's readers an id of 0 is none; ids that are all above 0 stay as they are.
         return max(0, 1 - min(self.names, default=1))
 
-    @property
+    @cached_property
     def object_id(self) -> int:
         """The export id of masks without a category."""
         return max((*self.names, 0)) + self.shift + 1
@@ -95,8 +97,10 @@ class Categories:
         return listed
 
 
-def read_categories(results: Results, place: str | None = None, *, is_needed: bool = False) -> Categories:
-    """The categories of a run's prompts.
+def read_categories(
+    results: Results, place: str | None = None, *, is_needed: bool = False, of_grid: bool = False
+) -> Categories:
+    """The categories of a run's prompts; none where all masks are of the grid, unless a place is given.
 
     Args:
         results: of the run.
@@ -104,6 +108,7 @@ def read_categories(results: Results, place: str | None = None, *, is_needed: bo
             a line, of which the first has id 0, as YOLO's classes.txt. Default: what the run's prompts or images were
             read from, where that says names: a COCO file, or a folder of YOLO's labels with one of the files above.
         is_needed: whether such a file that cannot be read is an error, rather than one that says no names.
+        of_grid: whether masks of the grid need them too, for an id of `object` that is none of the file's.
 
     Returns:
         None of them for a run whose sources say no names.
@@ -115,6 +120,8 @@ def read_categories(results: Results, place: str | None = None, *, is_needed: bo
     options = results.storage_options
     if place is not None:
         return _read(absolute_uri(place), options)
+    if not of_grid and _are_of_grid(results):
+        return Categories()
     for uri in _sources(results):
         try:
             found = _found(uri, options)
@@ -129,7 +136,7 @@ def read_categories(results: Results, place: str | None = None, *, is_needed: bo
 
 
 def read_names_to_show(results: Results, place: str | None = None) -> Categories:
-    """The same for people to read, where numbers will do if nobody answers; a run of the grid needs no names.
+    """The same for people to read, where numbers will do if nobody answers.
 
     Arguments are those of read_categories.
 
@@ -137,8 +144,6 @@ def read_names_to_show(results: Results, place: str | None = None) -> Categories
         InputError: place cannot be read, or holds no names.
         StorageUnavailableError: the storage of place did not answer.
     """
-    if place is None and results.settings.get("mode") == "grid":
-        return Categories()
     try:
         return read_categories(results, place)
     except StorageUnavailableError as error:
@@ -151,8 +156,10 @@ def read_names_to_show(results: Results, place: str | None = None) -> Categories
 def used_category_ids(results: Results) -> set[int | None]:
     """The categories that stored masks have, None among them for masks without one; read from one small column.
 
-    The selection's category_ids are looked at, its other settings are not.
+    Of the selection, source and category_ids are looked at, its other settings are not.
     """
+    if _are_of_grid(results):
+        return {None}
     used: set[int | None] = set()
     for group in iterate_row_groups(results.table, results.storage_options):
         used.update(
@@ -160,6 +167,13 @@ def used_category_ids(results: Results) -> set[int | None]:
         )
     wanted = results.selection.category_ids
     return used & set(wanted) if wanted else used
+
+
+def _are_of_grid(results: Results) -> bool:
+    """Whether all masks that are shown are of the grid, and so without a category, whatever lies near the images."""
+    settings = results.settings
+    selections = [results.selection.effective(), *(each["selection"] for each in filters_of(settings))]
+    return settings.get("mode") == "grid" or any(each.get("source") == "grid" for each in selections)
 
 
 def _sources(results: Results) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sam_pipeline.masks.runs import rle
-from sam_pipeline.results.categories import Categories, read_categories, used_category_ids
+from sam_pipeline.results.categories import read_categories, used_category_ids
 from sam_pipeline.results.results import Results
 
 MASK_FIELDS = ("segmentation", "category_id")
@@ -66,7 +66,8 @@ def detection_target(
 def read_labels(results: Results, categories: str | None = None) -> tuple[Labels, dict[int, str]]:
     """The labels of a run's categories: the ids under which exports write them.
 
-    They depend on the names alone: not on the masks that are there so far, nor on the selection.
+    They depend on the names alone: not on the masks that are there so far, nor on which of them the selection leaves,
+    unless these are of the grid alone.
 
     Args:
         results: of the run.
@@ -80,11 +81,8 @@ def read_labels(results: Results, categories: str | None = None) -> tuple[Labels
         ConfigError: a mask has a category without a name.
         StorageUnavailableError: storage did not answer.
     """
-    if categories is None and results.settings.get("mode") == "grid":
-        found = Categories()
-    else:
-        found = read_categories(results, categories, is_needed=True)
-        for category_id in used_category_ids(results):
-            found.export_id(category_id)  # raises for one without a name
+    found = read_categories(results, categories, is_needed=True)
+    for category_id in used_category_ids(results):
+        found.export_id(category_id)  # raises for one without a name
     labels: dict[int | None, int] = {each: found.export_id(each) for each in (*found.names, None)}
     return labels, {label: found.name(each) for each, label in labels.items()}

@@ -41,6 +41,13 @@ def in_folder(place, files):
     return place / "in"
 
 
+def in_list(place, files, names=None):
+    """Files whose sizes no plan knows; the list may call them by other names."""
+    in_folder(place, files)
+    (place / "in" / "list.txt").write_text("\n".join(names or files))
+    return place / "in" / "list.txt"
+
+
 def in_tar(place, files):
     with tarfile.open(place / "images.tar", "w") as archive:
         for name, data in files.items():
@@ -79,6 +86,9 @@ def run_of(place, files, store=in_folder, masks=None, output=None):
     num_images = read_plan(output, {}).num_images
     planned = read_planned(output, np.arange(num_images), {}).to_pylist()
     masks = [all_shapes()] * num_images if masks is None else masks
-    rows = [row(each["image_id"], found, uri=each["uri"]) for each, found in zip(planned, masks, strict=True)]
+    rows = [
+        row(each["image_id"], found, uri=each["uri"], extra=each["extra"])
+        for each, found in zip(planned, masks, strict=True)
+    ]
     table.commit([shard(output, rows)])
     return output

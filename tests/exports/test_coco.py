@@ -14,6 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.exports.texts.json_text import json_numbers, json_objects, json_strings, lines
 from tests.exports.masks import all_shapes, prompted, row, shapes, stored
+from tests.exports.pictures import in_folder, picture, run_of
 from tests.storage.runs import failed_row
 
 NAMES = {"categories": [{"id": 0, "name": "cat"}, {"id": 7, "name": "dög", "supercategory": "animal"}]}
@@ -88,6 +89,36 @@ def test_categories_have_the_names_of_the_file_and_ids_from_one(exported, catego
         {"id": 9, "name": "object", "supercategory": ""},
     ]
     assert [each["category_id"] for each in read.dataset["annotations"]] == [1, 8, 8, 9]
+
+
+def test_masks_of_the_grid_are_of_the_category_object_alone(exported, tmp_path):
+    """Neither names that lie beside the images nor masks that are not exported count."""
+    run = run_of(tmp_path, {"0.jpg": picture(0)}, masks=[[stored(shapes()["disc"]), prompted(shapes()["disc"], 7)]])
+    (tmp_path / "in" / "data.yaml").write_text("names: [cat, dog]")
+    with pytest.raises(ConfigError, match="category 7 has no name"):
+        exported(run, "coco")
+    folder, _ = exported(run, "coco", selection={"source": "grid"})
+    read = COCO(folder / "annotations.json")
+    assert read.dataset["categories"] == [{"id": 1, "name": "object", "supercategory": ""}]
+    assert [each["category_id"] for each in read.dataset["annotations"]] == [1]
+    names = str(tmp_path / "in" / "data.yaml")
+    folder, _ = exported(run, "coco", "named", categories=names, selection={"source": "grid"})
+    categories = COCO(folder / "annotations.json").dataset["categories"]
+    assert [each["name"] for each in categories] == ["cat", "dog", "object"]
+
+
+def test_results_of_the_grid_have_no_category_of_the_file_that_they_lie_beside(exported, tmp_path):
+    images = [{"id": 42, "file_name": "0.jpg"}]
+    content = {"images": images, "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+
+    def in_coco(place, files):
+        (in_folder(place, files) / "instances.json").write_text(json.dumps(content))
+        return place / "in" / "instances.json"
+
+    run = run_of(tmp_path, {"0.jpg": picture(0)}, in_coco, masks=[[stored(shapes()["disc"])]])
+    folder, _ = exported(run, "coco-results", selection={"source": "grid"})
+    (found,) = json.loads((folder / "results.json").read_text())
+    assert (found["image_id"], found["category_id"]) == (42, 2)
 
 
 def test_scores_that_are_no_numbers_are_left_out(exported):

@@ -15,7 +15,7 @@ from sam_pipeline.exports.places.destination import OWN_FOLDER, Destination
 from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.review import mask_key
-from tests.exports.masks import all_shapes, prompted, row, shapes, stored
+from tests.exports.masks import HEIGHT, WIDTH, all_shapes, prompted, row, shapes, stored
 from tests.storage.image_files import noise, saved
 from tests.storage.runs import failed_row, plan, shard, take_over
 
@@ -259,7 +259,7 @@ def run_with_images(tmp_path, make_run):
     names = ["a/first.png", "b/second.png", "b/gone.png"]
     for name in names[:2]:
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "in" / name).write_bytes(saved(noise(8, 8), "PNG"))
+        (tmp_path / "in" / name).write_bytes(saved(noise(HEIGHT, WIDTH), "PNG"))
     from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
     from sam_pipeline.storage.tables.plan import write_plan
 

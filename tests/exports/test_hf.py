@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from sam_pipeline.exports.formats import hf
+from sam_pipeline.results.categories import Categories
 from tests.exports.masks import all_shapes, prompted, shapes, stored
 from tests.exports.pictures import in_parquet, in_tar, picture, pixels, run_of, turned
 from tests.storage.runs import failed_row
@@ -62,6 +64,18 @@ def test_categories_of_one_name_are_told_apart(exported, tmp_path):
     schema = pq.read_schema(folder / "data" / "train-000000.parquet")
     features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
     assert features["objects"]["category"]["feature"]["names"] == ["cat (1)", "cat (5)", "dog"]
+
+
+def test_categories_are_listed_once_a_file(exported, tmp_path, monkeypatch):
+    """There may be thousands of them, and of row groups."""
+    listed, exported_categories = [], Categories.exported
+    monkeypatch.setattr(
+        Categories, "exported", lambda self, **options: listed.append(1) or exported_categories(self, **options)
+    )
+    monkeypatch.setattr(hf, "_MOST_IMAGES", 1)
+    folder, _ = exported(run_of(tmp_path, {f"{number}.jpg": picture(number) for number in range(5)}), "hf")
+    assert pq.read_metadata(folder / "data" / "train-000000.parquet").num_row_groups == 5
+    assert len(listed) == 2
 
 
 def test_images_that_are_gone_are_null_and_counted(exported, tmp_path):

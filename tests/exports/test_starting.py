@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sam_pipeline.errors import ConfigError
+from sam_pipeline.errors import ConfigError, OutputError
 from sam_pipeline.exports import exporting
 from sam_pipeline.exports.settings import ExportSettings
 from sam_pipeline.results import results
@@ -82,6 +82,22 @@ def test_an_export_goes_on_at_its_version_although_storage_fails_for_a_moment(ex
     monkeypatch.setattr(results, "Table", fail_once)
     _, summary = exported(run, "coco")
     assert (summary.num_images, len(opened)) == (2, 2)
+
+
+@pytest.mark.parametrize(("format", "name"), [("coco", "annotations.json"), ("yolo-box", "data.yaml")])
+def test_a_file_that_came_while_an_export_was_cut_off_is_not_replaced(
+    exported, make_run, cut_off, tmp_path, format, name
+):
+    run, mine = make_run([row(number, all_shapes()[:1]) for number in range(3)]), tmp_path / "export" / name
+    cut_off(run, format)
+    mine.write_text("mine")
+    for _ in range(2):
+        with pytest.raises(OutputError, match=rf"{name} is no file of an export; move it"):
+            exported(run, format)
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    _, summary = exported(run, format)
+    assert summary.num_masks == 3
 
 
 def test_an_export_does_not_go_where_the_run_keeps_its_tables(exported, make_run):

@@ -11,9 +11,10 @@ from sam_pipeline.errors import OutputError
 from sam_pipeline.exports.formats import hf
 from sam_pipeline.exports.places import upright_images as upright
 from sam_pipeline.exports.places.upright_images import GONE, TURNED, upright_image
-from sam_pipeline.storage.inputs.decoding.image_reading import DecodeError, decode_image
-from tests.exports.pictures import in_tar, picture, pixels, run_of, turned
-from tests.storage.image_files import saved
+from sam_pipeline.storage.inputs.decoding.image_reading import DecodeError, TooLargeError, decode_image
+from sam_pipeline.storage.inputs.fetching import ChangedError
+from tests.exports.pictures import in_list, in_tar, picture, pixels, run_of, turned
+from tests.storage.image_files import FORMATS, noise, saved, variants
 
 
 def stored_as(kind, orientation, **options):
@@ -51,6 +52,58 @@ def test_what_is_upright_keeps_its_bytes():
 def test_what_is_no_image_is_an_error():
     with pytest.raises(DecodeError):
         upright_image(b"no image")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_limit_of_the_run_is_the_only_one_that_counts(kind, monkeypatch):
+    data = saved(noise(100, 100), kind)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # in place of 89 million, which would take seconds
+    assert upright_image(data, 10_000).data == data
+    with pytest.raises(TooLargeError):
+        upright_image(data, 9_999)
+    assert Image.MAX_IMAGE_PIXELS == 1000
+
+
+@pytest.mark.parametrize("block", [b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0junk", b"junk"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_does_not_cost_the_copy(kind, block):
+    data = saved(noise(), kind, exif=block)
+    assert decode_image(data, max_pixels=1000).size == (16, 12)
+    assert upright_image(data).data == data
+
+
+@pytest.mark.parametrize("variant", [pytest.param(variant, id=variant.name) for variant in variants()])
+def test_the_size_is_that_of_the_image_that_was_annotated(variant):
+    size_hw = variant.pixels.shape[:2]
+    assert upright_image(variant.data, size_hw=size_hw).data
+    with pytest.raises(ChangedError):
+        upright_image(variant.data, size_hw=size_hw[::-1])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_size_is_that_of_the_upright_image(kind, orientation):
+    data = stored_as(kind, orientation)
+    assert upright_image(data, size_hw=decode_image(data, max_pixels=10**6).size[::-1]).data
+
+
+@pytest.mark.parametrize(("kind", "name"), [("TIFF", "tiffinfo"), ("JPEG", "xmp"), ("WEBP", "xmp")])
+def test_an_orientation_in_xmp_alone_counts_too(kind, name):
+    text = b'<rdf:Description tiff:Orientation="6"/>'
+    data = saved(noise(12, 16), kind, **{name: {700: text} if kind == "TIFF" else text})
+    assert decode_image(data, max_pixels=1000).size == (12, 16)
+    assert upright_image(data, size_hw=(16, 12)).was_turned
+
+
+def test_an_image_of_a_list_that_was_replaced_by_one_of_another_size_is_not_copied(exported, tmp_path):
+    """A list says no sizes of files, so nothing else tells."""
+    run = run_of(tmp_path, {"0.jpg": picture(0), "1.jpg": turned(1), "2.jpg": picture(2)}, in_list)
+    (tmp_path / "in" / "2.jpg").write_bytes(saved(pixels(2)[:-1], "JPEG"))
+    for format, options in (("coco", {"images": "copy"}), ("hf", {}), ("coco", {"images": "symlink"})):
+        dest, summary = exported(run, format, f"{format}-{options}", **options)
+        assert sum(summary.warnings[name] for name in summary.warnings if "gone or changed" in name) == 1
+        if format == "coco":
+            assert sorted(path.name for path in dest.rglob("*.jpg")) == ["0.jpg", "1.jpg"]
 
 
 def test_images_keep_their_order_whatever_the_order_of_their_archive(exported, tmp_path):

@@ -11,7 +11,7 @@ from sam_pipeline.results.selection.mask_selection import MaskSelection
 from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.tables.plan import write_plan
 from tests.report.runs import grid_rows, write_run
-from tests.storage.runs import mask, row, shard, take_over
+from tests.storage.runs import FINGERPRINT, mask, row, shard, take_over
 
 COCO = {"categories": [{"id": 3, "name": "cat", "supercategory": "animal"}, {"id": 1, "name": "cup"}]}
 FILES = {
@@ -89,10 +89,41 @@ def test_names_to_show_need_no_answer(results, tmp_path, monkeypatch, caplog):
 
 def test_of_a_run_of_the_grid_no_names_are_looked_for(tmp_path, monkeypatch):
     output = write_run(str(tmp_path / "run"), grid_rows())
-    monkeypatch.setattr("sam_pipeline.results.categories.read_plan", lambda *_: pytest.fail("it is read"))
+    monkeypatch.setattr("sam_pipeline.results.categories.existing_plan", lambda *_: pytest.fail("it is read"))
     assert read_names_to_show(Results.open(output, {})) == Categories()
     (tmp_path / "names.txt").write_text("cat")
     assert read_names_to_show(Results.open(output, {}), str(tmp_path / "names.txt")).names == {0: "cat"}
+
+
+def test_masks_of_the_grid_alone_have_no_category_whatever_lies_near_the_images(results, tmp_path):
+    (tmp_path / "coco.json").write_text(json.dumps(COCO))
+    of_grid = results.select(MaskSelection(source="grid"))
+    assert (read_categories(of_grid), used_category_ids(of_grid)) == (Categories(), {None})
+    assert read_categories(of_grid, of_grid=True).names == {3: "cat", 1: "cup"}
+    assert read_categories(of_grid, str(tmp_path / "coco.json")).names == {3: "cat", 1: "cup"}
+    assert read_categories(results.select(MaskSelection(source="prompts"))).names == {3: "cat", 1: "cup"}
+
+
+def test_a_filtered_run_of_the_grid_alone_has_no_category_either(results, tmp_path):
+    (tmp_path / "coco.json").write_text(json.dumps(COCO))
+    filters = [{"source": "run", "version": 1, "selection": {"source": "grid"}}]
+    output = str(tmp_path / "filtered")
+    write_plan(output, f"file://{tmp_path}/coco.json", source_table([SourceObject("file:///in/0.jpg", 1, "a")]), {})
+    take_over(output, FINGERPRINT | {"mode": "both", "filters": filters})
+    assert read_categories(Results.open(output, {})) == Categories()
+
+
+def test_many_names_are_gone_through_once():
+    looks = []
+
+    class Names(dict):
+        def __iter__(self):
+            looks.append(1)
+            return super().__iter__()
+
+    categories = Categories(Names({number: str(number) for number in range(1000)}))
+    assert len(categories.exported(with_object=True)) == 1001
+    assert len(looks) <= 2
 
 
 def test_export_ids_begin_at_1():

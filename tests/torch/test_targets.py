@@ -103,6 +103,12 @@ def test_labels_are_the_ids_of_exports_and_depend_on_names_alone(run):
     assert read_labels(Results.open(output, {}))[0] == LABELS
 
 
+def test_labels_of_the_grid_alone_are_those_of_its_exports(run, tmp_path):
+    output, _ = run
+    (tmp_path / "coco.json").unlink()
+    assert read_labels(Results.open(output, {}, MaskSelection(source="grid"))) == ({None: 1}, {1: "object"})
+
+
 def test_names_that_cannot_be_read_are_an_error_until_they_are_given(run, tmp_path):
     output, _ = run
     (tmp_path / "coco.json").rename(tmp_path / "moved.json")

@@ -13,6 +13,9 @@ from sam_pipeline.storage.inputs.file_numbers import as_number, file_id, whole_n
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.object_reading import read_json
 
+_ONLY = 1
+"""The category of annotations without one in a file that lists no categories."""
+
 
 @dataclass(frozen=True)
 class TruthImage:
@@ -27,7 +30,10 @@ class TruthImage:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What an annotation file says; annotations stay as they are in the file until their image is compared."""
+    """What an annotation file says; annotations stay as they are in the file until their image is compared.
+
+    Only where the file lists no categories, annotations without one have the category 1.
+    """
 
     uri: str
     images: list[TruthImage]
@@ -35,7 +41,7 @@ class GroundTruth:
     annotations: Mapping[int | str, list[dict[str, Any]]]
     """By image_id, in the order of the file."""
     categories: Mapping[int, str]
-    """Name by id."""
+    """Name by id; where the file lists none, those of its annotations with their numbers as names."""
     num_stray: int
     """Annotations without a known image."""
     num_uncategorized: int
@@ -58,11 +64,16 @@ def read_ground_truth(uri: str, storage_options: StorageOptions) -> GroundTruth:
     if not content["annotations"]:
         raise InputError(f"no annotations in {uri}: there is nothing to compare with")
     images = _images(uri, content["images"])
-    categories = _categories(content)
+    names, entries = _listed_categories(content), content["annotations"]
+    if not names:
+        entries = [{"category_id": _ONLY, **entry} if isinstance(entry, dict) else entry for entry in entries]
+        numbers = [category_of(entry) for entry in entries if isinstance(entry, dict)]
+        names = {number: str(number) for number in numbers}
+    categories = {number: name for number, name in names.items() if number is not None}
     annotations: dict[int | str, list[dict[str, Any]]] = defaultdict(list)
     known = {image.image_id for image in images}
     num_stray = num_uncategorized = 0
-    for entry in content["annotations"]:
+    for entry in entries:
         image_id = file_id(entry.get("image_id")) if isinstance(entry, dict) else None
         if image_id is None or image_id not in known:
             num_stray += 1
@@ -76,7 +87,7 @@ def read_ground_truth(uri: str, storage_options: StorageOptions) -> GroundTruth:
 
 def category_of(annotation: Mapping[str, Any]) -> int | None:
     """The category of an annotation, which may be none of the file's; None where it has none."""
-    return whole_number(as_number(annotation.get("category_id", 1)))
+    return whole_number(as_number(annotation.get("category_id")))
 
 
 def _images(uri: str, entries: list[Any]) -> list[TruthImage]:
@@ -99,15 +110,8 @@ def _images(uri: str, entries: list[Any]) -> list[TruthImage]:
     return sorted(images.values(), key=lambda image: (isinstance(image.image_id, str), image.image_id))
 
 
-def _categories(content: Mapping[str, Any]) -> dict[int, str]:
-    """Names by id; where the file lists no categories, those of its annotations with their numbers as names."""
+def _listed_categories(content: Mapping[str, Any]) -> dict[int | None, str]:
+    """Names by id; None is the id of one without a number."""
     listed = content.get("categories")
     entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-    names = {whole_number(as_number(entry.get("id"))): str(entry.get("name", "")) for entry in entries}
-    if not names:
-        names = {number: str(number) for number in map(category_of, filter(_is_object, content["annotations"]))}
-    return {number: name for number, name in names.items() if number is not None}
-
-
-def _is_object(entry: object) -> bool:
-    return isinstance(entry, dict)
+    return {whole_number(as_number(entry.get("id"))): str(entry.get("name", "")) for entry in entries}

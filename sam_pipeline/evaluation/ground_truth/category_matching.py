@@ -53,9 +53,7 @@ def match_categories(
         ConfigError: run and ground truth have no category in common.
         InputError: the names cannot be read.
     """
-    # Of a grid alone all masks are without one, whatever those of prompts have.
-    is_grid = results.selection.source == "grid"
-    used = set() if class_agnostic or is_grid else used_category_ids(results) - {None}
+    used = set() if class_agnostic else used_category_ids(results)
     numbers = sorted(number for number in used if number is not None)
     if not numbers:
         return ComparedCategories({_ANY: OBJECT}, {}, class_agnostic=True)

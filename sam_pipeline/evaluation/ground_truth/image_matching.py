@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,9 +21,10 @@ def match_images(images: Sequence[TruthImage], uris: Sequence[str], extras: Sequ
     """Find the image of a run that has the file_name of each image of the ground truth.
 
     A name is a URI, or the rest of it below the folder that holds all images of the run; or else the end of a URI, from
-    a slash on; or else the URI's last part alone has the name of the file. `%20`, backslashes and decomposed letters
-    count as what they mean. Where the file has no names, its ids are looked for among those that the run's own COCO
-    file gave.
+    a slash on. The URI's last part alone is looked at where no image with this last part is found so: in folders that
+    both sides have, as of the frames of videos, it would find an image of another folder. `%20`, backslashes and
+    decomposed letters count as what they mean. Where the file has no names, its ids are looked for among those that the
+    run's own COCO file gave.
 
     Args:
         images: of the ground truth.
@@ -39,20 +41,14 @@ def match_images(images: Sequence[TruthImage], uris: Sequence[str], extras: Sequ
         return match_ids(images, extras)
     paths = _paths(uris)
     root = os.path.commonprefix(paths).rpartition("/")[0]  # noqa: RUF071  characters are what is wanted, up to a slash
-    numbers_by_name: dict[str, list[int]] = defaultdict(list)
-    for number, path in enumerate(paths):
-        numbers_by_name[_file(path)].append(number)
     names = _paths([image.file_name or "" for image in images])
-    found: dict[int, list[int]] = {}
-    for position, name in enumerate(names):
-        same_file = numbers_by_name.get(_file(name), ())
-        if name and (fitting := [number for number in same_file if f"/{paths[number]}".endswith(f"/{name}")]):
-            exact = [number for number in fitting if paths[number] in (name, f"{root}/{name}")]
-            found[position] = exact or fitting
-    taken = {number for numbers in found.values() for number in numbers}
-    for position, name in enumerate(names):
-        if position not in found and name and (numbers := numbers_by_name.get(_file(name), [])):
-            found[position] = [number for number in numbers if number not in taken]
+    fitting = _ending_with(set(names), paths)
+    for name, numbers in fitting.items():
+        exact = [number for number in numbers if paths[number] in (name, f"{root}/{name}")]
+        fitting[name] = exact or numbers
+    files_found = {_file(name) for name in fitting}
+    by_file = _ending_with({_file(name) for name in names} - files_found, paths)
+    found = {position: fitting.get(name) or by_file.get(_file(name), []) for position, name in enumerate(names)}
     return _certain({position: numbers for position, numbers in found.items() if numbers}, images, uris)
 
 
@@ -71,6 +67,18 @@ def _paths(names: Sequence[str]) -> list[str]:
 
 def _file(path: str) -> str:
     return path.rpartition("/")[2]
+
+
+def _ending_with(names: Iterable[str], paths: Sequence[str]) -> dict[str, list[int]]:
+    """The numbers of the paths that end with each name, from a slash on, ascending; nothing for a name of none."""
+    # Read backwards, such paths begin with the name, and so are neighbours.
+    backwards = sorted((f"{path[::-1]}/", number) for number, path in enumerate(paths))
+    found = {}
+    for name in filter(None, names):
+        begin, end = (bisect.bisect_left(backwards, (f"{name[::-1]}{after}",)) for after in "/0")  # 0 follows the slash
+        if begin < end:
+            found[name] = sorted(number for _, number in backwards[begin:end])
+    return found
 
 
 def _certain(found: Mapping[int, Sequence[int]], images: Sequence[TruthImage], uris: Sequence[str]) -> dict[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,12 +48,12 @@ _COLUMNS = [
 
 
 def _write_piece(job: Job, piece: Piece, batches: Iterator[Batch], place: Place, report: Report) -> None:
-    schema = _schema(job)
+    schema, classes = _schema(job), {category["id"]: number for number, category in enumerate(_categories(job))}
     with place.writing(_name(piece.split, piece.number)) as file, pq.ParquetWriter(file, schema) as writer:
         for batch in batches:
             first = 0
             for images in _groups(upright_images(job, batch, report)):
-                writer.write_table(_rows(job, batch.between(first, first + len(images)), schema, images))
+                writer.write_table(_rows(job, batch.between(first, first + len(images)), schema, classes, images))
                 first += len(images)
 
 
@@ -78,7 +78,18 @@ def _groups(images: Iterator[UprightImage | None]) -> Iterator[list[UprightImage
         yield group
 
 
-def _rows(job: Job, batch: Batch, schema: pa.Schema, images: Sequence[UprightImage | None]) -> pa.Table:
+def _rows(
+    job: Job, batch: Batch, schema: pa.Schema, classes: Mapping[int, int], images: Sequence[UprightImage | None]
+) -> pa.Table:
+    """The rows of a row group.
+
+    Args:
+        job: of the export.
+        batch: its images.
+        schema: of the file.
+        classes: by the export id of a category.
+        images: of the batch, (B,).
+    """
     cells = [
         None if image is None else {"bytes": image.data, "path": name}
         for image, name in zip(images, batch.file_names, strict=True)
@@ -89,15 +100,14 @@ def _rows(job: Job, batch: Batch, schema: pa.Schema, images: Sequence[UprightIma
         "file_name": pa.array(batch.file_names, pa.string()),
         "width": batch.images["width"],
         "height": batch.images["height"],
-        "objects": _objects(job, batch),
+        "objects": _objects(job, batch, classes),
     }
     return pa.table(columns, schema=schema)
 
 
-def _objects(job: Job, batch: Batch) -> pa.StructArray:
+def _objects(job: Job, batch: Batch, classes: Mapping[int, int]) -> pa.StructArray:
     masks = batch.masks
     ends = pa.array(np.concatenate([[0], batch.counts().cumsum()]), pa.int32())
-    classes = {category["id"]: number for number, category in enumerate(_categories(job))}
     boxes = boxes_xywh(masks, job.settings.bbox).reshape(-1)
     box_ends = pa.array(np.arange(0, 4 * batch.num_masks + 1, 4), pa.int32())
     values = {

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import io
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any
-
-from PIL import Image
-from PIL.ExifTags import Base as Tag
 
 from sam_pipeline.exports.batch import Batch
 from sam_pipeline.exports.format import Job
 from sam_pipeline.exports.places.place import Place
 from sam_pipeline.exports.report import Report
 from sam_pipeline.results.images import fetch_images
-from sam_pipeline.storage.inputs.decoding.image_reading import FORMATS, DecodeError, TooLargeError, decode_image
+from sam_pipeline.storage.inputs.decoding.image_reading import DecodeError, TooLargeError, decode_image, read_header
+from sam_pipeline.storage.inputs.fetching import ChangedError
 from sam_pipeline.storage.tables.delta import output_errors
 
 _SUFFIXES = {
@@ -43,6 +40,9 @@ _SAVING: dict[str, dict[str, Any]] = {
 }
 
 _BYTES_AT_ONCE = 64 << 20
+
+_ANY_PIXELS = 2**31
+"""The limit on pixels where a run does not say one."""
 
 GONE = "images are gone or changed, and have no copy"
 TURNED = "images were turned upright, and compressed anew, because of their EXIF orientation"
@@ -107,19 +107,24 @@ class _Waiting:
 def _as_fetched(job: Job, batch: Batch, report: Report) -> Iterator[tuple[int, UprightImage | None]]:
     """The row of each image of a batch, and the image, in the order in which they are read; see upright_images."""
     rows = {image_id: row for row, image_id in enumerate(batch.images["image_id"].to_pylist())}
-    max_pixels = job.results.settings.get("max_pixels")
+    sizes_hw, max_pixels = batch.sizes_hw, pixel_limit(job)
     for image_id, data in fetch_images(job.results, list(rows)):
-        image = _upright_or_none(data, max_pixels)
+        image = _upright_or_none(data, max_pixels, sizes_hw[rows[image_id]])
         report.warn(GONE, int(image is None))
         report.warn(TURNED, int(image is not None and image.was_turned))
         yield rows[image_id], image
 
 
-def _upright_or_none(data: bytes | Exception, max_pixels: int | None) -> UprightImage | None:
+def pixel_limit(job: Job) -> int:
+    """The limit on the pixels of an image that the run had."""
+    return job.results.settings.get("max_pixels") or _ANY_PIXELS
+
+
+def _upright_or_none(data: bytes | Exception, max_pixels: int, size_hw: tuple[int, int]) -> UprightImage | None:
     if isinstance(data, Exception):
         return None
-    with suppress(DecodeError, TooLargeError):
-        return upright_image(data, max_pixels)
+    with suppress(DecodeError, TooLargeError, ChangedError):
+        return upright_image(data, max_pixels, size_hw=size_hw)
     return None
 
 
@@ -150,30 +155,30 @@ def copy_upright(
     place.put_all(held)
 
 
-def upright_image(data: bytes, max_pixels: int | None = None) -> UprightImage:
+def upright_image(
+    data: bytes, max_pixels: int = _ANY_PIXELS, *, size_hw: tuple[int, int] | None = None
+) -> UprightImage:
     """A file as it is, or turned upright if its EXIF says that it is not; without that EXIF then.
 
     A JPEG that is turned is compressed anew, at quality 95.
 
+    Args:
+        data: the file.
+        max_pixels: limit on width × height.
+        size_hw: height and width of the image that was annotated; None takes an image of any size.
+
     Raises:
         DecodeError, TooLargeError: it cannot be decoded.
+        ChangedError: it has another size.
     """
-    kind, orientation = _kind_and_orientation(data)
-    if orientation == 1:
+    header = read_header(data, max_pixels=max_pixels)
+    if size_hw not in (None, header.size_hw):
+        raise ChangedError(f"annotated with a height and width of {size_hw}, now {header.size_hw}")
+    kind = header.kind
+    if header.orientation == 1:
         return UprightImage(data, _SUFFIXES[kind], False)
-    image = decode_image(data, max_pixels=max_pixels or 2**31)
+    image = decode_image(data, max_pixels=max_pixels)
     kind = "JPEG" if kind == "MPO" else kind if kind in _SAVING else "PNG"
     buffer = io.BytesIO()
     image.save(buffer, kind, **_SAVING[kind])
     return UprightImage(buffer.getvalue(), _SUFFIXES[kind], True)
-
-
-def _kind_and_orientation(data: bytes) -> tuple[str, int]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                orientation = image.getexif().get(Tag.Orientation, 1)
-                return image.format or "JPEG", orientation if orientation in range(2, 9) else 1
-    except Exception as error:  # whatever Pillow throws at a malformed file
-        raise DecodeError("not an image") from error

@@ -125,20 +125,20 @@ def check_prompts(points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, ma
     Raises:
         ValueError: naming what is wrong.
     """
-    nums = set()
+    nums = []
     if points is not None:
         coords, labels = points
         if coords.dim() != 3 or coords.shape[2] != 2 or labels.shape != coords.shape[:2]:
             raise ValueError(
                 f"points must be (N, P, 2) and labels (N, P), got {tuple(coords.shape)} and {tuple(labels.shape)}"
             )
-        nums.add(len(coords))
+        nums.append(len(coords))
     if boxes is not None:
         if boxes.dim() < 2 or boxes[:1].numel() not in (0, 4):
             raise ValueError(f"boxes must be (N, 4), got {tuple(boxes.shape)}; one box is boxes[None]")
-        nums.add(len(boxes))
-    if len(nums) > 1:
-        raise ValueError(f"prompts of different numbers: points of {len(coords)}, and {len(boxes)} boxes")
+        nums.append(len(boxes))
+    if len(set(nums)) > 1:
+        raise ValueError(f"prompts of different numbers: points of {nums[0]}, and {nums[1]} boxes")
     if masks is not None and (masks.dim() != 4 or masks.shape[1] != 1):
         raise ValueError(f"masks must be (N, 1, h, w), got {tuple(masks.shape)}")
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from sam_pipeline.errors import InputError
-from sam_pipeline.evaluation.ground_truth.annotation_file import TruthImage, read_ground_truth
+from sam_pipeline.evaluation.ground_truth.annotation_file import TruthImage, category_of, read_ground_truth
 
 IMAGE = {"id": 1, "file_name": "a.jpg", "height": 3, "width": 4}
 OBJECT = {"id": 1, "image_id": 1, "category_id": 2, "bbox": [0, 0, 1, 1]}
@@ -35,6 +35,17 @@ def test_annotations_of_no_category_are_counted_and_kept(tmp_path, other):
     truth = read(tmp_path, content)
     assert (truth.num_stray, truth.num_uncategorized) == (0, 1)
     assert truth.annotations == {1: content["annotations"]}
+
+
+def test_an_annotation_without_a_category_is_of_none_where_the_file_lists_some(tmp_path):
+    without = {name: value for name, value in OBJECT.items() if name != "category_id"}
+    content = {"images": [IMAGE], "annotations": [OBJECT, without], "categories": [CAT | {"id": 1}, CAT]}
+    truth = read(tmp_path, content)
+    assert [category_of(each) for each in truth.annotations[1]] == [2, None]
+    assert truth.num_uncategorized == 1
+    truth = read(tmp_path, content | {"categories": []})
+    assert [category_of(each) for each in truth.annotations[1]] == [2, 1]
+    assert (truth.categories, truth.num_uncategorized) == ({1: "1", 2: "2"}, 0)
 
 
 @pytest.mark.parametrize("stray", [{"image_id": 9}, {"image_id": None}])

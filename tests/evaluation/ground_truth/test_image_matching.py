@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from sam_pipeline.errors import InputError
@@ -43,6 +45,25 @@ def test_a_longer_path_wins_over_a_name_alone():
     uris = ["/data/train/1.jpg", "/data/val/1.jpg"]
     assert matched(["val/1.jpg", "train/1.jpg"], uris) == {0: 1, 1: 0}
     assert matched(["train/1.jpg", "val/1.jpg"], uris[:1]) == {0: 0}
+
+
+@pytest.mark.parametrize("others", [(), ("/d/seq4/0001.jpg",)])
+def test_a_name_alone_counts_where_no_image_of_that_name_is_found_by_its_path(others):
+    """Each video has a frame 0001.jpg; that of another video is no match."""
+    uris = ["/d/seq1/0001.jpg", "/d/seq3/0001.jpg", *others, "/d/seq3/0002.jpg"]
+    assert matched(["seq1/0001.jpg", "seq2/0001.jpg"], uris) == {0: 0}
+    assert matched(["seq1/0001.jpg", "seq2/0001.jpg", "seq2/0002.jpg"], uris) == {0: 0, 2: len(uris) - 1}
+
+
+def test_images_of_one_name_are_not_compared_with_each_other_pair_by_pair():
+    names = [f"{number}/image.jpg" for number in range(30_000)]
+    start = time.process_time()
+    assert matched(names, [f"/d/{name}" for name in reversed(names)]) == dict(enumerate(reversed(range(30_000))))
+    with pytest.raises(InputError, match="30000 images of the ground truth fit several"):
+        matched(["image.jpg"] * 30_000, names)
+    with pytest.raises(InputError, match="30000 images of the ground truth fit several"):
+        matched([f"other/{name}" for name in names], names)
+    assert time.process_time() - start < 20  # of pairs a minute
 
 
 def test_a_path_below_the_folder_of_all_images_wins_over_the_end_of_another():

@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
@@ -71,6 +71,17 @@ class TooLargeError(ValueError):
     """More pixels than the limit, or more work or memory than any image may take; nothing was decoded."""
 
 
+class ImageHeader(NamedTuple):
+    """What a file says of its image."""
+
+    kind: str
+    """Its format, as Pillow calls it; MPO is a JPEG with more pictures behind it."""
+    orientation: int
+    """Of EXIF, 1 to 8; 1 is upright. Of a TIFF too, as it is stored."""
+    size_hw: tuple[int, int]
+    """Height and width of the upright image."""
+
+
 def decode_image(data: bytes, *, max_pixels: int) -> Image.Image:
     """Decode the first frame of an image file.
 
@@ -90,12 +101,7 @@ def decode_image(data: bytes, *, max_pixels: int) -> Image.Image:
         DecodeError: empty, truncated, malformed, or of another format.
         TooLargeError: more than max_pixels, or of a kind of which so many pixels take too long or too much memory.
     """
-    if not data:
-        raise DecodeError("the file is empty")
-    if data.count(b"iCCP") > _MAX_ICC_PROFILES:  # a PNG has one at most; Pillow inflates each, in 2 ms
-        raise DecodeError(f"more than {_MAX_ICC_PROFILES} colour profiles")
-    if (problem := why_too_long(data)) is not None:
-        raise DecodeError(f"cannot be decoded: {problem}")
+    _check_data(data)
     try:
         return _decode(data, max_pixels)
     except _CutJpegError as error:
@@ -105,11 +111,51 @@ def decode_image(data: bytes, *, max_pixels: int) -> Image.Image:
         return image
 
 
+def read_header(data: bytes, *, max_pixels: int) -> ImageHeader:
+    """Read the header of an image file by the rules of decode_image, so that whatever that decodes has one.
+
+    Arguments and errors are those of decode_image. Only a PNG may be decoded: EXIF can come after its pixels.
+    """
+    _check_data(data)
+    with _opened(data, max_pixels) as image:
+        if image.format == "PNG" and "exif" not in image.info:
+            image.load()  # here, where an error is one
+        assert image.format is not None, "it was read from a file"
+        orientation, (width, height) = _orientation(image), image.size
+        # Pillow has changed sides already where a TIFF says so in a tag.
+        is_sideways = orientation >= 5 and _tiff_tags(image).get(Tag.Orientation) not in range(5, 9)
+        return ImageHeader(image.format, orientation, (width, height) if is_sideways else (height, width))
+
+
+def _check_data(data: bytes) -> None:
+    """Raise DecodeError for no data, and for what would keep Pillow busy before it knows the size."""
+    if not data:
+        raise DecodeError("the file is empty")
+    if data.count(b"iCCP") > _MAX_ICC_PROFILES:  # a PNG has one at most; Pillow inflates each, in 2 ms
+        raise DecodeError(f"more than {_MAX_ICC_PROFILES} colour profiles")
+    if (problem := why_too_long(data)) is not None:
+        raise DecodeError(f"cannot be decoded: {problem}")
+
+
 def _decode(data: bytes, max_pixels: int) -> Image.Image:
     """See decode_image.
 
     Raises:
         _CutJpegError: a JPEG that ends before its end marker.
+    """
+    with _opened(data, max_pixels) as image:
+        _correct_transparent_colour(image)
+        image.load()
+        return _rgb_image(image)
+
+
+@contextmanager
+def _opened(data: bytes, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
+    """An image of which no pixel is decoded yet, once it was compared with the limits; see _own_rules.
+
+    Raises:
+        _CutJpegError: a JPEG that ends before its end marker.
+        DecodeError, TooLargeError: whatever else is wrong with it, then or within the block.
     """
     as_format = ""
     try:
@@ -121,9 +167,7 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
             if num_pixels == 0:
                 raise DecodeError(f"{image.width}x{image.height} pixels: the image is empty")
             _check_cost(image, data, max_pixels)
-            _correct_transparent_colour(image)
-            image.load()
-            return _rgb_image(image)
+            yield image
     except (DecodeError, TooLargeError):
         raise
     except UnidentifiedImageError as error:
@@ -262,7 +306,7 @@ def _rgb_image(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8; of a TIFF always 1, because Pillow turns it itself."""
+    """EXIF orientation, 1 to 8; of a TIFF 1 once it is loaded, because Pillow turns it itself."""
     with suppress(Exception):  # damaged EXIF is no reason to lose an image that decodes
         orientation = image.getexif().get(Tag.Orientation)
         return int(orientation) if orientation in _TURNS else 1
