@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sam_pipeline.config import PlanConfig
+from sam_pipeline.config import InputFormat, PlanConfig
+from sam_pipeline.config.base import settings_by_name
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.pipeline.workers.limits import reading_limit
 from sam_pipeline.process.supervised import num_restarts
 from sam_pipeline.storage.inputs.first_images import check_first_images, spread_rows
-from sam_pipeline.storage.inputs.list_input import list_input
+from sam_pipeline.storage.inputs.list_input import ListedInput, list_input
 from sam_pipeline.storage.inputs.listing.output_tables import check_apart
 from sam_pipeline.storage.inputs.source_object import SourceObject, object_of_row
 from sam_pipeline.storage.objects.filesystem import StorageOptions, absolute_uri
@@ -26,8 +28,17 @@ from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA
 
 logger = logging.getLogger(__name__)
 
+# Settings of how an input is listed. The plan keeps those that were given, and an extension takes them from it.
+_KEPT = ("input_format", "input_column", "image_root", "keep", "allow_http", "include", "exclude")
+
 # Settings that only a look at the input follows.
-_OF_LISTING = ("input_format", "input_column", "image_root", "keep", "include", "exclude", "limit", "sample", "seed")
+_OF_LISTING = (*_KEPT, "limit", "sample", "seed")
+
+# What tells that an image has changed.
+_VERSIONS = ("size_bytes", "etag")
+
+# Formats that name images which are elsewhere, and tell neither size nor ETag of them.
+_LISTS: tuple[InputFormat, ...] = ("manifest", "coco")
 
 
 def ensure_plan(config: PlanConfig) -> Plan:
@@ -80,7 +91,10 @@ def _planned(output: str, config: PlanConfig, replaced: Plan | None) -> Plan:
         _stop_runs_without_results(replaced, config)
     if config.prompting.is_given:
         announce_prompts(output, options, 1 if replaced is None else replaced.generation + 1)
-    return write_plan(output, absolute_uri(config.images.input), found.images, options, replaced=replaced)
+    listing = _listing_of(config, found.input_format)
+    return write_plan(
+        output, absolute_uri(config.images.input), found.images, options, replaced=replaced, listing=listing
+    )
 
 
 def _planned_anew(plan: Plan, config: PlanConfig) -> Plan:
@@ -119,29 +133,92 @@ def _num_results(plan: Plan, config: PlanConfig) -> int:
 
 def _extended(plan: Plan, config: PlanConfig) -> Plan:
     options = config.storage_options
-    with reading_limit():
-        found = list_input(config).images
+    config = _listed_as_before(config, plan)
     planned = pa.concat_tables(iterate_planned(plan, ["image_id", "uri", "size_bytes", "etag"], options))
+    if config.redo_changed and all(planned[name].null_count == planned.num_rows for name in _VERSIONS):
+        raise ConfigError(
+            f"--redo-changed cannot tell which images of {plan.input} have changed: a list gives their names alone, "
+            "without size or ETag; leave it out"
+        )
+    with reading_limit():
+        listed = list_input(config)
+    found, listing = listed.images, _listing_of(config, listed.input_format)
     # Two gigabytes of names are too many for one array of strings.
     uris, planned_uris = (table["uri"].cast(pa.large_string()) for table in (found, planned))
     positions = pc.index_in(uris, value_set=planned_uris.combine_chunks())
     is_new = pc.is_null(positions)
     again = found.filter(pc.invert(is_new))
-    before = planned.select(["image_id", "size_bytes", "etag"]).take(positions.drop_null())
-    differs = pc.or_(*(pc.fill_null(pc.not_equal(again[name], before[name]), False) for name in ("size_bytes", "etag")))
+    before = planned.select(["image_id", *_VERSIONS]).take(positions.drop_null())
+    differs = pc.or_(*(pc.fill_null(pc.not_equal(again[name], before[name]), False) for name in _VERSIONS))
     changed = again.add_column(0, IMAGES_SCHEMA.field("image_id"), before["image_id"]).filter(differs)
     new = found.filter(is_new)
+    _check_new(ListedInput(new, listed.input_format), again.num_rows, plan, config)
+    _log_changes(plan, listing)
     num_gone = planned.num_rows - again.num_rows
     gone = "gone, or left out now" if config.selection.include or config.selection.exclude else "gone"
-    logger.info("%d new images, %d changed, %d %s", new.num_rows, changed.num_rows, num_gone, gone)
+    unknown = pc.and_(*(pc.or_(again[name].is_null(), before[name].is_null()) for name in _VERSIONS))
+    num_unknown = pc.sum(unknown).as_py() or 0
+    not_compared = f"; {num_unknown} have no size or ETag in the plan and were not compared" if num_unknown else ""
+    logger.info("%d new images, %d changed, %d %s%s", new.num_rows, changed.num_rows, num_gone, gone, not_compared)
     if not config.redo_changed:
         if changed.num_rows:
             logger.warning("what has changed keeps its masks; --redo-changed annotates it again")
-        return extend_plan(plan, new, changed.slice(0, 0), options)
-    if changed.num_rows and read_header(plan.output, options) is not None:
+        changed = changed.slice(0, 0)
+    elif changed.num_rows and read_header(plan.output, options) is not None:
         # First the rows: killed in between, the next look finds the same images changed.
         MaskTable.stop_runs(plan.output, options).delete_images(changed["image_id"].to_numpy())
-    return extend_plan(plan, new, changed, options)
+    return extend_plan(plan, new, changed, options, listing=listing or None)
+
+
+def _check_new(new: ListedInput, num_again: int, plan: Plan, config: PlanConfig) -> None:
+    """Refuse new images that seem to be the planned ones under other names, or of which none can be used."""
+    assert config.images.input is not None, "extend needs it"
+    num_new = new.images.num_rows
+    if num_new and not num_again and new.input_format in _LISTS:
+        raise ConfigError(
+            f"{config.images.input} names none of the {plan.num_images} planned images now, but {num_new} others: give "
+            "the --image-root, --input-column or --allow-http that the plan was made with; or, for other images, "
+            "another --output"
+        )
+    # A single damaged image becomes a row with an error, as any other.
+    if num_new > 1:
+        check_first_images(new, config.images.input, config.storage_options)
+
+
+def _listed_as_before(config: PlanConfig, plan: Plan) -> PlanConfig:
+    """The configuration, with settings of the listing that were not given taken from the plan."""
+    given = config.given()
+    taken = {name: value for name, value in (plan.listing or {}).items() if name not in given}
+    if taken:
+        logger.info("listing the input with the plan's own settings: %s", _shown(taken))
+    return settings_by_name(type(config), taken | given)
+
+
+def _listing_of(config: PlanConfig, input_format: InputFormat) -> dict[str, Any]:
+    """The settings of the listing that were given, or taken from the plan, as JSON has them."""
+    listing = {name: value for name, value in config.given().items() if name in _KEPT}
+    root = listing.pop("image_root", None)
+    if root is not None and input_format in _LISTS:  # else nobody has looked whether it holds a credential
+        listing["image_root"] = root if "://" in root else absolute_uri(root)
+    return _as_json(listing)
+
+
+def _log_changes(plan: Plan, listing: Mapping[str, Any]) -> None:
+    """Say which settings the input is listed with that the plan does not have."""
+    if plan.listing is None:  # an earlier version made it, and did not keep them
+        return
+    before = _as_json(PlanConfig(output="-").by_name()) | dict(plan.listing)
+    if changed := {name: value for name, value in listing.items() if value != before[name]}:
+        logger.info("listing the input with settings that the plan did not have, and has now: %s", _shown(changed))
+
+
+def _shown(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in settings.items())
+
+
+def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they come back from JSON: lists in the place of tuples."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
 
 def sample_images(plan: Plan, options: StorageOptions) -> Iterator[SourceObject]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -130,10 +130,7 @@ def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
                 "--regions again, or use another --output, or --replan"
             )
         if frozen is not None and frozen.num_images < plan.num_images:
-            raise ConfigError(
-                f"{plan.num_images - frozen.num_images} images were added since the prompts were read: give "
-                "--prompts or --regions again, with theirs"
-            )
+            raise _lacking(frozen, plan, _kinds_of(frozen))
         return _GivenPrompts(frozen)
     if frozen is not None:
         config = _read_as_before(config, frozen)
@@ -144,6 +141,8 @@ def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
             raise _begun_without_prompts(config)
         return _GivenPrompts(None, _matched(config.prompting, plan, options, first_id=0), source)
     if frozen.num_images < plan.num_images:
+        if lacking := [name for name in _kinds_of(frozen) if getattr(config.prompting, name) is None]:
+            raise _lacking(frozen, plan, lacking)
         return _GivenPrompts(frozen, _matched(config.prompting, plan, options, first_id=frozen.num_images), source)
     given = config.given()
     differences = [name for name in source if source[name] != frozen.source.get(name)]
@@ -153,6 +152,19 @@ def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
             "on with those it has, or use another --output, or --replan while there are no results"
         )
     return _GivenPrompts(frozen)
+
+
+def _kinds_of(frozen: Prompts) -> list[str]:
+    """The settings that a run's prompts came from."""
+    return [name for name, num in (("prompts", frozen.num_prompts), ("regions", frozen.num_regions)) if num]
+
+
+def _lacking(frozen: Prompts, plan: Plan, names: Sequence[str]) -> ConfigError:
+    flags = " and ".join(f"--{name}" for name in names)
+    return ConfigError(
+        f"{plan.num_images - frozen.num_images} images were added since the prompts were read: give {flags} again, "
+        "with theirs"
+    )
 
 
 def _read_as_before(config: PlanConfig, frozen: Prompts) -> PlanConfig:

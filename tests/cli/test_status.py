@@ -64,7 +64,7 @@ def test_a_status_that_is_read_while_the_plan_is_extended_has_nothing_left_below
         take_over(str(tmp_path)).commit([shard(str(tmp_path), [row(2)])])
         return read_plan(*arguments, **options)
 
-    monkeypatch.setattr(watching, "read_plan", extended_before)
+    monkeypatch.setattr(watching, "existing_plan", extended_before)
     _, out, err = cli("status", tmp_path)
     assert err == ""
     assert re.search(r"images +3\ndone +2 ", out)

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import logging
+import os
 import tarfile
 import zipfile
 
@@ -108,6 +109,15 @@ def test_a_container_that_is_another_one_now_gives_rows_that_say_so(tmp_path, ma
     assert {table["status"][0].as_py() for table in read(output)} == {"changed"}
     container.unlink()
     assert {table["status"][0].as_py() for table in read(output)} == {"fetch_error"}
+
+
+@pytest.mark.parametrize("make", [tar, archive, huggingface], ids=lambda make: make.__name__)
+def test_a_folder_of_containers_of_the_time_0_is_read(tmp_path, make):
+    (tmp_path / "in").mkdir()
+    os.utime(make(tmp_path / "in"), (0, 0))
+    output = str(tmp_path / "run")
+    ensure_plan(plan_config(output=output, input=str(tmp_path / "in")))
+    assert {table["status"][0].as_py() for table in read(output)} == {"ok"}
 
 
 def test_what_is_kept_comes_with_each_image(tmp_path):

@@ -96,7 +96,7 @@ def test_the_same_file_again_is_read_as_before_without_saying_how(folder):
         targets_of(folder, mode="both", prompts=prompts, bbox_format="xywh")
     (folder / "in" / "9.png").write_bytes((folder / "in" / "0.png").read_bytes())
     added = file_of(folder, detection("9.png", bbox=[1, 1, 3, 4]), detection("9.png", score=0.2), name="more.jsonl")
-    targets_of(folder, mode="both", prompts=added, extend=True)
+    targets_of(folder, mode="both", prompts=added, regions=regions, extend=True)
     (row,) = read_image_prompts(str(folder / "run"), range(3, 4), {})[3]
     assert row["box_xyxy"] == [1, 1, 3, 4]
 
@@ -273,6 +273,18 @@ def test_boxes_of_the_coco_file_that_was_planned_from_go_by_its_ids(folder):
     assert [row["prompt_id"] for (row,) in (found[image_id] for image_id in sorted(found))] == [0, 1, 2]
 
 
+def test_boxes_of_several_ids_of_one_file_are_of_the_image_that_is_planned(folder):
+    images = [{"id": number, "file_name": f"in/{number % 2}.png"} for number in (5, 6, 7, 8, 9)]
+    images[4] |= {"coco_url": "http://host/other.png"}
+    annotations = [{"id": number, "image_id": number, "bbox": [1, 2, number, 4]} for number in (5, 6, 7, 8, 9)]
+    path = folder / "coco.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    targets_of(folder, input=str(path), prompts=str(path))
+    found = read_image_prompts(str(folder / "run"), range(3), {})
+    ids = {image_id: [row["prompt_id"] for row in rows] for image_id, rows in found.items()}
+    assert ids == {0: [6, 8], 1: [5, 7]}, "9 may be an image of another URL"
+
+
 def test_images_that_are_added_get_prompts_and_those_of_the_others_stay(folder):
     path = file_of(folder, detection("0.png"))
     first = targets_of(folder, prompts=path)
@@ -285,6 +297,22 @@ def test_images_that_are_added_get_prompts_and_those_of_the_others_stay(folder):
     assert (extended.prompts.num_prompts, extended.prompts.num_images) == (2, 4)
     found = read_image_prompts(str(folder / "run"), range(0, 4), {})
     assert {image_id: row["box_xyxy"] for image_id, (row,) in found.items()} == {0: [1, 2, 4, 6], 3: [1, 2, 4, 6]}
+
+
+def test_images_that_are_added_need_both_kinds_of_prompts_where_the_run_has_both(folder):
+    prompts = file_of(folder, detection("0.png"), detection("new.png"))
+    regions = file_of(folder, detection("0.png"), detection("new.png"), name="regions.jsonl")
+    targets_of(folder, mode="both", prompts=prompts, regions=regions)
+    (folder / "in" / "new.png").write_bytes(saved(noise(20, 30), "PNG"))
+    for given, lacking in (
+        ({}, "--prompts and --regions"),
+        ({"prompts": prompts}, "--regions"),
+        ({"regions": regions}, "--prompts"),
+    ):
+        with pytest.raises(ConfigError, match=f"1 images were added .*: give {lacking} again, with theirs"):
+            targets_of(folder, mode="both", extend=True, **given)
+    extended = targets_of(folder, mode="both", prompts=prompts, regions=regions)
+    assert (extended.prompts.num_prompts, extended.prompts.num_regions) == (2, 2)
 
 
 def test_regions_limit_the_grid_and_are_part_of_what_is_pinned(folder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import groupby, islice
+from itertools import groupby, islice, repeat
 from operator import itemgetter
 
 from sam_pipeline.safety.uri_rules import HTTP_SCHEMES
@@ -174,8 +174,12 @@ def _read_through(
 
 
 def _tar(locations: Sequence[Location], storage_options: StorageOptions) -> Iterator[tuple[int, Fetched]]:
-    for _, some in groupby(readings([location.offset for location in locations]), itemgetter(0)):
-        yield from read_tar_members(locations[0].container, [offset for _, offset in some], storage_options)
+    # A member and hard links to it are neighbours, and read once.
+    members = [(offset, len(list(same))) for offset, same in groupby(location.offset for location in locations)]
+    counts = iter([count for _, count in members])
+    for _, some in groupby(readings([offset for offset, _ in members]), itemgetter(0)):
+        for member in read_tar_members(locations[0].container, [offset for _, offset in some], storage_options):
+            yield from repeat(member, next(counts))
 
 
 def _parquet(locations: Sequence[Location], storage_options: StorageOptions) -> Iterator[tuple[int, Fetched]]:

@@ -14,6 +14,7 @@ from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.object_reading import read_json
 from sam_pipeline.storage.prompts.image_names import names_by_id
 from sam_pipeline.storage.prompts.prompt_rows import MakeRow, PromptOptions, Row, row_tables
+from sam_pipeline.storage.prompts.prompt_values import text_key
 
 logger = logging.getLogger(__name__)
 
@@ -21,18 +22,19 @@ logger = logging.getLogger(__name__)
 def coco_prompts(uri: str, prompt_options: PromptOptions, make: MakeRow, *, are_regions: bool) -> Iterator[pa.Table]:
     """Read COCO's JSON, which is held in memory. See prompt_files.read_prompts.
 
-    An image goes by its file_name in `images`, or else by its image_id; always by its image_id if the images were
-    planned from the same file. The prompt_id is the annotation's id, or else its position. Ids are the same as number,
-    as text and as a float: 7, "7", 7.0.
+    An image goes by its file_name in `images`, or else by its image_id. If the images were planned from the same file,
+    it always goes by its image_id: by the first one, which is planned, where several name one file. The prompt_id is
+    the annotation's id, or else its position. Ids are the same as number, as text and as a float: 7, "7", 7.0.
     """
     return row_tables(_rows(uri, prompt_options, make, are_regions=are_regions))
 
 
 def _rows(uri: str, prompt_options: PromptOptions, make: MakeRow, *, are_regions: bool) -> Iterator[Row]:
-    entries, names = _content(uri, prompt_options.storage)
+    entries, images = _content(uri, prompt_options.storage)
     other_ids: list[object] = []
-    if uri == prompt_options.planned_from:
-        names = {}
+    is_planned = uri == prompt_options.planned_from
+    names = {} if is_planned else names_by_id(images)
+    planned_ids = _planned_ids(images) if is_planned else {}
     for position, entry in enumerate(entries):
         fields = entry if isinstance(entry, dict) else {}
         known_id = file_id(fields.get("image_id"))
@@ -43,7 +45,7 @@ def _rows(uri: str, prompt_options: PromptOptions, make: MakeRow, *, are_regions
             if fields.get("id") is not None:
                 other_ids.append(fields["id"])
         for part in _polygons(fields) if are_regions else [fields]:
-            yield make(name or known_id, own_id, part) | {"is_image_id": not name}
+            yield make(name or planned_ids.get(str(known_id), known_id), own_id, part) | {"is_image_id": not name}
     if other_ids:
         logger.warning(
             "%d annotations of %s have an id that is no whole number, or below 0, such as %.40r; their "
@@ -54,15 +56,32 @@ def _rows(uri: str, prompt_options: PromptOptions, make: MakeRow, *, are_regions
         )
 
 
-def _content(uri: str, storage_options: StorageOptions) -> tuple[list[Any], dict[str, str]]:
-    """The annotations, and the names of images by id."""
+def _content(uri: str, storage_options: StorageOptions) -> tuple[list[Any], object]:
+    """The annotations, and the images."""
     content = read_json(uri, storage_options)
     if isinstance(content, list):
-        return content, {}
+        return content, None
     entries = content.get("annotations") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise InputError(f"{uri} holds neither COCO results, a list, nor an object with a list of annotations")
-    return entries, names_by_id(content.get("images"))
+    return entries, content.get("images")
+
+
+def _planned_ids(images: object) -> dict[str, str]:
+    """Of each id that names the same file as one before it, that one, which is planned.
+
+    What is planned goes by coco_url where http is allowed, so both names must be the same.
+    """
+    planned_ids: dict[str, str] = {}
+    first_ids: dict[str, str] = {}
+    for image in images if isinstance(images, list) else []:
+        image_id = text_key(image.get("id")) if isinstance(image, dict) else None
+        if image_id is None or image_id in planned_ids:
+            continue
+        names = image.get("file_name"), image.get("coco_url")
+        is_named = any(isinstance(name, str) for name in names)
+        planned_ids[image_id] = first_ids.setdefault(repr(names), image_id) if is_named else image_id
+    return planned_ids
 
 
 def _polygons(fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:

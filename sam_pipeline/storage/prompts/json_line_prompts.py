@@ -11,13 +11,14 @@ from sam_pipeline.storage.inputs.lists.manifest_rows import line_blocks, records
 from sam_pipeline.storage.objects.decompression import gunzipped
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.object_reading import input_errors, open_object
-from sam_pipeline.storage.prompts.prompt_rows import IMAGE_ID, MakeRow, Row, key_column, row_tables
+from sam_pipeline.storage.prompts.prompt_rows import IMAGE_ID, KEY_COLUMNS, MakeRow, Row, key_columns, row_tables
+from sam_pipeline.storage.prompts.prompt_values import text_key
 
 
 def json_line_prompts(
     uri: str, storage_options: StorageOptions, make: MakeRow, *, are_regions: bool
 ) -> Iterator[pa.Table]:
-    """Read JSON Lines, of which the columns are the fields in the first four megabytes. See prompt_files.read_prompts.
+    """Read JSON Lines; the fields in the first four megabytes must be those of prompts. See prompt_files.read_prompts.
 
     The prompt_id is the number of the object, from 0; blank lines do not count.
     """
@@ -25,14 +26,15 @@ def json_line_prompts(
 
 
 def _rows(uri: str, storage_options: StorageOptions, make: MakeRow, *, are_regions: bool) -> Iterator[Row]:
-    key: str | None = None
     num_rows = 0
     for records in _records(uri, storage_options):
-        if key is None and records:
+        if not num_rows and records:
             names = dict.fromkeys(name for record in records for name in record)
-            key = key_column(uri, dict.fromkeys(names, True), are_regions=are_regions)
+            key_columns(uri, dict.fromkeys(names, True), are_regions=are_regions)
         for number, record in enumerate(records, num_rows):
-            yield make(None if key is None else record.get(key), number, record) | {"is_image_id": key == IMAGE_ID}
+            name = next((name for name in KEY_COLUMNS if text_key(record.get(name)) is not None), None)
+            key = None if name is None else record[name]
+            yield make(key, number, record) | {"is_image_id": name == IMAGE_ID}
         num_rows += len(records)
 
 

@@ -47,7 +47,8 @@ def match_images(keyed: pa.Table, planned: pa.Table) -> _Ids:
     suffix. A number also names the file that is called by it with zeros in front, as COCO's are. The first of these
     that names anything counts. A key that names nothing is tried once more in another form: with a space for `%20`,
     slashes for backslashes, letters and their accents as one (see name_forms). If the plan was made from a COCO file,
-    keys that are ids are looked for among the ids of that file first, and those that are numbers only there.
+    keys that are ids are looked for among the ids of that file first, and those that are numbers only there. For all
+    other plans the log tells of ids that were taken for numbers in names: these may be of other images.
 
     Args:
         keyed: (N,) rows of KEYED_PROMPTS; key and is_image_id are used.
@@ -58,6 +59,8 @@ def match_images(keyed: pa.Table, planned: pa.Table) -> _Ids:
     """
     image_ids, codes, names = _found(keyed, planned)
     _log(image_ids, codes, names)
+    if not _has_coco_ids(planned):
+        _log_numbers(keyed, planned, image_ids, codes, names)
     image_ids[image_ids == _SEVERAL] = _NONE
     return image_ids
 
@@ -116,8 +119,8 @@ def _match_strategies(
 ) -> Iterator[tuple[_Index, pa.Array]]:
     """Ways to match keys with images, the surest first: an index of names, and the keys in the form that it has."""
     ids = planned["image_id"].to_numpy()
-    coco_ids = pc.struct_field(pc.extract_regex(_large(planned["extra"]), _COCO_ID), "id")
-    if coco_ids.null_count < len(coco_ids):
+    if _has_coco_ids(planned):
+        coco_ids = pc.struct_field(pc.extract_regex(_large(planned["extra"]), _COCO_ID), "id")
         yield _index(_unquoted(coco_ids), ids), pc.if_else(pa.array(is_id), names, None)
         # The number of an image that was left out of the plan may be the name of another's file.
         is_number = pc.match_substring_regex(names, _WHOLE_NUMBER)
@@ -126,6 +129,11 @@ def _match_strategies(
     in_container = planned["location"].combine_chunks().is_valid()
     yield from _match_strategies_by_name(names, uris, in_container, ids)
     yield from _match_strategies_by_name(one_form(names), one_form(uris), in_container, ids)
+
+
+def _has_coco_ids(planned: pa.Table) -> bool:
+    """Whether the plan was made from a COCO file."""
+    return bool(pc.any(pc.match_substring_regex(planned["extra"], _COCO_ID)).as_py())
 
 
 def _match_strategies_by_name(
@@ -188,3 +196,20 @@ def _log(image_ids: _Ids, codes: _Ids, names: pa.Array) -> None:
         if missed.any():
             example = names[int(codes[missed][0])].as_py()
             logger.warning("%d rows name %s, such as %r, and are left out", missed.sum(), reason, example)
+
+
+def _log_numbers(keyed: pa.Table, planned: pa.Table, image_ids: _Ids, codes: _Ids, names: pa.Array) -> None:
+    """Tell of ids that are numbers and named images all the same, as these have numbers for names."""
+    is_found = keyed["is_image_id"].to_numpy() & (image_ids >= 0)
+    by_code = np.full(len(names), _NONE)
+    by_code[codes[is_found]] = image_ids[is_found]
+    is_taken = pc.match_substring_regex(names, _WHOLE_NUMBER).to_numpy(zero_copy_only=False) & (by_code >= 0)
+    if is_taken.any():
+        first = int(np.flatnonzero(is_taken)[0])
+        (uri,) = planned["uri"].filter(pc.equal(planned["image_id"], int(by_code[first]))).to_pylist()
+        logger.warning(
+            "%d image_ids were taken for the numbers in file names, such as %s for %s; --prompt-images says otherwise",
+            is_taken.sum(),
+            names[first],
+            re.split("[/#]", uri)[-1],
+        )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from sam_pipeline.storage.inputs.lists.named_uris import MAX_NAME_LENGTH
@@ -24,7 +25,7 @@ from sam_pipeline.storage.prompts.prompt_rows import (
     TABLE_ROWS,
     MakeRow,
     PromptOptions,
-    key_column,
+    key_columns,
 )
 
 _BLOCK_BYTES = 4 << 20
@@ -48,17 +49,44 @@ def parquet_prompts(uri: str, prompt_options: PromptOptions, make: MakeRow, *, a
 def _batches(uri: str, prompt_options: PromptOptions, *, are_regions: bool) -> Iterator[pa.RecordBatch]:
     """The columns that are used, with the image's name as text in `key`, and is_image_id."""
     with open_object(uri, prompt_options.storage) as file, input_errors(f"read {uri}"):
-        schema = bounded_parquet(file, _BLOCK_BYTES).schema_arrow
-        columns = {field.name: may_name_images(field.type) for field in schema}
-        key = key_column(uri, columns, are_regions=are_regions)
+        parquet = bounded_parquet(file, _BLOCK_BYTES)
+        columns = {field.name: may_name_images(field.type) for field in parquet.schema_arrow}
+        keys = _needed(parquet, key_columns(uri, columns, are_regions=are_regions))
         used = REGION_COLUMNS if are_regions else (*PROMPT_COLUMNS, *OTHER_COLUMNS)
         fields = [name for name in used if name in columns]
-        lengths = dict.fromkeys([key, *fields], MAX_NAME_LENGTH + 1)
+        lengths = dict.fromkeys([*keys, *fields], MAX_NAME_LENGTH + 1)
         batch_rows = MASKS_AT_ONCE if "mask_input" in fields else TABLE_ROWS
         for batch in column_batches(file, lengths, batch_rows, _BLOCK_BYTES):
-            keys, are_ids = key_texts(batch.column(key)), pa.repeat(key == IMAGE_ID, batch.num_rows)
-            arrays = [keys, are_ids, *(batch.column(name) for name in fields)]
+            arrays = [*_named(batch, keys), *(batch.column(name) for name in fields)]
             yield pa.RecordBatch.from_arrays(arrays, names=["key", "is_image_id", *fields])
+
+
+def _needed(parquet: pq.ParquetFile, keys: Sequence[str]) -> list[str]:
+    """The columns up to the first that names an image in every row, so that no other is read for nothing."""
+    for number, key in enumerate(keys, 1):
+        if _names_all(parquet, key):
+            return list(keys[:number])
+    return list(keys)
+
+
+def _names_all(parquet: pq.ParquetFile, key: str) -> bool:
+    """Whether the file says that a column has no nulls. Numbers with a fraction name nothing, and are not counted."""
+    if pt.is_floating(parquet.schema_arrow.field(key).type):
+        return False
+    metadata = parquet.metadata
+    leaf = next(index for index in range(metadata.num_columns) if metadata.schema.column(index).path == key)
+    pieces = [metadata.row_group(group).column(leaf).statistics for group in range(metadata.num_row_groups)]
+    return all(piece is not None and piece.has_null_count and piece.null_count == 0 for piece in pieces)
+
+
+def _named(batch: pa.RecordBatch, keys: Sequence[str]) -> tuple[pa.Array, pa.Array]:
+    """What names the image of each row: the first of its values that is text or a whole number, and is_image_id."""
+    texts = [key_texts(batch.column(key)) for key in keys]
+    named = pc.coalesce(*texts)
+    if keys[-1] != IMAGE_ID:
+        return named, pa.repeat(pa.scalar(False), batch.num_rows)
+    names = pc.coalesce(pa.nulls(batch.num_rows, pa.string()), *texts[:-1])
+    return named, pc.and_(names.is_null(), texts[-1].is_valid())
 
 
 def _row_by_row(

@@ -61,7 +61,8 @@ IMAGE_ID = "image_id"
 """The column that names images by an id, as COCO's do."""
 
 KEY_COLUMNS = (*URI_COLUMNS, IMAGE_ID)
-"""Where images are looked for, in this order: a file that has both knows its images better by name than by number."""
+"""Where images are looked for, in this order: in each row the first that holds text or a whole number counts. A file
+that has both knows its images better by name than by number."""
 
 PROMPT_COLUMNS = ("bbox", "point_coords", "mask_input")
 """What describes an object, of which there must be one."""
@@ -85,8 +86,8 @@ class PromptOptions:
     """What the images were planned from. Where that is the file of prompts itself, its images go by their ids."""
 
 
-def key_column(uri: str, columns: Mapping[str, bool], *, are_regions: bool) -> str:
-    """Choose the column that names the image.
+def key_columns(uri: str, columns: Mapping[str, bool], *, are_regions: bool) -> list[str]:
+    """The columns that may name the image, in the order in which a row is looked through.
 
     Args:
         uri: of the file, for messages.
@@ -96,8 +97,8 @@ def key_column(uri: str, columns: Mapping[str, bool], *, are_regions: bool) -> s
     Raises:
         InputError: there is none, or none that describes an object or region.
     """
-    key = next((name for name in KEY_COLUMNS if columns.get(name)), None)
-    if key is None:
+    keys = [name for name in KEY_COLUMNS if columns.get(name)]
+    if not keys:
         raise InputError(
             f"no column of {uri} names the image, by text or whole numbers in one of {', '.join(KEY_COLUMNS)}; its "
             f"columns: {shown_names(columns)}"
@@ -105,7 +106,7 @@ def key_column(uri: str, columns: Mapping[str, bool], *, are_regions: bool) -> s
     needed = REGION_COLUMNS if are_regions else PROMPT_COLUMNS
     if not any(name in columns for name in needed):
         raise InputError(f"{uri} has none of the columns {', '.join(needed)}; its columns: {shown_names(columns)}")
-    return key
+    return keys
 
 
 def row_tables(rows: Iterable[Row]) -> Iterator[pa.Table]:

@@ -7,7 +7,7 @@ a table's metadata would need a commit of their own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -50,6 +50,8 @@ class Plan:
     """How often it was made: 1, or more where it was made anew."""
     version: int = field(default=0, compare=False)
     """Of the table, when it was read."""
+    listing: Mapping[str, Any] | None = field(default=None, compare=False)
+    """The settings that its input was listed with, but for the defaults; None where an earlier version made it."""
 
 
 def read_plan(output: str, storage_options: StorageOptions, *, denied_is_final: bool = True) -> Plan | None:
@@ -90,13 +92,19 @@ def open_planned_results(output: str, storage_options: StorageOptions) -> tuple[
 
 
 def write_plan(
-    output: str, input_uri: str, images: pa.Table, storage_options: StorageOptions, *, replaced: Plan | None = None
+    output: str,
+    input_uri: str,
+    images: pa.Table,
+    storage_options: StorageOptions,
+    *,
+    replaced: Plan | None = None,
+    listing: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Commit a plan of images that are in memory, (N,) rows of SOURCE_SCHEMA in the order of their ids.
 
     Arguments and errors are those of write_plan_parts.
     """
-    return write_plan_parts(output, input_uri, [images], storage_options, replaced=replaced)
+    return write_plan_parts(output, input_uri, [images], storage_options, replaced=replaced, listing=listing)
 
 
 def write_plan_parts(
@@ -106,6 +114,7 @@ def write_plan_parts(
     storage_options: StorageOptions,
     *,
     replaced: Plan | None = None,
+    listing: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Commit a plan of images, in one transaction. One part at a time is held.
 
@@ -118,6 +127,7 @@ def write_plan_parts(
         storage_options: of fsspec.
         replaced: the plan whose place it takes. Whoever replaces one makes sure, after it was read, that there are no
             results; a run that begins them meanwhile confirms its plan first, and then this fails.
+        listing: the settings that the input was listed with, as JSON has them.
 
     Raises:
         FencedError: another planner committed first, or another run has begun.
@@ -141,8 +151,9 @@ def write_plan_parts(
         files += [_put(table, _rows(part, start, num_images)) for start in range(0, part.num_rows, _ROWS_PER_FILE)]
         num_images += part.num_rows
     generation = 1 if replaced is None else replaced.generation + 1
-    _commit(table, files, epoch, committed_files(table.snapshot), input=input_uri, generation=generation)
-    return Plan(output, input_uri, num_images, generation, table.snapshot.version())
+    kept = {"input": input_uri, "generation": generation} | _listed(listing)
+    _commit(table, files, epoch, committed_files(table.snapshot), **kept)
+    return Plan(output, input_uri, num_images, generation, table.snapshot.version(), listing)
 
 
 def take_plan_epoch(table: FencedTable) -> int:
@@ -186,7 +197,14 @@ def _confirm(plan: Plan, storage_options: StorageOptions) -> None:
     _commit(table, [], epoch, **_kept(table))
 
 
-def extend_plan(plan: Plan, new: pa.Table, changed: pa.Table, storage_options: StorageOptions) -> Plan:
+def extend_plan(
+    plan: Plan,
+    new: pa.Table,
+    changed: pa.Table,
+    storage_options: StorageOptions,
+    *,
+    listing: Mapping[str, Any] | None = None,
+) -> Plan:
     """Add images to a plan and correct what it says of others, in one transaction.
 
     Args:
@@ -194,6 +212,7 @@ def extend_plan(plan: Plan, new: pa.Table, changed: pa.Table, storage_options: S
         new: (N,) rows of SOURCE_SCHEMA, which get the next ids.
         changed: (M,) rows of IMAGES_SCHEMA, which take the place of those with their image_id.
         storage_options: of fsspec.
+        listing: the settings that the input was listed with now, as JSON has them; None: those that the plan has.
 
     Raises:
         FencedError: another planner committed meanwhile; nothing was changed.
@@ -202,7 +221,7 @@ def extend_plan(plan: Plan, new: pa.Table, changed: pa.Table, storage_options: S
     table = _opened(plan, storage_options)
     if table.committed_epoch() is None or table.snapshot.count() != plan.num_images:
         raise FencedError(f"another run changed the plan in {table.uri} meanwhile; the same command looks again")
-    if not new.num_rows and not changed.num_rows:
+    if not new.num_rows and not changed.num_rows and listing in (None, plan.listing):
         return plan
     epoch = take_plan_epoch(table)
     open_file = checked_opener(table.snapshot, storage_options)
@@ -214,8 +233,10 @@ def extend_plan(plan: Plan, new: pa.Table, changed: pa.Table, storage_options: S
     put = [_put(table, _corrected(read_file(table.snapshot, file, open_file), changed)) for file in replaced]
     starts = range(0, new.num_rows, _ROWS_PER_FILE)
     put += [_put(table, _rows(new, start, plan.num_images)) for start in starts]
-    _commit(table, put, epoch, replaced, **_kept(table))
-    return replace(plan, num_images=plan.num_images + new.num_rows, version=table.snapshot.version())
+    kept = _kept(table) | _listed(listing)
+    _commit(table, put, epoch, replaced, **kept)
+    num_images = plan.num_images + new.num_rows
+    return replace(plan, num_images=num_images, version=table.snapshot.version(), listing=kept.get("listing"))
 
 
 def _opened(plan: Plan, storage_options: StorageOptions) -> FencedTable:
@@ -240,11 +261,15 @@ def _commit(
 
 
 def _kept(table: FencedTable) -> dict[str, Any]:
-    """What the commits of a plan say of it: input and generation."""
+    """What the commits of a plan say of it: input, generation, and how the input was listed if they say it."""
     kept = table.committed_metadata("plan")
     if kept is None:  # made by a version that had one generation only
         return {"input": table_metadata(table.snapshot)["input"], "generation": 1}
     return dict(json.loads(kept))
+
+
+def _listed(listing: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {} if listing is None else {"listing": dict(listing)}
 
 
 def _put(table: FencedTable, rows: pa.Table) -> DataFile:

@@ -57,6 +57,14 @@ def test_in_reading_order_a_compressed_archive_is_read_once(members):
     assert passes == [[0, 1, 2, 3, 4]]
 
 
+def test_hard_links_to_one_member_are_read_with_it(members):
+    by_offset, passes = members
+    offsets = [0, 2, 2, 2, 4, 4, 1, 1]
+    found = list(fetch_images([by_offset[offset] for offset in offsets], {}, None))
+    assert [data.decode() for data in found] == [f"{4 - offset}.png" for offset in offsets]
+    assert passes == [[0, 2, 4], [1]]
+
+
 def test_images_that_a_list_names_otherwise_are_fetched_some_at_once_too(tmp_path, monkeypatch):
     asked = []
     fetch = containers.fetch

@@ -13,6 +13,7 @@ from sam_pipeline.storage.inputs.source_object import SourceObject, source_table
 from sam_pipeline.storage.maintenance import verify as verify_module
 from sam_pipeline.storage.maintenance.verify import retry_damaged, verify
 from sam_pipeline.storage.tables import fenced_table
+from sam_pipeline.storage.tables import plan as plan_module
 from sam_pipeline.storage.tables.plan import extend_plan, read_plan
 from sam_pipeline.storage.tables.prompts import write_prompts
 from sam_pipeline.storage.tables.reading import table_reading
@@ -284,7 +285,7 @@ def test_a_plan_that_is_extended_meanwhile_loses_and_adds_nothing(output, monkey
     write_prompts(output, pa.Table.from_pylist([PROMPT_OF_IMAGE_2], schema=PROMPTS_SCHEMA), {}, 3, {})
     assert count_prompts(output, 2, {}).tolist() == [0, 0]
     assert table.committed_ids(2).tolist() == [True, True]
-    monkeypatch.setattr(verify_module, "read_plan", lambda *_: plan_of_two)
+    monkeypatch.setattr(plan_module, "existing_plan", lambda *_: plan_of_two)
     result = verify(output, {})
     assert result.problems == ["image_id 2 is not in the plan"]  # as it was read; verify itself reads it last
 

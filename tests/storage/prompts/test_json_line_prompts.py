@@ -48,3 +48,16 @@ def test_a_file_cut_short_is_an_input_error(tmp_path):
     (tmp_path / "p.jsonl.gz").write_bytes(gzip.compress(LINE * 100)[:-10])
     with pytest.raises(InputError, match=r"cannot read .*p\.jsonl\.gz"):
         read_rows(tmp_path / "p.jsonl.gz")
+
+
+def test_each_row_names_its_image_by_the_first_value_that_can(tmp_path):
+    rows = [
+        {"image": {"width": 5}, "image_id": 7},
+        {"url": None, "file_name": "a.jpg", "image_id": 8},
+        {"key": 9.0},
+        {"image_id": 10},
+        {"file_name": 1.5, "image_id": True},
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row | {"bbox": [1, 2, 3, 4]}) + "\n" for row in rows))
+    read = [(row["key"], row["is_image_id"]) for row in read_rows(tmp_path / "p.jsonl")]
+    assert read == [("7", True), ("a.jpg", False), ("9", False), ("10", True), (None, False)]

@@ -171,3 +171,27 @@ def test_why_none_matches(keys, are_ids, images, why):
     rows = keyed(keys, are_ids)
     assert (match_images(rows, images) == -1).all()
     assert re.search(why, why_none_match(rows, images))
+
+
+NUMBERED = planned("s3://b/000000.png", "s3://b/000001.png", "s3://b/2.png")
+
+
+def test_ids_that_are_taken_for_numbers_in_names_are_told_once_with_an_example(caplog):
+    # Ids may begin with 1, and names with 0.
+    assert match(["1", "2", "1", "7"], NUMBERED, are_ids=True) == [1, 2, 1, -1]
+    told = [message for message in caplog.messages if "taken for" in message]
+    assert told == [
+        "2 image_ids were taken for the numbers in file names, such as 1 for 000001.png; --prompt-images says otherwise"
+    ]
+
+
+@pytest.mark.parametrize(("keys", "are_ids"), [(["1", "000001"], False), (["000001.png", "000001"], True)])
+def test_names_of_files_are_taken_for_nothing_else(keys, are_ids, caplog):
+    assert match(keys, NUMBERED, are_ids=are_ids) == [1, 1]
+    assert not caplog.messages
+
+
+def test_ids_of_the_coco_file_that_was_planned_from_are_no_numbers_in_names(caplog):
+    images = planned(SourceObject("s3://b/1.png", 1, None, extra='{"coco_image_id": 2}'))
+    assert match(["2"], images, are_ids=True) == [0]
+    assert not caplog.messages

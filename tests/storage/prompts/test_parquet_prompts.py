@@ -119,3 +119,30 @@ def test_keys_that_are_not_text_are_an_input_error(read):
 def test_without_rows_there_are_no_prompts(read):
     with pytest.raises(InputError, match="no prompts in"):
         read({"key": pa.array([], pa.string()), "bbox": pa.array([], pa.list_(pa.float64()))})
+
+
+@pytest.mark.parametrize("point_coords", [None, [[5.0, 6.0]]], ids=["boxes", "row by row"])
+def test_each_row_names_its_image_by_the_first_value_that_can(read, point_coords):
+    columns = {
+        "image_id": pa.array([1, 2, 3, None, None]),
+        "url": pa.array([None] * 5, pa.string()),
+        "file_name": ["a.jpg", None, None, None, "e.jpg"],
+        "key": pa.array([1.0, 2.0, 2.5, None, 5.0]),
+    }
+    rows = read(columns | {"bbox": [BOX] * 5, "point_coords": pa.array([point_coords] * 5)}, row_group_size=2)
+    named = [(row["key"], row["is_image_id"]) for row in rows]
+    assert named == [("a.jpg", False), ("2", False), ("3", True), (None, False), ("e.jpg", False)]
+
+
+def test_columns_behind_one_that_names_every_image_are_not_read(read, monkeypatch):
+    asked = []
+    real = parquet_prompts.column_batches
+
+    def noted(file, lengths, *arguments):
+        asked.append(list(lengths))
+        return real(file, lengths, *arguments)
+
+    monkeypatch.setattr(parquet_prompts, "column_batches", noted)
+    columns = {"file_name": ["a.jpg", "b.jpg"], "image": ["long text"] * 2, "image_id": [1, 2], "bbox": [BOX] * 2}
+    assert [row["key"] for row in read(columns)] == ["a.jpg", "b.jpg"]
+    assert asked == [["file_name", "bbox"]]

@@ -5,13 +5,13 @@ from sam_pipeline.errors import InputError
 from sam_pipeline.storage.inputs.lists.manifest import URI_COLUMNS, manifest_images
 from sam_pipeline.storage.inputs.source_object import SourceOptions
 from sam_pipeline.storage.prompts import prompt_rows as module
-from sam_pipeline.storage.prompts.prompt_rows import KEY_COLUMNS, KEYED_PROMPTS, key_column, row_tables
+from sam_pipeline.storage.prompts.prompt_rows import KEY_COLUMNS, KEYED_PROMPTS, key_columns, row_tables
 
 
 def test_the_first_name_there_is_counts_whatever_the_order_in_the_file():
     columns = {"bbox": False, **dict.fromkeys(reversed(KEY_COLUMNS), True)}
     for index, name in enumerate(KEY_COLUMNS):
-        assert key_column("f", columns, are_regions=False) == name, index
+        assert key_columns("f", columns, are_regions=False)[0] == name, index
         del columns[name]
 
 
@@ -23,14 +23,14 @@ def test_lists_look_at_values_and_prompts_do_not(tmp_path):
     (tmp_path / "m.csv").write_text("image,key\n17,im/a.png\n")
     (table,) = manifest_images(str(tmp_path / "m.csv"), SourceOptions({}))
     assert table["uri"].to_pylist() == [f"file://{tmp_path}/im/a.png"]
-    assert key_column("f", {"image": True, "key": True, "bbox": False}, are_regions=False) == "image"
+    assert key_columns("f", {"image": True, "key": True, "bbox": False}, are_regions=False) == ["image", "key"]
 
 
 def test_a_column_that_cannot_name_images_is_passed_over():
     columns = {"image": False, "path": True, "bbox": False}
-    assert key_column("f", columns, are_regions=False) == "path"
+    assert key_columns("f", columns, are_regions=False) == ["path"]
     with pytest.raises(InputError, match=r"no column of f names the image, .* its columns: 'image', 'bbox'"):
-        key_column("f", {"image": False, "bbox": False}, are_regions=False)
+        key_columns("f", {"image": False, "bbox": False}, are_regions=False)
 
 
 @pytest.mark.parametrize(
@@ -49,15 +49,15 @@ def test_a_column_that_cannot_name_images_is_passed_over():
 def test_something_must_describe_the_object(column, are_regions, counts):
     columns = {"image": True, column: False}
     if counts:
-        assert key_column("f", columns, are_regions=are_regions) == "image"
+        assert key_columns("f", columns, are_regions=are_regions) == ["image"]
     else:
         with pytest.raises(InputError, match=f"f has none of the columns .*bbox.*; its columns: 'image', '{column}'"):
-            key_column("f", columns, are_regions=are_regions)
+            key_columns("f", columns, are_regions=are_regions)
 
 
 def test_of_many_columns_the_first_are_shown():
     with pytest.raises(InputError, match=r"'c19' and 480 more$"):
-        key_column("f", {f"c{number}": True for number in range(500)}, are_regions=False)
+        key_columns("f", {f"c{number}": True for number in range(500)}, are_regions=False)
 
 
 def rows(count, mask_input=None):

@@ -276,3 +276,27 @@ def test_of_a_plan_that_was_replaced_nothing_is_confirmed_nor_extended(output):
     with pytest.raises(FencedError, match="another run changed the plan"):
         write_plan(output, "s3://d", source_table(IMAGES), {}, replaced=plan)
     assert read_plan(output, {}) == made
+
+
+def test_how_an_input_was_listed_is_kept_with_its_plan_until_it_is_listed_otherwise(output):
+    plan = write_plan(output, "s3://b", source_table(IMAGES), {}, listing={"exclude": ["a"]})
+    assert plan.listing == read_plan(output, {}).listing == {"exclude": ["a"]}
+    confirm_plan(plan, {})
+    take_plan_epoch(FencedTable.open(output, "images", {}))
+    extended = extend_plan(read_plan(output, {}), source_table(NEW), NONE_CHANGED, {})
+    assert extended.listing == read_plan(output, {}).listing == {"exclude": ["a"]}
+    other = {"exclude": ["b"], "allow_http": True}
+    again = extend_plan(extended, source_table(NEW).slice(0, 0), NONE_CHANGED, {}, listing=other)
+    assert again.listing == read_plan(output, {}).listing == other
+    version = DeltaTable(f"{output}/images").version()
+    extend_plan(again, source_table(NEW).slice(0, 0), NONE_CHANGED, {}, listing=other)
+    assert DeltaTable(f"{output}/images").version() == version, "nothing is new"
+    made = write_plan(output, "s3://c", source_table(IMAGES), {}, replaced=read_plan(output, {}), listing={})
+    assert made.listing == read_plan(output, {}).listing == {}
+
+
+def test_a_plan_of_a_version_that_did_not_keep_its_listing_has_none(output):
+    plan = write_plan(output, "s3://b", source_table(IMAGES), {})
+    assert plan.listing is read_plan(output, {}).listing is None
+    assert extend_plan(plan, source_table(NEW), NONE_CHANGED, {}, listing={"keep": ["x"]}).listing == {"keep": ["x"]}
+    assert read_plan(output, {}).listing == {"keep": ["x"]}

@@ -35,7 +35,7 @@ from sam_pipeline.storage.inputs.containers.archives import (
 )
 from sam_pipeline.storage.inputs.kept_values import json_text
 from sam_pipeline.storage.inputs.listing.passed_over import Kind
-from sam_pipeline.storage.inputs.source_object import Location, SourceObject, SourceOptions
+from sam_pipeline.storage.inputs.source_object import Location, LocationKind, SourceObject, SourceOptions
 from sam_pipeline.storage.objects.decompression import Decompressed
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.range_file import ReadAheadFile, StorageFaultError
@@ -58,10 +58,11 @@ def tar_images(
 ) -> Iterator[pa.Table]:
     """Index tar archives: one row for each image among their members, in order of archives and members.
 
-    Members count as images by the suffix of their names; other files, hidden ones and links are skipped, and hidden
-    folders are passed over. Whether an archive is compressed is seen in its first bytes, not in its name. Names are
-    kept as they are, since nothing is unpacked; bytes of them that are not UTF-8 become backslash escapes. Where
-    members of an archive share a name, the second is called `name~2`, and so on.
+    Members count as images by the suffix of their names; other files and hidden ones are skipped, and hidden folders
+    are passed over. A hard link to a member before it is an image with that member's bytes; of symbolic links and all
+    other hard links the log tells how many were not followed. Whether an archive is compressed is seen in its first
+    bytes, not in its name. Names are kept as they are, since nothing is unpacked; bytes of them that are not UTF-8
+    become backslash escapes. Where members of an archive share a name, the second is called `name~2`, and so on.
 
     WebDataset puts files with the name of an image beside it (`0001.jpg`, `0001.json`, `0001.cls` in succession). Those
     whose extension is in `keep` go into the image's `extra`: JSON parsed, anything else as text. A file
@@ -180,6 +181,7 @@ def _index(container: SourceObject, source_options: SourceOptions, extensions: s
 def _entries(container: SourceObject, source_options: SourceOptions) -> Iterator[_Entry]:
     keep = {name.lower() for name in source_options.images.keep}
     seen: Counter[str] = Counter()
+    locations: dict[str, Location] = {}
     num_members = 0
     is_tar = False
     try:
@@ -190,13 +192,21 @@ def _entries(container: SourceObject, source_options: SourceOptions) -> Iterator
             stem, _, extension = base.partition(".")
             sample = (folder, stem) if keep else offset
             is_plain = member.isreg() and not member.issparse()
+            if is_plain:
+                where = offset if kind == "tar" else member.offset_data
+                locations[member.name] = Location(container.uri, kind, where, member.size)
+            elif member.islnk() and member.linkname in locations:
+                locations[member.name] = locations[member.linkname]
             kept: Mapping[str, str] = {}
             image = None
             passed_over = in_hidden_folder(container, member.name)
             if passed_over is not None:
                 pass
-            elif member.isreg() and is_image(member.name):
-                image = _image(container, unique(member.name, seen), member, kind, offset)
+            elif is_image(member.name) and (member.isreg() or (member.islnk() and member.linkname in locations)):
+                location = None if member.issparse() else locations[member.name]
+                image = _image(container, unique(member.name, seen), member.size, location)
+            elif is_image(member.name) and (member.islnk() or member.issym()):
+                passed_over = "link", f"{container.uri}#{member.name}"
             elif is_plain and extension.lower() in keep:
                 content, why = _kept(extension.lower(), stream, member)
                 kept = {extension.lower(): content}
@@ -217,15 +227,11 @@ def _early_end(num_members: int, error: Exception) -> str:
     return f"archive ends early after {num_members} members ({one_line(error)})"
 
 
-def _image(container: SourceObject, name: str, member: tarfile.TarInfo, kind: str, offset: int) -> SourceObject:
+def _image(container: SourceObject, name: str, size_bytes: int, location: Location | None) -> SourceObject:
     uri = f"{container.uri}#{name}"
-    if member.issparse():
-        return SourceObject(uri, member.size, container.etag, error="sparse file in a tar archive: not supported")
-    if kind == "tar":
-        location = Location(container.uri, "tar", offset, member.size)
-    else:
-        location = Location(container.uri, "range", member.offset_data, member.size)
-    return SourceObject(uri, member.size, container.etag, location)
+    if location is None:
+        return SourceObject(uri, size_bytes, container.etag, error="sparse file in a tar archive: not supported")
+    return SourceObject(uri, location.length, container.etag, location)
 
 
 def _kept(extension: str, stream: Any, member: tarfile.TarInfo) -> tuple[str, str | None]:
@@ -312,7 +318,7 @@ def _check_data(stream: Any, member: tarfile.TarInfo) -> None:
         raise tarfile.ReadError("unexpected end of data")
 
 
-def _opened(file: ReadAheadFile) -> tuple[Any, str]:
+def _opened(file: ReadAheadFile) -> tuple[Any, LocationKind]:
     """The archive without its compression; and "tar" if it had one, else "range"."""
     start = file.read(16)
     file.seek(0)

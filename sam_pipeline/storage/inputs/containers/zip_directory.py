@@ -1,13 +1,16 @@
 """The directory at the end of a zip archive, record by record.
 
 The standard library's zipfile holds an object for each member, which of millions of them are gigabytes. What is read
-here is what zipfile reads, and what it refuses is refused.
+here is what zipfile reads, and what it refuses is refused. Names in UTF-8 beside the name are read as later versions of
+it read them.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 from zipfile import BadZipFile
 
@@ -37,6 +40,10 @@ _END64_SIGNATURE = b"PK\x06\x06"
 _EXTRA = struct.Struct("<2H")
 _ZIP64_KIND = 1
 _IN_ZIP64_EXTRA = 0xFFFFFFFF
+# 4.6.9: Info-ZIP's field with the name in UTF-8, of version 1, which begins with the CRC-32 of the name it stands for.
+_NAME_KIND = 0x7075
+_NAME_HEAD = struct.Struct("<BL")
+_NAME_VERSION = 1
 
 _MAX_VERSION = 63
 _NAME_IS_UTF8 = 1 << 11
@@ -135,10 +142,12 @@ class ZipDirectory:
             if version > _MAX_VERSION:
                 raise BadZipFile(f"zip file version {version / 10:.1f}")
             at += _RECORD.size + num_name
-            name = _decoded(data[at - num_name : at], flags)
+            stored_name = data[at - num_name : at]
+            name = _decoded(stored_name, flags)
             if num_extra:
-                numbers = size_bytes, packed_bytes, offset
-                size_bytes, packed_bytes, offset = _with_extra(data[at : at + num_extra], *numbers)
+                fields = list(_extra_fields(data[at : at + num_extra]))
+                size_bytes, packed_bytes, offset = _with_zip64(fields, size_bytes, packed_bytes, offset)
+                name = _utf8_name(fields, stored_name) or name
             at += num_extra + num_comment
             yield Entry(name, flags, method, packed_bytes, size_bytes, attributes, offset + self._moved_bytes)
 
@@ -151,21 +160,48 @@ def _decoded(name: bytes, flags: int) -> str:
         raise BadZipFile(str(error)) from None
 
 
-def _with_extra(extra: bytes, *numbers: int) -> list[int]:
-    """The numbers of a record (both sizes and the offset), with those that are in the extra field taken from there."""
-    found, at = list(numbers), 0
+def _extra_fields(extra: bytes) -> Iterator[tuple[int, bytes]]:
+    """The fields of a record's extra field: their kinds and what is in them.
+
+    Raises:
+        BadZipFile: one is longer than what is left.
+    """
+    at = 0
     while len(extra) - at >= _EXTRA.size:
         kind, num_bytes = _EXTRA.unpack_from(extra, at)
         at += _EXTRA.size
         if at + num_bytes > len(extra):
             raise BadZipFile(f"Corrupt extra field {kind:04x} (size={num_bytes})")
-        if kind == _ZIP64_KIND:
-            field = at
-            for index, number in enumerate(found):
-                if number == _IN_ZIP64_EXTRA:
-                    if field + 8 > at + num_bytes:
-                        raise BadZipFile("Corrupt zip64 extra field")
-                    found[index] = int.from_bytes(extra[field : field + 8], "little")
-                    field += 8
+        yield kind, extra[at : at + num_bytes]
         at += num_bytes
+
+
+def _with_zip64(fields: Sequence[tuple[int, bytes]], *numbers: int) -> list[int]:
+    """The numbers of a record (both sizes and the offset), with those that are in its fields taken from there."""
+    found = list(numbers)
+    for kind, content in fields:
+        if kind != _ZIP64_KIND:
+            continue
+        at = 0
+        for index, number in enumerate(found):
+            if number == _IN_ZIP64_EXTRA:
+                if at + 8 > len(content):
+                    raise BadZipFile("Corrupt zip64 extra field")
+                found[index] = int.from_bytes(content[at : at + 8], "little")
+                at += 8
+    return found
+
+
+def _utf8_name(fields: Sequence[tuple[int, bytes]], stored_name: bytes) -> str | None:
+    """The name that a record's fields have in UTF-8; None if they have none that can be used, or one of another name.
+
+    A program that renames the member and does not know the field leaves the old name in it.
+    """
+    found = None
+    for kind, content in fields:
+        if kind != _NAME_KIND or len(content) < _NAME_HEAD.size:
+            continue
+        if _NAME_HEAD.unpack_from(content) == (_NAME_VERSION, zlib.crc32(stored_name)):
+            with suppress(UnicodeDecodeError):
+                found = content[_NAME_HEAD.size :].decode().partition("\0")[0] or found
     return found

@@ -44,8 +44,8 @@ def zip_images(
 ) -> Iterator[pa.Table]:
     """Index zip archives: one row for each image among their members, in order of archives and their directories.
 
-    Members count as images by the suffix of their names; other files, hidden ones and links are skipped, and hidden
-    folders are passed over. Where members of an archive share a name, the second is called `name~2`, and so on.
+    Members count as images by the suffix of their names; other files and hidden ones are skipped, hidden folders and
+    links are passed over. Where members of an archive share a name, the second is called `name~2`, and so on.
 
     What an archive holds never raises. A member that is encrypted, compressed otherwise than by deflate, or overlaps
     another becomes a row with `error`. A file that is damaged, cut, or no zip archive at all gives one row with `error`
@@ -81,8 +81,10 @@ def _index(container: SourceObject, source_options: SourceOptions) -> Iterator[a
             continue
         if (hidden := archives.in_hidden_folder(container, entry.name)) is not None:
             yield hidden
-        elif stat.S_ISLNK(entry.attributes >> 16) or not archives.is_image(entry.name):
+        elif not archives.is_image(entry.name):
             yield None
+        elif stat.S_ISLNK(entry.attributes >> 16):
+            yield "link", f"{container.uri}#{entry.name}"
         else:
             yield _image(container, archives.unique(entry.name, seen) if is_repeated else entry.name, entry, starts)
 

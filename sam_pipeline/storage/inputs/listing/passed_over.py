@@ -1,4 +1,4 @@
-"""What planning passes over and says so: hidden folders, Delta tables, links to folders, files that cannot be kept."""
+"""What planning passes over and says so: hidden folders, Delta tables, links, files that cannot be kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["hidden folder", "table folder", "linked folder", "not kept"]
+Kind = Literal["hidden folder", "table folder", "linked folder", "link", "not kept"]
 
 LOG_FOLDER = "_delta_log"
 """What a folder with a Delta table has in it, such as those of this program's outputs."""
@@ -28,6 +28,10 @@ _WORDS: dict[Kind, tuple[int, str]] = {
     "linked folder": (
         logging.WARNING,
         "did not follow %d links to folders, such as %s: what is behind them is no part of the input",
+    ),
+    "link": (
+        logging.WARNING,
+        "did not follow %d links in archives, such as %s: they are no images of the input; pack the files themselves",
     ),
     "not kept": (logging.WARNING, "could not keep %d files beside their images, such as %s"),
 }

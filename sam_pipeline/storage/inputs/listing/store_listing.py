@@ -125,7 +125,8 @@ def folder_names(filesystem: Any, folder: str) -> Iterator[str]:
 
 def etag_of(info: Mapping[str, Any]) -> str | None:
     """What fsspec's listing or info has that changes when the object does."""
-    etag = next((info[name] for name in _ETAG_NAMES if info.get(name)), None)
+    # Not by truth: 0 is a time too, which reproducible builds give to files.
+    etag = next((info[name] for name in _ETAG_NAMES if info.get(name) not in (None, "")), None)
     return None if etag is None else str(etag).strip('"')
 
 

@@ -43,7 +43,8 @@ MANIFEST_SUFFIXES = (*PARQUET_SUFFIXES, *TEXT_MANIFEST_SUFFIXES)
 
 URI_COLUMNS = ("uri", "url", "image_uri", "image_path", "path", "file_name", "image", "key")
 """Usual names of columns that name images, in lists and in prompts, in the order in which they are looked for. In
-prompts the first that exists is used; in lists the first whose values look like names, or else the first."""
+prompts the first that holds text or a whole number counts, in each row by itself; in lists the first whose values look
+like names, or else the first."""
 
 # A scheme, the suffix of an image, or a path without spaces: text that names an image. Captions have none of these.
 _NAME = re.compile(

@@ -23,6 +23,7 @@ from sam_pipeline.storage.inputs.kept_values import (
     json_text,
 )
 from sam_pipeline.storage.inputs.listing.files import IMAGE_SUFFIXES
+from sam_pipeline.storage.inputs.lists.line_breaks import LineBreaks, RememberedEnd, long_row_errors
 from sam_pipeline.storage.inputs.lists.named_uris import MAX_NAME_LENGTH, names_of
 from sam_pipeline.storage.objects.bounded_parquet import bounded_parquet, column_batches
 
@@ -104,6 +105,11 @@ def tab_separated_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows
 
 def _delimited_rows(file: io.BufferedIOBase, head: bytes, choose: Choose, delimiter: str) -> Iterator[Rows]:
     _check_encoding(head)
+    with long_row_errors():
+        yield from _delimited_columns(file, head, choose, delimiter)
+
+
+def _delimited_columns(file: io.BufferedIOBase, head: bytes, choose: Choose, delimiter: str) -> Iterator[Rows]:
     parsing = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)  # captions have them
     # From a copy: Arrow reads ahead in a thread of its own, which may not have stopped when the file begins anew.
     with pyarrow.csv.open_csv(io.BytesIO(head), parse_options=parsing) as reader:
@@ -112,15 +118,23 @@ def _delimited_rows(file: io.BufferedIOBase, head: bytes, choose: Choose, delimi
             _csv_columns(reader.schema),
             lambda name: [] if first is None else first.column(name)[:_SAMPLED_ROWS].to_pylist(),
         )
+        names = reader.schema.names
     file.seek(0)
+    content, breaks = RememberedEnd(file), LineBreaks()
+    # The others are looked at for line breaks alone, and may be of any encoding.
+    types = dict.fromkeys(names, pa.binary()) | dict.fromkeys(columns.all, pa.string())
     with pyarrow.csv.open_csv(
-        pa.PythonFile(file, mode="r"),
+        pa.PythonFile(content, mode="r"),
         pyarrow.csv.ReadOptions(block_size=_BLOCK_BYTES),
         parsing,
-        pyarrow.csv.ConvertOptions(include_columns=columns.all, column_types=dict.fromkeys(columns.all, pa.string())),
+        pyarrow.csv.ConvertOptions(include_columns=list(types), column_types=types),
     ) as reader:
         for batch in reader:
+            breaks.add(batch)
             yield _rows(batch, columns)
+    if names.count(names[-1]) == 1:  # else the last column that was read is another
+        breaks.check_end(content.end)
+    breaks.log()
 
 
 def line_rows(file: io.BufferedIOBase, choose: Choose) -> Iterator[Rows]:

@@ -110,21 +110,52 @@ def test_zstd_is_refused_with_its_name(memory):
         list(read_tar_members(container.uri, [0], {}))
 
 
-def test_other_files_hidden_ones_and_links_are_counted_and_passed_over(memory):
+def test_other_files_and_hidden_ones_are_counted_and_passed_over(memory):
     skipped = []
     first = packed(
         File("a.jpg", b"x"),
         File("a.json", b"{}"),
         File(".b.jpg"),
         File("c/._d.jpg"),
-        File("soft.jpg", type_=tarfile.SYMTYPE, linkname="a.jpg"),
-        File("hard.jpg", type_=tarfile.LNKTYPE, linkname="a.jpg"),
+        File("soft.txt", type_=tarfile.SYMTYPE, linkname="a.jpg"),
+        File("hard.txt", type_=tarfile.LNKTYPE, linkname="a.jpg"),
         File("pipe.jpg", type_=tarfile.FIFOTYPE),
         File("folder.jpg", type_=tarfile.DIRTYPE),
     )
     images = memory.index(first, packed(*pictures(2)), packed(File("x.txt")), on_skipped=skipped.append)
     assert names(images) == ["a.jpg", "0000.jpg", "0001.jpg"]
     assert skipped == [6, 0, 1]
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_hard_link_is_an_image_with_the_bytes_of_its_target(store, compress):
+    links = {"hard.jpg": "blob", "again.jpg": "hard.jpg", "a~2.jpg": "a.jpg"}
+    data = packed(
+        File("blob", b"older"),
+        File("blob", b"blob"),
+        File("a.jpg", b"a"),
+        *(File(name, type_=tarfile.LNKTYPE, linkname=target) for name, target in links.items()),
+    )
+    images = store.index(compress(data))
+    assert names(images) == ["a.jpg", *links]
+    assert [store.content(image) for image in images] == [b"a", b"blob", b"blob", b"a"]
+    assert [image.size_bytes for image in images] == [1, 4, 4, 1]
+
+
+def test_links_that_cannot_be_followed_are_told_apart_from_files_that_are_no_images(memory, caplog):
+    skipped = []
+    data = packed(
+        File("soft.jpg", type_=tarfile.SYMTYPE, linkname="a.jpg"),
+        File("early.jpg", type_=tarfile.LNKTYPE, linkname="a.jpg"),
+        File("a.jpg", b"x"),
+        File("folder", type_=tarfile.DIRTYPE),
+        File("gone.jpg", type_=tarfile.LNKTYPE, linkname="folder"),
+        File("notes.txt"),
+    )
+    (image,) = memory.index(data, on_skipped=skipped.append)
+    assert skipped == [1]
+    (message,) = caplog.messages
+    assert message.startswith(f"did not follow 3 links in archives, such as {image.uri.partition('#')[0]}#soft.jpg: ")
 
 
 @pytest.mark.parametrize("format_", ["gnu", "pax"])

@@ -3,6 +3,7 @@
 import struct
 import tracemalloc
 import zipfile
+import zlib
 from dataclasses import dataclass
 
 import fsspec
@@ -98,6 +99,27 @@ def archive_of(records, *, prefix=b"", comment=b"", is_zip64=False, rest=b""):
 
 def extra_field(kind, data):
     return struct.pack("<2H", kind, len(data)) + data
+
+
+def name_field(name, stored=b"a.jpg", version=1):
+    return extra_field(0x7075, struct.pack("<BL", version, zlib.crc32(stored)) + name)
+
+
+@pytest.mark.parametrize(
+    ("extra", "name"),
+    [
+        (name_field("日本.jpg".encode()), "日本.jpg"),
+        (extra_field(0x5455, b"12345") + name_field("é.jpg".encode() + b"\0rest"), "é.jpg"),
+        (name_field("é.jpg".encode(), stored=b"renamed.jpg"), "a.jpg"),
+        (name_field("é.jpg".encode(), version=2), "a.jpg"),
+        (name_field(b"\xe9.jpg"), "a.jpg"),
+        (name_field(b""), "a.jpg"),
+        (extra_field(0x7075, b"\1\2"), "a.jpg"),
+    ],
+)
+def test_a_name_in_utf8_beside_the_name_counts_if_it_is_of_that_name(extra, name):
+    _, ((found, *_),) = read(archive_of([Record(extra=extra)]))
+    assert found == name
 
 
 NUMBERS = st.one_of(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 2**31, IN_EXTRA]))

@@ -40,7 +40,8 @@ def prefixes(store):
 def test_what_changes_with_an_object_is_told_in_the_words_of_each_store():
     for info in ({"ETag": '"v1"'}, {"etag": "v1", "mtime": 5}, {"blob_id": "v1", "last_modified": 5}, {"mtime": "v1"}):
         assert etag_of(info) == "v1"
-    assert etag_of({"size": 3}) is None
+    assert etag_of({"ETag": None, "mtime": 0.0}) == "0.0"
+    assert etag_of({"size": 3}) is etag_of({"ETag": ""}) is None
 
 
 def test_an_object_is_listed_with_its_size_and_etag(store):

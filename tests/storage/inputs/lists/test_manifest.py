@@ -495,3 +495,59 @@ def test_a_lack_of_memory_is_no_fault_of_the_list(tmp_path, monkeypatch, suffix)
     monkeypatch.setattr(NamedUris, "table", exhausted)
     with pytest.raises(MemoryError):
         read(path)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("name", ["m.csv", "m.tsv", "m.csv.gz"])
+def test_line_breaks_in_values_are_read_and_told(tmp_path, caplog, end, name):
+    delimiter = "\t" if ".tsv" in name else ","
+    rows = [("uri", "note"), ("a.jpg", "x"), ("b.jpg", f'"two{end}lines"'), ("c.jpg", f'"{end}"'), ("d.jpg", "y")]
+    content = "".join(delimiter.join(row) + end for row in rows).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert len(uris(tmp_path / name)) == 4
+    assert [message.partition(";")[0] for message in caplog.messages] == [
+        "values of 2 rows hold line breaks, such as row 1 (from 0)"
+    ]
+
+
+def test_a_stray_quote_that_takes_in_rows_of_a_column_that_is_not_read_is_told(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(manifest_rows, "_BLOCK_BYTES", 100)
+    lines = [f"{number:02}.jpg,caption" for number in range(30)]
+    lines[20], lines[22] = '20.jpg,"5 inches', '22.jpg,"big" one'
+    (tmp_path / "m.csv").write_text("uri,caption\n" + "\n".join(lines) + "\n")
+    assert len(uris(tmp_path / "m.csv")) == 28
+    assert caplog.messages == [
+        "values of 1 rows hold line breaks, such as row 20 (from 0); an open quote does that too, and then images are "
+        "missing"
+    ]
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+@pytest.mark.parametrize(
+    "last",
+    ['b.jpg,"open\nc.jpg,x', f'b.jpg,"open\n{"c.jpg," * 500}', 'b.jpg,"open\nc.jpg,""x""', '"b.jpg\nc.jpg'],
+    ids=["last column", "long", "quotes in it", "only column"],
+)
+def test_a_list_that_ends_within_quotes_is_refused(tmp_path, last, end):
+    first = "uri,note\na.jpg,x\n" if "," in last else "uri\na.jpg\n"
+    (tmp_path / "m.csv").write_text(first + last + end)
+    with pytest.raises(InputError, match=r"the last value of row 1 \(from 0\) begins with a quote that nothing closes"):
+        read(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("number", [3, 120_000])
+def test_a_quote_that_nothing_closes_in_the_middle_of_a_long_list_is_refused(tmp_path, number):
+    lines = [f"{number:020},{number:020}.jpg" for number in range(150_000)]
+    lines[number] = lines[number].replace(",", ',"')
+    (tmp_path / "m.csv").write_text("\n".join(["label,uri", *lines]))
+    with pytest.raises(InputError, match=r"nothing closes.* takes in all lines below"):
+        read(tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+@pytest.mark.parametrize("note", ['"two\nlines"', '"two\n""lines"""', '"two\n"', '"two\nlines" more', '""', "x"])
+def test_a_last_value_may_hold_line_breaks_and_quotes(tmp_path, note, end):
+    (tmp_path / "m.csv").write_text(f"uri,note\na.jpg,x\nb.jpg,{note}{end}")
+    assert len(uris(tmp_path / "m.csv")) == 2
+    (tmp_path / "m.csv").write_text(f"note,uri\nx,a.jpg\n{note},b.jpg{end}")
+    assert len(uris(tmp_path / "m.csv")) == 2
