@@ -33,7 +33,7 @@ from sam_pipeline.utils.amg import (
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 
-_OFFICIAL_STEPS = frozenset({"_generate_masks", "_process_crop", "_process_batch"})
+_OFFICIAL_STEPS = ("_generate_masks", "_process_crop", "_process_batch", "postprocess_small_regions")
 
 
 class SamAutomaticMaskGenerator:
@@ -105,14 +105,15 @@ class SamAutomaticMaskGenerator:
             raise ValueError("give one of points_per_side and point_grids, and None for the other")
 
     def __init_subclass__(cls) -> None:
-        """Refuse to do without what a subclass says: the steps of the official generator are not methods here.
+        """Refuse to do without what a subclass says: `generate` calls none of the official generator's steps.
 
         Raises:
-            TypeError: the subclass has one of these methods.
+            TypeError: the subclass, or what it is made of, has one of its own.
         """
-        if overridden := sorted(_OFFICIAL_STEPS & set(cls.__dict__)):
-            raise TypeError(f"{cls.__name__}.{overridden[0]} would never be called here: see docs/porting.md")
         super().__init_subclass__()
+        for name in _OFFICIAL_STEPS:
+            if getattr(cls, name, None) is not getattr(SamAutomaticMaskGenerator, name, None):
+                raise TypeError(f"{cls.__name__}.{name} would never be called here: see docs/porting.md")
 
     def generate(self, image: NDArray[np.uint8]) -> list[dict[str, Any]]:
         """Find the masks of an image.

@@ -166,8 +166,11 @@ def test_settings_that_cannot_be_are_refused_when_the_generator_is_made(sam, set
         SamAutomaticMaskGenerator(sam, **settings)
 
 
-@pytest.mark.parametrize("step", ["_generate_masks", "_process_crop", "_process_batch"])
+@pytest.mark.parametrize("step", ["_generate_masks", "_process_crop", "_process_batch", "postprocess_small_regions"])
 def test_a_subclass_whose_steps_would_never_be_called_is_refused(step):
+    own = {step: lambda self: None}
     with pytest.raises(TypeError, match=f"Own.{step} would never be called here"):
-        type("Own", (SamAutomaticMaskGenerator,), {step: lambda self: None})
+        type("Own", (SamAutomaticMaskGenerator,), own)
+    with pytest.raises(TypeError, match=f"Mixed.{step} would never be called here"):
+        type("Mixed", (type("Mixin", (), own), SamAutomaticMaskGenerator), {})
     type("Own", (SamAutomaticMaskGenerator,), {"generate": lambda self, image: []})

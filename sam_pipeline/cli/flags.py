@@ -62,7 +62,9 @@ def flags_of(settings_class: type[AnySettings]) -> Any:
         values = dict(settings)
         for name in groups:
             values |= values.pop(name, {})
-        if empty := [name for name, value in values.items() if value == ()]:
+        # An extension may say so that the plan's own value counts no more.
+        empty = [name for name, value in values.items() if value == ()]
+        if empty and not values.get("extend"):
             raise ConfigError(f"--{empty[0].replace('_', '-')} has no value; give it some, or leave it out")
         return settings_by_name(settings_class, values)
 

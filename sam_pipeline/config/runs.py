@@ -85,7 +85,7 @@ class AnnotateConfig(PlanConfig):
     """How often the run may start again by itself: after a stall, lost machines, storage that does not answer, or when
     Ray or a machine ends its process."""
     num_cpus: int | None = None
-    """CPUs of a Ray that is started on this machine; without effect on a running cluster (RAY_ADDRESS)."""
+    """CPUs of a Ray that is started on this machine; refused where RAY_ADDRESS names a running cluster."""
     model: ModelConfig = field(default_factory=ModelConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
     pools: PoolConfig = field(default_factory=PoolConfig)

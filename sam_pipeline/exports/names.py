@@ -24,6 +24,8 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]|%(?=[0189][0-9A-F]|25|2E|2F|5C|7F|
 _MOST_BYTES = 255
 _SHORT = _MOST_BYTES // 4
 _SUFFIX = re.compile(r"(?<=[^/])\.[^./]{1,5}$")
+# Of a list that names no image there.
+_LIST_ENTRY = r"#row-\d+$"
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Names:
     """How the images of a run are called in an export."""
 
     root: str
-    """What the URIs of all images begin with, a slash at its end; names are what follows."""
+    """What the URIs of images begin with, a slash at its end; names are what follows. Bad entries of a list may not."""
     stems: Mapping[int, str] = field(default_factory=dict)
     """By image_id, the stems of images whose names differ in their suffix alone, or are those of folders."""
     train_below: int | None = None
@@ -88,15 +90,15 @@ def read_names(results: Results, *, split: float | None = None, seed: int = 0, s
 def _root(results: Results) -> str:
     """The folder of all images: the input, if it is one, or else what their URIs have in common.
 
-    Only images that were annotated count, if there are any: a bad entry of a list is named after the list, which lies
-    elsewhere.
+    A bad entry of a list counts only if there is nothing else: it is named after the list, which lies elsewhere.
     """
-    of_ok: list[str] = []
+    of_images: list[str] = []
     of_all: list[str] = []
     for rows in results.tables(["uri", "status"]):
-        of_ok = _ends(of_ok, rows["uri"].filter(pc.equal(rows["status"], "ok")))
+        is_entry = pc.and_(pc.not_equal(rows["status"], "ok"), pc.match_substring_regex(rows["uri"], _LIST_ENTRY))
+        of_images = _ends(of_images, rows["uri"].filter(pc.invert(is_entry)))
         of_all = _ends(of_all, rows["uri"])
-    ends = of_ok or of_all
+    ends = of_images or of_all
     if not ends:
         return ""
     planned = existing_plan(results.output, results.storage_options).input.rstrip("/") + "/"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from sam_pipeline.exports.places.destination import MARKER, OWN_FOLDER, Destinat
 from sam_pipeline.exports.places.place import NAMES_FOLDER
 from sam_pipeline.exports.report import Report
 from sam_pipeline.storage.objects.filesystem import join_uri
+from sam_pipeline.storage.tables.delta import REQUESTS_AT_ONCE
 
 _PARTS = f"{OWN_FOLDER}/parts"
 
@@ -112,11 +114,12 @@ def written_names(destination: Destination) -> set[str]:
         OutputError: a note is damaged.
     """
     names: set[str] = set()
-    for each in filter(_LIST_NAME.fullmatch, destination.names(NAMES_FOLDER)):
-        content = destination.read(each)
-        if content is not None:
-            with _note(destination, each):
-                names.update(json.loads(content))
+    lists = [name for name in destination.names(NAMES_FOLDER) if _LIST_NAME.fullmatch(name)]
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE) as threads:  # there may be tens of thousands
+        for each, content in zip(lists, threads.map(destination.read, lists), strict=True):
+            if content is not None:
+                with _note(destination, each):
+                    names.update(json.loads(content))
     return names
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sam_pipeline.config import InputFormat, PlanConfig
+from sam_pipeline.config import InputFormat, PlanConfig, SelectionConfig
 from sam_pipeline.config.base import settings_by_name
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.pipeline.workers.limits import reading_limit
@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 # Settings of how an input is listed. The plan keeps those that were given, and an extension takes them from it.
 _KEPT = ("input_format", "input_column", "image_root", "keep", "allow_http", "include", "exclude")
+
+# Those of them that decide which image a name of a list means.
+_OF_NAMES = ("input_format", "input_column", "image_root", "allow_http")
 
 # Settings that only a look at the input follows.
 _OF_LISTING = (*_KEPT, "limit", "sample", "seed")
@@ -152,7 +155,8 @@ def _extended(plan: Plan, config: PlanConfig) -> Plan:
     differs = pc.or_(*(pc.fill_null(pc.not_equal(again[name], before[name]), False) for name in _VERSIONS))
     changed = again.add_column(0, IMAGES_SCHEMA.field("image_id"), before["image_id"]).filter(differs)
     new = found.filter(is_new)
-    _check_new(ListedInput(new, listed.input_format), again.num_rows, plan, config)
+    if listed.input_format in _LISTS and new.num_rows:
+        _check_names(ListedInput(new, listed.input_format), again.num_rows, plan, config, listing)
     _log_changes(plan, listing)
     num_gone = planned.num_rows - again.num_rows
     gone = "gone, or left out now" if config.selection.include or config.selection.exclude else "gone"
@@ -170,19 +174,27 @@ def _extended(plan: Plan, config: PlanConfig) -> Plan:
     return extend_plan(plan, new, changed, options, listing=listing or None)
 
 
-def _check_new(new: ListedInput, num_again: int, plan: Plan, config: PlanConfig) -> None:
-    """Refuse new images that seem to be the planned ones under other names, or of which none can be used."""
+def _check_names(new: ListedInput, num_again: int, plan: Plan, config: PlanConfig, listing: Mapping[str, Any]) -> None:
+    """Refuse new images of a list that seem to be planned ones, whose names are taken for others than before.
+
+    Raises:
+        ConfigError: none of the planned images is named any more.
+        InputError: none of the new images that were looked at can be read.
+    """
     assert config.images.input is not None, "extend needs it"
-    num_new = new.images.num_rows
-    if num_new and not num_again and new.input_format in _LISTS:
+    if plan.listing is None:  # an earlier version made it: how its names were taken is not known
+        seems_wrong = config.selection == SelectionConfig()
+    else:
+        seems_wrong = any(listing.get(name) != plan.listing.get(name) for name in _OF_NAMES)
+    if seems_wrong and not num_again:
         raise ConfigError(
-            f"{config.images.input} names none of the {plan.num_images} planned images now, but {num_new} others: give "
-            "the --image-root, --input-column or --allow-http that the plan was made with; or, for other images, "
-            "another --output"
+            f"{config.images.input} names none of the {plan.num_images} planned images now, but {new.images.num_rows} "
+            "others: give the --image-root, --input-column or --allow-http that the plan was made with; or, for other "
+            "images, another --output"
         )
-    # A single damaged image becomes a row with an error, as any other.
-    if num_new > 1:
-        check_first_images(new, config.images.input, config.storage_options)
+    some = new.images.filter(new.images["error"].is_null())
+    if seems_wrong and plan.listing is not None and some.num_rows:
+        check_first_images(ListedInput(some, new.input_format), config.images.input, config.storage_options)
 
 
 def _listed_as_before(config: PlanConfig, plan: Plan) -> PlanConfig:

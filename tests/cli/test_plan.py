@@ -72,6 +72,18 @@ def test_settings_and_prices_may_be_in_a_file_that_serves_planning_too(cli, esti
     assert read_plan(f"{tmp_path}/run", {}).num_images == 1
 
 
+def test_an_extension_takes_flags_without_values_for_none_again(cli, tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("0.png", "1.png"):
+        (tmp_path / "in" / name).write_bytes(saved(noise(8, 8), "PNG"))
+    command = "plan", "--input", tmp_path / "in", "--output", tmp_path / "run"
+    cli(*command, "--exclude", "1*")
+    assert cli(*command, "--extend")[0] == 0
+    assert read_plan(f"{tmp_path}/run", {}).num_images == 1
+    assert cli(*command, "--extend", "--exclude")[0] == 0
+    assert read_plan(f"{tmp_path}/run", {}).num_images == 2
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [

@@ -24,3 +24,9 @@ def test_a_bad_entry_of_a_list_renames_no_image(exported, format):
 def test_of_a_run_with_failures_alone_all_images_count(exported):
     _, summary = exported([failed_row(number) | {"uri": uri} for number, uri in enumerate(PHOTOS)], "coco")
     assert summary.root == "file:///data/photos/"
+
+
+def test_an_image_that_failed_is_in_the_folder_of_all_so_that_names_stay_when_it_is_done_again(exported):
+    rows = [row(0, [], uri=PHOTOS[0]), failed_row(1, "fetch_error") | {"uri": PHOTOS[1]}]
+    _, summary = exported(rows, "coco")
+    assert summary.root == "file:///data/photos/"

@@ -148,16 +148,28 @@ def test_the_output_of_the_previous_version_is_extended(tmp_path, monkeypatch):
     assert extended.num_images == plan.num_images + 1 == read_plan(output, {}).num_images
 
 
-def test_new_images_of_which_none_can_be_read_are_refused_but_for_a_single_one(tmp_path, output):
+def test_new_images_that_cannot_be_read_become_rows_unless_names_are_taken_for_others_now(tmp_path, output):
     source = names_of(tmp_path / "list.csv", "a.png")
     images(tmp_path, "a.png")
-    made = ensure_plan(plan_config(output=output, input=source))
+    ensure_plan(plan_config(output=output, input=source))
     names_of(tmp_path / "list.csv", "a.png", "gone-1.png", "gone-2.png")
+    made = ensure_plan(plan_config(output=output, input=source, extend=True))
+    assert made.num_images == 3
+    names_of(tmp_path / "list.csv", str(tmp_path / "a.png"), "b.png", "c.png")
     with pytest.raises(InputError, match=r"none of the images looked at \(2 of 2\) can be read, .*no such file"):
-        ensure_plan(plan_config(output=output, input=source, extend=True))
+        ensure_plan(plan_config(output=output, input=source, image_root=str(tmp_path / "other"), extend=True))
     assert ensure_plan(plan_config(output=output)) == made
-    names_of(tmp_path / "list.csv", "a.png", "gone-1.png")
-    assert ensure_plan(plan_config(output=output, input=source, extend=True)).num_images == 2
+
+
+def test_other_images_of_a_list_are_planned_where_their_names_are_taken_as_before(tmp_path, output):
+    images(tmp_path, "train/a.png", "val/b.png", "val/c.png")
+    source = names_of(tmp_path / "list.csv", "train/a.png", "val/b.png")
+    ensure_plan(plan_config(output=output, input=source, include=("train/*",)))
+    ensure_plan(plan_config(output=output, input=source, include=("val/*",), extend=True))
+    assert planned(output) == ["a.png", "b.png"]
+    names_of(tmp_path / "list.csv", "val/c.png")
+    ensure_plan(plan_config(output=output, input=source, extend=True))
+    assert planned(output) == ["a.png", "b.png", "c.png"]
 
 
 def test_a_list_that_names_none_of_its_images_any_more_is_refused(tmp_path, output):

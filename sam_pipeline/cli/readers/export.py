@@ -53,7 +53,7 @@ def export(
         summary = run_export(results, dest, settings, advance)
     elapsed_s = time.monotonic() - start_s
     timing = f"{timedelta(seconds=round(elapsed_s))} ({summary.num_images / elapsed_s:,.0f} images/s)"
-    print_table(summary_rows(summary) | {"time": timing})
+    print_table(summary_rows(summary) | {"time": timing}, _figures(summary) | {"elapsed_s": round(elapsed_s, 3)})
     for text in notes(summary):
         STDERR.print_line(text)
     return 0
@@ -71,6 +71,22 @@ def summary_rows(summary: Summary) -> dict[str, object]:
     if summary.loss.num_masks:
         rows["IoU redrawn"] = f"mean {summary.loss.mean():.4f}, 5th percentile {summary.loss.percentile(5):.4f}"
     return rows
+
+
+def _figures(summary: Summary) -> dict[str, object]:
+    """The same for programs."""
+    figures: dict[str, object] = {
+        "dest": summary.dest,
+        "format": summary.format,
+        "root": summary.root,
+        "num_images": summary.num_images,
+        "images_left_out": dict(summary.images_left_out),
+        "num_masks": summary.num_masks,
+        "masks_left_out": dict(summary.masks_left_out),
+    }
+    if summary.loss.num_masks:
+        figures["iou_redrawn"] = {"mean": summary.loss.mean(), "percentile_5": summary.loss.percentile(5)}
+    return figures
 
 
 def notes(summary: Summary) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from sam_pipeline.errors import InputError
 from sam_pipeline.safety.clean_text import is_encodable
 from sam_pipeline.storage.inputs.file_numbers import as_number, file_id, whole_number
+from sam_pipeline.storage.inputs.lists.coco import first_image_ids
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.object_reading import read_json
 
@@ -32,6 +33,7 @@ class TruthImage:
 class GroundTruth:
     """What an annotation file says; annotations stay as they are in the file until their image is compared.
 
+    Those of several ids that name one file are of its first id, which is the one that a run of the same file has.
     Only where the file lists no categories, annotations without one have the category 1.
     """
 
@@ -71,17 +73,18 @@ def read_ground_truth(uri: str, storage_options: StorageOptions) -> GroundTruth:
         names = {number: str(number) for number in numbers}
     categories = {number: name for number, name in names.items() if number is not None}
     annotations: dict[int | str, list[dict[str, Any]]] = defaultdict(list)
-    known = {image.image_id for image in images}
+    first_ids = first_image_ids(content["images"])
     num_stray = num_uncategorized = 0
     for entry in entries:
         image_id = file_id(entry.get("image_id")) if isinstance(entry, dict) else None
-        if image_id is None or image_id not in known:
+        if image_id is None or image_id not in first_ids:
             num_stray += 1
         else:
-            annotations[image_id].append(entry)
+            annotations[first_ids[image_id]].append(entry)
             num_uncategorized += category_of(entry) not in categories
     if not annotations:
         raise InputError(f"no annotation in {uri} names an image of the file")
+    images = [image for image in images if first_ids[image.image_id] == image.image_id]
     return GroundTruth(uri, images, annotations, categories, num_stray, num_uncategorized)
 
 

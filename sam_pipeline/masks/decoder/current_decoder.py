@@ -38,12 +38,12 @@ class CurrentDecoder:
         """
         state = _structure(sam), [state_of(tensor) for tensor in _tensors(sam)]
         if self._decoder is None or state != self._state:
-            for tensor in _tensors(sam):
-                if tensor.is_floating_point() and tensor.dtype != torch.float32:
-                    raise ValueError(
-                        f"the decoder computes in float32, got weights of {tensor.dtype}; call sam.float()"
-                    )
             if state[0] == _structure_of_sam():
+                for tensor in _tensors(sam):
+                    if tensor.dtype != torch.float32:
+                        raise ValueError(
+                            f"the decoder computes in float32, got weights of {tensor.dtype}; call sam.float()"
+                        )
                 self._decoder, self._sums = SharedDecoder(sam), _sums(sam)
             else:
                 self._decoder = PlainDecoder(sam)

@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from sam_pipeline.errors import InputError
 from sam_pipeline.storage.inputs.file_numbers import as_number, file_id, whole_number
+from sam_pipeline.storage.inputs.lists.coco import first_image_ids
 from sam_pipeline.storage.objects.filesystem import StorageOptions
 from sam_pipeline.storage.objects.object_reading import read_json
 from sam_pipeline.storage.prompts.image_names import names_by_id
 from sam_pipeline.storage.prompts.prompt_rows import MakeRow, PromptOptions, Row, row_tables
-from sam_pipeline.storage.prompts.prompt_values import text_key
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def _rows(uri: str, prompt_options: PromptOptions, make: MakeRow, *, are_regions
     other_ids: list[object] = []
     is_planned = uri == prompt_options.planned_from
     names = {} if is_planned else names_by_id(images)
-    planned_ids = _planned_ids(images) if is_planned else {}
+    planned_ids = {str(each): first for each, first in first_image_ids(images).items()} if is_planned else {}
     for position, entry in enumerate(entries):
         fields = entry if isinstance(entry, dict) else {}
         known_id = file_id(fields.get("image_id"))
@@ -65,23 +65,6 @@ def _content(uri: str, storage_options: StorageOptions) -> tuple[list[Any], obje
     if not isinstance(entries, list):
         raise InputError(f"{uri} holds neither COCO results, a list, nor an object with a list of annotations")
     return entries, content.get("images")
-
-
-def _planned_ids(images: object) -> dict[str, str]:
-    """Of each id that names the same file as one before it, that one, which is planned.
-
-    What is planned goes by coco_url where http is allowed, so both names must be the same.
-    """
-    planned_ids: dict[str, str] = {}
-    first_ids: dict[str, str] = {}
-    for image in images if isinstance(images, list) else []:
-        image_id = text_key(image.get("id")) if isinstance(image, dict) else None
-        if image_id is None or image_id in planned_ids:
-            continue
-        names = image.get("file_name"), image.get("coco_url")
-        is_named = any(isinstance(name, str) for name in names)
-        planned_ids[image_id] = first_ids.setdefault(repr(names), image_id) if is_named else image_id
-    return planned_ids
 
 
 def _polygons(fields: Mapping[str, Any]) -> list[Mapping[str, Any]]:

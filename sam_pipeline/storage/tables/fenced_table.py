@@ -17,7 +17,9 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,7 +28,7 @@ from deltalake.transaction import AddAction, CommitProperties, RemoveAction, Tra
 
 from sam_pipeline.errors import FencedError
 from sam_pipeline.storage.layout import TableName, table_uri
-from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri, open_filesystem
+from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri, open_filesystem, protocol_of
 from sam_pipeline.storage.objects.retrying import retried
 from sam_pipeline.storage.tables.delta import (
     METADATA_PREFIX,
@@ -201,10 +203,15 @@ class FencedTable:
         return (self.committed_epoch() or 0) + 1
 
     def committed_metadata(self, name: str) -> str | None:
-        """What the newest commit that has it keeps under a name, as given to commit; None if none has it."""
-        with output_errors(self.uri):
-            entries = retried(self.snapshot.history, what=f"read {self.uri}", denied_is_final=False)
-        return next((entry[name] for entry in entries if name in entry), None)
+        """What the newest commit of the snapshot that has a name keeps under it, as given to commit; or None."""
+        # Newest first. A limit counts those up to the snapshot; what came since is there too. Mostly the last has it.
+        for limit in (1, self.snapshot.version() + 1):
+            history = partial(self.snapshot.history, limit)
+            with output_errors(self.uri):
+                entries = retried(history, what=f"read {self.uri}", denied_is_final=False)[-limit:]
+            if found := [entry[name] for entry in entries if name in entry]:
+                return str(found[0])
+        return None
 
 
 def put_parquet(
@@ -236,7 +243,13 @@ def put_parquet(
     with output_errors(table_uri):
         filesystem, path = open_filesystem(join_uri(table_uri, name), storage_options)
         # Not final: a worker puts for days, and a role's credentials are renewed in between.
-        retried(lambda: filesystem.pipe_file(path, content), what=f"write to {table_uri}", denied_is_final=False)
+        try:
+            retried(lambda: filesystem.pipe_file(path, content), what=f"write to {table_uri}", denied_is_final=False)
+        except BaseException:
+            if protocol_of(table_uri) == "file":  # part of it is there, on a disk that may be full
+                with suppress(OSError):
+                    filesystem.rm_file(path)
+            raise
     image_ids = rows["image_id"]
     return DataFile(
         path=name,

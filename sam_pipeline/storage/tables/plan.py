@@ -51,7 +51,8 @@ class Plan:
     version: int = field(default=0, compare=False)
     """Of the table, when it was read."""
     listing: Mapping[str, Any] | None = field(default=None, compare=False)
-    """The settings that its input was listed with, but for the defaults; None where an earlier version made it."""
+    """The settings of its listing that were given; None where they are not known: of an earlier version, or of a run
+    that was filtered."""
 
 
 def read_plan(output: str, storage_options: StorageOptions, *, denied_is_final: bool = True) -> Plan | None:
@@ -62,7 +63,8 @@ def read_plan(output: str, storage_options: StorageOptions, *, denied_is_final: 
     table_metadata(table.snapshot)  # raises for a table of another program
     if table.committed_epoch() is None:
         return None
-    return Plan(output, **_kept(table), num_images=table.snapshot.count(), version=table.snapshot.version())
+    kept, snapshot = _kept(table), table.snapshot
+    return Plan(output, kept["input"], snapshot.count(), kept["generation"], snapshot.version(), kept.get("listing"))
 
 
 def existing_plan(output: str, storage_options: StorageOptions, *, denied_is_final: bool = True) -> Plan:

@@ -34,6 +34,22 @@ def test_an_export_prints_what_it_wrote_and_left_out(cli, output, tmp_path):
     assert len(COCO(tmp_path / "coco" / "annotations.json").anns) == 5
 
 
+def test_programs_get_numbers(cli, output, tmp_path, monkeypatch):
+    monkeypatch.setattr("sam_pipeline.process.events.are_used", lambda: True)
+    _, out, _ = cli("export", output, tmp_path / "coco", "--format", "coco", "--max-masks", 3)
+    figures = json.loads(out)
+    assert figures.pop("elapsed_s") > 0
+    assert figures == {
+        "dest": f"{tmp_path}/coco",
+        "format": "coco",
+        "root": "file:///in/",
+        "num_images": 3,
+        "images_left_out": {"decode_error": 1},
+        "num_masks": 5,
+        "masks_left_out": {"max_masks": 9},
+    }
+
+
 def test_an_export_without_masks_or_images_says_so(cli, tmp_path):
     finished(str(tmp_path / "failed"), [failed_row(0), failed_row(1)])
     finished(str(tmp_path / "empty"), [row(0, []), row(1, [])])

@@ -48,6 +48,14 @@ def test_an_annotation_without_a_category_is_of_none_where_the_file_lists_some(t
     assert (truth.categories, truth.num_uncategorized) == ({1: "1", 2: "2"}, 0)
 
 
+def test_several_ids_of_one_file_are_one_image(tmp_path):
+    images = [IMAGE | {"id": 5}, IMAGE | {"id": 3}, IMAGE, IMAGE | {"id": 4, "coco_url": "http://host/a.jpg"}]
+    objects = [OBJECT | {"image_id": number} for number in (1, 3, 4, 5)]
+    truth = read(tmp_path, {"images": images, "annotations": objects, "categories": [CAT]})
+    assert [image.image_id for image in truth.images] == [4, 5]  # 5 is the first of the file, which a run has
+    assert truth.annotations == {5: [objects[0], objects[1], objects[3]], 4: [objects[2]]}
+
+
 @pytest.mark.parametrize("stray", [{"image_id": 9}, {"image_id": None}])
 def test_annotations_of_nothing_are_counted(tmp_path, stray):
     strays = [OBJECT, OBJECT | stray, "no object"]

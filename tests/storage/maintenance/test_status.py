@@ -50,6 +50,16 @@ def test_a_run_in_which_no_image_succeeded_says_which_statuses_an_example_and_th
     )
 
 
+def test_changed_images_have_a_remedy_of_their_own():
+    """The plan has their old size, with which they would be found changed once more."""
+    redo = "annotate with the same --input, --extend and --redo-changed does the changed ones again"
+    line = Outcome("/run", {"ok": 1, "changed": 2, "fetch_error": 1}, 0, "a.png: gone").partial_failure
+    assert line.endswith(
+        f"; `sam-pipeline retry /run --status fetch_error` lets the next annotate do them again; {redo}"
+    )
+    assert Outcome("/run", {"ok": 1, "changed": 2}, 0, "a.png: gone").partial_failure.endswith(f"a.png: gone; {redo}")
+
+
 def test_the_remedy_can_be_pasted_whatever_the_output_is_called():
     line = Outcome("my 'runs'", {"too_large": 1}, 0, "a.png: large").total_failure
     assert shlex.split(line.split("`")[1]) == ["sam-pipeline", "retry", "my 'runs'", "--status", "too_large"]

@@ -1,3 +1,6 @@
+import errno
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -302,3 +305,15 @@ def test_files_that_replace_others_hold_their_rows_from_one_commit_on(uri):
     FencedTable(table, SCHEMA).commit([put(uri, 1, 2)], epoch=1, replaced=replaced)
     assert visible_ids(uri) == [1, 2, 3]
     assert sorted(file.num_rows for file in committed_files(table)) == [1, 2]
+
+
+def test_a_file_that_a_full_disk_cut_is_not_left_there(tmp_path, monkeypatch):
+    def cut(filesystem, path, content):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LocalFileSystem, "pipe_file", cut)
+    with pytest.raises(OutputError, match="No space left on device"):
+        put_parquet(str(tmp_path / "table"), pa.table({"image_id": [0]}), {}, row_group_size=1, table_id="t")
+    assert list((tmp_path / "table").iterdir()) == []

@@ -235,6 +235,22 @@ def test_a_plan_that_a_run_has_confirmed_since_it_was_read_is_not_replaced(outpu
     assert again.generation == 2
 
 
+def test_a_plan_that_is_replaced_while_it_is_read_is_the_one_or_the_other(output, monkeypatch):
+    write_plan(output, "s3://b", source_table(IMAGES), {})
+    real = FencedTable.committed_metadata
+
+    def replaced_meanwhile(table, name):
+        monkeypatch.setattr(FencedTable, "committed_metadata", real)
+        write_plan(output, "s3://c", source_table(IMAGES[:3]), {}, replaced=read_plan(output, {}))
+        return real(table, name)
+
+    monkeypatch.setattr(FencedTable, "committed_metadata", replaced_meanwhile)
+    plan = read_plan(output, {})
+    assert (plan.input, plan.generation, plan.num_images) == ("s3://b", 1, len(IMAGES))
+    with pytest.raises(FencedError):
+        confirm_plan(plan, {})
+
+
 def test_a_run_that_confirms_while_the_plan_is_replaced_wins(output, monkeypatch):
     plan = write_plan(output, "s3://b", source_table(IMAGES), {})
     real = FencedTable.put

@@ -33,6 +33,7 @@ from sam_pipeline.storage.inputs.containers.archives import (
     tables_in_order,
     unique,
 )
+from sam_pipeline.storage.inputs.containers.member_places import MemberPlaces
 from sam_pipeline.storage.inputs.kept_values import json_text
 from sam_pipeline.storage.inputs.listing.passed_over import Kind
 from sam_pipeline.storage.inputs.source_object import Location, LocationKind, SourceObject, SourceOptions
@@ -181,7 +182,7 @@ def _index(container: SourceObject, source_options: SourceOptions, extensions: s
 def _entries(container: SourceObject, source_options: SourceOptions) -> Iterator[_Entry]:
     keep = {name.lower() for name in source_options.images.keep}
     seen: Counter[str] = Counter()
-    locations: dict[str, Location] = {}
+    places = MemberPlaces()
     num_members = 0
     is_tar = False
     try:
@@ -192,18 +193,20 @@ def _entries(container: SourceObject, source_options: SourceOptions) -> Iterator
             stem, _, extension = base.partition(".")
             sample = (folder, stem) if keep else offset
             is_plain = member.isreg() and not member.issparse()
+            place = None
             if is_plain:
-                where = offset if kind == "tar" else member.offset_data
-                locations[member.name] = Location(container.uri, kind, where, member.size)
-            elif member.islnk() and member.linkname in locations:
-                locations[member.name] = locations[member.linkname]
+                place = offset if kind == "tar" else member.offset_data, member.size
+            elif member.islnk():
+                place = places.find(member.linkname)
+            if place is not None:
+                places.add(member.name, *place)
             kept: Mapping[str, str] = {}
             image = None
             passed_over = in_hidden_folder(container, member.name)
             if passed_over is not None:
                 pass
-            elif is_image(member.name) and (member.isreg() or (member.islnk() and member.linkname in locations)):
-                location = None if member.issparse() else locations[member.name]
+            elif is_image(member.name) and (member.isreg() or place is not None):
+                location = None if place is None else Location(container.uri, kind, *place)
                 image = _image(container, unique(member.name, seen), member.size, location)
             elif is_image(member.name) and (member.islnk() or member.issym()):
                 passed_over = "link", f"{container.uri}#{member.name}"
@@ -211,6 +214,8 @@ def _entries(container: SourceObject, source_options: SourceOptions) -> Iterator
                 content, why = _kept(extension.lower(), stream, member)
                 kept = {extension.lower(): content}
                 passed_over = None if why is None else ("not kept", f"{container.uri}#{member.name} ({why})")
+            elif member.islnk() and extension.lower() in keep:
+                passed_over = "not kept", f"{container.uri}#{member.name} (a hard link)"
             if is_plain:
                 _check_data(stream, member)
             num_members += 1

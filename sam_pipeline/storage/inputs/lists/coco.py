@@ -59,6 +59,24 @@ def coco_image_id(extra: str | None) -> int | str | None:
     return file_id(fields.get("coco_image_id")) if isinstance(fields, dict) else None
 
 
+def first_image_ids(images: object) -> dict[int | str, int | str]:
+    """Of each id in the `images` of a COCO file, the first id that names the same file, which is planned.
+
+    Files list an image several times where it has several captions. What is planned goes by coco_url where http is
+    allowed, so both names must be the same. An id that comes twice counts once.
+    """
+    found: dict[int | str, int | str] = {}
+    first_ids: dict[str, int | str] = {}
+    for image in images if isinstance(images, list) else []:
+        image_id = file_id(image.get("id")) if isinstance(image, dict) else None
+        if image_id is None or image_id in found:
+            continue
+        names = image.get("file_name"), image.get("coco_url")
+        is_named = any(isinstance(name, str) for name in names)
+        found[image_id] = first_ids.setdefault(repr(names), image_id) if is_named else image_id
+    return found
+
+
 def _entries(uri: str, source_options: SourceOptions) -> list[Any]:
     content = read_json(uri, source_options.storage)
     entries = content.get("images") if isinstance(content, dict) else None

@@ -142,6 +142,15 @@ def test_a_hard_link_is_an_image_with_the_bytes_of_its_target(store, compress):
     assert [image.size_bytes for image in images] == [1, 4, 4, 1]
 
 
+def test_a_sibling_that_is_a_hard_link_is_told_of(memory, caplog):
+    link = File("1.cls", type_=tarfile.LNKTYPE, linkname="0.cls")
+    data = packed(File("0.jpg", b"x"), File("0.cls", b"3"), File("1.jpg", b"y"), link)
+    images = memory.index(data, keep=("cls",))
+    assert [image.extra for image in images] == ['{"cls": "3"}', None]
+    (message,) = caplog.messages
+    assert message.endswith("#1.cls (a hard link)")
+
+
 def test_links_that_cannot_be_followed_are_told_apart_from_files_that_are_no_images(memory, caplog):
     skipped = []
     data = packed(
