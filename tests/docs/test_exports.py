@@ -27,7 +27,7 @@ def _folder_with_run(tmp_path, monkeypatch):
     images = []
     for number in range(3):
         path = tmp_path / "photos" / f"{number}.png"
-        path.write_bytes(saved(noise(131, 97), "PNG"))
+        path.write_bytes(saved(noise(97, 131), "PNG"))
         images.append(SourceObject(f"file://{path}", path.stat().st_size, None))
     output = str(tmp_path / "run")
     write_plan(output, str(tmp_path / "photos"), source_table(images), {})

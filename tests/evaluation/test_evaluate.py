@@ -308,8 +308,8 @@ def test_images_of_the_run_that_come_from_the_same_file_are_found_by_their_ids(t
 
 def test_ids_win_over_names_where_the_run_was_planned_from_the_same_file(tmp_path):
     truth = coco_file([[annotation(LEFT)], [annotation(RIGHT)]])
-    for image in truth["images"]:
-        image["file_name"] = "same.jpg"
+    for image, name in zip(truth["images"], ("y/same.jpg", "x/same.jpg"), strict=True):  # each that of the other
+        image["file_name"] = name
     uris = ["file:///in/x/same.jpg", "file:///in/y/same.jpg"]
     rows = [
         row(number, 1, masks=[stored(each)], height=HEIGHT, width=WIDTH, uri=uris[number], extra=extra)
