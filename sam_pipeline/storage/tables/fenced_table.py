@@ -245,7 +245,7 @@ def put_parquet(
         # Not final: a worker puts for days, and a role's credentials are renewed in between.
         try:
             retried(lambda: filesystem.pipe_file(path, content), what=f"write to {table_uri}", denied_is_final=False)
-        except BaseException:
+        except Exception:
             if protocol_of(table_uri) == "file":  # part of it is there, on a disk that may be full
                 with suppress(OSError):
                     filesystem.rm_file(path)
