@@ -21,6 +21,7 @@ from sam_pipeline.evaluation.ranking import resolve_ranking
 from sam_pipeline.evaluation.settings import EvaluationSettings, IouKind
 from sam_pipeline.results.results import Results
 from sam_pipeline.storage.objects.filesystem import absolute_uri
+from sam_pipeline.storage.tables.plan import existing_plan
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ def evaluate(
         OutputError, StorageUnavailableError: the results cannot be read.
     """
     check_installed()
-    truth = read_ground_truth(absolute_uri(settings.ground_truth), results.storage_options)
+    uri, options = absolute_uri(settings.ground_truth), results.storage_options
+    truth = read_ground_truth(uri, options, is_input=existing_plan(results.output, options).input == uri)
     if truth.num_stray:
         logger.warning("%d annotations name no image of %s: left out", truth.num_stray, truth.uri)
     if (num_left := results.num_images - results.num_done) > 0:

@@ -24,7 +24,6 @@ from sam_pipeline.evaluation.settings import RankBy
 from sam_pipeline.results.results import Results
 from sam_pipeline.results.selection.choosing import list_array
 from sam_pipeline.storage.inputs.file_numbers import is_real, whole_number
-from sam_pipeline.storage.tables.plan import existing_plan
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +80,7 @@ def compared_images(results: Results, truth: GroundTruth, counts: Counts) -> lis
     if not rows.num_rows:
         raise InputError("the run has no results of the images that are wanted")
     uris, extras = rows["uri"].to_pylist(), rows["extra"].to_pylist()
-    is_same_file = existing_plan(results.output, results.storage_options).input == truth.uri
-    found = match_ids(truth.images, extras) if is_same_file else match_images(truth.images, uris, extras)
+    found = match_ids(truth.images, extras) if truth.is_input else match_images(truth.images, uris, extras)
     if not found:
         raise InputError(
             f"run and ground truth have no image in common: the run has {uris[0]!r}, the ground truth "

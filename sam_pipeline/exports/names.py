@@ -24,8 +24,8 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]|%(?=[0189][0-9A-F]|25|2E|2F|5C|7F|
 _MOST_BYTES = 255
 _SHORT = _MOST_BYTES // 4
 _SUFFIX = re.compile(r"(?<=[^/])\.[^./]{1,5}$")
-# Of a list that names no image there.
-_LIST_ENTRY = r"#row-\d+$"
+# Of a list that names no image there, or of an archive that cannot be read.
+_NO_IMAGE = r"#(row-\d+)?$"
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,13 @@ def read_names(results: Results, *, split: float | None = None, seed: int = 0, s
 def _root(results: Results) -> str:
     """The folder of all images: the input, if it is one, or else what their URIs have in common.
 
-    A bad entry of a list counts only if there is nothing else: it is named after the list, which lies elsewhere.
+    What names no image counts only if there is nothing else: a bad entry of a list is named after the list, which lies
+    elsewhere, and a damaged archive by itself.
     """
     of_images: list[str] = []
     of_all: list[str] = []
     for rows in results.tables(["uri", "status"]):
-        is_entry = pc.and_(pc.not_equal(rows["status"], "ok"), pc.match_substring_regex(rows["uri"], _LIST_ENTRY))
+        is_entry = pc.and_(pc.not_equal(rows["status"], "ok"), pc.match_substring_regex(rows["uri"], _NO_IMAGE))
         of_images = _ends(of_images, rows["uri"].filter(pc.invert(is_entry)))
         of_all = _ends(of_all, rows["uri"])
     ends = of_images or of_all

@@ -79,6 +79,8 @@ class Job:
     """For the image and each crop layer, (P, 2) shares of width and height; None: those of points_per_side."""
     probe_uri: str | None
     """An image that could be read as the run began: tells a bad image from storage that fails. None: there is none."""
+    images_folder: str | None
+    """A folder on a disk that held images as the run began; None: they are elsewhere."""
     backend: Backend
     table_id: str
     """Of the results: MaskTable.id."""

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sam_pipeline.config import InputFormat, PlanConfig, SelectionConfig
+from sam_pipeline.config import InputFormat, PlanConfig
 from sam_pipeline.config.base import settings_by_name
 from sam_pipeline.errors import ConfigError
 from sam_pipeline.pipeline.workers.limits import reading_limit
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 _KEPT = ("input_format", "input_column", "image_root", "keep", "allow_http", "include", "exclude")
 
 # Those of them that decide which image a name of a list means.
-_OF_NAMES = ("input_format", "input_column", "image_root", "allow_http")
+_OF_NAMES = frozenset({"input_column", "image_root", "allow_http"})
 
 # Settings that only a look at the input follows.
 _OF_LISTING = (*_KEPT, "limit", "sample", "seed")
@@ -178,23 +178,21 @@ def _check_names(new: ListedInput, num_again: int, plan: Plan, config: PlanConfi
     """Refuse new images of a list that seem to be planned ones, whose names are taken for others than before.
 
     Raises:
-        ConfigError: none of the planned images is named any more.
-        InputError: none of the new images that were looked at can be read.
+        ConfigError: none of the planned images is named any more, by settings that are others.
+        InputError: none of the new images can be read, and something speaks for wrong names.
     """
     assert config.images.input is not None, "extend needs it"
-    if plan.listing is None:  # an earlier version made it: how its names were taken is not known
-        seems_wrong = config.selection == SelectionConfig()
-    else:
-        seems_wrong = any(listing.get(name) != plan.listing.get(name) for name in _OF_NAMES)
-    if seems_wrong and not num_again:
+    # An earlier version did not say how names were taken.
+    is_otherwise = plan.listing is not None and bool(_OF_NAMES & _differences(plan.listing, listing).keys())
+    if is_otherwise and not num_again:
         raise ConfigError(
             f"{config.images.input} names none of the {plan.num_images} planned images now, but {new.images.num_rows} "
             "others: give the --image-root, --input-column or --allow-http that the plan was made with; or, for other "
             "images, another --output"
         )
-    some = new.images.filter(new.images["error"].is_null())
-    if seems_wrong and plan.listing is not None and some.num_rows:
-        check_first_images(ListedInput(some, new.input_format), config.images.input, config.storage_options)
+    # A single damaged image becomes a row with an error, as any other.
+    if new.images.num_rows > 1 and (is_otherwise or not num_again):
+        check_first_images(new, config.images.input, config.storage_options)
 
 
 def _listed_as_before(config: PlanConfig, plan: Plan) -> PlanConfig:
@@ -211,7 +209,7 @@ def _listing_of(config: PlanConfig, input_format: InputFormat) -> dict[str, Any]
     listing = {name: value for name, value in config.given().items() if name in _KEPT}
     root = listing.pop("image_root", None)
     if root is not None and input_format in _LISTS:  # else nobody has looked whether it holds a credential
-        listing["image_root"] = root if "://" in root else absolute_uri(root)
+        listing["image_root"] = (root if "://" in root else absolute_uri(root)).rstrip("/")
     return _as_json(listing)
 
 
@@ -219,9 +217,14 @@ def _log_changes(plan: Plan, listing: Mapping[str, Any]) -> None:
     """Say which settings the input is listed with that the plan does not have."""
     if plan.listing is None:  # an earlier version made it, and did not keep them
         return
-    before = _as_json(PlanConfig(output="-").by_name()) | dict(plan.listing)
-    if changed := {name: value for name, value in listing.items() if value != before[name]}:
+    if changed := _differences(plan.listing, listing):
         logger.info("listing the input with settings that the plan did not have, and has now: %s", _shown(changed))
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """What is set otherwise now; what was not given is at its default, or is found in the input."""
+    known = _as_json(PlanConfig(output="-").by_name()) | dict(before)
+    return {name: value for name, value in now.items() if value != known[name] and value != "auto"}
 
 
 def _shown(settings: Mapping[str, Any]) -> str:

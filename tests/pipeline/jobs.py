@@ -13,7 +13,14 @@ def job_of(config=None, **changes):
     fields = {"output": config.output, "table_id": "", "device": "cpu", "precision": "fp32", "weights_sha256": "0"}
     fields |= {"threads": 1, "finishers": 2, "backend": SAM}
     fields |= {"stall_timeout_s": 600, "image_timeout_s": 150, "worker_memory_bytes": 2**40}
-    fields |= {"mode": "grid", "has_prompts": False, "max_masks": 0, "point_grids": None, "probe_uri": None}
+    fields |= {
+        "mode": "grid",
+        "has_prompts": False,
+        "max_masks": 0,
+        "point_grids": None,
+        "probe_uri": None,
+        "images_folder": None,
+    }
     return Job(config, **(fields | changes))
 
 

@@ -33,7 +33,6 @@ class TruthImage:
 class GroundTruth:
     """What an annotation file says; annotations stay as they are in the file until their image is compared.
 
-    Those of several ids that name one file are of its first id, which is the one that a run of the same file has.
     Only where the file lists no categories, annotations without one have the category 1.
     """
 
@@ -48,10 +47,18 @@ class GroundTruth:
     """Annotations without a known image."""
     num_uncategorized: int
     """Annotations of known images without a known category: objects where categories are not compared."""
+    is_input: bool = False
+    """Whether the run was planned from this file: ids say which image is which, and several that name one image count
+    as the first of them, which the run has."""
 
 
-def read_ground_truth(uri: str, storage_options: StorageOptions) -> GroundTruth:
+def read_ground_truth(uri: str, storage_options: StorageOptions, *, is_input: bool = False) -> GroundTruth:
     """Read an annotation file, which is held in memory.
+
+    Args:
+        uri: of the file.
+        storage_options: of fsspec.
+        is_input: see GroundTruth.
 
     Raises:
         InputError: it cannot be read, is no such file, has no annotations, or gives an id to two images.
@@ -73,7 +80,7 @@ def read_ground_truth(uri: str, storage_options: StorageOptions) -> GroundTruth:
         names = {number: str(number) for number in numbers}
     categories = {number: name for number, name in names.items() if number is not None}
     annotations: dict[int | str, list[dict[str, Any]]] = defaultdict(list)
-    first_ids = first_image_ids(content["images"])
+    first_ids = first_image_ids(content["images"]) if is_input else {image.image_id: image.image_id for image in images}
     num_stray = num_uncategorized = 0
     for entry in entries:
         image_id = file_id(entry.get("image_id")) if isinstance(entry, dict) else None
@@ -85,7 +92,7 @@ def read_ground_truth(uri: str, storage_options: StorageOptions) -> GroundTruth:
     if not annotations:
         raise InputError(f"no annotation in {uri} names an image of the file")
     images = [image for image in images if first_ids[image.image_id] == image.image_id]
-    return GroundTruth(uri, images, annotations, categories, num_stray, num_uncategorized)
+    return GroundTruth(uri, images, annotations, categories, num_stray, num_uncategorized, is_input)
 
 
 def category_of(annotation: Mapping[str, Any]) -> int | None:

@@ -38,12 +38,13 @@ class CurrentDecoder:
         """
         state = _structure(sam), [state_of(tensor) for tensor in _tensors(sam)]
         if self._decoder is None or state != self._state:
-            if state[0] == _structure_of_sam():
-                for tensor in _tensors(sam):
-                    if tensor.dtype != torch.float32:
-                        raise ValueError(
-                            f"the decoder computes in float32, got weights of {tensor.dtype}; call sam.float()"
-                        )
+            is_sam = state[0] == _structure_of_sam()
+            dtypes = {tensor.dtype for tensor in _tensors(sam) if tensor.is_floating_point()}
+            # Modules of a script's own may have weights of any type beside SAM's.
+            if torch.float32 not in dtypes or (is_sam and len(dtypes) > 1):
+                found = ", ".join(sorted(map(str, dtypes - {torch.float32})))
+                raise ValueError(f"the decoder computes in float32, got weights of {found}; call sam.float()")
+            if is_sam:
                 self._decoder, self._sums = SharedDecoder(sam), _sums(sam)
             else:
                 self._decoder = PlainDecoder(sam)

@@ -16,8 +16,11 @@ from sam_pipeline.pipeline.plan import sample_images
 from sam_pipeline.pipeline.prompt_plan import Targets
 from sam_pipeline.pipeline.run import images_per_block
 from sam_pipeline.pipeline.starting.planned_run import PlannedRun
+from sam_pipeline.storage.inputs.disks import common_folder
 from sam_pipeline.storage.inputs.fetching import find_probe
-from sam_pipeline.storage.objects.filesystem import join_uri
+from sam_pipeline.storage.inputs.source_object import object_of_row
+from sam_pipeline.storage.objects.filesystem import StorageOptions, join_uri
+from sam_pipeline.storage.tables.plan import Plan, read_planned
 
 _STALL_TIMEOUT_S = 600.0
 # A batch that hangs is tried twice before its rows are dropped; the run must not stall first.
@@ -71,9 +74,16 @@ def prepare_job(run: PlannedRun, cluster: Cluster, backend: Backend) -> tuple[Jo
         max_masks=0 if targets.prompts is None else targets.prompts.max_masks,
         point_grids=targets.layers,
         probe_uri=probe_uri,
+        images_folder=None if probe_uri is None else _images_folder(plan, config.storage_options),
         backend=backend,
     )
     return job, resources
+
+
+def _images_folder(plan: Plan, options: StorageOptions) -> str | None:
+    """See common_folder; a plan is in the order of names, so that its ends tell of all."""
+    image_ids = sorted({0, plan.num_images // 2, plan.num_images - 1})
+    return common_folder(map(object_of_row, read_planned(plan.output, image_ids, options).to_pylist()))
 
 
 def _resolved_precision(model: ModelConfig, device: str) -> ResolvedPrecision:

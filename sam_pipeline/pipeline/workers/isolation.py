@@ -47,8 +47,7 @@ from sam_pipeline.pipeline.workers.stages import (
 )
 from sam_pipeline.process.stopping import is_stopping
 from sam_pipeline.safety.clean_text import one_line
-from sam_pipeline.storage.inputs.fetching import Fetched
-from sam_pipeline.storage.inputs.probe import wait_for_probe
+from sam_pipeline.storage.inputs.fetching import Fetched, wait_for_probe
 from sam_pipeline.storage.inputs.source_object import SourceObject, object_of_row
 from sam_pipeline.storage.tables.plan import read_planned
 from sam_pipeline.storage.tables.results import Shard

@@ -39,6 +39,7 @@ from sam_pipeline.pipeline.workers.columns import (
 from sam_pipeline.pipeline.workers.limits import each_in_time, limit_memory, limit_memory_after, time_limit
 from sam_pipeline.safety.clean_text import one_line
 from sam_pipeline.storage.inputs.decoding.image_reading import DecodeError, TooLargeError, decode_image
+from sam_pipeline.storage.inputs.disks import check_seen
 from sam_pipeline.storage.inputs.fetching import (
     FETCH_LIMIT_S,
     ChangedError,
@@ -91,9 +92,16 @@ def planned_images(image_ids: npt.NDArray[np.int64], job: Job) -> list[PlannedIm
 
 
 def fetch_planned(images: Sequence[PlannedImage], job: Job) -> Iterator[Fetched]:
-    """Fetch the bytes of planned images, a few at a time."""
+    """Fetch the bytes of planned images, a few at a time.
+
+    Raises:
+        InputError: this machine does not see the disk of the images.
+    """
     sources = [image.source for image in images]
-    return fetch_images(sources, job.storage_options, job.probe_uri, limit_s=fetch_limit_s(job))
+    for fetched in fetch_images(sources, job.storage_options, job.probe_uri, limit_s=fetch_limit_s(job)):
+        if isinstance(fetched, FileNotFoundError) and job.images_folder is not None:
+            check_seen(job.images_folder)
+        yield fetched
 
 
 def fetch_limit_s(job: Job) -> float:

@@ -15,7 +15,6 @@ from sam_pipeline.safety.regular_files import NotRegularFileError
 from sam_pipeline.safety.uri_rules import HTTP_SCHEMES
 from sam_pipeline.storage.inputs.listing.files import object_of_info
 from sam_pipeline.storage.inputs.name_forms import other_forms
-from sam_pipeline.storage.inputs.probe import check_disk, read_probe, wait_for_probe
 from sam_pipeline.storage.inputs.source_object import MAX_IMAGE_BYTES, SourceObject
 from sam_pipeline.storage.objects.filesystem import StorageOptions, open_filesystem, protocol_of
 from sam_pipeline.storage.objects.ranges import read_ranges
@@ -25,6 +24,7 @@ from sam_pipeline.storage.objects.retrying import (
     ErrorKind,
     error_kind,
     http_status,
+    is_denied,
     is_transient,
     retried,
 )
@@ -95,7 +95,7 @@ def fetch(
         only this image has.
 
     Raises:
-        InputError: access is denied to the probe too; or this machine does not see the disk of the images.
+        InputError: access is denied to the probe too.
         StorageUnavailableError: the probe did not answer for two minutes either.
     """
     answers: dict[str, Fetched] = {}
@@ -110,8 +110,6 @@ def fetch(
             break
     else:
         raise StorageUnavailableError(f"storage failed {_MAX_ROUNDS} times in a row; the same command resumes")
-    if any(isinstance(answer, FileNotFoundError) for answer in answers.values()):
-        check_disk(probe_uri)
     return [answers[image.uri] for image in images]
 
 
@@ -131,7 +129,7 @@ def find_probe(images: Iterable[SourceObject], storage_options: StorageOptions) 
     failure: Exception | None = None
     for uri in _objects(images):
         try:
-            retried(partial(read_probe, uri, storage_options), what=f"read {uri}")
+            retried(partial(_probe, uri, storage_options), what=f"read {uri}")
             return uri
         except (FileNotFoundError, IsADirectoryError):
             continue
@@ -197,15 +195,51 @@ def confirm_image_error(error: Exception, storage_options: StorageOptions, probe
     """
     if isinstance(error, SamPipelineError):
         raise error
-    if isinstance(error, FileNotFoundError):
-        check_disk(probe_uri)
-    elif probe_uri is not None and not isinstance(error, IsADirectoryError):
+    if probe_uri is not None and not isinstance(error, (FileNotFoundError, IsADirectoryError)):
         wait_for_probe(probe_uri, storage_options)
     return error
 
 
 def _object_uri(image: SourceObject) -> str:
     return image.uri if image.location is None else image.location.container
+
+
+def _probe(uri: str, storage_options: StorageOptions) -> None:
+    """Read one byte of an object, by GET: the answer to a HEAD would not say what is wrong."""
+    filesystem, path = open_filesystem(uri, storage_options)
+    try:
+        filesystem.cat_file(path, start=0, end=1)
+    except OSError as error:
+        if http_status(error) != RANGE_NOT_SATISFIABLE:  # an empty object, which is as good
+            raise
+
+
+def wait_for_probe(probe_uri: str, storage_options: StorageOptions) -> bool:
+    """Wait until the probe can be read; whether the first attempt was enough.
+
+    Raises:
+        InputError: access to it is denied.
+        StorageUnavailableError: it did not answer for two minutes.
+    """
+    attempts = 0
+
+    def attempt() -> None:
+        nonlocal attempts
+        attempts += 1
+        _probe(probe_uri, storage_options)
+
+    try:
+        retried(attempt, what=f"read {probe_uri}", denied_is_final=False)
+    except FileNotFoundError:
+        pass  # deleted since: the storage answers, and lets us in
+    except Exception as error:
+        if not is_denied(error):
+            raise
+        raise InputError(
+            f"access was denied to {probe_uri}, which could be read before ({one_line(error)}); "
+            "renew the credentials; the same command resumes"
+        ) from error
+    return attempts == 1
 
 
 @tenacity.retry(

@@ -73,14 +73,10 @@ class Outcome:
     def _failed_images(self) -> str:
         failed = sorted({*self.num_by_status} - {"ok"}, key=lambda name: (-self.num_by_status[name], name))
         counts = ", ".join(f"{self.num_by_status[name]} {name}" for name in failed)
-        remedies = [f"{counts}, such as {self.failure}"]
-        # To do a changed image again is of no use while the plan has its old size and ETag.
-        if again := [name for name in failed if name != "changed"]:
-            retry = f"sam-pipeline retry {shlex.quote(self.output)} --status {' '.join(again)}"
-            remedies.append(f"`{retry}` lets the next annotate do them again")
-        if "changed" in failed:
-            remedies.append("annotate with the same --input, --extend and --redo-changed does the changed ones again")
-        return "; ".join(remedies)
+        retry = f"sam-pipeline retry {shlex.quote(self.output)} --status {' '.join(failed)}"
+        remedy = f"{counts}, such as {self.failure}; `{retry}` lets the next annotate do them again"
+        # The plan has the size and ETag that changed images had.
+        return remedy + ("; for changed ones give it --extend, --redo-changed and --input" * ("changed" in failed))
 
 
 def count_results(table: Table, storage_options: StorageOptions) -> tuple[Counter[str], int]:

@@ -10,10 +10,10 @@ OBJECT = {"id": 1, "image_id": 1, "category_id": 2, "bbox": [0, 0, 1, 1]}
 CAT = {"id": 2, "name": "cat"}
 
 
-def read(folder, content):
+def read(folder, content, **options):
     place = folder / "truth.json"
     place.write_text(content if isinstance(content, str) else json.dumps(content))
-    return read_ground_truth(str(place), {})
+    return read_ground_truth(str(place), {}, **options)
 
 
 def test_what_is_read(tmp_path):
@@ -48,11 +48,13 @@ def test_an_annotation_without_a_category_is_of_none_where_the_file_lists_some(t
     assert (truth.categories, truth.num_uncategorized) == ({1: "1", 2: "2"}, 0)
 
 
-def test_several_ids_of_one_file_are_one_image(tmp_path):
+def test_several_ids_of_one_file_are_one_image_where_the_run_has_it_once(tmp_path):
     images = [IMAGE | {"id": 5}, IMAGE | {"id": 3}, IMAGE, IMAGE | {"id": 4, "coco_url": "http://host/a.jpg"}]
     objects = [OBJECT | {"image_id": number} for number in (1, 3, 4, 5)]
-    truth = read(tmp_path, {"images": images, "annotations": objects, "categories": [CAT]})
-    assert [image.image_id for image in truth.images] == [4, 5]  # 5 is the first of the file, which a run has
+    content = {"images": images, "annotations": objects, "categories": [CAT]}
+    assert len(read(tmp_path, content).images) == 4  # names may be the last parts of others
+    truth = read(tmp_path, content, is_input=True)
+    assert [image.image_id for image in truth.images] == [4, 5]  # 5 is the first of the file, which is planned
     assert truth.annotations == {5: [objects[0], objects[1], objects[3]], 4: [objects[2]]}
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from sam_pipeline.config import AnnotateConfig, MaskConfig
+from sam_pipeline.errors import InputError
 from sam_pipeline.masks.prompts import UnusablePrompt
 from sam_pipeline.masks.records import PromptedMaskRecord
 from sam_pipeline.pipeline.job import Backend
@@ -77,6 +78,21 @@ def test_every_image_is_one_row_whatever_its_fate(folder):
     assert rows[3]["error"].endswith("bytes, now 7")
     assert rows[4]["error"].startswith("FileNotFoundError: ")
     assert [[len(crops) for crops in crops_by_image(table)] for table in tables] == [[1], [0], [0], [0], [0], [1]]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_images_are_gone_only_where_their_disk_is_seen(folder, is_there):
+    job = replace(job_for(folder), images_folder=str(folder))
+    for path in folder.glob("*"):
+        if not is_there or path.name == "4-gone.png":
+            path.unlink()
+    planned = stages.planned_images(np.array([4]), job)
+    if is_there:
+        (answer,) = stages.fetch_planned(planned, job)
+        assert isinstance(answer, FileNotFoundError)
+    else:
+        with pytest.raises(InputError, match=f"does not see {folder}"):
+            list(stages.fetch_planned(planned, job))
 
 
 def test_an_object_too_large_to_fetch_is_a_row(folder, monkeypatch):

@@ -9,7 +9,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from sam_pipeline.errors import ConfigError, InputError, StorageUnavailableError
 from sam_pipeline.safety import uri_rules
-from sam_pipeline.storage.inputs import fetching, probe
+from sam_pipeline.storage.inputs import fetching
 from sam_pipeline.storage.inputs.fetching import ChangedError, RefusedError, TooLargeToFetchError, fetch, find_probe
 from sam_pipeline.storage.inputs.source_object import Location, SourceObject
 from tests.storage.objects.test_retrying import of_s3fs
@@ -319,8 +319,7 @@ def test_a_store_that_cannot_be_opened_is_the_fault_of_its_images_alone(flaky, m
         return real(uri, options)
 
     real = fetching.open_filesystem
-    for module in (fetching, probe):
-        monkeypatch.setattr(module, "open_filesystem", open_filesystem)
+    monkeypatch.setattr(fetching, "open_filesystem", open_filesystem)
     images = [SourceObject(f"gs://b/{name}.jpg", None, None) for name in "ab"]
     answers = fetch(images, {}, "flaky://probe")
     assert [(type(answer), str(answer)) for answer in answers] == [
@@ -382,30 +381,3 @@ def test_a_storage_that_does_not_answer_is_said_to_be_unavailable(flaky):
     flaky.instead["/a"] = (FOR_EVER, BUSY)
     with pytest.raises(StorageUnavailableError):
         find_probe(planned("a", "b"), {})
-
-
-@pytest.mark.parametrize("is_archive", [False, True])
-def test_a_machine_that_does_not_see_the_disk_of_the_images_does_not_take_them_for_gone(tmp_path, is_archive):
-    folder = tmp_path / "in"
-    folder.mkdir()
-    for name in ("a.png", "b.png", "gone.png"):
-        (folder / name).write_bytes(b"bytes")
-    image = SourceObject(f"file://{folder}/gone.png", 5, None)
-    if is_archive:
-        image = SourceObject(f"file://{folder}/gone.png#x", 5, None, Location(f"file://{folder}/gone.png", "tar", 0, 5))
-    probe_uri = find_probe([SourceObject(f"file://{folder}/a.png", 5, None)], {})
-
-    def answer():
-        return fetching.check_container(image, {}, probe_uri) if is_archive else fetch([image], {}, probe_uri)[0]
-
-    assert answer() in (b"bytes", None)
-    (folder / "gone.png").unlink()
-    assert isinstance(answer(), FileNotFoundError)
-    (folder / "a.png").unlink()
-    assert isinstance(answer(), FileNotFoundError)
-    (folder / "b.png").unlink()  # now it is as an empty mount point
-    for _ in range(2):
-        with pytest.raises(InputError, match=f"does not see the images in {folder}, which could be read when the run"):
-            answer()
-        if folder.exists():
-            folder.rmdir()

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from sam_pipeline.errors import InputError, StorageUnavailableError
-from sam_pipeline.storage.inputs import fetching, probe
+from sam_pipeline.storage.inputs import fetching
 from sam_pipeline.storage.inputs.source_object import SourceObject
 from sam_pipeline.storage.prompts import yolo_labels
 from sam_pipeline.storage.prompts.prompt_files import list_prompt_files, read_regions
@@ -225,7 +225,7 @@ class Store:
 def store(monkeypatch):
     def make(*answers, **state):
         made = Store(*answers, **state)
-        for module in (yolo_labels, fetching, probe):
+        for module in (yolo_labels, fetching):
             monkeypatch.setattr(module, "open_filesystem", lambda uri, options: (made, uri.removeprefix("s3://")))
         return made
 
