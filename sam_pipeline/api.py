@@ -42,7 +42,7 @@ def annotate(config: AnnotateConfig | None = None, *, show_progress: bool = True
     """Run, or resume, until every planned image has a row; as the command `annotate` does.
 
         run = annotate(input="photos", output="run", model_type="vit_t", points_per_side=16)
-        run = annotate(output="run")  # goes on where it was, with the same settings
+        run = annotate(output="run")  # goes on where it was, with the settings that decide masks
 
     Ray is the one that this process is connected to, or that RAY_ADDRESS names, or one started here for the time of the
     run. What the run has to say beyond its progress goes to the logger `sam_pipeline`.

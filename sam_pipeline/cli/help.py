@@ -35,7 +35,8 @@ Exit codes:
 
 _EXAMPLES = {
     "annotate": """\
-A start that goes on with a run takes the run's own settings where none are given; one that differs is refused.
+A start that goes on with a run takes from it the settings that decide masks, where none are given; one that differs is
+refused. Others, such as --storage-options and time-outs, are to be given again.
 
 Examples:
   sam-pipeline annotate --input photos/ --output run --model-type vit_t

@@ -17,7 +17,8 @@ class InputConfig(Settings):
 
     input: str | None = None
     """Folder or prefix, glob in quotes (* ? [] stand for parts of one name, ** for any folders), or single file; a
-    local path or any fsspec URI. Hidden folders below it are skipped. May be left out once there is a plan."""
+    local path, or a URI of s3, gs, az, abfs or hf. Hidden folders below it are skipped. May be left out once there is a
+    plan."""
     input_format: InputFormat = "auto"
     """What the input is: images (files), a manifest of URIs (Parquet, CSV, TSV, JSON Lines, text), parquet with image
     bytes, webdataset tar archives, zip archives, or a coco annotation file. auto goes by the suffix, for a folder by
@@ -50,9 +51,9 @@ class SelectionConfig(Settings):
     exclude: tuple[str, ...] = ()
     """No images whose URI, or the end of it, matches one of these patterns."""
     limit: int | None = None
-    """Plan only this many images: the first in the order of their URIs."""
+    """Plan only this many images: the first in the order of their URIs. An extension adds the others."""
     sample: int | None = None
-    """Plan only this many images, chosen at random."""
+    """Plan only this many images, chosen at random. An extension adds the others."""
     seed: int = 0
     """Seed of the random choice that sample makes."""
 

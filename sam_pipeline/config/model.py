@@ -20,7 +20,7 @@ class ModelConfig(Settings):
     model_type: ModelType = "default"
     """SAM architecture; default is vit_h, vit_t is MobileSAM."""
     checkpoint: str | None = None
-    """Path or fsspec URI of the weights (official .pth or Hugging Face safetensors). Default: the official file for
+    """Path or URI of the weights (official .pth or Hugging Face safetensors). Default: the official file for
     the model type, fetched once into the cache and verified."""
     device: Device = "auto"
     """Where the networks run; auto takes CUDA when the cluster has GPUs. Ray gives each process its GPU; with

@@ -18,8 +18,8 @@ class PromptConfig(Settings):
 
     prompts: str | None = None
     """Boxes or points to make masks of: COCO results or annotations (.json), Parquet or JSON Lines with bbox, score,
-    category_id, point_coords, point_labels, mask_input, or a folder of YOLO labels. The image is named by uri, url,
-    image_uri, image_path, path, file_name, image, key or image_id: the first of these that the file has. Frozen with
+    category_id, point_coords, point_labels, mask_input, or a folder of YOLO labels. In each row the first of uri, url,
+    image_uri, image_path, path, file_name, image, key and image_id that holds something names the image. Frozen with
     the plan."""
     prompt_images: str | None = None
     """COCO file whose `images` say which file_name each image_id of the prompts and regions stands for."""
@@ -27,7 +27,7 @@ class PromptConfig(Settings):
     """What bbox holds in prompts and regions: x, y, width, height as in COCO, or two corners, xyxy; in pixels of the
     image after its EXIF orientation."""
     min_score: float | None = None
-    """Prompts with a lower score are left out."""
+    """Prompts with a lower score, or with none, are left out."""
     regions: str | None = None
     """Regions of interest that the grid of an image is limited to: a file as for prompts, with bbox or polygon. Images
     that it does not name keep the whole grid."""

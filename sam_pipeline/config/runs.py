@@ -76,8 +76,9 @@ class AnnotateConfig(PlanConfig):
     """Seconds without any progress after which the run fails, to be resumed. Default: 600, and on CPUs one second
     more for each prompt of an image."""
     image_timeout_s: float | None = None
-    """Seconds that a stage may take over an image, else its worker is killed. The image is then tried alone; if it
-    hangs again, it becomes a row with status worker_crashed. Default: a quarter of stall_timeout_s."""
+    """Seconds that a worker may take to read an image, to encode a batch, or to find the masks of an image, else it is
+    killed. The image is then tried alone; if it hangs again, it becomes a row with status worker_crashed. Default: a
+    quarter of stall_timeout_s. Fetching an image has as many, but at least 30 and at most 240."""
     worker_memory_gb: float | None = None
     """Gigabytes that a worker may allocate beside the model. An image that needs more becomes a row with status
     worker_crashed. Default: six tenths of the memory of the smallest machine."""
