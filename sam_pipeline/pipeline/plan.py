@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -145,25 +146,12 @@ def _extended(plan: Plan, config: PlanConfig) -> Plan:
         )
     with reading_limit():
         listed = list_input(config)
-    found, listing = listed.images, _listing_of(config, listed.input_format)
-    # Two gigabytes of names are too many for one array of strings.
-    uris, planned_uris = (table["uri"].cast(pa.large_string()) for table in (found, planned))
-    positions = pc.index_in(uris, value_set=planned_uris.combine_chunks())
-    is_new = pc.is_null(positions)
-    again = found.filter(pc.invert(is_new))
-    before = planned.select(["image_id", *_VERSIONS]).take(positions.drop_null())
-    differs = pc.or_(*(pc.fill_null(pc.not_equal(again[name], before[name]), False) for name in _VERSIONS))
-    changed = again.add_column(0, IMAGES_SCHEMA.field("image_id"), before["image_id"]).filter(differs)
-    new = found.filter(is_new)
-    if listed.input_format in _LISTS and new.num_rows:
-        _check_names(ListedInput(new, listed.input_format), again.num_rows, plan, config, listing)
+    listing, seen = _listing_of(config, listed.input_format), _compared(listed.images, planned)
+    if listed.input_format in _LISTS and seen.new.num_rows:
+        _check_names(ListedInput(seen.new, listed.input_format), seen.num_again, plan, config, listing)
     _log_changes(plan, listing)
-    num_gone = planned.num_rows - again.num_rows
-    gone = "gone, or left out now" if config.selection.include or config.selection.exclude else "gone"
-    unknown = pc.and_(*(pc.or_(again[name].is_null(), before[name].is_null()) for name in _VERSIONS))
-    num_unknown = pc.sum(unknown).as_py() or 0
-    not_compared = f"; {num_unknown} have no size or ETag in the plan and were not compared" if num_unknown else ""
-    logger.info("%d new images, %d changed, %d %s%s", new.num_rows, changed.num_rows, num_gone, gone, not_compared)
+    _log_images(seen, planned.num_rows, config)
+    changed = seen.changed
     if not config.redo_changed:
         if changed.num_rows:
             logger.warning("what has changed keeps its masks; --redo-changed annotates it again")
@@ -171,7 +159,48 @@ def _extended(plan: Plan, config: PlanConfig) -> Plan:
     elif changed.num_rows and read_header(plan.output, options) is not None:
         # First the rows: killed in between, the next look finds the same images changed.
         MaskTable.stop_runs(plan.output, options).delete_images(changed["image_id"].to_numpy())
-    return extend_plan(plan, new, changed, options, listing=listing or None)
+    return extend_plan(plan, seen.new, changed, options, listing=listing or None)
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """An input as it is listed now, beside the plan."""
+
+    new: pa.Table
+    """Images that are not planned, of SOURCE_SCHEMA."""
+    changed: pa.Table
+    """Planned images with another size or ETag now, of IMAGES_SCHEMA."""
+    num_again: int
+    """Planned images that are still there."""
+    num_unknown: int
+    """Of these, images of which the plan or the listing has neither size nor ETag."""
+
+
+def _compared(found: pa.Table, planned: pa.Table) -> _Compared:
+    """Compare what was found, of SOURCE_SCHEMA, with what is planned."""
+    # Two gigabytes of names are too many for one array of strings.
+    uris, planned_uris = (table["uri"].cast(pa.large_string()) for table in (found, planned))
+    positions = pc.index_in(uris, value_set=planned_uris.combine_chunks())
+    is_new = pc.is_null(positions)
+    again = found.filter(pc.invert(is_new))
+    before = planned.select(["image_id", *_VERSIONS]).take(positions.drop_null())
+    differs = pc.or_(*(pc.fill_null(pc.not_equal(again[name], before[name]), False) for name in _VERSIONS))
+    unknown = pc.and_(*(pc.or_(again[name].is_null(), before[name].is_null()) for name in _VERSIONS))
+    return _Compared(
+        new=found.filter(is_new),
+        changed=again.add_column(0, IMAGES_SCHEMA.field("image_id"), before["image_id"]).filter(differs),
+        num_again=again.num_rows,
+        num_unknown=pc.sum(unknown).as_py() or 0,
+    )
+
+
+def _log_images(seen: _Compared, num_planned: int, config: PlanConfig) -> None:
+    num_gone = num_planned - seen.num_again
+    gone = "gone, or left out now" if config.selection.include or config.selection.exclude else "gone"
+    not_compared = f"; {seen.num_unknown} have no size or ETag in the plan and were not compared" * (
+        seen.num_unknown > 0
+    )
+    logger.info("%d new images, %d changed, %d %s%s", seen.new.num_rows, seen.changed.num_rows, num_gone, gone, unknown)
 
 
 def _check_names(new: ListedInput, num_again: int, plan: Plan, config: PlanConfig, listing: Mapping[str, Any]) -> None:
