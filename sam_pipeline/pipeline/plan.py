@@ -197,9 +197,7 @@ def _compared(found: pa.Table, planned: pa.Table) -> _Compared:
 def _log_images(seen: _Compared, num_planned: int, config: PlanConfig) -> None:
     num_gone = num_planned - seen.num_again
     gone = "gone, or left out now" if config.selection.include or config.selection.exclude else "gone"
-    not_compared = f"; {seen.num_unknown} have no size or ETag in the plan and were not compared" * (
-        seen.num_unknown > 0
-    )
+    unknown = f"; {seen.num_unknown} have no size or ETag in the plan and were not compared" if seen.num_unknown else ""
     logger.info("%d new images, %d changed, %d %s%s", seen.new.num_rows, seen.changed.num_rows, num_gone, gone, unknown)
 
 
