@@ -40,9 +40,10 @@ class CurrentDecoder:
         if self._decoder is None or state != self._state:
             is_sam = state[0] == _structure_of_sam()
             dtypes = {tensor.dtype for tensor in _tensors(sam) if tensor.is_floating_point()}
+            others = dtypes - {torch.float32}
             # Modules of a script's own may have weights of any type beside SAM's.
-            if torch.float32 not in dtypes or (is_sam and len(dtypes) > 1):
-                found = ", ".join(sorted(map(str, dtypes - {torch.float32})))
+            if others and (is_sam or others == dtypes):
+                found = ", ".join(sorted(map(str, others)))
                 raise ValueError(f"the decoder computes in float32, got weights of {found}; call sam.float()")
             if is_sam:
                 self._decoder, self._sums = SharedDecoder(sam), _sums(sam)

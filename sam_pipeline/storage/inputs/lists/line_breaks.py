@@ -101,8 +101,8 @@ def long_row_errors() -> Iterator[None]:
         if "straddling" not in str(error):
             raise
         raise ValueError(
-            "a row of more than a megabyte: rows must be shorter; or a value begins with a quote that nothing closes, "
-            "and takes in all lines below"
+            "a line of more than a megabyte: lines must be shorter; or a value begins with a quote that nothing "
+            "closes, and takes in all lines below"
         ) from error
 
 
