@@ -75,8 +75,9 @@ class Outcome:
         counts = ", ".join(f"{self.num_by_status[name]} {name}" for name in failed)
         retry = f"sam-pipeline retry {shlex.quote(self.output)} --status {' '.join(failed)}"
         remedy = f"{counts}, such as {self.failure}; `{retry}` lets the next annotate do them again"
-        # The plan has the size and ETag that changed images had.
-        return remedy + ("; for changed ones give it --extend, --redo-changed and --input" * ("changed" in failed))
+        if "changed" in failed:  # the plan has the size and ETag that they had
+            remedy += "; for changed ones give it --extend, --redo-changed and --input"
+        return remedy
 
 
 def count_results(table: Table, storage_options: StorageOptions) -> tuple[Counter[str], int]:
