@@ -145,7 +145,8 @@ def test_every_panel_has_an_answer_counts_are_those_of_the_rows_and_many_bad_ima
 def test_an_engine_that_hangs_raises_the_alert_of_a_stall_and_no_other(watched, run):
     hanging = Instructions(poison={str(number): ["decode", "hang"] for number in range(NUM_IMAGES // 2, NUM_IMAGES)})
     patient = ("--stall-timeout-s", 3000, "--image-timeout-s", 3000)
-    program = fast(run).annotate(*patient, address=watched.address, instructions=hanging)
+    in_order = ("--read-cpus", 0.75)  # one reading task: with several, an image may wait behind one that hangs
+    program = fast(run).annotate(*patient, *in_order, address=watched.address, instructions=hanging)
     server = watched.prometheus
     wait_until(lambda: server.is_firing("SamPipelineStalled"))
     assert run.num_committed() == NUM_IMAGES // 2
