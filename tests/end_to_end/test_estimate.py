@@ -9,7 +9,8 @@ from tests.end_to_end.pictures import save_photos
 from tests.end_to_end.settings import SETTINGS
 from tests.end_to_end.tables import read_rows
 
-pytestmark = pytest.mark.weights
+# CI estimates with an engine that finds rectangles, in tests/faults/test_estimates.py.
+pytestmark = [pytest.mark.weights, pytest.mark.soak]
 
 NUM_IMAGES = 5
 

@@ -39,6 +39,7 @@ def last_line(finished):
     return finished.stderr.splitlines()[-1]
 
 
+@pytest.mark.soak  # half a minute for four starts; in CI the next test ends with 1
 def test_a_run_without_an_image_that_is_ok_ends_with_1_and_can_be_planned_anew(annotate, start, tmp_path):
     for number in range(3):
         save(tmp_path, number, is_damaged=True)

@@ -16,9 +16,11 @@ from tests.end_to_end.tables import num_committed
 from tests.faults.conftest import ROOT
 from tests.faults.fake_engine import Instructions, decoded_numbers, image_file
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
 SECONDS = 0.4
+NUM_IMAGES = 500
+WATCHED_S = 60
 COMMIT_INTERVAL_S = 10
 SHARD_ROWS = 4
 """The defaults on CPUs."""
@@ -40,12 +42,11 @@ def most_at_risk(num_cpus):
 class LocalRun:
     """Fakes on a disk, annotated by a Ray of the run's own with the default settings."""
 
-    def __init__(self, start, env, folder, num_images):
+    def __init__(self, start, env, folder):
         self._start, self._env, self._folder = start, env, folder
-        self.num_images = num_images
         for name in ("images", "log"):
             (folder / name).mkdir()
-        for number in range(num_images):
+        for number in range(NUM_IMAGES):
             (folder / "images" / f"{number:06}.png").write_bytes(image_file(number))
 
     def annotate(self, num_cpus):
@@ -66,23 +67,19 @@ class LocalRun:
 
 
 @pytest.fixture
-def make_run(start, base_env, tmp_path):
-    return lambda num_images: LocalRun(start, base_env | {"PYTHONPATH": str(ROOT)}, tmp_path, num_images)
+def run(start, base_env, tmp_path):
+    return LocalRun(start, base_env | {"PYTHONPATH": str(ROOT)}, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("num_cpus", "num_images", "watched_s"),
-    [(2, 80, 15), *(pytest.param(cpus, 500, 60, marks=pytest.mark.soak) for cpus in (1, 2, 4, 8))],
-)
-def test_what_is_decoded_is_committed_while_the_run_runs(make_run, num_cpus, num_images, watched_s):
-    run = make_run(num_images)
+@pytest.mark.parametrize("num_cpus", [1, 2, 4, 8])
+def test_what_is_decoded_is_committed_while_the_run_runs(run, num_cpus):
     program = run.annotate(num_cpus)
     program.wait_until(lambda: len(run.decoded()) >= SHARD_ROWS)
     first_shard = time.monotonic()
     program.wait_until(lambda: run.num_committed() > 0)
     first_commit_s = time.monotonic() - first_shard
     most_waiting = 0
-    while time.monotonic() - first_shard < watched_s:
+    while time.monotonic() - first_shard < WATCHED_S:
         num_decoded = len(run.decoded())  # before the commits are counted: only what was there then
         time.sleep(_COMMIT_S)
         most_waiting = max(most_waiting, num_decoded - run.num_committed())
@@ -91,15 +88,14 @@ def test_what_is_decoded_is_committed_while_the_run_runs(make_run, num_cpus, num
     print(
         f"{num_cpus} CPUs: first commit after {first_commit_s:.1f} s, at most {most_waiting} of {num_decoded} waiting"
     )
-    assert num_decoded < num_images, "the run was watched to its end, where everything is committed"
+    assert num_decoded < NUM_IMAGES, "the run was watched to its end, where everything is committed"
     assert first_commit_s <= 10
     assert most_waiting <= most_at_risk(num_cpus)
 
 
-@pytest.mark.soak
-def test_a_kill_costs_what_is_in_flight_and_an_interval(make_run):
+def test_a_kill_costs_what_is_in_flight_and_an_interval(run):
     num_cpus, num_kills = 2, 5
-    run, chance = make_run(500), random.Random(1)
+    chance = random.Random(1)
     for kill in range(num_kills):
         before = Counter(run.decoded())
         program = run.annotate(num_cpus)
@@ -113,6 +109,6 @@ def test_a_kill_costs_what_is_in_flight_and_an_interval(make_run):
         assert lost <= most_at_risk(num_cpus)
     finished = run.annotate(num_cpus).wait()
     assert finished.exit_code == 0, finished.stderr
-    redone = len(run.decoded()) - run.num_images
+    redone = len(run.decoded()) - NUM_IMAGES
     assert redone <= num_kills * most_at_risk(num_cpus)
     run.verify()

@@ -14,7 +14,8 @@ from tests.faults.fake_engine import Instructions
 from tests.faults.test_ends import LINES
 from tests.processes import SCRIPTS
 
-pytestmark = [pytest.mark.s3, pytest.mark.slow, pytest.mark.without_cluster]
+# CI submits a job in tests/end_to_end/test_cluster_job.py.
+pytestmark = [pytest.mark.s3, pytest.mark.slow, pytest.mark.soak, pytest.mark.without_cluster]
 
 SLOW = Instructions(seconds=0.3)
 

@@ -102,6 +102,7 @@ def stalling(tmp_path):
     return ("--stall-timeout-s", 6, "--image-timeout-s", 60), hanging, once
 
 
+@pytest.mark.soak
 def test_a_run_that_stalls_fails_loudly_and_can_be_resumed(run, cluster, stalling):
     limits, hanging, _ = stalling
     stalled = run.annotate(*limits, address=cluster, instructions=hanging).wait()
