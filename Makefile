@@ -10,8 +10,8 @@ BIN := .venv/bin
 help:
 	@echo "make demo   install, fetch vit_t, annotate four photographs, draw the masks over them"
 	@echo "make test   install, run the test suite"
-	@echo "make soak   install, run the faults that take too long for make test: at random, races, fuzzing (an hour)"
-	@echo "make long   install, run what else takes too long: vit_l and vit_h, every input, example and Python (half an hour)"
+	@echo "make soak   install, run the long fault tests: random kills, races, fuzzing (an hour and a half)"
+	@echo "make long   install, run all other long tests: vit_l and vit_h, all inputs, examples and Python versions (half an hour)"
 	@echo "make resume  install, measure what a resume over ten million images takes (five minutes)"
 	@echo "make redo   install, measure what a million changed images cost the driver (five minutes)"
 	@echo "make mutations  install, break the commit protocol in five ways; its tests must see each (ten minutes)"
@@ -29,7 +29,7 @@ help:
 demo: .venv/installed
 	$(BIN)/python jobs/demo.py demo
 
-# What starts no cluster runs on two cores at once, each test with one thread: threads without a core wait for each other.
+# These run on two cores at once, each test with one thread: threads without a core wait for each other.
 UNITS := $(addprefix tests/,amg benchmarks cli config docs end_to_end/test_refusals.py evaluation exports gpu infra masks \
 	model parity pipeline process report results run safety storage torch utils test_automatic_mask_generator.py \
 	test_build_sam.py test_drawing.py test_official_names.py test_security.py)

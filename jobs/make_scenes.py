@@ -4,8 +4,8 @@
 
 writes PNGs to loop/images, and loop/detections.json: a COCO file with the boxes of an imagined detector, each with a
 category and a score. Its boxes are a little off, and some are around nothing, with low scores. A scene is a piece of a
-photograph that ships with scikit-image, on which discs, squares and triangles lie, each with the texture of another
-photograph. The same arguments give the same files. The folder must be new or empty.
+photograph that ships with scikit-image, on which discs, squares and triangles lie, each with the texture of a piece of
+a photograph. The same arguments give the same files. The folder must be new or empty.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _COLOURS = {1: (230, 60, 40), 2: (40, 180, 70), 3: (60, 90, 240)}
 _PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 _MIN_SIDE, _MAX_SIDE = 32, 64
 _OFF = 0.06
-"""Of a box's side, by which a detector's box is off at a standard deviation."""
+"""Standard deviation of a detector box's error, as a share of its side."""
 
 
 def make_scene(random: np.random.Generator) -> tuple[NDArray[np.uint8], list[tuple[int, NDArray[np.bool_]]]]:

@@ -138,7 +138,7 @@ def loss_of(
 
 
 def detect(predicted: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """The objects of each image, the surest first: boxes (N, 4) xyxy in pixels, channels (N,) and scores (N,)."""
+    """The objects of each image, highest score first: boxes (N, 4) xyxy in pixels, channels (N,) and scores (N,)."""
     logits, geometry = predicted
     scores = logits.sigmoid()
     peaks = scores * (F.max_pool2d(scores, 3, stride=1, padding=1) == scores)
@@ -282,7 +282,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--held-out", type=float, default=0.25, help="share of the images")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="of torch; so small a network gains little by more")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads; more hardly help so small a network")
     arguments = vars(parser.parse_args())
     threads = arguments.pop("threads")
     try:

@@ -58,7 +58,7 @@ def annotate(config: AnnotateConfig | None = None, *, show_progress: bool = True
     Raises:
         ConfigError: there is no setting of a name, or a value is of another type, or out of range.
         NothingSucceededError: the run is finished, but no image is ok, or no prompt has a mask; open_run reads why.
-        SamPipelineError: see sam_pipeline.errors; after any of the others the same call resumes.
+        SamPipelineError: see sam_pipeline.errors; after a RunFailedError the same call resumes.
     """
     if config is None:
         config = settings_by_name(AnnotateConfig, settings)

@@ -14,7 +14,7 @@ SamPipelineError              1
 ├── RunFailedError            1   the run stopped before every planned image was committed; starting again may help
 │   └── StorageUnavailableError   1   storage did not answer although it was asked again and again
 ├── NothingSucceededError     1   every planned image has a row, but none is ok, or no prompt has a mask
-└── FencedError               3   a newer run took over this output
+└── FencedError               3   a newer start took over this output
 """
 
 from __future__ import annotations

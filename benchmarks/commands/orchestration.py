@@ -5,8 +5,8 @@ tests, with crops and embeddings of the sizes asked for. Images are PNGs of 8 x 
 --unread nothing is fetched and decoded either, for runs of a million images; --seconds ends a run early.
 
 CPU an image is counted from the moment a tenth of the images is done to the last one; what the driver took before, and
-until the first commit, is told apart. Memory is private, but for the object store: what of it was ever written. The
-growth of the driver's is that of the same time.
+until the first commit, is told apart. Memory is private memory; of the object store, all that was ever written. The
+driver's growth is measured over the same period.
 """
 
 from __future__ import annotations

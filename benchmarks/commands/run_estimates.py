@@ -6,8 +6,8 @@ run are those that `annotate` prints. A folder of photographs of 300 to 3,000 pi
 each time.
 
 An estimate says what the machine does while it runs. Where others work too, the run may get another share of the cores
-than the sample did. So it is watched how many cores each of the two kept busy, from the start of the decoder on, and a
-second ratio is that of estimated core seconds to those of the run.
+than the sample did. So the benchmark counts the cores that each of the two kept busy, from the start of the decoder on,
+and a second ratio is that of estimated core seconds to those of the run.
 """
 
 from __future__ import annotations

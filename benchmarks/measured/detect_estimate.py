@@ -33,9 +33,10 @@ _ISSUED_A_SECOND = 132 * 4 * 1.75e9
 """Instructions of warps: processors, schedulers of each, clock."""
 _EFFICIENCY = {"_measure": 0.8, "_edges": 0.8}
 _EFFICIENCY_OF_PRODUCTS = 0.55
-"""Share of them that a kernel reaches, the others first. By these, estimates made before come out for the kernels of
-then: 2.5 ms for averaging image tokens after one layer, 4.4 after two, 2.4 for rebuilding them, 4.3 for measuring where
-22 % of all 32 neighbouring cells are mixed. Where a processor has one or two programs, warps wait more."""
+"""Share of this rate that kernels reach: the two named, and all others. With these shares, earlier estimates for the
+older kernels come out again: 2.5 ms for averaging image tokens after one layer, 4.4 after two, 2.4 for rebuilding them,
+4.3 for measuring where 22 % of all 32 neighbouring cells are mixed. Where a processor has one or two programs, warps
+wait more."""
 _BYTES_A_SECOND = 0.8 * 4.0e12
 _FLOP_A_SECOND = 800e12
 """Dense float16."""

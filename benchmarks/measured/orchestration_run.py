@@ -1,6 +1,6 @@
 """One run of the pipeline for the benchmark of orchestration: the real graph, with an engine that computes nothing.
 
-    python -m benchmarks.measured.orchestration_run plan|annotate SETUP
+    python -m benchmarks.measured.orchestration_run plan|annotate SETUP SOURCE OUTPUT
 
 SETUP is JSON: see Setup. Prints a line of JSON for each event, with its time.
 """

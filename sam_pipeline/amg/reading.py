@@ -31,7 +31,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     try:
         decode_image(data, max_pixels=MAX_PIXELS)
     except DecodeError as error:
-        # Of a few formats that OpenCV reads we know no damage, such as JPEG 2000 and portable pixmaps.
+        # We cannot check the few formats that only OpenCV reads, such as JPEG 2000 and portable pixmaps.
         if not isinstance(error.__cause__, UnidentifiedImageError):
             raise
     image = _decode_with_opencv(data)

@@ -15,7 +15,7 @@ from sam_pipeline.errors import InputError
 from sam_pipeline.safety.clean_text import one_line
 
 _SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm")
-"""A file that has one of these and is no image is a broken one; any other is just not an image."""
+"""Files with these suffixes count as images, so one that is not an image is reported as broken."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def check_place(place: Path, *, overwrite: bool) -> None:
 
     Args:
         place: a folder of masks, or a JSON file.
-        overwrite: whether results of amg are no hindrance.
+        overwrite: whether earlier results of amg may be replaced.
 
     Raises:
         OutputError: something is there.

@@ -22,8 +22,8 @@ _PLAIN_INTERVAL_S = 10.0
 
 
 def amg(config: Annotated[AmgConfig, flags_of(AmgConfig)]) -> int:
-    """Masks of an image or a folder as PNGs or JSON, as scripts/amg.py of segment_anything writes them, without Ray."""
-    # OpenCV reads it when it is imported, and knows the sizes of formats that we do not read before it decodes them.
+    """Write the masks of images as PNGs or JSON, as scripts/amg.py of segment_anything does, without Ray."""
+    # OpenCV reads this limit at import. It protects formats that our own reader does not know.
     os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(MAX_PIXELS)
     from sam_pipeline.amg.targets import describe, list_targets
 
@@ -33,7 +33,9 @@ def amg(config: Annotated[AmgConfig, flags_of(AmgConfig)]) -> int:
     if not listing.targets:
         raise NothingSucceededError(f"no image in {config.input}")
     for target in listing.renamed:
-        STDERR.print_line(f"{target.path}: another image has that name too, so its masks are named {target.name}")
+        STDERR.print_line(
+            f"{target.path}: another image has this name without its suffix; masks of this one are named {target.name}"
+        )
     from sam_pipeline.amg import run  # torch, for which the above need not wait
 
     run.prepare_output(listing.targets, config)

@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of `sam-pipeline` and of the scripts in jobs/; exits the process.
 
     Args:
-        argv: a command, to run in this process alone. By default that of the process, supervised where it needs to be.
+        argv: a command line, run in this process. By default that of the process, in a supervised child where needed.
     """
     supervised.accept_supervision(stopping.SIGNALS)
     supervisor.want(argv is None and not supervised.is_supervised())

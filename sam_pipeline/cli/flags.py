@@ -19,7 +19,7 @@ Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavi
 """A flag without a value, which is off unless it is given."""
 
 AsJson = Annotated[Switch, tyro.conf.arg(name="json")]
-"""The flag --json, whose name Python's own module has."""
+"""The flag --json; a parameter json would hide the module."""
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -55,14 +55,14 @@ NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 def flags_of(settings_class: type[AnySettings]) -> Any:
-    """What makes flags of an argument of a command, as tyro reads it beside the argument's type in Annotated."""
+    """The annotation with which tyro makes flags of a command out of a settings class."""
     groups = [name for name, hint in hints_of(settings_class).items() if is_settings(hint)]
 
     def make(settings: Any) -> AnySettings:
         values = dict(settings)
         for name in groups:
             values |= values.pop(name, {})
-        # An extension may say so that the plan's own value counts no more.
+        # With --extend an empty value drops the plan's own.
         empty = [name for name, value in values.items() if value == ()]
         if empty and not values.get("extend"):
             raise ConfigError(f"--{empty[0].replace('_', '-')} has no value; give it some, or leave it out")
@@ -92,7 +92,7 @@ def _flags(settings_class: type[Settings]) -> Any:
 
 
 def _default_text(default: object) -> str:
-    """What help says of a default: nothing of one that the text of the setting explains, or that is nothing."""
+    """The default as help shows it; empty if there is none, or if the setting's text explains it."""
     return "" if default is None or default is False or default in ((), {}) else f"(default: {default})"
 
 
@@ -106,7 +106,7 @@ def _texts(settings_class: type[Settings]) -> dict[str, str]:
 
 
 def _flag_type(hint: Any) -> Any:
-    """None is what a flag means that is not given."""
+    """The type of a flag: without None, which means that it is not given."""
     if get_origin(hint) is UnionType:
         (hint,) = set(get_args(hint)) - {NoneType}
     return JsonObject if get_origin(hint) is Mapping else hint

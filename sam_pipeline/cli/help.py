@@ -29,14 +29,14 @@ Exit codes:
   0  done
   1  the run stopped, nothing succeeded, or verify found something
   2  bad usage, settings, input, output or weights, or no cluster
-  3  a newer run took over the output
+  3  a newer start, or retry or vacuum, took over the output
   130, 143, 129  ended by SIGINT (Ctrl-C), SIGTERM or SIGHUP
 """
 
 _EXAMPLES = {
     "annotate": """\
-A start that goes on with a run takes from it the settings that decide masks, where none are given; one that differs is
-refused. Others, such as --storage-options and time-outs, are to be given again.
+A start that resumes a run takes from it the settings that decide masks, unless you give them. A setting that differs
+from the run's is refused. Give all other settings again, such as --storage-options and time-outs.
 
 Examples:
   sam-pipeline annotate --input photos/ --output run --model-type vit_t
@@ -46,7 +46,7 @@ Examples:
   sam-pipeline annotate --input photos/ --output boxes --prompts detections.json
 """,
     "plan": """\
-The settings of annotate, and prices, are for --estimate alone. Prices may be in the file of --config.
+Flags of annotate, and prices, are taken only with --estimate. Prices may be in the file of --config.
 
 Examples:
   sam-pipeline plan --input s3://bucket/photos/ --output s3://bucket/masks
@@ -73,7 +73,7 @@ Example:
   sam-pipeline verify s3://bucket/masks
 """,
     "retry": """\
-A run in progress is stopped by it, with exit code 3; the same command resumes the run.
+It stops a run in progress, with exit code 3. The same annotate command resumes the run.
 
 Examples:
   sam-pipeline retry run --status fetch_error worker_crashed
@@ -81,14 +81,14 @@ Examples:
   sam-pipeline annotate --output run
 """,
     "vacuum": """\
-A run in progress is stopped by it, with exit code 3; the same command resumes the run.
+It stops a run in progress, with exit code 3. The same annotate command resumes the run.
 
 Example:
   sam-pipeline vacuum run --retention-hours 24
 """,
     "filter": """\
-Annotate once with loose thresholds, and choose afterwards. A value looser than the run's own is refused. Killed in
-between, the same command goes on.
+Annotate once with loose thresholds, and choose afterwards. A value looser than the run's own is refused. After a kill
+the same command goes on.
 
 Examples:
   sam-pipeline filter run --into best --pred-iou-thresh 0.95 --min-area 100
@@ -114,7 +114,7 @@ Examples:
 """,
     "evaluate": """\
 Images are found by the file_name of the ground truth; an image that failed counts as one without masks. Masks of a grid
-are compared class-agnostic. Needs faster-coco-eval: pip install 'sam-pipeline[eval]'.
+are compared without categories. Needs faster-coco-eval: pip install 'sam-pipeline[eval]'.
 
 Examples:
   sam-pipeline evaluate run --ground-truth instances.json
@@ -122,8 +122,8 @@ Examples:
   sam-pipeline evaluate run --ground-truth instances.json --pred-iou-thresh 0.95 --csv images.csv --json figures.json
 """,
     "export": """\
-The destination is a folder that is empty, or not there. What is not finished is noted in it, and the same command goes
-on with it.
+The destination is a folder that is empty, or not there yet. Parts that are written are noted in it: after a kill the
+same command goes on.
 
 Examples:
   sam-pipeline export run coco --format coco

@@ -20,7 +20,7 @@ Output = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="OUTPUT")]]
 
 
 def verify(output: Output, storage_options: JsonObject = NO_OPTIONS) -> int:
-    """Check the results: every planned image exactly once, every mask decodes and fits its area and bbox.
+    """Check the results: each planned image has one row, each mask decodes and fits its area and bbox.
 
     Args:
         output: Folder of the run.
@@ -45,10 +45,10 @@ def verify(output: Output, storage_options: JsonObject = NO_OPTIONS) -> int:
         print_problem(problem)
     if result.is_repairable:
         again = f"sam-pipeline retry {shlex.quote(output)} --damaged"
-        STDERR.print_line(f"to have what is damaged or unsound done again: {again}, and then annotate")
+        STDERR.print_line(f"to annotate again what is damaged or unsound: {again}, and then annotate")
     elif result.filters and not result.ok and not result.num_left:
         again = filter_command(result.filters[-1], "NEW")
-        STDERR.print_line(f"to have what is damaged or unsound filtered again, into another folder: {again}")
+        STDERR.print_line(f"to filter again what is damaged or unsound, into another folder: {again}")
     return 0 if result.ok else 1
 
 

@@ -64,5 +64,5 @@ def _plan_config(config: EstimateConfig, *, is_json: bool) -> PlanConfig:
     others = [name for name in given if name not in setting_names(PlanConfig)] + (["json"] if is_json else [])
     if others:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
-        raise ConfigError(f"{flags}: a plan does not have this: add --estimate, or leave it to annotate")
+        raise ConfigError(f"{flags}: only for --estimate and annotate; add --estimate, or leave them out")
     return settings_by_name(PlanConfig, given)

@@ -54,7 +54,7 @@ def status(
 
 
 def runs(output: Output, json_: AsJson = False, storage_options: JsonObject = NO_OPTIONS) -> int:
-    """List the starts of a run: who annotated when, where and with what, how it ended, and what it cost.
+    """List the starts of a run: who annotated when, where and with what, how it ended, and its CPU and GPU hours.
 
     Args:
         output: Folder of the run.

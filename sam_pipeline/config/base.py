@@ -80,7 +80,7 @@ def settings_by_name(settings_class: type[AnySettings], values: Mapping[str, Any
 
 
 def check_names(names: Collection[str], known: Collection[str]) -> None:
-    """Refuse names of settings that there are not.
+    """Refuse names that no setting has.
 
     Raises:
         ConfigError: naming each, and the one that is nearest to it.
@@ -96,7 +96,7 @@ def check_names(names: Collection[str], known: Collection[str]) -> None:
 def hints_of(settings_class: type[Settings]) -> dict[str, Any]:
     """The type of each field by name; nested Settings are one field."""
     hints = get_type_hints(settings_class)
-    # Settings itself is no dataclass, as all classes of it are.
+    # Settings itself is no dataclass; its subclasses are.
     return {item.name: hints[item.name] for item in dataclasses.fields(settings_class)}  # type: ignore[arg-type]
 
 

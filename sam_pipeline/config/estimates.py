@@ -24,7 +24,7 @@ class PriceConfig(Settings):
     """A gigabyte that is stored for a month."""
 
     def __post_init__(self) -> None:
-        """Raises ConfigError naming the first price that is none."""
+        """Raises ConfigError naming the first price that is negative or not finite."""
         super().__post_init__()
         for item in dataclasses.fields(self):
             price = getattr(self, item.name)

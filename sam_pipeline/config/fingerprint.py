@@ -94,7 +94,7 @@ def selection_flags(selection: Mapping[str, Any]) -> list[str]:
 
 
 def idle_settings(pinned: Mapping[str, Any]) -> set[str]:
-    """Names of a fingerprint that decide nothing, because of what else is in it: points of a grid that is not used."""
+    """Settings of a fingerprint without effect, such as those of a grid that is not used."""
     if pinned.get("mode") == "prompted":
         return _OF_THE_GRID | {"point_grid_sha256"}
     idle = {"multimask_output"} if pinned.get("mode") == "grid" else set()
@@ -122,7 +122,7 @@ def settings_of_run(config: AnnotateConfig, metadata: Mapping[str, str]) -> Anno
     begun_with, stored = json.loads(metadata["fingerprint"]), stored_places(metadata)
     run = {name: begun_with[name] for name in _OF_THE_RUN if name in begun_with} | stored
     if run.get("mode") != "both":
-        run.pop("mode", None)  # "auto" finds the same; and another, where a plan without results was made anew
+        run.pop("mode", None)  # "auto" finds the same mode, or another after --replan
     given = {
         name: value for name, value in config.given().items() if not (name in ("mode", "precision") and value == "auto")
     }

@@ -24,8 +24,8 @@ class InputConfig(Settings):
     bytes, webdataset tar archives, zip archives, or a coco annotation file. auto goes by the suffix, for a folder by
     what it holds, for Parquet by the columns. A file without a suffix is taken only if it is an image."""
     input_column: str | None = None
-    """Column of a manifest with the URIs, or of Parquet files with the images. Default: the only one that can be, by
-    name, type and first values."""
+    """Column of a manifest with the URIs, or of Parquet files with the images. Default: chosen by names and first
+    values of the columns; refused if these do not decide."""
     image_root: str | None = None
     """Folder or prefix that relative names in a manifest or annotation file start from. Default: where that file is."""
     keep: tuple[str, ...] = ()
@@ -51,14 +51,14 @@ class SelectionConfig(Settings):
     exclude: tuple[str, ...] = ()
     """No images whose URI, or the end of it, matches one of these patterns."""
     limit: int | None = None
-    """Plan only this many images: the first in the order of their URIs. An extension adds the others."""
+    """Plan only this many images: the first in the order of their URIs. --extend adds the others."""
     sample: int | None = None
-    """Plan only this many images, chosen at random. An extension adds the others."""
+    """Plan only this many images, chosen at random. --extend adds the others."""
     seed: int = 0
     """Seed of the random choice that sample makes."""
 
     def __post_init__(self) -> None:
-        """Raises ConfigError if a number is out of range, or two of them choose."""
+        """Raises ConfigError if a number is out of range, or limit and sample are both given."""
         super().__post_init__()
         for name in ("limit", "sample"):
             value = getattr(self, name)

@@ -27,8 +27,8 @@ class ModelConfig(Settings):
     CUDA_VISIBLE_DEVICES=1 a local cluster has the second one alone."""
     precision: Precision = "auto"
     """Arithmetic of the image encoder and, on CUDA, of the image tokens in the mask decoder: auto is fp16 on CUDA and
-    fp32 on CPU. Prompt tokens, predicted IoU and mask logits are always fp32. bf16 is as fast as fp16 and coarser; an
-    image that exceeds the range of fp16 in the encoder is encoded again in fp32."""
+    fp32 on CPU. Prompt tokens, predicted IoU and mask logits are always fp32. bf16 should be as fast as fp16, and is
+    coarser; an image that exceeds the range of fp16 in the encoder is encoded again in fp32."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError if the checkpoint is empty."""

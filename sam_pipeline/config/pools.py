@@ -15,14 +15,14 @@ class PoolConfig(Settings):
 
     gpus: int | None = None
     """GPUs that the run may use. It asks Ray's autoscaler for them, begins when min_gpus are there, and uses the others
-    as soon as they are. Default: all that there are, and those that join."""
+    as soon as they are there. Default: all that there are, and those that join."""
     min_gpus: int | None = None
     """With gpus: how many must be there before the run begins; default 1."""
     gpu_wait_s: float = 1800.0
     """With gpus: seconds to wait for min_gpus."""
     encode_on: str | None = None
-    """Ray resource of the machines that encode, such as accelerator_type:H100 or one of your own; decode_on says the
-    others. Encoders and decoders then have GPUs of their own."""
+    """Ray resource of the machines that encode, such as accelerator_type:H100 or one of your own; decode_on names that
+    of the machines that decode. Encoders and decoders then have GPUs of their own."""
     decode_on: str | None = None
     """Ray resource of the machines that decode, such as accelerator_type:L4."""
     encode_actors: int | None = None
@@ -45,7 +45,8 @@ class PoolConfig(Settings):
     threads: int | None = None
     """Torch threads of an actor that computes on CPUs."""
     shard_rows: int | None = None
-    """Images in a committed shard; 256 with GPUs, 4 on CPUs, so that a kill costs minutes of work in both cases."""
+    """Images in a shard; 256 with GPUs, 4 on CPUs, where an image takes much longer: a kill loses what is not
+    committed."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError naming the first setting that is out of range."""

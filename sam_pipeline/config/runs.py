@@ -78,7 +78,7 @@ class AnnotateConfig(PlanConfig):
     image_timeout_s: float | None = None
     """Seconds that a worker may take to read an image, to encode a batch, or to find the masks of an image, else it is
     killed. The image is then tried alone; if it hangs again, it becomes a row with status worker_crashed. Default: a
-    quarter of stall_timeout_s. Fetching an image has as many, but at least 30 and at most 240."""
+    quarter of stall_timeout_s. Fetching an image may take as long, but at least 30 and at most 240 seconds."""
     worker_memory_gb: float | None = None
     """Gigabytes that a worker may allocate beside the model. An image that needs more becomes a row with status
     worker_crashed. Default: six tenths of the memory of the smallest machine."""

@@ -1,1 +1,1 @@
-"""Masks of a run against ground truth: average precision, average recall, and how well each image's objects are met."""
+"""Masks of a run against ground truth: average precision, average recall, how well each image matches."""

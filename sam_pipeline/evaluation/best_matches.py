@@ -1,4 +1,4 @@
-"""How well the objects of an image are met: the best IoU of each, and how many are found."""
+"""How well the objects of an image are matched: the best IoU of each, and how many are found."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class BestMatches:
 
 
 def best_matches(number: int, truth: Sequence[TruthMask], ious: Ious) -> BestMatches:
-    """What an image's masks are worth for its objects.
+    """How well an image's masks match its objects.
 
     Args:
         number: of the image in ious.

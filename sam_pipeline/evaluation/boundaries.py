@@ -26,8 +26,8 @@ def boundary_ious(
 ) -> NDArray[np.float64]:
     """The lesser of the IoU of masks and that of their boundaries, where it can matter.
 
-    That is where it may be at least 0.5 or the highest of its object. Elsewhere it is 0: most masks of an image are
-    near no object, and their boundaries need not be drawn.
+    It is computed only where it may reach 0.5 or be the highest of its object, and is 0 elsewhere: most masks of an
+    image are near no object, and their boundaries need not be drawn.
 
     Args:
         ious: (masks, objects), of the masks.

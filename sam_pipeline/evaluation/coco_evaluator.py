@@ -22,7 +22,7 @@ MAX_DETS = (1, 10, 100, 1000)
 SIZES = ("all", "small", "medium", "large")
 """Of objects, as COCO divides them: at 32² and 96² pixels."""
 
-# Fewer leave more bytes that are the same in each pack; more hold more of the library's own objects.
+# Smaller packs compress worse; larger ones keep more of the library's large objects unpacked.
 _IMAGES_IN_A_PACK = 16
 
 Ious = Mapping[tuple[int, int], NDArray[np.float64]]
@@ -184,7 +184,7 @@ def _library_dataset(
 
 
 def _sized(masks: Sequence[Mapping[str, Any]], kind: IouKind) -> Sequence[Mapping[str, Any]]:
-    """Masks with the area by which COCO leaves those out that match nothing and are of another size."""
+    """Masks with the area that COCO uses to ignore unmatched masks of another size."""
     if kind != "box":
         return masks
     return [{**mask, "area": mask["bbox"][2] * mask["bbox"][3]} for mask in masks]

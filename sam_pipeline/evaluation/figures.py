@@ -97,7 +97,7 @@ class Evaluation:
     """In the order of image_id."""
 
     def worst_images(self, num_images: int = 20) -> list[ImageFigures]:
-        """The images whose objects are met worst: by the mean best IoU of masks, or of boxes where there are none."""
+        """The images that match worst: by the mean best IoU of masks, or of boxes where there are none."""
 
         def mean_best_iou(each: ImageFigures) -> float:
             first = next(iter(each.matches.values())).mean_best_iou

@@ -28,8 +28,9 @@ class EvaluationSettings(Settings):
     class_agnostic: bool = False
     """Compare masks and objects whatever their categories. Always so where masks have no category."""
     categories: str | None = None
-    """Names of the run's categories: a COCO file, a data.yaml, or a text file. Default: what the prompts were read
-    from. Categories are matched with those of the ground truth by name, or by number where no names are known."""
+    """Names of the run's categories: a COCO file, a data.yaml, or a text file. Default: what the run's prompts or
+    images were read from. Categories are matched with those of the ground truth by name, or by number where no names
+    are known."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError naming the first setting that is out of range."""

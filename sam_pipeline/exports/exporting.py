@@ -27,7 +27,7 @@ _SETTINGS_OF_SOME = frozenset({"segmentation", "bbox", "parts", "simplify", "sha
 
 _SETTINGS_OF_POLYGONS = ("parts", "simplify")
 
-_NOT_MET = "the run does not have them, or the selection leaves them out"
+_NOT_FOUND = "the run does not have them, or the selection leaves them out"
 
 
 @dataclass
@@ -140,7 +140,8 @@ def finish(job: Job, destination: Destination, marker: Marker, records: Sequence
         summary.merge(record.report)
     if job.review is not None:
         for what, number in (("images", job.review.num_images), ("masks", job.review.num_masks)):
-            summary.warn(f"{what} that the review drops were not met: {_NOT_MET}", number - summary.met_of_review[what])
+            num_missing = number - summary.found_of_review[what]
+            summary.warn(f"{what} that the review drops were not found: {_NOT_FOUND}", num_missing)
     return summary
 
 
@@ -162,4 +163,4 @@ def _check(destination: Destination, settings: ExportSettings, form: Format) -> 
             if given[name] != default[name]:
                 raise ConfigError(f"RLE takes no {name}, got {given[name]!r}; give --segmentation polygon")
     if settings.images == "symlink" and not destination.is_local:
-        raise ConfigError(f"there are no links in {destination.uri}; images can be copied there, with --images copy")
+        raise ConfigError(f"cannot make links in {destination.uri}: give --images copy")

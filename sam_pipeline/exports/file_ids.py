@@ -22,6 +22,6 @@ def have_file_ids(results: Results) -> bool:
     if 0 < num_given < num_images:
         raise ConfigError(
             f"{num_given} of {num_images} images have an id of a COCO file (coco_image_id), and the others have none; "
-            "choose the ones or the others with --include and --exclude"
+            "export the two kinds separately, with --include and --exclude"
         )
     return num_given > 0

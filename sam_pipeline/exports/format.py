@@ -33,7 +33,7 @@ class Job:
     with_file_ids: bool = False
     """Whether images and categories are named by the ids that they have in the COCO file that they came from."""
     kept: frozenset[str] = frozenset()
-    """Names of files of others in the destination, which are not to be replaced."""
+    """Names of files that no export wrote in the destination, which are not to be replaced."""
 
     @property
     def splits(self) -> tuple[str, ...]:

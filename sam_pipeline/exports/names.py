@@ -24,7 +24,7 @@ _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]|%(?=[0189][0-9A-F]|25|2E|2F|5C|7F|
 _MOST_BYTES = 255
 _SHORT = _MOST_BYTES // 4
 _SUFFIX = re.compile(r"(?<=[^/])\.[^./]{1,5}$")
-# Of a list that names no image there, or of an archive that cannot be read.
+# Ends the URI of a bad list entry, or of an archive that cannot be read.
 _NO_IMAGE = r"#(row-\d+)?$"
 
 
@@ -33,7 +33,8 @@ class Names:
     """How the images of a run are called in an export."""
 
     root: str
-    """What the URIs of images begin with, a slash at its end; names are what follows. Bad entries of a list may not."""
+    """The beginning that the URIs of all images share, with a slash at its end; names are the rest. URIs of bad list
+    entries may begin otherwise."""
     stems: Mapping[int, str] = field(default_factory=dict)
     """By image_id, the stems of images whose names differ in their suffix alone, or are those of folders."""
     train_below: int | None = None

@@ -21,8 +21,8 @@ from sam_pipeline.results.row_groups import Reading
 from sam_pipeline.results.selection.mask_selection import MaskSelection
 from sam_pipeline.storage.tables.row_slices import slices
 
-# Of a batch: after each the user is told. What a format makes of it, some times as much, is held at once, and several
-# batches are worked on.
+# Limits of a batch. Progress is shown after each. Several are in memory at once, each with what a format makes of it,
+# which is a few times as large.
 _BATCH_IMAGES = 256
 _BATCH_BYTES = 8 << 20
 _NOT_SELECTED = "not selected"
@@ -157,7 +157,7 @@ def _wanted(job: Job, number: int, columns: Sequence[str], report: Report) -> It
             reviewed = job.review.apply(rows)
             report.images_left_out[_DROPPED] += reviewed.num_images
             report.masks_left_out[_DROPPED] += _num_masks(rows) - _num_masks(reviewed.rows)
-            report.met_of_review.update(images=reviewed.num_images, masks=reviewed.num_masks)
+            report.found_of_review.update(images=reviewed.num_images, masks=reviewed.num_masks)
             rows = reviewed.rows
         if not job.settings.keep_empty:
             wanted = rows.filter(pc.field("num_masks") > 0)

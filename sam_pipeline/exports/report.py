@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 _BINS = 2000
-_COUNTERS = ("images_left_out", "masks_left_out", "met_of_review", "warnings")
+_COUNTERS = ("images_left_out", "masks_left_out", "found_of_review", "warnings")
 
 
 @dataclass
@@ -66,10 +66,10 @@ class Report:
     """Images of the run that are not, by reason."""
     masks_left_out: Counter[str] = field(default_factory=Counter)
     """Masks of the exported images that are not, by reason."""
-    met_of_review: Counter[str] = field(default_factory=Counter)
-    """Of what the review drops, the images and masks that were met."""
+    found_of_review: Counter[str] = field(default_factory=Counter)
+    """Images and masks that the review drops and the export found."""
     warnings: Counter[str] = field(default_factory=Counter)
-    """What a reader will make of the export, in words, and of how many masks or images."""
+    """Warnings about the export, by text: how many masks or images each concerns."""
     loss: Loss = field(default_factory=Loss)
 
     def leave_out(self, reason: str, num_masks: int) -> None:
@@ -89,7 +89,7 @@ class Report:
         self.num_masks += other.num_masks
         self.images_left_out.update(other.images_left_out)
         self.masks_left_out.update(other.masks_left_out)
-        self.met_of_review.update(other.met_of_review)
+        self.found_of_review.update(other.found_of_review)
         self.warnings.update(other.warnings)
         self.loss.merge(other.loss)
 

@@ -30,7 +30,7 @@ class ExportSettings(Settings):
     segmentation: Segmentation = "rle"
     """How coco writes masks: as compressed RLE, which is exact, or as polygons."""
     parts: PolygonParts = "bridge"
-    """What a polygon makes of a mask with several parts or holes: one line that bridges join (bridge), a polygon for
+    """How a mask with several parts or holes becomes polygons: one line that bridges join (bridge), a polygon for
     each part (split), or a polygon of the largest part alone (largest)."""
     simplify: float = 0.0
     """How far, in pixels, a polygon may leave the edge of its mask, for fewer points."""
@@ -45,7 +45,7 @@ class ExportSettings(Settings):
     reviewed: str | None = None
     """The file that the page of `report --review` writes: images and masks that it drops are left out."""
     keep_empty: bool = True
-    """Also images without a mask."""
+    """Export images without a mask too."""
     shard_images: int | None = None
     """Images in each file, for formats that put many into one. Default: that of the format."""
     overwrite: bool = False

@@ -1,4 +1,4 @@
-"""One file that a command writes where the user says: whole or not at all, and never in the place of another."""
+"""One file that a command writes where the user says: whole or not at all. It replaces a file only if asked to."""
 
 from __future__ import annotations
 

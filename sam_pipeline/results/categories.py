@@ -107,11 +107,11 @@ def read_categories(
         place: a COCO file with `categories`; a YAML file with `names`, as YOLO's data.yaml; or a text file with a name
             a line, of which the first has id 0, as YOLO's classes.txt. Default: what the run's prompts or images were
             read from, where that says names: a COCO file, or a folder of YOLO's labels with one of the files above.
-        is_needed: whether such a file that cannot be read is an error, rather than one that says no names.
+        is_needed: raise if such a file cannot be read; otherwise log it and go on without names.
         of_grid: whether masks of the grid need them too, for an id of `object` that is none of the file's.
 
     Returns:
-        None of them for a run whose sources say no names.
+        Empty for a run whose sources name no categories.
 
     Raises:
         InputError: the file cannot be read, or holds no names.
@@ -136,7 +136,7 @@ def read_categories(
 
 
 def read_names_to_show(results: Results, place: str | None = None) -> Categories:
-    """The same for people to read, where numbers will do if nobody answers.
+    """The categories for display: without names if the storage of the default file does not answer.
 
     Arguments are those of read_categories.
 

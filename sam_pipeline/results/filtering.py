@@ -119,8 +119,8 @@ def _as_begun(source: Results, new: str, begun: Table) -> Results:
         return source
     if _is_finished(new, begun, source.storage_options):
         raise OutputError(
-            f"{new} holds what version {version} of {source.output} had, which has version {source.table.version()} "
-            "now; give a folder that is empty, or new"
+            f"{new} is finished, from version {version} of {source.output}; that run now has version "
+            f"{source.table.version()}. Give an empty or new folder"
         )
     try:
         return source.at_version(version)

@@ -1,4 +1,4 @@
-"""What a person has ticked in the page of `report --review`: the images and masks that exports leave out.
+"""What a person has dropped on the page of `report --review`: the images and masks that exports leave out.
 
 The page writes one JSON object to a file:
 
@@ -160,5 +160,5 @@ def _checked(place: str, image: Any) -> str:
         ):
             return uri
     raise InputError(
-        f"{place} is no review: an image of it has not image_id, uri, keep and dropped_masks as they must be"
+        f"{place} is no review: one of its images has a wrong or missing image_id, uri, keep or dropped_masks"
     )

@@ -29,7 +29,7 @@ from sam_pipeline.storage.tables.reading.result_reading import RowGroup, check_c
 
 @dataclass
 class Reading:
-    """What was read so far, as a reader that is asked to counts it."""
+    """Counts what readers have read so far."""
 
     num_bytes: int = 0
     """Of files, as they are stored."""
@@ -135,7 +135,7 @@ class Request:
 
     @cached_property
     def _chooses(self) -> bool:
-        """Whether masks are chosen; not where nobody asks which, or how many, they are."""
+        """Whether masks must be chosen: the selection chooses, and the caller asks for masks or their number."""
         return self.selection.chooses_masks and bool({"masks", "num_masks"} & self._needed)
 
     @property

@@ -208,7 +208,7 @@ def test_two_images_of_one_name_are_told_apart(amg, photos, configs, tmp_path):
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(photos / "a.jpg")
     code, _, err = amg(photos, "--convert-to-rle")
     assert code == 0
-    assert err.count("another image has that name too") == 2
+    assert err.count("another image has this name without its suffix") == 2
     assert files_in(tmp_path / "out") == ["a.jpg.json", "a.png.json", "b.json"]
 
 

@@ -545,7 +545,7 @@ def test_verifying_an_unsound_output_ends_with_1_and_names_what_is_wrong(cli, tm
         "image 0 (file:///in/0000.jpg): status decode_error needs an error and no masks",
         "image 0 has more than one row",
         f"left to do: 1 of 2 images; sam-pipeline annotate --output {tmp_path} goes on with them",
-        f"to have what is damaged or unsound done again: sam-pipeline retry {tmp_path} --damaged, and then annotate",
+        f"to annotate again what is damaged or unsound: sam-pipeline retry {tmp_path} --damaged, and then annotate",
     ]
 
 

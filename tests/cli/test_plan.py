@@ -95,7 +95,7 @@ def test_an_extension_takes_flags_without_values_for_none_again(cli, tmp_path):
 def test_without_an_estimate_a_plan_refuses_what_it_would_ignore(cli, tmp_path, flags, named):
     code, out, err = cli("plan", "--input", tmp_path, "--output", tmp_path / "run", *flags)
     assert (code, out) == (2, "")
-    assert err == f"error: {named}: a plan does not have this: add --estimate, or leave it to annotate\n"
+    assert err == f"error: {named}: only for --estimate and annotate; add --estimate, or leave them out\n"
     assert not (tmp_path / "run").exists()
 
 

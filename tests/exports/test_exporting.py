@@ -358,5 +358,5 @@ def test_what_a_review_drops_is_left_out(run, tmp_path, small_parts):
     assert [each["id"] for each in content["annotations"]] == list(range(1, summary.num_masks + 1))
     assert summary.images_left_out == {"decode_error": 1, "dropped in the review": 1}
     assert summary.masks_left_out == {"dropped in the review": 3}
-    not_met = "that the review drops were not met: the run does not have them, or the selection leaves them out"
-    assert summary.warnings == {f"images {not_met}": 1, f"masks {not_met}": 2}
+    not_found = "that the review drops were not found: the run does not have them, or the selection leaves them out"
+    assert summary.warnings == {f"images {not_found}": 1, f"masks {not_found}": 2}

@@ -311,7 +311,7 @@ def test_it_goes_on_with_what_it_began_with_though_the_run_has_changed(tmp_path,
     assert (done.num_before, done.num_images) == (2, 4)
     assert rows_of(new) == expected(source_rows=ROWS[:4])
     assert verify(new, {}).ok
-    with pytest.raises(OutputError, match=r"holds what version \d of .*run had, which has version \d now"):
+    with pytest.raises(OutputError, match=r"is finished, from version \d of .*run; that run now has version \d"):
         filtered(source, new)
 
 

@@ -78,7 +78,7 @@ def table_lines(rows: Mapping[str, object]) -> list[str]:
 
 
 def column_lines(rows: Sequence[Sequence[str]], numbers_from: int | None = None) -> Iterator[str]:
-    """Lines of columns, those from a number on to the right."""
+    """Rows as aligned lines; the columns from a number on are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [

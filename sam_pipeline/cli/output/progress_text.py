@@ -102,7 +102,7 @@ class WatchDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._live.transient = error is None  # at the end of the run, others print it
+        self._live.transient = error is None  # without an error the command prints the last look itself
         self._live.stop()
 
     def show(self, progress: Progress) -> None:

@@ -29,7 +29,7 @@ def evaluate(
     json: _File = None,
     storage_options: JsonObject = NO_OPTIONS,
 ) -> int:
-    """Compare the masks of a run with ground truth: average precision and recall, and the images that are met worst.
+    """Compare the masks of a run with ground truth: average precision and recall, and the images that match worst.
 
     Args:
         output: Folder of the run; it may be unfinished.

@@ -26,7 +26,7 @@ def filter_masks(
     selection: Annotated[MaskSelection, flags_of(MaskSelection)],
     storage_options: JsonObject = NO_OPTIONS,
 ) -> int:
-    """Write a run that holds chosen masks of another, which every command reads; no image is annotated again.
+    """Write a run with chosen masks of another. Readers take it as any run; annotate, plan and retry refuse it.
 
     Args:
         output: Folder of the run.
@@ -68,9 +68,9 @@ def _counts(done: Filtered) -> dict[str, object]:
         rows["left out"] = f"{done.num_left_out} by include and exclude"
     if done.num_pending:
         rows["not annotated"] = done.num_pending
-    rows["image ids"] = "others than there; the URI is the same" if done.is_renumbered else "the same"
+    rows["image ids"] = "new, from 0; the URI tells which image is which" if done.is_renumbered else "the same"
     rows["masks kept"] = done.num_masks
-    # What earlier starts have dropped nobody has counted.
+    # Masks that earlier starts dropped were not counted.
     rows["dropped now" if done.num_before else "masks dropped"] = f"{sum(dropped.values())} ({by})" if by else 0
     rows["bytes read"] = done.reading.num_bytes
     return rows

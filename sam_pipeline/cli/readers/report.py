@@ -72,7 +72,7 @@ def report(
         output: Folder of the run; it may be unfinished.
         dest: The file to write, local or a URI: masks.html.
         selection: Which masks are wanted.
-        review: Let images and masks be ticked in the page, which saves a file for `export --reviewed`.
+        review: Let images and masks be dropped on the page, which saves the choice for `export --reviewed`.
         gallery: Pictures in the gallery, at most; each takes up to 200 KB, larger ones more.
         picture_size: Longest side of the pictures, in pixels.
         categories: Names of categories: a COCO file, a data.yaml, or a text file with a name a line. Default: what the

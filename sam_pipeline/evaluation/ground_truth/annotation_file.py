@@ -96,7 +96,7 @@ def read_ground_truth(uri: str, storage_options: StorageOptions, *, is_input: bo
 
 
 def category_of(annotation: Mapping[str, Any]) -> int | None:
-    """The category of an annotation, which may be none of the file's; None where it has none."""
+    """The category of an annotation, which the file may not list; None if the annotation has none."""
     return whole_number(as_number(annotation.get("category_id")))
 
 

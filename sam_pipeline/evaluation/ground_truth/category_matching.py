@@ -58,7 +58,7 @@ def match_categories(
     if not numbers:
         return ComparedCategories({_ANY: OBJECT}, {}, class_agnostic=True)
     if not truth.categories:
-        raise ConfigError(f"{truth.uri} has no categories, and the run has; compare class-agnostic")
+        raise ConfigError(f"{truth.uri} has no categories, but the run does; compare class-agnostic")
     known = read_categories(results, place)
     if known.names:
         of_masks = _by_name({number: known.names[number] for number in numbers if number in known.names}, truth)
@@ -67,8 +67,8 @@ def match_categories(
     if not of_masks:
         theirs, ours = next(iter(truth.categories.items())), (numbers[0], known.name(numbers[0]))
         raise ConfigError(
-            f"run and ground truth have no category in common: the run has such as {ours[0]} ({ours[1]!r}), the "
-            f"ground truth {theirs[0]} ({theirs[1]!r}); name the run's with categories, or compare class-agnostic"
+            f"run and ground truth have no category in common: the run has {ours[0]} ({ours[1]!r}), for example, and "
+            f"the ground truth {theirs[0]} ({theirs[1]!r}); name the run's with categories, or compare class-agnostic"
         )
     return ComparedCategories(truth.categories, of_masks, class_agnostic=False)
 

@@ -20,11 +20,10 @@ _SHOWN = 3
 def match_images(images: Sequence[TruthImage], uris: Sequence[str], extras: Sequence[str | None]) -> dict[int, int]:
     """Find the image of a run that has the file_name of each image of the ground truth.
 
-    A name is a URI, or the rest of it below the folder that holds all images of the run; or else the end of a URI, from
-    a slash on. The URI's last part alone is looked at where no image with this last part is found so: in folders that
-    both sides have, as of the frames of videos, it would find an image of another folder. `%20`, backslashes and
-    decomposed letters count as what they mean. Where the file has no names, its ids are looked for among those that the
-    run's own COCO file gave.
+    A file_name matches a whole URI, or the part of it below the folder that holds all images of the run; or else the
+    end of a URI, from a slash on. The last part alone is compared only if no image with that last part was matched by
+    its path: else a frame of one video could match that of another. `%20`, backslashes and decomposed letters count as
+    what they mean. Where the file has no names, its ids are looked for among those that the run's own COCO file gave.
 
     Args:
         images: of the ground truth.

@@ -1,4 +1,4 @@
-"""Parquet files that Hugging Face's datasets loads as they are: in a row an image, and lists of what its masks have."""
+"""Parquet files that Hugging Face's datasets loads as they are: one row an image, with lists of its masks' fields."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from sam_pipeline.masks.runs import rle
 from sam_pipeline.safety.uri_rules import local_path
 
 _IMAGES_AT_ONCE = 16
-# Of labelme. To a file of another major version it says so, and reads it.
+# labelme's version; it warns of a file of another major version, and reads it.
 _VERSION = "6.0.0"
 
 

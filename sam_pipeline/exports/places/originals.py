@@ -66,7 +66,7 @@ def place_images(job: Job, batch: Batch, folder: str, place: Place, report: Repo
 def originals(job: Job, batch: Batch) -> list[Original]:
     """Where the images of a batch were annotated, (B,); by any name by which the reader would have found them."""
     uris = batch.images["uri"].to_pylist()
-    if all(path_of(uri) is None for uri in uris):  # then nobody asks the plan
+    if all(path_of(uri) is None for uri in uris):  # then the plan need not be read
         return [Original(uri, None, None) for uri in uris]
     image_ids = batch.images["image_id"].to_numpy()
     planned = read_planned(job.results.output, np.sort(image_ids), job.results.storage_options).to_pylist()

@@ -38,7 +38,7 @@ class Place:
         return self.destination.is_local
 
     def announce(self, names: Iterable[str]) -> None:
-        """Note names of files that will be written, so that --overwrite can delete them; saves notes of one each.
+        """Note names of files that will be written, so that --overwrite can delete them; saves notes for each.
 
         Raises:
             OutputError: a file of another program has such a name.
@@ -46,7 +46,7 @@ class Place:
         new = sorted({name for name in names if not name.startswith(f"{OWN_FOLDER}/")} - self._announced)
         if not new:
             return
-        # A folder is there whose name is kept if it is a link, and leads to files of others.
+        # A folder's name is among the kept ones if it is a link; it leads to files that no export wrote.
         taken = {*new, *(folder for name in new for folder in folders_of(name))}
         if foreign := self._kept & taken:
             raise OutputError(f"{join_uri(self.destination.uri, min(foreign))} is no file of an export; {MOVE_IT}")

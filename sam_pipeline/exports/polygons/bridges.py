@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sam_pipeline.exports.polygons.rings import Rings
 
 Place = tuple[int, int]
-"""A line of some rings, and a point of it."""
+"""Index of a line in Rings.lines, and of a point in it."""
 Bridge = tuple[Place, Place]
 
 _STRIP_PIXELS = 1 << 20

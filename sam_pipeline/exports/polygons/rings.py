@@ -19,7 +19,7 @@ Line = NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class Rings:
-    """The borders of a mask of (H, W) pixels and at least one."""
+    """The borders of a mask of (H, W) pixels, at least one of them set."""
 
     mask: NDArray[np.uint8]
     """(H, W), 0 or 1."""

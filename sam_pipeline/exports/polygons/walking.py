@@ -30,7 +30,7 @@ def walk(lines: Sequence[Line], ways: Ways, start: int, simplify: float) -> Line
 
     Args:
         lines: closed.
-        ways: between them; they form no circle.
+        ways: between them; they form no cycle.
         start: the line to begin with.
         simplify: how far, in the unit of the lines, the new one may stray from them.
     """

@@ -18,7 +18,7 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterato
     """What work makes of each item, in their order; a few are worked on at once, and not more are held.
 
     Raises:
-        Exception: what work raises, with the item that it was raised for.
+        Exception: what work raises, when it is the item's turn.
     """
     num_threads = min(_MOST, max(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2))
     running: deque[Future[Result]] = deque()

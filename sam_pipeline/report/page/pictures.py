@@ -70,8 +70,8 @@ class Picture:
     num_masks: int
     masks: tuple[DrawnMask, ...]
     """Large ones first; fewer than num_masks where they would take too much room."""
-    coverage: float | None
-    """Share of the image that lies in one mask at least; None for an image without pixels."""
+    covered: float | None
+    """Share of the image in at least one mask, overlaps counted once; None for an image without pixels."""
 
 
 def read_pictures(
@@ -120,7 +120,7 @@ def _picture(row: Mapping[str, Any], image: NDArray[np.uint8] | Exception, names
         missing,
         row["num_masks"],
         tuple(_drawn(row, names, scale, side)),
-        _coverage(row),
+        _covered(row),
     )
 
 
@@ -203,7 +203,7 @@ def _scaled(box_xywh: Sequence[float], scale: float) -> tuple[float, float, floa
     return x, y, w, h
 
 
-def _coverage(row: Mapping[str, Any]) -> float | None:
+def _covered(row: Mapping[str, Any]) -> float | None:
     if not row["masks"]:
         return 0.0
     union: Any = coco_mask.merge([mask["segmentation"] for mask in row["masks"]])

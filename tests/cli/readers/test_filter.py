@@ -51,7 +51,7 @@ def test_it_says_what_is_kept_and_what_drops_the_others(cli, source, tmp_path):
         "filtered from": f"{source}, version 3",
         "images": "2",
         "left out": "1 by include and exclude",
-        "image ids": "others than there; the URI is the same",
+        "image ids": "new, from 0; the URI tells which image is which",
         "masks kept": "2",
         "masks dropped": "1 (1 pred_iou_thresh)",
     }
@@ -113,7 +113,7 @@ def test_what_is_damaged_is_filtered_again(cli, source, new):
     code, _, err = cli("verify", new)
     assert code == 1
     assert err.endswith(
-        "to have what is damaged or unsound filtered again, into another folder: "
+        "to filter again what is damaged or unsound, into another folder: "
         f"sam-pipeline filter {source} --into NEW --max-masks 3 --pred-iou-thresh 0.6\n"
     )
 

@@ -65,7 +65,7 @@ def test_class_agnostic(tmp_path, category_ids, selection, class_agnostic):
 
 
 def test_nothing_in_common(tmp_path):
-    with pytest.raises(ConfigError, match=r"no category in common: the run has such as 5 \('5'\).*1 \('cat'\)"):
+    with pytest.raises(ConfigError, match=r"no category in common: the run has 5 \('5'\), for example.*1 \('cat'\)"):
         match(tmp_path, [5])
     with pytest.raises(ConfigError, match=r"such as 1 \('cow'\)"):
         match(tmp_path / "named", [1], ["horse", "cow"])
