@@ -44,7 +44,8 @@ class SamAutomaticMaskGenerator:
     Args:
         model: the networks, in evaluation mode, on the device to use.
         points_per_side: points along one side of the grid; None where point_grids are given.
-        points_per_batch: prompts decoded at once on a CPU; a GPU takes all prompts of a crop. The masks are the same.
+        points_per_batch: prompts decoded at once on a CPU; a GPU takes up to 1,024, whatever this says. No mask
+            changes.
         pred_iou_thresh: keep masks whose predicted IoU is above this; 0 keeps all.
         stability_score_thresh: keep masks whose stability score is at least this; 0 keeps all.
         stability_score_offset: shift of the mask threshold, in logits, when the stability score is computed.
@@ -105,10 +106,10 @@ class SamAutomaticMaskGenerator:
             raise ValueError("give one of points_per_side and point_grids, and None for the other")
 
     def __init_subclass__(cls) -> None:
-        """Refuse to do without what a subclass says: `generate` calls none of the official generator's steps.
+        """Refuse subclasses that override a step of the official generator: `generate` calls none of them.
 
         Raises:
-            TypeError: the subclass, or what it is made of, has one of its own.
+            TypeError: the subclass, or one of its bases, overrides a step.
         """
         super().__init_subclass__()
         for name in _OFFICIAL_STEPS:

@@ -23,7 +23,7 @@ from sam_pipeline.safety.clean_text import printable
 _OPACITY = 0.45
 # Steps of the golden ratio around the colour circle: neighbours in any list of masks never look alike.
 _HUE_STEP = 0.618034
-# Of the shorter side of the image. Below 12 pixels no letter can be read.
+# Text height as a share of the image's shorter side; below 12 pixels no letter can be read.
 _TEXT_SHARE = 0.025
 _MIN_TEXT_PX = 12
 _LINE_SHARE = 1 / 500
@@ -66,8 +66,8 @@ def draw_masks(
         (H, W, 3) uint8 RGB, a new array.
 
     Raises:
-        ValueError: the image is not (H, W, 3) uint8, a mask is not as large as the image or is none, or labels are
-            more or fewer than masks.
+        ValueError: the image is not (H, W, 3) uint8, a mask is not as large as the image, or is not a mask, or labels
+            are more or fewer than masks.
     """
     canvas = np.array(image)
     if canvas.ndim != 3 or canvas.shape[2] != 3 or canvas.dtype != np.uint8:

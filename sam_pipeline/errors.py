@@ -110,11 +110,11 @@ class NothingSucceededError(SamPipelineError):
 
 
 class FencedError(SamPipelineError):
-    """Another run committed to the same output after this one started."""
+    """Another start committed to the same output after this one began."""
 
     exit_code = 3
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether it is what a library in Rust ends with that met its own bug. Python knows no type for it."""
+    """Whether an error is a panic: a bug that a Rust library found in itself. Its type cannot be imported."""
     return type(error).__name__ == "PanicException"

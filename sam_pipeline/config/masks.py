@@ -15,7 +15,7 @@ class MaskConfig(Settings):
     points_per_side: int = 32
     """Points along one side of the prompt grid; points_per_side**2 prompts an image."""
     points_per_batch: int = 64
-    """Prompts decoded at once on a CPU; a GPU takes all prompts of a crop. The masks are the same."""
+    """Prompts decoded at once on a CPU; a GPU takes up to 1,024, whatever this says. No mask changes."""
     pred_iou_thresh: float = 0.88
     """Keep masks whose predicted IoU is above this; 0 keeps all."""
     stability_score_thresh: float = 0.95

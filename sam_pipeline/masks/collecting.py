@@ -1,8 +1,8 @@
-"""Collecting the candidates of a crop batch by batch, in bounded memory, with the result of one NMS over all of them.
+"""Collecting the candidates of a crop in batches, in bounded memory, with the same result as one NMS over them all.
 
 Greedy NMS cannot say early which candidate survives: a later one may suppress the one that suppressed it. So boxes and
-scores of all candidates are kept, and the masks of those that survive NMS among the candidates so far. If a candidate
-survives in the end whose mask was dropped, its batch is decoded again: the same batch gives the same mask to the bit.
+scores of all candidates are kept, and the masks of those that survive NMS among the candidates so far. If the final NMS
+keeps a candidate whose mask was dropped, its batch is decoded again: the same batch gives the same mask to the bit.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Masks of everything in an image, from a grid of point prompts.
 
-Reproduces segment_anything/automatic_mask_generator.py: the same masks, in the same order. Two steps
-stand elsewhere, with the same results: masks that fail `pred_iou_thresh` are dropped before they are upscaled, and
-pixels are computed only of masks that survive the NMS of their crop.
+Reproduces segment_anything/automatic_mask_generator.py: the same masks, in the same order. Two steps come at another
+point, with the same results: masks that fail `pred_iou_thresh` are dropped before they are upscaled, and pixels are
+computed only of masks that survive the NMS of their crop.
 
 P prompts, M masks per prompt, N masks; H W pixels of the original frame.
 """
@@ -38,7 +38,7 @@ from sam_pipeline.masks.transfers import start_to_host, to_device
 from sam_pipeline.model.sam import Sam
 
 MAX_POINTS_AT_ONCE = 1024
-"""Decoded at once; each may have three masks of 256 KB."""
+"""Point prompts decoded at once; each may have three masks of 256 KB."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class CropDetections:
     crop_box: Box
     original_size: tuple[int, int]
     pixels_copied: torch.cuda.Event | None = None
-    """To wait for before pixels are read."""
+    """Wait for it before reading pixels."""
 
     def without_duplicates(self, box_nms_thresh: float) -> CropDetections:
         """Those that survive NMS, best first."""
@@ -59,7 +59,7 @@ class CropDetections:
         return replace(self, found=self.found.take(keep))
 
     def with_pixels(self) -> CropDetections:
-        """The same with pixels, for which logits are let go."""
+        """The same with runs in place of the logits, whose memory is freed."""
         runs, copied = self.upscaling.start_runs(self.found.masks)
         return replace(self, found=self.found.with_masks(runs), pixels_copied=copied)
 
@@ -247,7 +247,7 @@ class MaskGenerator:
         decoded = decoder.decode(
             shared, (in_points[:, None], in_labels[:, None]), self._pred_iou_filter, upscaling.num_embedding_rows
         )
-        scores = start_to_host(decoded.keep_mask, decoded.iou_predictions)  # there before what is measured
+        scores = start_to_host(decoded.keep_mask, decoded.iou_predictions)  # copied before the kernels of measure run
         stability, boxes = upscaling.measure(decoded.low_res_masks, self.config.stability_score_offset)
         keep = ~near_crop_edge(torch.from_numpy(boxes), crop_box, original_size).numpy()
         if self.config.stability_score_thresh > 0:

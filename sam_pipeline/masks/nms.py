@@ -1,6 +1,6 @@
 """Non-maximum suppression of boxes, with the results of `torchvision.ops.nms`.
 
-Not torchvision's own: for twenty lines it would be a dependency of which each version needs one version of torch.
+We do not use torchvision for these twenty lines: each of its versions requires exactly one version of torch.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ DTYPES: Mapping[ResolvedPrecision, torch.dtype] = {
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
 }
-"""Of the operands of products that each precision applies to, and of image embeddings."""
+"""The dtype of each precision: of image embeddings, and of the operands of matrix products in that precision."""
 
 _SUMS_IN_HALF = (
     "allow_fp16_reduced_precision_reduction",

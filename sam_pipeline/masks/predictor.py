@@ -29,7 +29,7 @@ class _Shared(NamedTuple):
 
     decoder: PromptDecoder
     features: Tensor
-    """Held, so that no other tensor takes their memory, by which the state tells them apart."""
+    """Kept alive, so that no other tensor gets their address, which features_state compares."""
     features_state: tuple[object, ...]
     image: Any
     """As the decoder's `share` returns it."""
@@ -72,8 +72,8 @@ class SamPredictor:
         """Embed an image that has already been resized for the model.
 
         Args:
-            transformed_image: (1, 3, h, w), values 0-255, model input frame, unpadded. Several images of one size give
-                an embedding for each in `features`, for prompts on one after the other.
+            transformed_image: (1, 3, h, w), values 0-255, model input frame, unpadded. A batch of B images of one size
+                leaves B embeddings in `features`; prompts then take one embedding at a time.
             original_image_size: (H, W) before it was resized.
 
         Raises:
@@ -235,8 +235,8 @@ class SamPredictor:
     def _share(self, decoder: PromptDecoder, features: Tensor) -> Any:
         """What prompts share, computed anew if weights or features are not what they were.
 
-        Scripts put embeddings of their own into `features`, and train weights between two images. The sum is for what
-        torch does not count: writing through `.data` or in inference mode.
+        Scripts put embeddings of their own into `features`, and train weights between two images. The sum notices
+        writes that torch's version counter misses: through `.data` and in inference mode.
         """
         shared, state = self._shared, (*state_of(features), features.sum().item())
         if shared is None or shared.decoder is not decoder or shared.features_state != state:

@@ -1,8 +1,7 @@
 """One mask for each prompt of an image: boxes of a detector, points of an annotator, masks of an earlier prediction.
 
-Gives the masks of `SamPredictor` in segment_anything/predictor.py, prompt by prompt, with all prompts of an image
-decoded together and their masks never drawn: the best mask of a prompt is chosen by its predicted IoU before it is
-upscaled.
+Gives the masks of `SamPredictor` in segment_anything/predictor.py, prompt by prompt. Prompts are decoded in batches,
+and of each only the mask with the highest predicted IoU is upscaled: to runs, never to an array of pixels.
 
 N prompts, P points a prompt, M masks a prompt; H W pixels of the original frame.
 """
@@ -34,7 +33,7 @@ from sam_pipeline.model.sam import Sam
 # Image tokens of prompts with a mask differ, and take 4 MB each: the plain decoder holds several copies of them.
 _MASK_PROMPTS_AT_ONCE = 8
 MAX_PROMPTS_AT_ONCE = 256
-"""Prompts without a mask that are decoded at once: one mask each, 256 KB of logits that wait on a CPU."""
+"""Prompts without a mask that are decoded at once; on a CPU each holds 256 KB of logits until its mask is finished."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +51,11 @@ class PromptDetections:
     """(N, 4), both corners inclusive, original frame."""
     upscaling: Upscaling
     pixels_copied: torch.cuda.Event | None = None
-    """To wait for before pixels are read."""
+    """Wait for it before reading pixels."""
 
 
 class _Batch(NamedTuple):
-    """The best masks of N prompts, as in PromptDetections; NaN where a stability score is none."""
+    """The best masks of N prompts, as in PromptDetections; stability scores are NaN where undefined."""
 
     low_res_masks: Tensor
     iou_predictions: NDArray[np.float32]

@@ -1,7 +1,7 @@
 """Copies between host and device that nobody waits for before the values are needed.
 
-A copy of pageable memory, such as NumPy's or what torch makes of Python's numbers, waits for all that the device has
-been given. One of pinned memory is given to it like everything else.
+A copy from pageable memory, such as a NumPy array's, waits until the device has finished all queued work. A copy from
+pinned memory is queued like any other work.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def start_to_host(*tensors: Tensor) -> Callable[[], list[NDArray[Any]]]:
     if device.type != "cuda":
         return lambda: [tensor.cpu().numpy() for tensor in tensors]
     pinned = [torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True) for x in tensors]
-    # Whoever waits sleeps: spinning would take a CPU.
+    # blocking=True lets the waiting thread sleep; spinning would occupy a CPU.
     copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch has no type
     copied.record(torch.cuda.current_stream(device))
 

@@ -59,7 +59,7 @@ class CheckpointStatus:
     model_type: str
     file_name: str
     cached: bool
-    """Whether the file is in the cache; its sum is not computed."""
+    """Whether the file is in the cache; its SHA-256 is not checked."""
     path: Path
     """Where it is, or would be put."""
 
@@ -102,7 +102,7 @@ def canonical_model_type(model_type: str) -> str:
 
 
 def official_sha256(model_type: str) -> str:
-    """Return the sum of the official weights of a model type, which is known without the file.
+    """Return the SHA-256 of the official weights of a model type, which is known without the file.
 
     Raises:
         ConfigError: no such model type.
@@ -118,7 +118,7 @@ def cache_folder() -> Path:
 def fetch_checkpoint(model_type: str, *, progress: bool = True) -> Path:
     """Return the official weights of a model type, fetched into the cache when they are not there.
 
-    Safe to call from several processes at once, of which one fetches for all. The sum is checked every time.
+    Safe to call from several processes at once, of which one fetches for all. The SHA-256 is checked every time.
 
     Args:
         model_type: as in ``build_sam``.
@@ -165,10 +165,10 @@ def resolve_checkpoint(model_type: str, checkpoint: str | None) -> Path:
     """Return the local path of the weights to use.
 
     Args:
-        model_type: as in ``build_sam``; whose official weights to fetch when ``checkpoint`` is None.
-        checkpoint: None, a local path, or a URI, also of http; a file, or a Hugging Face folder with a
-            model.safetensors. What a URI names is downloaded into the cache, and again only when its file system
-            reports a change (http does not).
+        model_type: as in ``build_sam``; as in ``build_sam``; its official weights are used if ``checkpoint`` is None.
+        checkpoint: path or URI (http too) of a weights file, or of a Hugging Face folder with a model.safetensors. What
+            a URI names is downloaded into the cache, and again only when its file system reports a change (http does
+            not).
 
     Raises:
         ConfigError: no such model type, or a URI that ``check_uri`` refuses.
@@ -196,7 +196,7 @@ def resolve_checkpoint(model_type: str, checkpoint: str | None) -> Path:
 
 
 def verify_checkpoint(model_type_or_path: str | Path) -> Path:
-    """Compute the sum of a file of official weights and compare it with the published one.
+    """Compute the SHA-256 of a file of official weights and compare it with the published one.
 
     Args:
         model_type_or_path: a model type, whose cached file is meant, or the path of a file with an official name.
@@ -205,7 +205,7 @@ def verify_checkpoint(model_type_or_path: str | Path) -> Path:
         The file's path.
 
     Raises:
-        CheckpointError: not there, not official, or its sum is wrong.
+        CheckpointError: not there, not official, or its SHA-256 is wrong.
     """
     name = str(model_type_or_path)
     if name == "default" or name in OFFICIAL_CHECKPOINTS:

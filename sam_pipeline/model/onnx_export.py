@@ -39,7 +39,7 @@ _EXTRA_NAMES = ("stability_scores", "areas")
 
 
 def check_request(output: Path, quantize_out: Path | None = None, *, opset: int = 17, overwrite: bool = False) -> None:
-    """Refuse what cannot end well, before any weights are fetched.
+    """Check packages, opset and places of files before any weights are fetched.
 
     Args:
         output: file to write.
@@ -234,7 +234,7 @@ def _gelu(model: nn.Module, *, approximate: bool) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch and ONNX Runtime have to say of constants, of the exporter's age, and of a step before."""
+    """Silence warnings about constants in traces, the legacy exporter, and pre-processing before quantization."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)

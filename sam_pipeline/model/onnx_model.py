@@ -151,7 +151,7 @@ class SamOnnxModel(nn.Module):
 
 
 def _as_size(size: Tensor, largest: int | None = None) -> Tensor | int:
-    """What a shape may be given as while the number of pixels in ``size`` is unknown.
+    """``size`` in the form that a shape accepts during export, when its value is unknown.
 
     A trace follows the tensor itself. torch.export asks for an integer, and for its bounds.
     """

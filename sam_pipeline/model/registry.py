@@ -33,8 +33,8 @@ def build_sam(model_type: str, checkpoint: str | Path | None = None) -> Sam:
 
     Args:
         model_type: vit_h, vit_l, vit_b, vit_t (MobileSAM), or default, which is vit_h.
-        checkpoint: local file or Hugging Face folder of weights; ``resolve_checkpoint`` makes one of a URI or of
-            nothing. Without it the weights are random, as in the official package.
+        checkpoint: local file or Hugging Face folder of weights; ``resolve_checkpoint`` fetches one from a URI, or the
+            official one. Without it the weights are random, as in the official package.
 
     Raises:
         ConfigError: no such model type.

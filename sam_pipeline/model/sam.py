@@ -22,7 +22,7 @@ from sam_pipeline.model.networks.two_way_transformer import TwoWayTransformer
 
 
 class AbsentEncoder(nn.Module):
-    """Where an image encoder was that nobody needs: the size of its input, and no weights."""
+    """Stand-in for an image encoder that is not needed: it keeps the input size and has no weights."""
 
     def __init__(self, img_size: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Sam(nn.Module):
         self.image_encoder = image_encoder
         self.prompt_encoder = prompt_encoder
         self.mask_decoder = mask_decoder
-        # On the CPU by name: the registry builds networks on the meta device, and no checkpoint fills these.
+        # Explicitly on the CPU: the registry builds networks on the meta device, and no checkpoint fills these.
         mean = torch.tensor(pixel_mean, device="cpu").view(-1, 1, 1)
         std = torch.tensor(pixel_std, device="cpu").view(-1, 1, 1)
         self.register_buffer("pixel_mean", mean, persistent=False)

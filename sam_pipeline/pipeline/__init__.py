@@ -2,6 +2,7 @@
 
 import os
 
-# Ray Data keeps the share of a driver that was killed for so many seconds, by default 180: for so long the next start
-# would get what is left, and may write nothing. A living driver renews its share every ten. Read when Ray is imported.
+# Seconds for which Ray Data keeps the CPUs of a driver that was killed; its default is 180. Until then the next start
+# gets only the rest, and may write nothing. A living driver renews its claim every 10 s. Ray reads this when it is
+# imported.
 os.environ.setdefault("RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S", "25")

@@ -54,7 +54,7 @@ def annotate(
 ) -> Summary:
     """Run, or resume, until every planned image has a committed row.
 
-    That nothing succeeded is no error here: Outcome.total_failure says so. What failed in part is a warning in the log.
+    If no image succeeds, nothing is raised: Outcome.total_failure says why. A partial failure is logged as a warning.
 
     After a transient failure (a stall, lost machines, storage that does not answer) it starts again, as often as the
     configuration allows.
@@ -66,7 +66,7 @@ def annotate(
         start_id: names this start in its records; None makes a new one.
 
     Raises:
-        SamPipelineError: see sam_pipeline.errors; after any of them the same call resumes.
+        SamPipelineError: see sam_pipeline.errors; after a RunFailedError the same call resumes.
     """
     start = time.monotonic()
     starts = restarting(config.max_restarts)
@@ -111,14 +111,14 @@ def _start(recorder: StartRecorder, run: PlannedRun, make_display: MakeDisplay, 
 def _begin(
     recorder: StartRecorder, run: PlannedRun, precision: ResolvedPrecision
 ) -> tuple[MaskTable, npt.NDArray[np.bool_]]:
-    """Take the results over, and which of their images are done: (num_images,) bool."""
+    """Take the results over; returns their table and which images have a row, (num_images,) bool."""
     plan, options, pinned = run.plan, run.config.storage_options, run.fingerprint(precision)
     table = recorder.take_over(plan.output, pinned, {"config": stored_settings(run.config)}, options)
     done = table.committed_ids(plan.num_images)
     if done.any():
         check_plan(plan, options)  # with results it cannot be made anew, and gets no prompts
     else:
-        # From here on the plan cannot be made anew, and was not since it was read. It gets no prompts either.
+        # Make sure that the plan was not replaced since it was read. From here on it cannot be, and gets no prompts.
         confirm_plan(plan, options)
         if run.targets.prompts is None:
             check_without_prompts(plan.output, options, plan.generation)

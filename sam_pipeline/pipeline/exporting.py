@@ -59,7 +59,7 @@ def export_on_cluster(
 
 
 def _in_tasks(function: Any, arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
-    """What a function returns of each of some arguments, in the order in which they are done."""
+    """Run a function as Ray tasks, one for each tuple of arguments; yields its results as the tasks end."""
     task = ray.remote(num_cpus=1, max_retries=_MAX_TRIES, retry_exceptions=False)(function)
     most = max(2, int(2 * ray.cluster_resources().get("CPU", 1)))
     waiting = list(reversed(arguments))

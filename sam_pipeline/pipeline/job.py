@@ -85,7 +85,7 @@ class Job:
     table_id: str
     """Of the results: MaskTable.id."""
     is_sample: bool = False
-    """Whether it is only to be seen what the work takes: shards are removed as soon as they are written."""
+    """Whether this is the sample of an estimate: its shards are removed as soon as they are written."""
 
     @property
     def run_id(self) -> str:

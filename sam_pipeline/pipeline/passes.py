@@ -155,7 +155,7 @@ def _commit_all(written: Generator[list[Shard]], committer: _Committer, monitor:
                         committer.take(shards)
                 raise
     except MachinesChangedError:
-        committer.flush()  # an error of this is the run's: it goes on with what is committed
+        committer.flush()  # not suppressed as below: the run goes on from what is committed, so an error must end it
         raise
     except BaseException:
         with suppress(SamPipelineError):  # the first error says more

@@ -35,7 +35,7 @@ _KEPT = ("input_format", "input_column", "image_root", "keep", "allow_http", "in
 # Those of them that decide which image a name of a list means.
 _OF_NAMES = frozenset({"input_column", "image_root", "allow_http"})
 
-# Settings that only a look at the input follows.
+# Settings that have an effect only when the input is listed.
 _OF_LISTING = (*_KEPT, "limit", "sample", "seed")
 
 # What tells that an image has changed.
@@ -53,7 +53,7 @@ def ensure_plan(config: PlanConfig) -> Plan:
             that is to be made anew has results.
         InputError: the input cannot be listed or holds no image, or none of the first can be read.
         OutputError: the plan cannot be written, or something else stands where the tables are to be.
-        FencedError: another run planned meanwhile.
+        FencedError: another start planned meanwhile.
     """
     output, options = absolute_uri(config.output), config.storage_options
     check_output(output, options)
@@ -64,7 +64,8 @@ def ensure_plan(config: PlanConfig) -> Plan:
         if config.images.input is None:
             raise ConfigError(f"{config.output} has no plan yet: say which images with --input")
         return _planned(output, config, None)
-    # After a lost cluster the same command runs again: of what it has results, it has made the plan anew itself.
+    # After a lost cluster the same command runs again. If there are results then, its earlier attempt has already
+    # replanned.
     if config.replan and not (num_restarts() and _num_results(plan, config)):
         return _planned_anew(plan, config)
     if config.images.input is not None and absolute_uri(config.images.input) != plan.input:
@@ -157,7 +158,7 @@ def _extended(plan: Plan, config: PlanConfig) -> Plan:
             logger.warning("what has changed keeps its masks; --redo-changed annotates it again")
         changed = changed.slice(0, 0)
     elif changed.num_rows and read_header(plan.output, options) is not None:
-        # First the rows: killed in between, the next look finds the same images changed.
+        # Delete the rows first: if this is killed in between, the next start finds the same images changed.
         MaskTable.stop_runs(plan.output, options).delete_images(changed["image_id"].to_numpy())
     return extend_plan(plan, seen.new, changed, options, listing=listing or None)
 
@@ -202,10 +203,10 @@ def _log_images(seen: _Compared, num_planned: int, config: PlanConfig) -> None:
 
 
 def _check_names(new: ListedInput, num_again: int, plan: Plan, config: PlanConfig, listing: Mapping[str, Any]) -> None:
-    """Refuse new images of a list that seem to be planned ones, whose names are taken for others than before.
+    """Refuse new images of a list that are probably planned ones: other settings now turn their names into other URIs.
 
     Raises:
-        ConfigError: none of the planned images is named any more, by settings that are others.
+        ConfigError: the list names no planned image any more, and settings that resolve names differ from the plan's.
         InputError: none of the new images can be read, and something speaks for wrong names.
     """
     assert config.images.input is not None, "extend needs it"

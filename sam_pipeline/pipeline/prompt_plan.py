@@ -121,7 +121,7 @@ def _given_prompts(config: PlanConfig, plan: Plan) -> _GivenPrompts:
     results = read_header(plan.output, options)
     frozen = read_prompts_header(plan.output, options, plan.generation)
     announced = 0 if frozen is not None else announced_generation(plan.output, options) or 0
-    # What has no rows may be gone on with in another way.
+    # A run without rows may still change from the grid to prompts.
     is_begun = results is not None and results.num_images > 0
     if not config.prompting.is_given:
         if announced >= plan.generation and not is_begun:

@@ -33,12 +33,12 @@ from sam_pipeline.storage.tables.results import Shard
 
 logger = logging.getLogger(__name__)
 
-# Smaller than a prepared image or an embedding, so that Ray waits for no further ones: see blocks.py. Only images that
-# could not be read share blocks.
+# Smaller than almost every prepared image or embedding, so that Ray adds no second one to a block: see blocks.py. Only
+# images below 1 MiB share blocks: unreadable ones, and on CPUs those longer than 3 to 1.
 _BLOCK_BYTES = 2**20
 # One more attempt for what was beside a crash or on a lost machine; what fails again is for the next pass.
 _RETRIES = 1
-# As long as none starts. Errors of our own stop the run at the first one.
+# Deaths at the start, in a row, that a pass bears for each actor. Our own errors stop the run at once.
 _INIT_DEATHS_AN_ACTOR = 2
 _STOP_TIMEOUT_S = 30
 # Of a resource that only says where an actor may be; Ray counts in ten-thousandths.

@@ -19,13 +19,13 @@ from sam_pipeline.results.images import read_source
 from sam_pipeline.results.selection.keywords import SelectionSettings
 from sam_pipeline.run.run import Run
 from sam_pipeline.safety.clean_text import one_line
-from sam_pipeline.torch.order import epoch_order, rank_shard
+from sam_pipeline.torch.order import epoch_order, rank_share
 from sam_pipeline.torch.stored_rows import StoredRow, StoredRows
 from sam_pipeline.torch.targets import MASK_FIELDS, Target, detection_target, read_labels
 
 logger = logging.getLogger(__name__)
 
-# Of missing images, by each process; those that follow are logged for debugging alone.
+# Warnings about missing images in a process; later ones are logged at level DEBUG.
 _WARNINGS = 10
 
 Missing = Literal["error", "skip"]
@@ -64,7 +64,7 @@ class _Samples:
         return self.stored_rows.image_ids
 
     def sample(self, position: int) -> Sample | None:
-        """Read an image and its masks; None for an image that is missing and may be."""
+        """Read an image and its masks; None if the image is missing and missing is "skip"."""
         row = self.stored_rows[position]
         try:
             image: Any = self._read(row)
@@ -97,19 +97,19 @@ class MaskDataset(Dataset[Any]):
         image, target = dataset[0]
 
     Images that were annotated (status ok) have the positions 0 to len(dataset) - 1, in the order in which they are
-    stored. Opening reads small columns of the table only. A sample costs its image and, unless it was read lately, its
-    row group, which holds up to 1024 images: read in order, or by MaskSampler, that is once an epoch; by a sampler that
-    shuffles freely, nearly once an image. It can be pickled, and be used by workers that are forked or spawned.
+    stored. Opening reads small columns of the table only. A sample reads its image, and its row group (up to 1024
+    images) unless that is still held. In order, or with MaskSampler, each group is read once an epoch; with a free
+    shuffle, nearly once an image. The dataset can be pickled, and be used by workers that are forked or spawned.
 
     Args:
         run: of open_run, perhaps filtered; or its folder.
         storage_options: fsspec options for the folder, as for open_run.
-        transform: makes of the image, (H, W, 3) uint8 RGB, what is wanted; by default a tensor, (3, H, W) float32 in
-            [0, 1], which torchvision's detection models take.
-        transforms: makes of image and target those that are wanted, where both must change, as for a flip.
+        transform: called with the image, (H, W, 3) uint8 RGB; returns what the sample holds. Default: a tensor, (3, H,
+            W) float32 in [0, 1], which torchvision's detection models take.
+        transforms: called with image and target; returns both. For changes of both, such as a flip.
         keep_empty: whether images without masks are among them.
-        missing: what an image that is gone, changed or damaged is: an ImageError, or a sample None, which collate
-            leaves out.
+        missing: what to do with an image that is gone, changed or damaged: "error" raises ImageError, "skip" gives the
+            sample None, which collate leaves out.
         categories: a file with the names of the categories: a COCO file, a data.yaml, or a text file with a name a
             line. By default that of the prompts or images, as for exports. Labels are the ids of exports; masks of a
             run of the grid have the label 1 by default.
@@ -180,13 +180,14 @@ class MaskIterableDataset(IterableDataset[Any]):
                 ...
 
     Each epoch yields every image once over all ranks and workers, whose shares differ by one image at most; row groups
-    are read once, but for those that two workers share. Ranks may make another number of steps.
+    are read once, but for those that two workers share. The number of steps may differ between ranks.
 
     Args:
         run, storage_options, transform, transforms, keep_empty, categories, **selection: as for
             MaskDataset.
-        missing: what an image that is gone, changed or damaged is: an ImageError, or left out.
-        shuffle: whether each epoch has an order at random: row groups are shuffled, and the images of some at a time.
+        missing: what to do with an image that is gone, changed or damaged: "error" raises ImageError, "skip" leaves it
+            out.
+        shuffle: whether each epoch is shuffled: the row groups, then the images of a few row groups at a time.
         seed: of the order; the same in all ranks.
         rank: of this process; by default torch.distributed is asked, or the environment that torchrun sets.
         world_size: number of ranks; by default as rank.
@@ -212,7 +213,7 @@ class MaskIterableDataset(IterableDataset[Any]):
         **selection: Unpack[SelectionSettings],
     ) -> None:
         self._rank, self._world_size = rank, world_size
-        self._shard = rank_shard(rank, world_size)
+        self._share = rank_share(rank, world_size)
         self._samples = _Samples(
             run, storage_options, transform, transforms, keep_empty, missing, categories, selection
         )
@@ -236,16 +237,16 @@ class MaskIterableDataset(IterableDataset[Any]):
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker that is spawned does not know its rank.
-        return self.__dict__ | {"_shard": rank_shard(self._rank, self._world_size)}
+        return self.__dict__ | {"_share": rank_share(self._rank, self._world_size)}
 
     def __iter__(self) -> Iterator[Sample]:
-        worker, shard = get_worker_info(), self._shard
+        worker, share = get_worker_info(), self._share
         if worker is None or torch.distributed.is_initialized():  # a worker that was forked knows its rank
-            shard = rank_shard(self._rank, self._world_size)
+            share = rank_share(self._rank, self._world_size)
         if worker is not None:
-            shard = shard.part(worker.id, worker.num_workers)
+            share = share.part(worker.id, worker.num_workers)
         rows, epoch = self._samples.stored_rows, int(self._epoch)
-        order = epoch_order(rows.group_of, rows.group_bytes, shard, shuffle=self._shuffle, seed=self._seed, epoch=epoch)
+        order = epoch_order(rows.group_of, rows.group_bytes, share, shuffle=self._shuffle, seed=self._seed, epoch=epoch)
         samples = (self._samples.sample(position) for position in order.tolist())
         return (sample for sample in samples if sample is not None)
 

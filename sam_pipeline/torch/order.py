@@ -1,6 +1,6 @@
 """In which order images are read: shuffled, divided among ranks and workers, and near each other in the table.
 
-Masks are stored a thousand images together, a row group. An image that is read at random costs the reading of its
+A row group stores the masks of about a thousand images. An image that is read at random costs the reading of its
 group, so that shuffling all images freely would read the table a thousand times. Instead the groups are shuffled, and
 then the images of as many groups as a reader holds.
 """
@@ -22,18 +22,18 @@ from sam_pipeline.torch.stored_rows import HELD_BYTES, StoredRows
 
 
 @dataclass(frozen=True)
-class Shard:
+class Share:
     """A part of the images: that of a rank, or of a worker of a rank."""
 
     number: int = 0
     of: int = 1
 
-    def part(self, number: int, of: int) -> Shard:
+    def part(self, number: int, of: int) -> Share:
         """A part of this part."""
-        return Shard(self.number * of + number, self.of * of)
+        return Share(self.number * of + number, self.of * of)
 
 
-def rank_shard(rank: int | None, world_size: int | None) -> Shard:
+def rank_share(rank: int | None, world_size: int | None) -> Share:
     """The part of a rank.
 
     Args:
@@ -45,59 +45,59 @@ def rank_shard(rank: int | None, world_size: int | None) -> Shard:
     """
     if rank is None and world_size is None:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            return Shard(torch.distributed.get_rank(), torch.distributed.get_world_size())
-        return _shard_of_environment()
+            return Share(torch.distributed.get_rank(), torch.distributed.get_world_size())
+        return _share_of_environment()
     if rank is None or world_size is None or not 0 <= rank < world_size:
         raise ConfigError(f"rank must be in [0, world_size), and both be given; got {rank} and {world_size}")
-    return Shard(rank, world_size)
+    return Share(rank, world_size)
 
 
-def _shard_of_environment() -> Shard:
+def _share_of_environment() -> Share:
     rank, world_size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
     try:
-        shard = Shard(int(rank), int(world_size))
+        share = Share(int(rank), int(world_size))
     except ValueError:
         raise ConfigError(f"RANK and WORLD_SIZE must be whole numbers, got {rank!r} and {world_size!r}") from None
-    if not 0 <= shard.number < shard.of:
+    if not 0 <= share.number < share.of:
         raise ConfigError(f"RANK must be in [0, WORLD_SIZE), got {rank} and {world_size}")
-    return shard
+    return share
 
 
 def epoch_order(
     group_of: npt.NDArray[np.int32],
     group_bytes: npt.NDArray[np.int64],
-    shard: Shard,
+    share: Share,
     *,
     shuffle: bool,
     seed: int = 0,
     epoch: int = 0,
 ) -> npt.NDArray[np.int64]:
-    """The positions of the images that are a shard's in an epoch, in the order in which they are to be read.
+    """The positions of the images of a share in an epoch, in the order in which they are to be read.
 
-    All shards of an epoch together have every image once, and their lengths differ by one at most.
+    All shares of an epoch together have every image once, and their lengths differ by one at most.
 
     Args:
         group_of: (N,) ascending, the row group of each image.
         group_bytes: of each row group.
-        shard: whose.
+        share: of which rank or worker.
         shuffle: whether the order is one at random.
-        seed: of the order; the same for all shards.
+        seed: of the order; the same for all shares.
         epoch: gives each its own order.
     """
     order = np.arange(len(group_of))
     if shuffle:
         place = np.random.default_rng([seed, epoch]).permutation(len(group_bytes))
         order = np.argsort(place[group_of], kind="stable")
-    mine = order[len(order) * shard.number // shard.of : len(order) * (shard.number + 1) // shard.of]
+    mine = order[len(order) * share.number // share.of : len(order) * (share.number + 1) // share.of]
     if shuffle:
-        random = np.random.default_rng([seed, epoch, shard.number, shard.of])
+        random = np.random.default_rng([seed, epoch, share.number, share.of])
         for first, last in _windows(group_of[mine], group_bytes):
             random.shuffle(mine[first:last])
     return mine
 
 
 def _windows(groups: npt.NDArray[np.int32], group_bytes: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Where parts of an order begin and end whose groups a reader holds at once."""
+    """Split an order into stretches whose row groups fit into HELD_BYTES; yields (first, last) of each."""
     ends = [*(np.flatnonzero(np.diff(groups)) + 1).tolist(), len(groups)]
     first, begin, held = 0, 0, 0
     for end in ends:
@@ -118,14 +118,14 @@ class _HasRows(Protocol):
 
 
 class MaskSampler(Sampler[int]):
-    """An order for a MaskDataset that reads its table once an epoch, divided among ranks without a remainder.
+    """An order for a MaskDataset that reads its table once an epoch; ranks share the images, none dropped or repeated.
 
     Every image is drawn once by one rank. Ranks may differ by one image: where all must make the same number of steps,
     as in DistributedDataParallel, use its `join`, or `drop_last` and a number of images that the ranks divide.
 
     Args:
         dataset: a MaskDataset.
-        shuffle: whether each epoch has an order at random: row groups are shuffled, and the images of some at a time.
+        shuffle: whether each epoch is shuffled: the row groups, then the images of a few row groups at a time.
         seed: of the order; the same in all ranks.
         rank: of this process; by default torch.distributed is asked, or the environment that torchrun sets.
         world_size: number of ranks; by default as rank.
@@ -143,7 +143,7 @@ class MaskSampler(Sampler[int]):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        rank_shard(rank, world_size)
+        rank_share(rank, world_size)
         self._dataset, self._shuffle, self._seed = dataset, shuffle, seed
         self._rank, self._world_size, self._epoch = rank, world_size, 0
 
@@ -155,12 +155,12 @@ class MaskSampler(Sampler[int]):
         return iter(self._order().tolist())
 
     def __len__(self) -> int:
-        shard, num_images = rank_shard(self._rank, self._world_size), len(self._dataset.stored_rows)
-        return num_images * (shard.number + 1) // shard.of - num_images * shard.number // shard.of
+        share, num_images = rank_share(self._rank, self._world_size), len(self._dataset.stored_rows)
+        return num_images * (share.number + 1) // share.of - num_images * share.number // share.of
 
     def _order(self) -> npt.NDArray[np.int64]:
         rows = self._dataset.stored_rows
-        shard = rank_shard(self._rank, self._world_size)
+        share = rank_share(self._rank, self._world_size)
         return epoch_order(
-            rows.group_of, rows.group_bytes, shard, shuffle=self._shuffle, seed=self._seed, epoch=self._epoch
+            rows.group_of, rows.group_bytes, share, shuffle=self._shuffle, seed=self._seed, epoch=self._epoch
         )

@@ -1,4 +1,4 @@
-"""Rows of a run by position, with where their images are: an index in memory, and the rest read when it is wanted.
+"""Rows of a run by position, with the places of their images. Only an index is in memory; the rest is read on demand.
 
 delta-rs does not work in a process that was forked from one in which it has worked, as DataLoader's workers on Linux
 are. So the index remembers files, and these are read through fsspec, by whichever process has the index.
@@ -30,7 +30,7 @@ from sam_pipeline.storage.tables.reading.result_reading import RowGroup, iterate
 from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA
 
 HELD_BYTES = 128 << 20
-"""Of row groups that a reader holds, before compression; images are shuffled among as many."""
+"""Uncompressed bytes of row groups that a reader holds; images are shuffled within as many."""
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ def detection_target(
 def read_labels(results: Results, categories: str | None = None) -> tuple[Labels, dict[int, str]]:
     """The labels of a run's categories: the ids under which exports write them.
 
-    They depend on the names alone: not on the masks that are there so far, nor on which of them the selection leaves,
-    unless these are of the grid alone.
+    They depend only on the names of categories, not on the masks stored so far, nor on the selection. But if that keeps
+    masks of the grid alone, and categories is None, the only label is 1.
 
     Args:
         results: of the run.

@@ -66,5 +66,5 @@ def test_gpus_that_do_not_come_are_not_waited_for_longer_than_said(run, start, f
         finished = run.annotate(*GPU, "--gpus", 2, "--gpu-wait-s", 3, address=head.address).wait()
     assert finished.exit_code == 2
     assert finished.stderr.splitlines()[-1].startswith(
-        "error: the cluster has 0 of the 1 GPUs to begin with, after 3 s"
+        "error: the cluster has 0 of the 1 GPUs that the run needs, after 3 s"
     )

@@ -49,7 +49,7 @@ def test_points_of_another_shape_are_refused(predictor, shape):
 
 
 def test_as_many_boxes_as_prompts_of_points(predictor):
-    with pytest.raises(ValueError, match="prompts of different numbers: points of 2, and 3 boxes"):
+    with pytest.raises(ValueError, match="points and boxes must be of the same prompts, got points of 2 and 3 boxes"):
         predictor.predict_torch(torch.ones(2, 1, 2), torch.ones(2, 1), torch.ones(3, 4))
 
 

@@ -1,7 +1,7 @@
 """The image side as batched matrix products, on any device.
 
-The image tokens of all prompts of a call are in memory. They are projected by none: projections are folded into the
-vectors of the prompt tokens, which are fewer than the channels of a projection. See docs/decoder.md, "Folded
+The image tokens of all prompts of a call are in memory. They are never projected: the projections are folded into the
+vectors of the prompt tokens instead, which are fewer than the channels of a projection. See docs/decoder.md, "Folded
 projections" and "Batched". Legend: see `image_side`.
 """
 
@@ -17,7 +17,7 @@ from sam_pipeline.masks.decoder.image_side import ImageSideWeights, SharedTokens
 from sam_pipeline.model.networks.two_way_transformer import Attention
 
 _PROMPTS_UPSCALED_AT_ONCE = 16
-"""The finest channels of a prompt are 8 MB."""
+"""Prompts upscaled together: the finest channels of each take 8 MB in float32."""
 
 
 class BatchedImageSide:

@@ -31,7 +31,7 @@ class CurrentDecoder:
         self._sums: list[float] = []
 
     def of(self, sam: Sam) -> PromptDecoder:
-        """The decoder of a model as it is now, as far as torch counts changes of its weights.
+        """The decoder of a model as it is now, as far as torch's version counters show changes of its weights.
 
         Raises:
             ValueError: weights are not float32.
@@ -59,8 +59,8 @@ class CurrentDecoder:
     def compare_weights(self, sam: Sam) -> None:
         """Have the decoder made anew if the weights' sums are not what they were.
 
-        torch counts no write through `.data` or in inference mode. Sums take as long as some percent of a prompt, so
-        they are for once an image.
+        Torch's version counters miss writes through `.data` and in inference mode. Sums cost a few percent of a prompt,
+        so call this once an image.
         """
         if isinstance(self._decoder, SharedDecoder) and self._sums != _sums(sam):
             self._decoder = None

@@ -91,7 +91,7 @@ class LowRankWeights:
         self.up1, self.up1_bias = up1, b2 @ up1 + up1_bias
 
         # Everything that is shared is one product of image tokens, in which Z, Z1, Z2 and Z3 are linear. Its last
-        # columns are Z and Z1, whose variances are the mean squares of Z and Z2, and the cross of the bias.
+        # columns are Z, Z1 and cross_bias. The variances of Z and Z1 are the mean squares of Z and Z2.
         to_z = centred(torch.eye(len(g1), device=g1.device))
         to_z2 = centred(to_z * g1)
         to_z3 = to_z2 * g2

@@ -20,8 +20,8 @@ from sam_pipeline.masks.decoder.low_rank import LowRankWeights, SharedSquares
 from sam_pipeline.masks.decoder.upscaling_kernels import mask_logits, upscale_once
 from sam_pipeline.model.networks.linear import linear
 
-# Image tokens upscaled at once: a quarter of each becomes 128 numbers, 0.5 MB in all. No power of two, by which the
-# rows of a matrix would push each other out of the cache.
+# Image tokens upscaled at once: a quarter of each becomes 128 numbers, 0.5 MB in all. Not a power of two: rows at such
+# a stride evict each other from the cache.
 _TILE = 960
 
 

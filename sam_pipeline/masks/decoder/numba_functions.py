@@ -1,7 +1,7 @@
 """Exponential function and GELU that LLVM turns into vector instructions, in numba kernels.
 
-Neither numba nor LLVM has a vectorised exponential function on every machine. Polynomials were fitted for the least
-largest error, in float64; constants have the digits of float32.
+Neither numba nor LLVM has a vectorised exponential function on every machine. The polynomials are minimax fits, made in
+float64; constants have the digits of float32.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _polynomial(x: np.float32, c: tuple[np.float32, ...]) -> np.float32:
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract"})
 def exp2(x: np.float32) -> np.float32:
-    """2**x within 2e-7 of its size for x up to 127; below 2**-126 it stays there. NaN for NaN."""
+    """2**x within 2e-7 of its size for x from -126 to 127; for smaller x it is 2**-126. NaN for NaN."""
     x = max(x, _SMALLEST_EXPONENT)
     rounded = x + _ROUNDER
     y: np.float32 = _polynomial(x - (rounded - _ROUNDER), _EXP2)

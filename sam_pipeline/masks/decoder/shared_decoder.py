@@ -273,5 +273,5 @@ def _single_threaded_pool() -> ThreadPoolExecutor:
 def _use_one_thread() -> None:
     """Have torch use one thread when called from this one."""
     torch.set_num_threads(1)
-    # A thread's first question for its number replaces it by the one for new threads, which is 1 at this moment only.
+    # A thread's first get_num_threads resets its count to torch's default for new threads: ask while that is still 1.
     torch.get_num_threads()

@@ -78,7 +78,7 @@ class TokenSide:
         self._first, self._second = first, second = decoder_layers(sam)
         self._final = final = sam.mask_decoder.transformer.final_attn_token_to_image
         self._final_norm = sam.mask_decoder.transformer.norm_final_attn
-        # The order of tokens makes no difference to them. In this one those that are read stand together.
+        # Attention ignores the order of tokens. In this order, those that the heads read are adjacent.
         iou_token, mask_tokens = sam.mask_decoder.iou_token.weight, sam.mask_decoder.mask_tokens.weight
         self._own_tokens = torch.cat([mask_tokens[:1], iou_token, mask_tokens[1:]]).detach()
         attend, to_tokens = first.self_attn, first.cross_attn_image_to_token

@@ -1,8 +1,8 @@
 """Both resizes of SAM's postprocessing as one: every pixel of the image from at most 3 x 3 low-resolution logits.
 
 The official code upscales logits by 4 to the padded model input, crops, and resizes to the image, both bilinearly. Each
-is linear and separable, so along an axis a pixel is a weighted sum of at most three neighbouring logits. The crop sits
-between the two, and the second resize clamps at its edge; so do the weights here.
+is linear and separable, so along an axis a pixel is a weighted sum of at most three neighbouring logits. The padding is
+cut off between the two, and the second resize clamps at that edge; so do the weights here.
 
 Reproduces `postprocess_masks` of segment_anything/modeling/sam.py up to rounding.
 """

@@ -151,7 +151,7 @@ _OUTSIDE, _INSIDE, _MIXED = 0, 1, 2
 # A pixel is computed from three values along its column. If all are further than this share of the largest on one side
 # of the threshold, so is the pixel: the weights' sum and five roundings are off by less than 1e-6 of it.
 _ROUNDING = np.float32(1e-5)
-_TINY = np.float32(1e-30)  # to which values are rounded more coarsely
+_TINY = np.float32(1e-30)  # floor of the margin: subnormal numbers are rounded more coarsely
 
 
 @numba.njit(nogil=True, cache=True)

@@ -60,7 +60,7 @@ def mask_edges(low_res_masks: Tensor, rows: Axis, columns: Axis, threshold: floa
     """See `mask_kernels.mask_edges`; low_res_masks is (L, R, S) float32 on a CUDA device, L at least 1.
 
     Returns:
-        The edges of each mask, in pinned memory that is filled once the device's stream has come so far.
+        The edges of each mask, in pinned memory; valid once the current stream has finished the copy.
     """
     device = low_res_masks.device
     logits = low_res_masks.contiguous()

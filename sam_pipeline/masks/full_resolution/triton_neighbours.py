@@ -8,14 +8,14 @@ import triton.language as tl
 
 @triton.jit
 def extremes(first: tl.tensor, real: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
-    """The smallest and the largest of three neighbours; if one is no number, the largest is none either."""
+    """The smallest and the largest of three neighbours; the largest is NaN if one of them is."""
     a, b, c = three(first, real)
     return tl.minimum(tl.minimum(a, b), c), maximum(maximum(a, b), c)
 
 
 @triton.jit
 def maximum(a: tl.tensor, b: tl.tensor) -> tl.tensor:
-    """The larger one; no number if one is none."""
+    """The larger of two; NaN if either is NaN."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 

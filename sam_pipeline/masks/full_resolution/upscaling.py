@@ -53,7 +53,7 @@ class Upscaling:
 
     @property
     def num_embedding_rows(self) -> int:
-        """Rows of the image embedding whose logits are read; one row below the crop is within reach of its last."""
+        """Rows of the image embedding whose logits are read: one below the crop too, to interpolate its last row."""
         return min(self.sam.image_encoder.img_size, -(-self.input_size[0] // _PATCH) * _PATCH + _PATCH) // _PATCH
 
     def measure(self, low_res_masks: Tensor, offset: float) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -144,7 +144,7 @@ class Upscaling:
             found += triton_masks.mask_edges(some, rows, columns, self.sam.mask_threshold)
         copied, device = None, low_res_masks[0].device
         if device.type == "cuda":
-            # Whoever waits sleeps: spinning would take a CPU.
+            # blocking=True lets the waiting thread sleep; spinning would occupy a CPU.
             copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch has no type
             copied.record(torch.cuda.current_stream(device))
         return [Runs(self.crop_size, edges) for edges in found], copied
@@ -165,8 +165,8 @@ class Upscaling:
         img_size = self.sam.image_encoder.img_size
         if not self._is_as_sam(low_res_masks):  # kernels would read beyond the logits
             raise ValueError(
-                f"masks are found in logits of {img_size // SCALE} x {img_size // SCALE}, upscaled by "
-                f"Sam.postprocess_masks; this model has other ones, of {tuple(low_res_masks.shape[-2:])}"
+                f"mask logits must be {img_size // SCALE} x {img_size // SCALE}, and upscaled by "
+                f"Sam.postprocess_masks; this model gives {tuple(low_res_masks.shape[-2:])}, or upscales otherwise"
             )
         return (
             composed_axis(img_size // SCALE, self.input_size[0], self.crop_size[0]),

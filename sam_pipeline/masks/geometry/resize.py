@@ -47,7 +47,7 @@ def resize_image(image: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:
 
 
 def resize_pillow(image: Image.Image, long_side: int) -> Image.Image:
-    """The same for a Pillow image; of mode RGB, unless it is no image for the model."""
+    """The same for a Pillow image. The model needs mode RGB; other modes keep theirs."""
     height, width = preprocess_shape(image.height, image.width, long_side)
     return image.resize((width, height), Image.Resampling.BILINEAR)
 

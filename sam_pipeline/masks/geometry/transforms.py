@@ -27,7 +27,7 @@ class ResizeLongestSide:
         """Resize an image as the model expects it.
 
         Args:
-            image: (H, W, 3) uint8. One channel, (H, W), and other channels and types that Pillow has come out as such.
+            image: (H, W, 3) uint8. (H, W), and other channels and dtypes that Pillow has a mode for, keep theirs.
 
         Raises:
             ValueError: it is no array, such as a Pillow image, or one that Pillow has no mode for.

@@ -38,7 +38,7 @@ def regions(edges: Edges, height: int, width: int) -> tuple[Edges, NDArray[np.in
             pieces[2 * num_pieces + 1] = start
             num_pieces += 1
     parents = np.arange(num_pieces)
-    first = 0  # that may touch the piece from the column before
+    first = 0  # first piece of the column before that may touch this one
     for piece in range(num_pieces):
         start, end = pieces[2 * piece] - height, pieces[2 * piece + 1] - height  # moved into the column before
         head = start // height * height

@@ -36,7 +36,7 @@ class ConvBN(nn.Sequential):
         return x
 
     def can_be_folded(self) -> bool:
-        """Whether the norm is linear now, and both are what they were made as."""
+        """Whether the norm's statistics are fixed (inference), and no script has replaced or hooked conv or norm."""
         is_inference = not (self.training or self.bn.training or torch.is_grad_enabled())
         are_own = type(self.c) is nn.Conv2d and type(self.bn) is nn.BatchNorm2d and len(self) == 2
         return is_inference and are_own and all(map(computes_as_its_type, self.children()))

@@ -170,7 +170,7 @@ class Block(nn.Module):
         if self.window_size == 0:
             x = x + self.attn(self.norm1(x))
             return torch.cat([band + self.mlp(self.norm2(band)) for band in bands(x)], dim=1)
-        # Windows of one row of windows see no others, so a band of them goes through the whole block on its own.
+        # Windows do not see each other, so a band of whole rows of windows passes through the entire block alone.
         outputs = []
         for band in bands(x, self.window_size):
             band = band + self.attn(self.norm1(band), self.window_size)
@@ -201,7 +201,8 @@ class Attention(nn.Module):
 
         Args:
             x: (B, H, W, C) float tokens.
-            window_size: side of a window, tokens. The last windows are padded with zero tokens, as ``x`` is officially.
+            window_size: side of a window, tokens. The last windows are padded with zero tokens, as in the official
+                code.
 
         Returns:
             (B, H, W, C) float.

@@ -15,13 +15,13 @@ from sam_pipeline.model.networks.linear import Activation, Linear, linear
 
 
 def computes_as_its_type(module: nn.Module) -> bool:
-    """Whether a module computes what its type does: scripts put hooks and other functions in its place."""
+    """Whether a module runs its class's forward: scripts may have hooked, replaced or compiled it."""
     is_compiled = module._compiled_call_impl is not None
     return not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module) or is_compiled)
 
 
 def activation_of(act: nn.Module) -> Activation | None:
-    """What an activation is to the layer before it, which can apply it at once; None if it must be called."""
+    """The activation's name, if the layer before it can apply it in the same kernel; None if it must be called."""
     if not computes_as_its_type(act):
         return None
     if type(act) is nn.GELU and act.approximate == "none":
@@ -58,8 +58,8 @@ class LayerNorm2d(nn.Module):
         """Normalise ``x`` (B, C, H, W) float over C; same shape, and the dtype of x or of the weights, the wider."""
         if x.dtype.itemsize > 2:
             return self._normalised(x)
-        # In the necks channels exceed 256, and float16 does not hold their squares: the variance would be infinite, and
-        # the result the bias alone, which is finite and wrong.
+        # In the necks some values exceed 256, so their squares exceed float16's range: the variance would be infinite,
+        # and the result only the bias, which is finite and wrong.
         return self._normalised(x.float()).to(torch.promote_types(x.dtype, self.weight.dtype))
 
     def _normalised(self, x: Tensor) -> Tensor:

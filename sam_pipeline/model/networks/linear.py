@@ -86,7 +86,7 @@ def _is_inference_on_cpu(x: Tensor) -> bool:
 
 
 def _is_being_exported() -> bool:
-    # Other programs know nothing of torch's operators: to TorchScript, torch.export or ONNX go plain layers.
+    # Exports (TorchScript, torch.export, ONNX) get plain layers: other programs lack torch's oneDNN operators.
     return torch.jit.is_tracing() or torch.compiler.is_exporting()  # type: ignore[attr-defined, no-untyped-call]
 
 

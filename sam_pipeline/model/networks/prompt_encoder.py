@@ -118,7 +118,7 @@ class PromptEncoder(nn.Module):
 
 
 def check_prompts(points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, masks: Tensor | None = None) -> None:
-    """Refuse shapes that would be computed with as if they were others; arguments are those of `PromptEncoder`.
+    """Refuse shapes that broadcasting would silently misread; arguments are those of `PromptEncoder`.
 
     Boxes may also be (B, 1, 4) or (B, 2, 2), as for the official encoder.
 
@@ -138,7 +138,7 @@ def check_prompts(points: tuple[Tensor, Tensor] | None, boxes: Tensor | None, ma
             raise ValueError(f"boxes must be (N, 4), got {tuple(boxes.shape)}; one box is boxes[None]")
         nums.append(len(boxes))
     if len(set(nums)) > 1:
-        raise ValueError(f"prompts of different numbers: points of {nums[0]}, and {nums[1]} boxes")
+        raise ValueError(f"points and boxes must be of the same prompts, got points of {nums[0]} and {nums[1]} boxes")
     if masks is not None and (masks.dim() != 4 or masks.shape[1] != 1):
         raise ValueError(f"masks must be (N, 1, h, w), got {tuple(masks.shape)}")
 

@@ -251,7 +251,7 @@ class Attention(nn.Module):
         self.qkv = Linear(dim, dim * 3)
         self.proj = Linear(dim, dim)
         self.attention_biases = nn.Parameter(torch.zeros(num_heads, window_size**2))
-        # On the CPU by name: the registry builds networks on the meta device, and no checkpoint fills this buffer.
+        # Explicitly on the CPU: the registry builds networks on the meta device, and no checkpoint fills this buffer.
         self.register_buffer("attention_bias_idxs", distance_indexes(window_size, "cpu"), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

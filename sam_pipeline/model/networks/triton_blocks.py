@@ -83,7 +83,7 @@ def _attend(x: Tensor, attn: Attention, window_size: int) -> Tensor:
 
 
 def _device_of(x: Tensor) -> Any:
-    """Where Triton launches."""
+    """Context manager that makes the tensor's device current: Triton launches on the current device."""
     return torch.cuda.device_of(x)  # type: ignore[no-untyped-call]
 
 

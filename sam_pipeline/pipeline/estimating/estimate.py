@@ -58,7 +58,7 @@ def estimate(config: EstimateConfig, backend: Backend = SAM) -> Estimate:
         ray_errors(),
         without_messages(),
         connected(config.num_cpus) as present,
-        # Those that are there are what is estimated: all that are asked for.
+        # The estimate is for the GPUs that are there: wait for all that are asked for, or for --min-gpus.
         awaited_gpus(replace(config.pools, min_gpus=config.pools.min_gpus or config.pools.gpus), present) as cluster,
     ):
         job, resources = prepare_job(run, cluster, backend)

@@ -30,7 +30,7 @@ class StageFigures:
     cpu_s_per_image: float
     """CPU seconds of its process meanwhile: without waiting for storage or a device."""
     images_per_s: float | None
-    """Of all workers, if they never waited for another stage. None: no image of the sample came so far."""
+    """Of all workers, if they never waited for another stage. None: no image of the sample reached this stage."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class Estimate:
     estimate_s: float
     """What the estimate itself took."""
     bytes_out: int | None = 0
-    """Of results. Until a vacuum, compaction leaves up to as many beside them. None: the sample has no
-    full shard."""
+    """Bytes of results. Until a vacuum, the files before compaction take up to as many again. None: the sample wrote no
+    shard."""
     time_spread: float | None = None
     """The time may be off by this share of it, since the sample holds some images and not others: two standard errors.
     None where too few images were done to tell."""

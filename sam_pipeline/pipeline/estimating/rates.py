@@ -13,9 +13,9 @@ hardware as the bottleneck are counted:
 Where there is hardware enough for all of them, they do not slow each other down, and running ahead gains nothing. So
 the rate is limited by what the bottleneck would do by itself: its own rate, times how often the hardware was shared.
 
-Many decoders that begin together also finish their first images together. Shortly after the first image there are many,
-which is no rate. So where each worker of the bottleneck has done few, its own rate is the limit, as if nothing was
-shared.
+Many decoders that begin together also finish their first images together. That burst shortly after the first image is
+not a rate. So if each worker of the bottleneck has done only a few images, its own rate is the limit, as if nothing
+were shared.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Rates:
 
     stages: Mapping[StageName, StageFigures]
     undisturbed: Mapping[StageName, float]
-    """Images a second of each stage, had it its hardware to itself; infinite where no image came so far."""
+    """Images a second of each stage, had it its hardware to itself; infinite where no image reached it."""
     bottleneck: StageName
     images_per_s: float
     first_s: float

@@ -45,7 +45,7 @@ class Work:
     output: str
     num_images: int
     looked_at: Sequence[SourceObject]
-    """Some of the planned images: what they are, the others are, in the same shares."""
+    """A sample of the planned images; the others are assumed to be of the same kinds, in the same shares."""
     chunk_rows: int
     """Images of a reading task."""
     shard_rows: int

@@ -36,7 +36,7 @@ _SAMPLE_S, _LIMIT_S = 45.0, 70.0
 _LEAST_IMAGES = 3
 _POLL_S = 0.25
 
-# The first chunks that are drawn are done; a part of the last one is not, and those are its images with high ids.
+# When the sample stops, the last chunks lack their images with the highest ids; small chunks keep that bias small.
 _BLOCKS_PER_CHUNK = 4
 # Ray Data takes a millisecond for each before it starts.
 _MAX_CHUNKS = 2000
@@ -65,7 +65,7 @@ class Sample:
     shards: Sequence[Shard]
     """What was written, and is gone."""
     num_places: int
-    """Of how many stretches of neighbours its images are."""
+    """Number of stretches of neighbours that its images come from."""
 
     @property
     def counts(self) -> Counts:
@@ -134,7 +134,7 @@ def _check_all_free(gpus: SharedGpus, resources: Resources) -> None:
 def _chosen(
     pending_ids: npt.NDArray[np.int64], job: Job, resources: Resources, *, reads_through: bool
 ) -> tuple[npt.NDArray[np.int64], int, int]:
-    """Ids of the sample in random order, ascending in each chunk of a reading task; ids of a chunk; of a stretch."""
+    """Ids of the sample (chunks in random order, ids in each ascending); how many a chunk and a stretch have."""
     block_images = images_per_block(job.crops_per_image, resources)
     rows = rows_per_chunk(len(pending_ids), job, resources)
     if reads_through:

@@ -44,7 +44,7 @@ def awaited_gpus(pools: PoolConfig, cluster: Cluster) -> Iterator[Cluster]:
         return
     least = pools.min_gpus or 1
     if is_local() and cluster.num_gpus < least:
-        raise ClusterError(f"this machine has {cluster.num_gpus:g} of the {least} GPUs to begin with (--min-gpus)")
+        raise ClusterError(f"this machine has {cluster.num_gpus:g} of the {least} GPUs that the run needs (--min-gpus)")
     try:
         yield _wait(pools.gpus, least, pools.gpu_wait_s)
     finally:
@@ -52,7 +52,7 @@ def awaited_gpus(pools: PoolConfig, cluster: Cluster) -> Iterator[Cluster]:
 
 
 def _take_back() -> None:
-    """Ask for nothing any more, or machines would come for nobody; not for long, of a cluster that may be gone."""
+    """Withdraw the request, so that no machine comes for nobody. Wait only briefly: the cluster may be gone."""
 
     def ask() -> None:
         with suppress(Exception):  # what is said is why the block ended
@@ -67,14 +67,14 @@ def _wait(wanted: int, least: int, limit_s: float) -> Cluster:
     start = time.monotonic()
     last_said = -_SAY_INTERVAL_S
     while True:
-        # Again and again: with Ray Data's own requests it replaces ours.
+        # Asked again in each round: Ray Data's own requests replace ours.
         request_resources(bundles=[{"GPU": 1}] * wanted)
         if (cluster := current_cluster()).num_gpus >= least:
             return cluster
         waited_s = time.monotonic() - start
         if waited_s > limit_s:
             raise ClusterError(
-                f"the cluster has {cluster.num_gpus:g} of the {least} GPUs to begin with, after {limit_s:g} s "
+                f"the cluster has {cluster.num_gpus:g} of the {least} GPUs that the run needs, after {limit_s:g} s "
                 "(--gpu-wait-s): look at its autoscaler, or ask for fewer with --min-gpus"
             )
         if waited_s - last_said >= _SAY_INTERVAL_S:

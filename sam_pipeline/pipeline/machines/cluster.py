@@ -32,8 +32,8 @@ _LOCAL_OBJECT_STORE_BYTES = 2**30
 
 _RETRIES_OUT_OF_MEMORY = 2
 
-# Ray ends a worker that is idle for a second where there are more than CPUs, as there are with fractions of CPUs; the
-# next task then waits seconds for a new one to import everything, and the tasks behind it idle meanwhile.
+# If there are more workers than CPUs, as with fractions of CPUs, Ray ends those that are idle for a second. The next
+# task then waits seconds while a new worker imports everything, and the tasks behind it wait too.
 _IDLE_WORKER_MS = 60_000
 
 # A Ray that is started on a busy machine may miss its own limit of half a minute.

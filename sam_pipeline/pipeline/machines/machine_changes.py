@@ -112,11 +112,11 @@ class MachineChanges(ExecutionCallback):
             self._look(stages, current_cluster(), now)
 
     def after_execution_succeeds(self, executor: StreamingExecutor) -> None:
-        """Called by Ray Data: actors end when nobody knows them any more."""
+        """Called by Ray Data. Drop our references to the actors, so that Ray ends them."""
         self._actors.clear()
 
     def after_execution_fails(self, executor: StreamingExecutor, error: Exception) -> None:
-        """Called by Ray Data. The error refers to what refers to actors: left alive, they would keep their CPUs."""
+        """Called by Ray Data. Kill the actors: the error refers to them, so they would live on and keep their CPUs."""
         for actor in self._actors:
             ray.kill(actor)
         self._actors.clear()
@@ -168,7 +168,10 @@ class MachineChanges(ExecutionCallback):
         return int(min(self._most_pairs, num_pairs_that_fit(self._resources, cluster)))
 
     def _is_of_such_machines(self, cluster: Cluster) -> bool:
-        """Whether pairs of the same size do: not if new machines have fewer CPUs, or only CPUs have left."""
+        """Whether pairs of the present size suit the cluster.
+
+        They do not if a new machine has fewer CPUs for a GPU, nor if only machines without GPUs left.
+        """
         r = self._resources
         if not r.shares_gpus or r.gpu_bundle["CPU"] > cluster.least_cpus_a_gpu + 1e-9:
             return False

@@ -30,7 +30,7 @@ from sam_pipeline.process.stopping import is_stopping
 _WAIT_S = 30.0
 
 MakeArguments = Callable[[], dict[str, Any]]
-"""What an actor is started with, beside what all of its pool have; asked for each by itself."""
+"""Returns the further Ray arguments of one actor; Ray Data calls it once for each."""
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class SharedGpus:
         return self
 
     def hold(self, number: int) -> None:
-        """Hold so many GPUs. Of fewer than now, those go that have no machine."""
+        """Hold this many GPUs. If more are held, give up first those whose placement group has no machine."""
         if self._bundle is None:
             return
         self._groups += [placement_group([self._bundle]) for _ in range(number - len(self._groups))]

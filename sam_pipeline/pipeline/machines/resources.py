@@ -4,11 +4,11 @@ Ray Data waits without a message when actors hold every CPU, and it starts no wr
 for writing does not fit: then results are committed only after all reading has ended. So the division is worked out
 first, in the way in which Ray Data will reserve.
 
-How Ray Data 2.60 reserves CPUs. Its autoscaling coordinator grants a run what its stages ask for, and of what is left
-on each machine whole CPUs only: so less than there are. Each of our four stages then reserves an eighth of what was
-granted; at least one task or its whole pool of actors, at most as many as it may have at once. Stages reserve in their
-order, writing last, and one for which too little is left reserves nothing. So a reading and a writing task take an
-eighth of a small cluster each, all actors half of it, and a quarter is spare.
+How Ray Data 2.60 reserves CPUs. Its autoscaling coordinator grants a run what its stages ask for, plus what is left on
+each machine, rounded down to whole CPUs: so less than there are. Each of our four stages then reserves an eighth of
+what was granted; at least one task or its whole pool of actors, at most as many as it may have at once. Stages reserve
+in their order, writing last, and one for which too little is left reserves nothing. So a reading and a writing task
+take an eighth of a small cluster each, all actors half of it, and a quarter is spare.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _ENCODE_SHARE, _DECODE_SHARE = 1 / 8, 3 / 8
 # What an actor on CPUs may have of a machine: tasks that read for it are to fit beside it.
 _MOST_OF_A_NODE = 3 / 4
 
-# Images a second of one GPU: what CPUs are to feed it with.
+# Images a second that one GPU computes; its CPUs must keep up with that.
 GPU_IMAGES_PER_S = {"vit_t": 100, "vit_b": 100, "vit_l": 60, "vit_h": 40, "default": 40}
-# CPU seconds an image of 1500 x 2250 takes, 32 x 32 points: fetched, decoded, resized and put into a block; its masks
-# finished, of which a GPU has found the edges.
+# CPU seconds for an image of 1500 x 2250 pixels and 32 x 32 points: to read it (fetch, decode, resize, put into a
+# block), and to finish its masks once a GPU has found their edges.
 READ_CPU_S, FINISH_CPU_S = 0.04, 0.002
 _LEAST_FINISHERS = 2
 LEAST_FINISH_CPUS = 0.25

@@ -57,7 +57,7 @@ def check_all_machines_see(uris: Iterable[str]) -> None:
 
 
 def _check_output_is_shared(output: str) -> None:
-    """Look for a file that is written for it where the output is or will be: each machine may have such a folder."""
+    """Check by a temporary file that all machines see one output folder: each may have a folder of that path."""
     if protocol_of(output) != "file" or len(_machines()) == 1:
         return
     folder = next(parent for parent in (output, *map(str, Path(output).parents)) if os.path.isdir(parent))

@@ -81,7 +81,7 @@ def prepare_job(run: PlannedRun, cluster: Cluster, backend: Backend) -> tuple[Jo
 
 
 def _images_folder(plan: Plan, options: StorageOptions) -> str | None:
-    """See common_folder; a plan is in the order of names, so that its ends tell of all."""
+    """See common_folder. Looks at the first, middle and last image of the plan, not at all of them."""
     image_ids = sorted({0, plan.num_images // 2, plan.num_images - 1})
     return common_folder(map(object_of_row, read_planned(plan.output, image_ids, options).to_pylist()))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-# In the order of: CUDA's runtime, Triton and cuBLAS or cuDNN where they find no memory outside of torch's allocator;
+# In order: CUDA's runtime, Triton and cuBLAS or cuDNN where they find no memory outside of torch's allocator;
 # torch's allocator where it fails to ask the driver about the memory that it lacks (pytorch#112377).
 _OUT_OF_MEMORY = re.compile(
     r"CUDA (driver )?error: out of memory|Triton Error \[CUDA\]: out of memory|_STATUS_ALLOC_FAILED|^NVML_SUCCESS == "
@@ -26,7 +26,8 @@ def is_device_lost(error: BaseException) -> bool:
     """Whether a call to the device failed, so that all later ones of this process may fail too.
 
     After an illegal access, a failed assertion or a memory error of the hardware they do. A few errors are not so, but
-    nothing says which: a process more that is started anew costs seconds, one that fails forever costs all its images.
+    nothing says which: restarting one process too many costs seconds, keeping one that always fails costs all its
+    images.
     """
     if is_out_of_memory(error):
         return False

@@ -51,7 +51,7 @@ class SamEngine:
     """A mask generator whose embeddings are bytes.
 
     Args:
-        job: the run. Its weights are checked against the pinned sum before they are loaded.
+        job: the run. Its weights are checked against the pinned SHA-256 before they are loaded.
         role: which halves are asked for; the networks of the other are not kept.
 
     Raises:
@@ -188,11 +188,11 @@ class SamEngine:
 def _copy_to_host(embeddings: Tensor, host: Tensor) -> None:
     """Copy embeddings, which an encoder may leave with channels last, into contiguous host memory of the same shape."""
     if embeddings.is_cuda:
-        # Turned round on the device, where that takes no time. Copies follow one another without waiting.
+        # Made contiguous on the device, where that takes almost no time. Copies are queued without waiting.
         host.copy_(embeddings.contiguous(), non_blocking=True)
     else:
         for embedding, place in zip(embeddings, host, strict=True):
-            place.flatten(1).copy_(embedding.flatten(1))  # of two dimensions torch turns blocks: twice as fast
+            place.flatten(1).copy_(embedding.flatten(1))  # torch transposes 2-D tensors in blocks: twice as fast
 
 
 def _bytes_of(embeddings: Tensor) -> npt.NDArray[np.uint8]:

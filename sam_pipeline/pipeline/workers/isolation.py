@@ -79,8 +79,7 @@ def annotate_isolated(
         max_restarts=-1,  # with its node; each image is tried a few times only
         max_task_retries=_RETRIES,
     )(IsolatedAnnotator)
-    # No more than there were pairs of an encoder and a decoder, what they had is free now; and than there is room for,
-    # should a machine be lost.
+    # At most one for each pair of an encoder and a decoder, whose resources are free now; fewer if a machine was lost.
     num_pairs = min(resources.encode_actors, resources.decode_actors)
     num_actors = max(1, min(len(image_ids), num_pairs, _num_that_fit(num_cpus, num_gpus)))
     pool: Any = ActorPool([actor.remote(job, monitor) for _ in range(num_actors)])

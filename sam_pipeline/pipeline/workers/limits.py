@@ -66,7 +66,8 @@ def limit_memory(num_bytes: int) -> None:
 def limit_memory_after(num_bytes: int) -> Iterator[None]:
     """Limit memory as limit_memory does, from the end of a block: what is loaded in it for all images is not limited.
 
-    Nor is what CUDA maps, whichever driver it is of. Linux counts private memory that can be written. CUDA reserves
+    What CUDA maps is not limited either, with any driver. Linux counts private memory that can be written. CUDA
+    reserves
     address space without access, and maps devices and pinned memory as shared: none of it counts (maps of processes in
     gvisor#9827 and gvisor#10331). What libraries take beside that counts, and most of it is there after a first run.
     """
@@ -89,7 +90,7 @@ def reading_limit() -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        # Not shown: how much it was that could not be had says nothing.
+        # The MemoryError is not shown: the size of the allocation that failed says nothing.
         raise InputError(
             f"what is read takes more than {num_bytes / 1e9:.1f} GB of memory, six tenths of this machine's; "
             "give it in parts, or keep fewer columns"

@@ -131,7 +131,7 @@ def _decoded(data: Fetched, max_pixels: int) -> tuple[Image.Image | None, str, s
     """The image with its status, or None with a status and an error.
 
     Raises:
-        MemoryError: this worker's, and not the image's: alone it may be read.
+        MemoryError: this worker ran out of memory; alone, the image may still be read.
     """
     match data:
         case MemoryError():

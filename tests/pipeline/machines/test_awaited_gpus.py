@@ -49,7 +49,7 @@ def test_a_run_begins_with_the_first_gpu(growing):
 def test_what_does_not_come_is_not_waited_for_longer_than_said(growing, caplog):
     caplog.set_level(logging.INFO)
     waiting = awaited_gpus(PoolConfig(gpus=9, min_gpus=9, gpu_wait_s=65), cluster_of(0))
-    with pytest.raises(ClusterError, match=r"has 6 of the 9 GPUs to begin with, after 65 s .* --min-gpus"), waiting:
+    with pytest.raises(ClusterError, match=r"6 of the 9 GPUs that the run needs, after 65 s .* --min-gpus"), waiting:
         pass
     assert growing.asked[-1] == []
     assert len(caplog.messages) == 3
@@ -58,7 +58,7 @@ def test_what_does_not_come_is_not_waited_for_longer_than_said(growing, caplog):
 def test_on_this_machine_no_more_will_come(growing, monkeypatch):
     monkeypatch.setattr(module, "is_local", lambda: True)
     waiting = awaited_gpus(PoolConfig(gpus=2), cluster_of(0))
-    with pytest.raises(ClusterError, match="this machine has 0 of the 1 GPUs to begin with"), waiting:
+    with pytest.raises(ClusterError, match="this machine has 0 of the 1 GPUs that the run needs"), waiting:
         pass
     assert growing.clock.now == 0
 

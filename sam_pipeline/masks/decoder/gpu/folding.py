@@ -176,6 +176,6 @@ class Folding:
 
 
 def _with_strides(*projected: Tensor) -> list[Tensor | int]:
-    """Each followed by how far apart prompts and tokens are: they may be parts of wider products."""
+    """Each tensor followed by its strides over prompts and tokens: it may be a slice of a wider product."""
     assert all(x.stride(2) == 1 for x in projected), [x.stride() for x in projected]
     return [argument for x in projected for argument in (x, x.stride(0), x.stride(1))]

@@ -40,7 +40,7 @@ class Launches:
 
 
 HOPPER = Launches(weighing=Launch(64, 4), attending=Launch(128, 8), upscaling=Launch(64, 4))
-"""No kernel spills a register. Products of 64 rows and more are Hopper's own."""
+"""With these, no kernel spills registers. Products of 64 rows and more use Hopper's warpgroup instructions (WGMMA)."""
 OTHERS = Launches(weighing=Launch(32, 8), attending=Launch(64, 8), upscaling=Launch(64, 4))
 """For 99 KB of shared memory, which GPUs of compute capability 8.6 and 8.9 have."""
 
@@ -98,7 +98,7 @@ class TritonImageSide:
     """1 MB each."""
 
     max_tokens: float = 8
-    """The rows of more, padded to 16 a head, would not fit into shared memory."""
+    """More tokens, padded to 16 a head, would not fit into shared memory."""
 
     def __init__(self, weights: ImageSideWeights, dtype: torch.dtype, launches: Launches = HOPPER) -> None:
         self._dtype, self._launches = dtype, launches
@@ -241,5 +241,5 @@ class TritonImageSide:
 
 
 def _options(launch: Launch) -> dict[str, Any]:
-    # No loads are prefetched: a tile of them takes as much shared memory as all else.
+    # One stage: a second tile in flight would take as much shared memory as everything else.
     return {"TILE": launch.tile, "num_warps": launch.num_warps, "num_stages": 1}

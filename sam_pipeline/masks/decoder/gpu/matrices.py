@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def device_of(x: Tensor) -> Any:
-    """Where Triton launches."""
+    """Context manager that makes the tensor's device current: Triton launches on the current device."""
     return torch.cuda.device_of(x)  # type: ignore[no-untyped-call]  # torch has no type
 
 
@@ -55,7 +55,7 @@ def load_tile(
 
 @triton.jit
 def product(a: tl.tensor, b: tl.tensor) -> tl.tensor:
-    """A times b: float32, without rounding operands of float32."""
+    """A @ b in float32; float32 operands are not rounded to TF32."""
     return tl.dot(a, b, input_precision="ieee")
 
 

@@ -20,7 +20,7 @@ from sam_pipeline.model.networks.triton_blocks import add_norm
 from sam_pipeline.model.sam import Sam
 
 _ROWS, _COLUMNS, _INNER = 32, 64, 32
-"""Of a tile of the product of a head's layer, and how much of its sums is loaded at once."""
+"""Rows and columns of an output tile of head_layer, and input channels loaded at once."""
 
 
 class TritonTokenSide(TokenSide):
@@ -163,7 +163,7 @@ def head_layer(
     COLUMNS: tl.constexpr,
     INNER: tl.constexpr,
 ) -> None:
-    """A linear layer of which each token of a prompt has its own, and perhaps a ReLU."""
+    """Linear layer with weights of its own for each token of a prompt; with RELU, a ReLU after it."""
     head, num_read = tl.program_id(1), tl.num_programs(1)
     prompts = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
