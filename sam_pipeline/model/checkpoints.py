@@ -165,7 +165,7 @@ def resolve_checkpoint(model_type: str, checkpoint: str | None) -> Path:
     """Return the local path of the weights to use.
 
     Args:
-        model_type: as in ``build_sam``; as in ``build_sam``; its official weights are used if ``checkpoint`` is None.
+        model_type: as in ``build_sam``; its official weights are used if ``checkpoint`` is None.
         checkpoint: path or URI (http too) of a weights file, or of a Hugging Face folder with a model.safetensors. What
             a URI names is downloaded into the cache, and again only when its file system reports a change (http does
             not).

@@ -159,7 +159,7 @@ def report_batch_errors(monitor: Any) -> Iterator[None]:
     """The same around a batch of images; ends this process if its device is lost.
 
     Ray then starts another one, with a device that works or an error at its start, and the batch is tried again. Left
-    alive, the actor would fail every batch at once, and so take most of them.
+    alive, the actor would fail every batch immediately, and so take most of them.
     """
     try:
         with report_errors(monitor):

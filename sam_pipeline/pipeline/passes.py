@@ -166,7 +166,7 @@ def _commit_all(written: Generator[list[Shard]], committer: _Committer, monitor:
 
 
 class _Committer:
-    """Commits shards several at a time: at once when the last commit is an interval ago, else with the next ones.
+    """Commits shards several at a time: immediately when the last commit is an interval ago, else with the next ones.
 
     An image that has a row gets no second one: a reading task that was tried again may have cut its images into other
     blocks, so that Ray takes some of them twice. A shard that holds such an image is left uncommitted, and its others

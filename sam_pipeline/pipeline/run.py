@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 _BLOCK_BYTES = 2**20
 # One more attempt for what was beside a crash or on a lost machine; what fails again is for the next pass.
 _RETRIES = 1
-# Deaths at the start, in a row, that a pass bears for each actor. Our own errors stop the run at once.
+# Deaths at the start, in a row, that a pass bears for each actor. Our own errors stop the run immediately.
 _INIT_DEATHS_AN_ACTOR = 2
 _STOP_TIMEOUT_S = 30
 # Of a resource that only says where an actor may be; Ray counts in ten-thousandths.

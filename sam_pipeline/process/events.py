@@ -46,7 +46,7 @@ def are_used() -> bool:
 
 
 def name(**ids: str) -> None:
-    """Give all later events ids: run_id, start_id. An id that they have stays."""
+    """Put ids (run_id, start_id) into all later events; an id that was given before stays."""
     _State.ids = _State.ids | {key: text for key, text in ids.items() if key not in _State.ids}
 
 
@@ -100,7 +100,7 @@ class _EventStream(io.TextIOBase):
             *lines, self._pending = (self._pending + text).replace("\r\n", "\n").split("\n")
             self._pending = self._pending[:-1].rpartition("\r")[2] + self._pending[-1:]  # "\r" may be half of "\r\n"
             if lines:
-                # What begins a line again, as bars of progress do, takes the place of what it overwrites.
+                # A progress bar begins its line again with "\r": only the text after the last one counts.
                 written = "\n".join(line.rpartition("\r")[2] for line in lines)
                 if words := _DRAWING.sub(" ", written).strip():
                     level = logging.ERROR if _FRAME in written else logging.INFO

@@ -36,7 +36,7 @@ _SHOW_CURSOR = "\x1b[?25h"
 
 
 class _State:
-    """State of this process, as handlers of signals are."""
+    """State of this process: signal handlers belong to the process too."""
 
     is_installed = False
     received: signal.Signals | None = None
@@ -116,7 +116,7 @@ def ask_before_speaking(may_speak: Callable[[int], bool]) -> None:
 
 
 def speak_with(format_line: Callable[[str], str]) -> None:
-    """Set what makes the last line of what it says."""
+    """Set the function that formats the last line: as an event, where standard error is JSON."""
     _State.format_line = format_line
 
 
@@ -127,7 +127,7 @@ def end_if_command_line(code: int, line: str) -> None:
 
 
 def end(code: int, line: str) -> NoReturn:
-    """End the process and all its descendants at once."""
+    """End the process and all its descendants immediately."""
     if not _State.ending.acquire(timeout=0.5):
         os._exit(code)  # another thread is ending the process, and hangs
     kill_descendants()  # before printing, which may wait for whoever reads
@@ -161,8 +161,8 @@ def _handlers() -> Iterator[None]:
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     fd_before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    # Python calls a handler only between two steps of the main thread, which may be waiting within a library. Of this
-    # pipe a thread learns at once.
+    # Python runs a handler only between two bytecodes of the main thread, which may be waiting within a library. The
+    # number of the signal is in this pipe immediately, and a thread reads it.
     threading.Thread(target=_end_in_time, args=(reader, taken), name="signals", daemon=True).start()
     for number in taken:
         signal.signal(number, _on_signal)

@@ -1,6 +1,6 @@
 """Running the command in a child process, since Ray may end the process that it runs in.
 
-When the head of a cluster is silent for a minute, or comes back as another, Ray's C++ ends the driver at once, with
+When the head of a cluster is silent for a minute, or comes back as another, Ray's C++ ends the driver immediately, with
 exit code 1 and no message, and Python cannot prevent it. So there is a parent that says it, and starts again.
 
 The child is the same command. A socket connects the two: the child tells its exit code when it ends by itself, and
@@ -55,7 +55,7 @@ def supervise(max_restarts: int) -> int:
         max_restarts: how often the run may start again, here and in its children together.
 
     Returns:
-        Its exit code, when it has said all there is to say.
+        The child's exit code; the child has printed its own last line.
 
     Raises:
         RunFailedError: it was ended once more than it may start again.
@@ -99,7 +99,7 @@ def _start_child(num_restarts: int, restarts_pipe: int) -> tuple[subprocess.Pope
         fd = theirs.fileno()
         told = {SOCKET: str(fd), NUM_RESTARTS: str(num_restarts), RESTARTS_PIPE: str(restarts_pipe)}
         env = os.environ | told | {START_ID: start_id()}
-        # It unblocks them when it can handle them.
+        # The child unblocks these signals once it can handle them.
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, stopping.SIGNALS)
         try:
             return subprocess.Popen([sys.executable, *sys.orig_argv[1:]], env=env, pass_fds=[fd, restarts_pipe]), ours
@@ -108,7 +108,7 @@ def _start_child(num_restarts: int, restarts_pipe: int) -> tuple[subprocess.Pope
 
 
 def _may_speak(connection: socket.socket, _: int) -> bool:
-    # Asked when the child is dead: what it has not told by then, it does not say.
+    # Called when the child is dead. If it has told no exit code, it has printed no last line, so the parent does.
     return _exit_code_told(connection) is None
 
 
@@ -122,7 +122,7 @@ def _exit_code_told(connection: socket.socket) -> int | None:
 
 def _by_what(exit_code: int) -> str:
     if exit_code == -signal.SIGKILL:
-        return "by SIGKILL, as a machine does that is out of memory"
+        return "by SIGKILL, perhaps because its machine was out of memory"
     if exit_code < 0:
         return f"by {signal.Signals(-exit_code).name}"
     return "by Ray, most likely because the head of its cluster was lost"

@@ -20,7 +20,7 @@ _MESSAGE = "cannot write {uri}: {error}"
 
 
 class NewFile:
-    """A file to be written. Made before the work whose result it holds, so that what cannot be written fails at once.
+    """A file to be written. Made before the work whose result it holds, so that a place that takes none fails first.
 
     Args:
         place: a local path or a URI; folders on the way are made. Of a symbolic link, the file that it names is meant.

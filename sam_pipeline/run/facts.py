@@ -18,7 +18,7 @@ from sam_pipeline.storage.tables.start_records import Start, read_starts
 
 
 class RunFacts:
-    """The properties of a run. Those that read do so once."""
+    """The properties of a run. What is read for one is kept, but for starts, which reads the log each time."""
 
     results: Results
 

@@ -71,7 +71,7 @@ class Run(RunFacts, RunProducts):
         Raises:
             MissingRowError: a KeyError; there is no such image, it has no row yet, or the selection leaves it out.
         """
-        number = int(operator.index(image_id))  # of True too, to Arrow no number
+        number = int(operator.index(image_id))  # makes 1 of True, which Arrow compares with no number
         row = self._find(number, self.results.schema.names)
         if row is None:
             raise self._missing(number)
@@ -239,9 +239,10 @@ class Run(RunFacts, RunProducts):
     def dataset(self) -> ds.Dataset:
         """The results as a pyarrow dataset, for all else: DuckDB, batches of another size.
 
-        It does not look at checksums, unless it is scanned with `ParquetFragmentScanOptions`; the command verify does.
-        With pyarrow 26, a process that ends right after a dataset was read may abort on its way out; with
-        `use_threads=False` it seldom does.
+        It does not check page checksums, unless it is scanned with
+        `ParquetFragmentScanOptions(page_checksum_verification=True)`; the command verify does. With pyarrow 26, a
+        process that ends right after a dataset was read may abort on its way out; with `use_threads=False` it seldom
+        does.
 
         Raises:
             ConfigError: the run shows a selection of its masks, which a dataset cannot.

@@ -19,7 +19,7 @@ _KINDS = {
 
 
 class NotRegularFileError(OSError):
-    """What has this name can be opened, but is neither a regular file nor a folder."""
+    """The name is that of a FIFO, a device, a socket or the like: neither a regular file nor a folder."""
 
 
 def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:

@@ -85,7 +85,7 @@ _MAX_SHOWN = 60
 
 
 def check_storage_options(options: Mapping[str, Any]) -> None:
-    """Refuse an option that is not known to hold no credential, and a known one that holds a credential all the same.
+    """Refuse an option that is not listed here as harmless, and a listed one whose value may hold a credential.
 
     Raises:
         ConfigError: naming the option, never its value.

@@ -16,7 +16,8 @@ from urllib.parse import unquote
 from sam_pipeline.errors import ConfigError
 
 DATA_SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory")
-"""Where images are listed and tables are written. Not http: it has no listing but links, which may lead anywhere."""
+"""Schemes of inputs, and but for hf and memory of outputs. Not http: a web server lists files only by links, which may
+lead anywhere."""
 
 HTTP_SCHEMES = ("http", "https")
 """Where single files that are named may be fetched, by ``guarded_http``: checkpoints, and images of a manifest."""

@@ -21,7 +21,7 @@ def orders(sizes, num_shares, **options):
 
 
 @given(GROUPS, st.integers(1, 7), st.booleans(), st.integers(0, 3), st.integers(0, 3))
-def test_every_image_is_one_shares_once(sizes, num_shares, shuffle, seed, epoch):
+def test_every_image_is_in_one_share(sizes, num_shares, shuffle, seed, epoch):
     found = orders(sizes, num_shares, shuffle=shuffle, seed=seed, epoch=epoch)
     assert sorted(np.concatenate(found).tolist()) == list(range(sum(sizes)))
     lengths = [len(each) for each in found]

@@ -67,9 +67,9 @@ def limit_memory_after(num_bytes: int) -> Iterator[None]:
     """Limit memory as limit_memory does, from the end of a block: what is loaded in it for all images is not limited.
 
     What CUDA maps is not limited either, with any driver. Linux counts private memory that can be written. CUDA
-    reserves
-    address space without access, and maps devices and pinned memory as shared: none of it counts (maps of processes in
-    gvisor#9827 and gvisor#10331). What libraries take beside that counts, and most of it is there after a first run.
+    reserves address space without access, and maps devices and pinned memory as shared: none of it counts (maps of
+    processes in gvisor#9827 and gvisor#10331). What libraries take beside that counts, and most of it is there after a
+    first run.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))  # Ray may have had this process do tasks before

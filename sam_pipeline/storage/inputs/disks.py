@@ -21,7 +21,7 @@ def common_folder(images: Iterable[SourceObject]) -> str | None:
 
 
 def check_seen(folder: str) -> None:
-    """Refuse to take images for gone where their disk is.
+    """Check that this machine sees the folder of the images: if it does not, an image that is not found is not gone.
 
     Raises:
         InputError: the folder is not there, or is empty, as a mount point is.
@@ -33,7 +33,7 @@ def check_seen(folder: str) -> None:
         what = "it is empty"
     except PermissionError:
         return  # it is there
-    except OSError as error:  # a mount that is dead has many
+    except OSError as error:  # a dead mount gives one of many
         what = str(error.strerror)
     raise InputError(
         f"{platform.node()} does not see {folder}, which held the images when the run began ({what}); mount it on "

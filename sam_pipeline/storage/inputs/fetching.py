@@ -50,7 +50,7 @@ class RefusedError(Exception):
 
 
 class _Limits(NamedTuple):
-    """On an image of unknown size, and on the time of any."""
+    """The most bytes of an image of unknown size, and the most seconds of any image."""
 
     max_bytes: int
     limit_s: float
@@ -75,7 +75,7 @@ def fetch(
     max_bytes: int | None = None,
     limit_s: float = FETCH_LIMIT_S,
 ) -> list[Fetched]:
-    """Fetch objects, or ranges of them, at once from the filesystem that the first URI names.
+    """Fetch objects, or ranges of them, in parallel from the filesystem that the first URI names.
 
     An error may concern one image (a damaged object, no permission for one key) or the storage (an outage, expired
     credentials). The probe decides. An error is the image's only if it was left after two rounds of retries, and the
@@ -147,7 +147,7 @@ def find_probe(images: Iterable[SourceObject], storage_options: StorageOptions) 
 
 
 def other_names(image: SourceObject) -> Iterator[str]:
-    """Other forms of a name that a list gives, since it may be wrong; a listing is not, and says the size too."""
+    """Other forms of a name that a list gives, which may be wrong; a name from a listing, with its size, has none."""
     if image.location is None and image.size_bytes is None and protocol_of(image.uri) not in HTTP_SCHEMES:
         yield from other_forms(image.uri)
 

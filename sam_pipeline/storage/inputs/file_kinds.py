@@ -7,7 +7,7 @@ from PIL import Image
 from sam_pipeline.storage.inputs.decoding.image_reading import FORMATS
 
 HEAD_BYTES = 512
-"""So many tell every kind."""
+"""How many of a file's first bytes are needed to tell its kind."""
 
 _CONTAINERS = {b"PAR1": "a Parquet file", b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzipped file"}
 _TAR_MARK = slice(257, 262)
@@ -21,7 +21,7 @@ def is_image_data(head: bytes) -> bool:
 
 
 def container_of(head: bytes) -> str | None:
-    """What holds other files, or rows, and begins so; None if it is nothing of the kind."""
+    """Which kind of container begins so, in words for a message; None if none does."""
     if head[_TAR_MARK] == b"ustar":
         return "a tar archive"
     return next((what for mark, what in _CONTAINERS.items() if head.startswith(mark)), None)

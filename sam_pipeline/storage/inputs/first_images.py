@@ -59,7 +59,7 @@ def spread_rows(num_rows: int) -> list[int]:
 
 
 def _fetched(images: Sequence[SourceObject], storage_options: StorageOptions) -> Iterator[Fetched]:
-    """The first by itself, since that is most often enough; the others some at once."""
+    """The first by itself, since that is most often enough; the others several in parallel."""
     for some in (images[:1], images[1:]):
         yield from fetch_images(some, storage_options, probe_uri=None)
 

@@ -33,8 +33,7 @@ def check_keepable(name: str, kind: pa.DataType) -> None:
 def json_objects(columns: Mapping[str, pa.Array]) -> pa.Array:
     """One JSON object a row.
 
-    Dates and times become ISO strings, decimals numbers with all their digits; nulls, infinity and what is not a number
-    become null.
+    Dates and times become ISO strings, decimals numbers with all their digits; nulls, infinity and NaN become null.
 
     Args:
         columns: by their names in the objects; all of one length.

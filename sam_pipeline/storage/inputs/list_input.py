@@ -168,7 +168,7 @@ def _format_by_suffix(uri: str) -> InputFormat | None:
 
 
 def _format_below(uri: str, source_options: SourceOptions, no_images: NoFilesError | None) -> InputFormat:
-    """The format of the archives or Parquet files in a folder, or what a pattern matches, where that is one.
+    """The one format of the archives or Parquet files in a folder, or of those that a pattern matches.
 
     Args:
         uri: of the folder, or the pattern.

@@ -126,21 +126,21 @@ def _groups(images: Sequence[SourceObject]) -> Iterator[list[SourceObject]]:
 def _fetch_by_any_name(
     images: Sequence[SourceObject], storage_options: StorageOptions, probe_uri: str | None, limit_s: float
 ) -> list[tuple[SourceObject, Fetched]]:
-    """Fetch images at once, and those that are not there by other forms of their names; each with the name it has."""
-    fetch_at_once = partial(
+    """Fetch images in parallel; those not there by other forms of their names. Each comes with the name it has."""
+    fetch_all = partial(
         fetch,
         storage_options=storage_options,
         probe_uri=probe_uri,
         max_bytes=_BYTES_AT_ONCE // _AT_ONCE,
         limit_s=limit_s,
     )
-    found = list(zip(images, fetch_at_once(images), strict=True))
+    found = list(zip(images, fetch_all(images), strict=True))
     left = {
         index: other_names(image) for index, (image, data) in enumerate(found) if isinstance(data, FileNotFoundError)
     }
     while left:
         named = {index: replace(images[index], uri=uri) for index, names in left.items() for uri in islice(names, 1)}
-        answers = dict(zip(named, fetch_at_once(list(named.values())), strict=True))
+        answers = dict(zip(named, fetch_all(list(named.values())), strict=True))
         left = {index: left[index] for index, data in answers.items() if isinstance(data, _GONE)}
         found = [
             (named[index], answers[index]) if index in answers and index not in left else before

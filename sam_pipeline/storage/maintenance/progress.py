@@ -88,7 +88,7 @@ class Progress:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds that the rest takes at this rate; None where nothing is committed any more."""
+        """Seconds that the rest takes at this rate; None if nothing is left, no rate is known, or it is stalled."""
         return self.num_left / self.rate if self.num_left and self.rate and not self.is_stalled else None
 
     @property

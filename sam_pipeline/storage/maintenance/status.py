@@ -84,7 +84,7 @@ def count_results(table: Table, storage_options: StorageOptions) -> tuple[Counte
     """Count rows by status, and masks, of a snapshot of the results. Opens every file."""
     num_by_status: Counter[str] = Counter()
     num_masks = 0
-    # Whoever counts, a command or a script, may end right after it.
+    # Without pre_buffer, because the process may end right after counting; see file_opener.
     for rows in read_columns(table, ["status", "num_masks"], storage_options, pre_buffer=False):
         num_by_status += count_values(rows["status"])
         num_masks += pc.sum(rows["num_masks"]).as_py() or 0

@@ -15,7 +15,7 @@ from sam_pipeline.storage.tables.plan import take_plan_epoch
 from sam_pipeline.storage.tables.prompts import take_prompts_epoch
 from sam_pipeline.storage.tables.results import open_results
 
-_MAX_RETENTION_HOURS = 24 * 365 * 100  # delta-rs panics at times before its calendar
+_MAX_RETENTION_HOURS = 24 * 365 * 100  # delta-rs panics if the time so long ago is before its earliest date
 
 _TAKE_EPOCH: dict[TableName, Callable[[FencedTable], int]] = {
     "images": take_plan_epoch,
@@ -36,10 +36,10 @@ class Vacuumed:
 def vacuum(output: str, retention_hours: int, storage_options: StorageOptions) -> Vacuumed:
     """Delete files of a run's tables that nothing committed needs, and that are this old.
 
-    No file is deleted that a run or a planner could still commit. What is found was put before the epochs that are
-    taken here, or by a writer that has taken over since, which is looked for once everything is found; after that
-    nothing more is. (delta-rs finds and deletes in one go: stopped for hours in between, it would delete what was
-    committed meanwhile.)
+    No file is deleted that a run or a planner could still commit. The epochs are taken before files are looked for, and
+    confirmed after. So each file found was put by a writer that is fenced now. If a later writer has put files
+    meanwhile, it has taken a newer epoch: the confirmation fails, and nothing is deleted. (delta-rs finds and deletes
+    in one go: stopped for hours in between, it would delete what was committed meanwhile.)
 
     Raises:
         ConfigError: less than an hour, which clock skew could reduce to nothing, or more than a hundred years.

@@ -44,7 +44,7 @@ class Verification:
     """Planned images whose committed row cannot be read any more."""
     num_twice: int = 0
     num_bad_masks: int = 0
-    """Rows, masks and files with something wrong in them."""
+    """Problems of rows, masks and files; one row may have several."""
     filters: list[dict[str, Any]] = field(default_factory=list)
     """See config.fingerprint.filters_of."""
     damaged_files: list[DataFile] = field(default_factory=list)
@@ -87,7 +87,7 @@ def verify(output: str, storage_options: StorageOptions) -> Verification:
 
 
 def retry_damaged(output: str, storage_options: StorageOptions) -> int:
-    """Delete what verify finds missing, damaged or unsound, so that the next run does its images again.
+    """Delete what verify finds missing, damaged or unsound, so that the next start does its images again.
 
     A shard that cannot be fetched for another reason (no permission, for one) is kept.
 

@@ -128,7 +128,7 @@ class RunWatch:
         """Count the files that are new, and forget those that are gone."""
         new = [file for file in files if file.path not in self._counts]
         columns = ["status", "num_masks", *(["prompt_errors"] if has_prompts else [])]
-        # Whoever looks, a command or a script, may end right after it.
+        # Without pre_buffer, because the process may end right after this look; see file_opener.
         tables = read_columns(table, columns, self._options, files=new, pre_buffer=False)
         self._counts |= {file.path: _counts_of(rows) for file, rows in zip(new, tables, strict=True)}
         self._counts = {file.path: self._counts[file.path] for file in files}

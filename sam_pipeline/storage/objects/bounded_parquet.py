@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-# A footer takes twenty times as much in memory. One of 16 MiB describes a hundred thousand pieces of columns.
+# A footer takes twenty times as much in memory. One of 16 MiB describes a hundred thousand column chunks.
 _MAX_FOOTER_BYTES = 2**24
 # A page is read whole.
 _MAX_PAGE_BYTES = 2**30
@@ -107,7 +107,7 @@ def _is_text(parquet: pq.ParquetFile, leaf: int) -> bool:
 
 
 def _bytes_of(parquet: pq.ParquetFile, group: int, leaf: int, is_by_dictionary: bool) -> float:
-    """What the values of a piece of a column take at most."""
+    """The most bytes that the values of a column chunk may take in memory."""
     piece = parquet.metadata.row_group(group).column(leaf)
     column = parquet.schema.column(leaf)
     if column.physical_type != "BYTE_ARRAY":
@@ -132,7 +132,7 @@ def _cut_texts(column: pa.Array, length: int) -> pa.Array:
 
 
 def _decoded(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """Replace numbers in a dictionary by its values, in parts that do not become too large."""
+    """Replace dictionary indices by their values, in parts that do not become too large."""
     if batch.num_rows > 1 and sum(map(_decoded_bytes, batch.columns)) > _BATCH_BYTES:
         half = batch.num_rows // 2
         yield from _decoded(batch.slice(0, half))

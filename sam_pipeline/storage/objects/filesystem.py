@@ -56,7 +56,7 @@ def open_filesystem(uri: str, storage_options: StorageOptions) -> tuple[Any, str
             remote_options["config_kwargs"] = _client_config(storage_options)
         filesystem = driver(**remote_options)
         if protocol in S3_SCHEMES:
-            filesystem.retries = 1  # it would nest its own five in each other; see retrying.py
+            filesystem.retries = 1  # s3fs nests loops of five attempts in each other; see retrying.py
         if protocol == "hf":
             # It would read five megabytes ahead of every range.
             filesystem.cat_file = partial(driver.cat_file, filesystem, cache_type="none")
@@ -66,7 +66,7 @@ def open_filesystem(uri: str, storage_options: StorageOptions) -> tuple[Any, str
 
 
 def _client_config(storage_options: StorageOptions) -> dict[str, Any]:
-    """Settings of botocore: what the user gave over time-outs of seconds and no retries of its own."""
+    """Settings of botocore: time-outs of seconds and no retries, unless the user gave others."""
     ours = {
         "connect_timeout": _CONNECT_TIMEOUT_S,
         "read_timeout": _READ_TIMEOUT_S,

@@ -10,7 +10,7 @@ from fsspec.implementations.http import HTTPFileSystem
 from sam_pipeline.safety.guarded_http import guarded_client
 from sam_pipeline.storage.objects.retrying import RANGE_NOT_SATISFIABLE
 
-# As for storage, where a stall costs seconds: the second is between two arrivals of data.
+# As for storage: a stall costs seconds. The read time-out is the time between two arrivals of data.
 _CONNECT_TIMEOUT_S = 5
 _READ_TIMEOUT_S = 20
 # From the request to the last byte, which a server could otherwise send one by one for ever.
@@ -21,8 +21,8 @@ class HttpImages(HTTPFileSystem):  # type: ignore[misc]  # fsspec has no types
     """fsspec's HTTP file system for reading files by name, through the guarded client.
 
     Files are read with cat_file and cat_ranges, which raise InternalAddressError, FileNotFoundError (404 and 410), or
-    aiohttp's errors. A range holds also against a server that ignores it and sends the whole file, or sends without
-    end: no more than the range is ever in memory.
+    aiohttp's errors. If a server ignores a range and sends the whole file, or sends without end, reading stops at the
+    end of the range: hardly more than the range is ever in memory.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The local disk as an fsspec filesystem that reads regular files only, and no further than they were long."""
+"""The local disk as an fsspec filesystem that reads regular files only, and no more than their size at the opening."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sam_pipeline.safety.regular_files import open_regular
 class LocalFiles(LocalFileSystem):  # type: ignore[misc]  # fsspec has no types
     """fsspec's local filesystem, with another way to open files for reading.
 
-    Reading raises NotRegularFileError where a name is of anything else.
+    Reading raises NotRegularFileError for a FIFO, a device or a socket, and IsADirectoryError for a folder.
     """
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **options: Any) -> Any:
@@ -27,4 +27,4 @@ class LocalFiles(LocalFileSystem):  # type: ignore[misc]  # fsspec has no types
             most = os.fstat(file.fileno()).st_size + 1  # a read allocates what is asked for
             first, last = start or 0, most if end is None else min(end, most)
             file.seek(first)
-            return file.read(max(0, last - first)) or b""  # nothing yet, in a file of a kernel's
+            return file.read(max(0, last - first)) or b""  # None: a file of the kernel's without data yet

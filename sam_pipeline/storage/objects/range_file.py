@@ -25,9 +25,9 @@ _MAX_AT_ONCE_BYTES = 2**28
 
 
 class StorageFaultError(Exception):
-    """Storage failed, and not what an archive holds.
+    """Storage failed; the archive itself may be sound.
 
-    Not an OSError, which decompressors take for, or raise at, damaged data.
+    It is no OSError, because decompressors raise OSErrors at damaged data, or take them for damage.
     """
 
     def __init__(self, error: Exception) -> None:
@@ -36,7 +36,7 @@ class StorageFaultError(Exception):
 
 
 class ObjectFile(io.RawIOBase):
-    """An object as a file, of which what is asked for is read, in parts of 8 MiB.
+    """An object as a file: only what is asked for is read, in requests of up to 8 MiB.
 
     Args:
         filesystem: of fsspec.
@@ -98,9 +98,9 @@ class ObjectFile(io.RawIOBase):
 
 
 class ReadAheadFile(ObjectFile):
-    """An archive as a file, of which more is read than what is asked for.
+    """An archive as a file that reads ahead.
 
-    After a jump it is 8 KiB, and twice as much each time, up to 4 MiB, while little or nothing is skipped.
+    It reads at least 8 KiB after a jump, and twice as much with each further request close behind, up to 4 MiB.
 
     Args:
         uri: of the archive.

@@ -46,7 +46,7 @@ def read_range(filesystem: Any, path: str, start: int, end: int, etag: str | Non
 def read_ranges(
     filesystem: Any, paths: Sequence[str], ranges: Sequence[Range], limit_s: float
 ) -> list[bytes | Exception]:
-    """Read ranges of objects at once.
+    """Read ranges of objects in parallel.
 
     The limit holds for stores that are asked over a network by fsspec's event loop: S3, Google, Azure, and http.
 

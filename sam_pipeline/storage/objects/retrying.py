@@ -1,4 +1,4 @@
-"""One layer of retries over every storage call: transient errors are retried, others are raised at once."""
+"""One layer of retries over every storage call: transient errors are retried, others are raised immediately."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class ErrorKind(Enum):
     TRANSIENT = auto()
     """Throttling, a server's failure, a broken connection: the next attempt may succeed."""
     DENIED = auto()
-    """403 or no credentials. Final when a run starts; later it may be a role whose credentials are being renewed."""
+    """401, 403 or no credentials. Final at a start; later it may be a role whose credentials are being renewed."""
     BAD_CREDENTIALS = auto()
     """A key that does not exist, does not sign right, or has expired."""
     FINAL = auto()
@@ -88,13 +88,13 @@ def retried(call: Callable[[], T], *, what: str, denied_is_final: bool = True, l
     Args:
         call: one attempt; whatever it did before failing must be safe to do again.
         what: for the message, as in "cannot {what}"; its first word is what retry listeners are told.
-        denied_is_final: raise a 403 at once. False once the same credentials have been seen to work: then it is tried
-            again for some ten seconds.
+        denied_is_final: raise a 403 immediately. False once the same credentials have been seen to work: then it is
+            tried again for some ten seconds.
         limit_s: no new attempt is begun this long after the first.
 
     Raises:
         StorageUnavailableError: every attempt up to the limit failed with a transient error.
-        Exception: any other error, at once and as it is.
+        Exception: any other error as it is, immediately; a denial after some ten seconds if it is not final.
     """
 
     def gave_up(state: tenacity.RetryCallState) -> T:
@@ -138,7 +138,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_denied(error: BaseException) -> bool:
-    """Whether storage refused who asked, not what was asked for."""
+    """Whether storage denied access, or did not accept the credentials."""
     return error_kind(error) in (ErrorKind.DENIED, ErrorKind.BAD_CREDENTIALS)
 
 

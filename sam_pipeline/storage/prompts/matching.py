@@ -199,7 +199,7 @@ def _log(image_ids: _Ids, codes: _Ids, names: pa.Array) -> None:
 
 
 def _log_numbers(keyed: pa.Table, planned: pa.Table, image_ids: _Ids, codes: _Ids, names: pa.Array) -> None:
-    """Tell of ids that are numbers and named images all the same, as these have numbers for names."""
+    """Log ids that were matched with the numbers in file names: they may be ids of other images."""
     is_found = keyed["is_image_id"].to_numpy() & (image_ids >= 0)
     by_code = np.full(len(names), _NONE)
     by_code[codes[is_found]] = image_ids[is_found]
@@ -208,7 +208,8 @@ def _log_numbers(keyed: pa.Table, planned: pa.Table, image_ids: _Ids, codes: _Id
         first = int(np.flatnonzero(is_taken)[0])
         (uri,) = planned["uri"].filter(pc.equal(planned["image_id"], int(by_code[first]))).to_pylist()
         logger.warning(
-            "%d image_ids were taken for the numbers in file names, such as %s for %s; --prompt-images says otherwise",
+            "%d image_ids were taken for the numbers in file names, such as %s for %s; if that is wrong, give the COCO "
+            "file with the names of the ids with --prompt-images",
             is_taken.sum(),
             names[first],
             re.split("[/#]", uri)[-1],

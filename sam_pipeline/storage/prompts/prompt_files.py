@@ -32,7 +32,7 @@ def read_prompts(uri: str, prompt_options: PromptOptions) -> Iterator[pa.Table]:
     """Read the prompts of a file. With min_score, those that have a lower score or none are left out.
 
     A prompt that cannot be used becomes a row with an error. If it has no score either, it stays: the error may be in
-    the score. COCO's files are held in memory as a whole, of all others some thousand rows.
+    the score. COCO's files are held in memory as a whole; of all others, one table of rows.
 
     Args:
         uri: of COCO results or annotations (.json, .json.gz), JSON Lines, Parquet, or a folder of YOLO labels (.txt).
@@ -42,8 +42,8 @@ def read_prompts(uri: str, prompt_options: PromptOptions) -> Iterator[pa.Table]:
         Tables of KEYED_PROMPTS with up to 65,536 rows, in the file's order.
 
     Raises:
-        InputError: nothing there, not of its format, without rows or the columns that there must be, or without any
-            score where a least one is given.
+        InputError: nothing there, not of its format, without rows, without a column that is needed, or without any
+            score although min_score is given.
         StorageUnavailableError: the storage did not answer for two minutes.
     """
     min_score = prompt_options.prompting.min_score

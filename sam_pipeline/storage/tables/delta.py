@@ -94,8 +94,8 @@ def open_table(uri: str, storage_options: StorageOptions, *, denied_is_final: bo
 def create_table(uri: str, schema: pa.Schema, metadata: Mapping[str, str], storage_options: StorageOptions) -> Table:
     """Create an empty Delta table (version 0) that carries metadata, or open the one that another writer just created.
 
-    Who may go on is decided by the first fenced commit, not here; so it does not matter either whether the table found
-    after a failure is one that this call made and was not told of.
+    The first fenced commit decides who may go on, not the creation. So a table that is found after a failure is taken,
+    whether another writer created it, or this call did and the answer was lost.
 
     Raises:
         OutputError: the place cannot be written.
@@ -145,7 +145,7 @@ def table_metadata(table: Table) -> dict[str, str]:
 
 
 def table_id(table: Table) -> str:
-    """What names a table for good, whoever creates another one in its place."""
+    """The id in the table's metadata: a table that is created later in the same folder has another."""
     return str(table.metadata().id)
 
 

@@ -28,7 +28,7 @@ _SCHEMES |= {"abfss": "abfss"}
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:@[A-Za-z0-9.-]+)?")
 
 _REFUSED = {
-    # Of the C1 controls, separators and non-characters no XML of a listing arrives as it was sent.
+    # In the XML of a listing, C1 controls, separators and non-characters do not arrive as they were sent.
     "a control character or a line break": re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]"),
     "a character that is not UTF-8": re.compile("[\ud800-\udfff]"),
     "a backslash": re.compile(r"\\"),
@@ -51,12 +51,13 @@ _ENDPOINT_OF_NO_REGION = "https://s3.amazonaws.com"
 
 # delta-rs limits whole requests, some of which carry tens of megabytes.
 _TIMEOUT_S = 30
-# Inside delta-rs for what passes at once; retrying.retried does the rest, and sees a stall after one time-out.
+# delta-rs itself retries only short faults. Its limit is shorter than its time-out, so retrying.retried gets a stall
+# after one time-out, and retries it.
 _RETRIES = {"max_retries": "3", "retry_timeout": "10s"}
 
 
 class Table(DeltaTable):
-    """A Delta table that knows where it is by the name that fsspec understands, and that outlives its credentials.
+    """A Delta table that carries fsspec's name of its place, and can be used after its first credentials expire.
 
     Args:
         uri: a path or URI, as join_uri makes it.
@@ -81,13 +82,13 @@ class Table(DeltaTable):
         super().update_incremental()
 
     def renew(self) -> None:
-        """Go on, at the same version, with the credentials of now: a table is used for days, a role's last an hour."""
+        """Open the table anew, at the same version, if credentials have changed: a role's last an hour, a run days."""
         if self._given != delta_storage_options(self.uri, self.storage_options):
             self.__init__(self.uri, self.storage_options, self.version())  # type: ignore[misc]
 
 
 def delta_uri(uri: str) -> str:
-    """The URI under which delta-rs finds what fsspec finds under another.
+    """The URI that delta-rs needs for the place that fsspec calls uri.
 
     Args:
         uri: an absolute path or a URI, as absolute_uri and join_uri make it.
@@ -122,7 +123,7 @@ def _check_name(name: str, refused: dict[str, re.Pattern[str]], max_bytes: int) 
 
 
 def delta_storage_options(uri: str, storage_options: StorageOptions) -> dict[str, str]:
-    """What delta-rs is to be told so that it asks whom fsspec asks, as whom fsspec asks.
+    """The options with which delta-rs asks the same store as fsspec, with the same credentials.
 
     On S3 that is what botocore has resolved for fsspec's client, from options, environment, profile or role: endpoint,
     region and credentials as they are now. They are never to be logged or stored.
@@ -167,7 +168,8 @@ def _s3_options(uri: str, storage_options: StorageOptions) -> dict[str, str]:
         (storage_options.get(name) or {}).get("region_name") for name in ("client_kwargs", "config_kwargs")
     ]
     if not any(given_regions) and filesystem.session.get_config_variable("region") is None:
-        # botocore does not look at AWS_REGION and follows redirects; delta-rs does the first and not the second.
+        # botocore ignores AWS_REGION, and follows a redirect to another region. delta-rs reads AWS_REGION, and follows
+        # no redirect.
         given["AWS_REGION"] = os.environ.get("AWS_REGION") or "us-east-1"
         if endpoint == _ENDPOINT_OF_NO_REGION:
             del given["AWS_ENDPOINT_URL"]

@@ -62,7 +62,7 @@ class FencedTable:
     """
 
     snapshot: Table
-    """What was read last; it decides what is newer."""
+    """The table at the version read last. A commit fails if another writer has committed since then."""
     schema: pa.Schema
 
     @classmethod
@@ -105,7 +105,7 @@ class FencedTable:
         Args:
             files: may be empty, which only takes or confirms the epoch.
             epoch: the writer's.
-            replaced: files that are removed, because the new ones hold their rows.
+            replaced: files to remove from the table; the new ones hold their rows, unless these are deleted.
             data_change: False if the rows are the same as before.
             custom_metadata: kept with the commit.
         """
@@ -119,7 +119,7 @@ class FencedTable:
         self._commit_transaction(write, epoch=epoch, custom_metadata=custom_metadata)
 
     def change_metadata(self, metadata: Mapping[str, str], *, epoch: int) -> None:
-        """Give the table other metadata in one transaction, then move the snapshot to it."""
+        """Set entries of the table's metadata in one transaction (others stay), then move the snapshot to it."""
         table, properties = self.snapshot, {METADATA_PREFIX + name: value for name, value in metadata.items()}
 
         def write(commit_properties: CommitProperties) -> None:

@@ -1,7 +1,7 @@
 """The frozen plan: which image has which id. Written into OUTPUT/images, read by every start and every worker.
 
-While there are no results it may be made anew, as the next generation. What the plan is of stands in its commits, since
-a table's metadata would need a commit of their own.
+While there are no results it may be made anew, as the next generation. Its input, generation and listing are custom
+metadata of its commits: to change the table's metadata would take a commit more.
 """
 
 from __future__ import annotations
@@ -161,19 +161,19 @@ def write_plan_parts(
 def take_plan_epoch(table: FencedTable) -> int:
     """Fence other writers of a plan; see FencedTable.take_epoch.
 
-    The commit says again what the plan is of, because delta-rs deletes entries of the log that are old.
+    The commit repeats what the plan says of itself: in tables of earlier versions delta-rs deletes old log entries.
     """
     return table.take_epoch({"plan": json.dumps(_kept(table))})
 
 
 def confirm_plan(plan: Plan, storage_options: StorageOptions) -> None:
-    """Make sure that a plan is the newest, by a commit after which none that was read before can take its place.
+    """Check that a plan is the newest, and commit to its table: a planner that read it before cannot replace it then.
 
     Raises:
         FencedError: it was made anew meanwhile.
         OutputError: the place cannot be written.
     """
-    # Of two runs that confirm one plan at once none is to stop for it: which goes on is decided by the results.
+    # If two starts confirm one plan at the same time, one conflicts and tries again: the epoch of the results decides.
     attempts = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(FencedError),
         stop=tenacity.stop_after_attempt(_CONFIRMATIONS),

@@ -45,7 +45,7 @@ class Prompts:
     source: Source
     """Of the last that were added."""
     num_images: int
-    """Planned images whose prompts are here: those with a lower image_id."""
+    """The prompts of all images with an image_id below this are here."""
     num_prompts: int
     num_regions: int
     max_prompts: int
@@ -57,7 +57,7 @@ class Prompts:
 
 
 def announce_prompts(output: str, storage_options: StorageOptions, generation: int = 1) -> None:
-    """Say that prompts will be frozen: a start in between must not do without them. Done before there is a plan, too.
+    """Announce that prompts will be frozen, so that no other start goes on without them; also before there is a plan.
 
     Args:
         output: folder of the run.
@@ -100,7 +100,7 @@ def check_without_prompts(output: str, storage_options: StorageOptions, generati
     Raises:
         FencedError: somebody has.
     """
-    # In this order: what is announced may be frozen, and then announced no more, between the two.
+    # In this order, because freezing ends the announcement: the other way round, prompts frozen in between are missed.
     is_announced = announced_generation(output, storage_options) == generation
     if is_announced or read_prompts_header(output, storage_options, generation) is not None:
         raise FencedError(f"another run gives {output} prompts; once they are frozen the same command uses them")
@@ -114,9 +114,9 @@ def write_prompts(
     storage_options: StorageOptions,
     generation: int = 1,
 ) -> Prompts:
-    """Freeze the prompts of a planned run, in one transaction, in which those of earlier generations go.
+    """Freeze the prompts of a planned run, in one transaction that also removes those of earlier generations.
 
-    Where there were any before, these must have been announced.
+    If the table has a commit already, prompts of this generation must have been announced.
 
     Args:
         output: folder of the run.
@@ -147,7 +147,7 @@ def write_prompts(
 
 
 def discard_prompts(output: str, storage_options: StorageOptions, generation: int) -> None:
-    """Remove what is left of earlier generations where the plan has no prompts: theirs, and that any were announced.
+    """Remove what earlier generations left, for a plan without prompts: their prompts and their announcement.
 
     Raises:
         FencedError: another start froze prompts meanwhile.
@@ -228,7 +228,7 @@ def copy_prompts(
 def take_prompts_epoch(table: FencedTable) -> int:
     """Fence other writers of frozen prompts; see FencedTable.take_epoch.
 
-    The commit says again what is frozen, because delta-rs deletes entries of the log that are old.
+    The commit repeats what is frozen: in tables of earlier versions delta-rs deletes old log entries.
     """
     return table.take_epoch({"prompts": json.dumps(_said(table))})
 
@@ -243,7 +243,7 @@ def _append(
     epoch: int,
     before: Prompts | None,
 ) -> Prompts:
-    """Add rows to those that there are, before; None: in the place of all."""
+    """Commit rows as prompts: beside those that `before` describes, or in place of all if it is None."""
     is_prompt, has_mask = pc.equal(rows["role"], "prompt"), rows["mask_input"].is_valid()
     num_prompts, max_prompts = _counted(rows.filter(is_prompt))
     num_masks, max_masks = _counted(rows.filter(has_mask))

@@ -194,8 +194,8 @@ class MaskTable:
             OutputError: the log could not be written.
             StorageUnavailableError: storage did not answer.
         """
-        # Who finds that it was overtaken has a snapshot that knows the later epoch. A commit from there conflicts with
-        # nothing, and would take the epoch back.
+        # The snapshot of a start that was overtaken may include the later epoch already. A commit from it would meet no
+        # conflict, and would set the epoch back.
         self.check_fence()
         self._table.change_metadata(end_property(self.epoch, record), epoch=self.epoch)
 
@@ -280,15 +280,15 @@ def _committed_ids(table: Table, num_images: int) -> npt.NDArray[np.bool_]:
 
 
 def delete_rows(output: str, statuses: Sequence[str], storage_options: StorageOptions) -> int:
-    """Delete the rows with these statuses, so that the next run does their images again.
+    """Delete the rows with these statuses, so that the next start does their images again.
 
-    Killed in between, the same call goes on.
+    If it is killed, the same call goes on.
 
     Returns:
         The number of rows.
 
     Raises:
-        ConfigError: no status, or one that there is not.
+        ConfigError: no status, or an unknown one.
         OutputError: there are no results.
         FencedError: a later start took over.
     """
@@ -300,7 +300,7 @@ def check_statuses(statuses: Sequence[str]) -> None:
     """Refuse what is no status.
 
     Raises:
-        ConfigError: no status, or one that there is not.
+        ConfigError: no status, or an unknown one.
     """
     if not statuses or set(statuses) - set(STATUSES):
         raise ConfigError(f"status must be some of {', '.join(STATUSES)}; got {', '.join(statuses) or 'none'}")

@@ -1,8 +1,8 @@
 """Replacing committed files of the results: small ones are merged, deleted rows are left out, files are dropped.
 
-Each is done in fenced commits of some files, so that a kill loses little of it. Not by delta-rs: its compaction passes
-the fence, and its deletion takes a condition as text, in which a million ids overflow its stack (deltalake 1.6.6). The
-files that are replaced stay, unseen, until a vacuum.
+Each is done in fenced commits of some files, so that a kill loses little of it. delta-rs does none of it: its
+compaction bypasses the fence, and its deletion takes a condition as text, in which thirty thousand ids overflow its
+stack (deltalake 1.6.6). Replaced files stay in the folder, unseen, until a vacuum.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _COMPACTED_FILE_BYTES = 128 * 2**20
 _FILES_AT_ONCE = 2
 # Rows without masks take next to nothing, but readers hold the metadata of each of their groups.
 _COMPACTED_FILE_ROWS = 2**18
-# A file that is less than half full comes to another one, as long as that has no more than this.
+# The fullest large file that the last small files may join, as a share of the size wanted.
 _MOST_FILL = 1.5
 
 _DELETIONS_PER_COMMIT = 64
@@ -100,9 +100,9 @@ class Rewriter:
         return self._put(rows.filter(pa.array(~is_deleted(rows))) for rows in self._row_groups(file))
 
     def _row_groups(self, file: DataFile) -> Iterator[pa.Table]:
-        """One after another: a file whole, beside what is kept of it, would be half a gigabyte more.
+        """The rows of a file, a row group at a time: all of them in memory would take half a gigabyte more.
 
-        Its bytes are compared with what was written. Else a bit that has flipped would get a checksum of its own.
+        The file is compared with its checksum first. Otherwise the new file's checksum would confirm a flipped bit.
         """
         try:
             yield from read_checked(
@@ -128,8 +128,8 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
 def _mergeable(files: Sequence[DataFile]) -> list[list[DataFile]]:
     """Groups of two or more files, neighbours by id, that together make a file of the size wanted.
 
-    All but the files of half that size are small. Of those that are left in the end, too few for a file of that half,
-    the last group gets more than it should, or else the smallest of the other files is written again with them.
+    A file of more than half that size is large and stays as it is. If the last group holds no more than half that size,
+    it joins the group before it. If it is the only group, the smallest large file joins it, unless that is too full.
     """
     groups: list[list[DataFile]] = [[]]
     large = []

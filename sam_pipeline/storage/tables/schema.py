@@ -13,7 +13,7 @@ from sam_pipeline.storage.prompts.prompt_rows import PROMPT_FIELDS
 SCHEMA_VERSION = 3
 
 Status = Literal["ok", "fetch_error", "decode_error", "too_large", "changed", "worker_crashed"]
-"""How an image ended. Everything but ok has no masks and an error in one line."""
+"""How an image ended. With any status but ok, its row has an error in one line, and no masks."""
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 

@@ -2,7 +2,7 @@
 
 They are properties of the table, which every version of it carries. Not custom metadata of commits: in older outputs,
 entries of the log are removed after thirty days. A start that was killed has no second record; what is left of its
-commits in the log says what it did. So does it for the starts of versions without records.
+commits in the log says what it did. The same holds for starts of versions that wrote no records.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ class Start:
     last_commit: datetime | None
     """Of images, UTC; None if it has committed none, the log no longer says, or was not asked."""
     is_newest: bool = False
-    """Whether no other start, `retry` or `vacuum` came after it. Only such a start may still run."""
+    """Whether no later epoch is known; only such a start may still run. newest_start knows of starts alone, read_starts
+    of `retry` and `vacuum` too."""
 
     @property
     def state(self) -> str:
@@ -184,7 +185,7 @@ def read_starts(table: Table) -> list[Start]:
     newest_epoch = max({*records, *committed}, default=0)
     # Of the oldest epoch that a log still tells, some commits may be gone.
     whole_from = 0 if is_whole else min(committed, default=newest_epoch) + 1
-    # Other commands take epochs too, and commit no images, but for filter: nobody annotates what it has written.
+    # Other commands take epochs too. Of these only filter commits images, and no start of annotate works on its output.
     is_filtered = bool(filters_of(json.loads(metadata["fingerprint"])))
     epochs = {*records, *(epoch for epoch, of_epoch in committed.items() if of_epoch.num_images and not is_filtered)}
     starts = []
@@ -218,7 +219,7 @@ def _records(metadata: Mapping[str, str]) -> dict[int, tuple[StartRecord, EndRec
 def _committed_by_epoch(table: Table) -> tuple[dict[int, _Committed], bool]:
     """What each epoch has committed; and whether the log is whole: those of older versions lose their oldest entries.
 
-    Not from delta-rs' history, which tells no epoch of what earlier versions committed.
+    Read from the log itself, because delta-rs' history leaves out the epochs of commits.
     """
     folder = join_uri(table.uri, "_delta_log")
     found: dict[int, _Committed] = {}

@@ -181,7 +181,8 @@ def test_ids_that_are_taken_for_numbers_in_names_are_told_once_with_an_example(c
     assert match(["1", "2", "1", "7"], NUMBERED, are_ids=True) == [1, 2, 1, -1]
     told = [message for message in caplog.messages if "taken for" in message]
     assert told == [
-        "2 image_ids were taken for the numbers in file names, such as 1 for 000001.png; --prompt-images says otherwise"
+        "2 image_ids were taken for the numbers in file names, such as 1 for 000001.png; if that is wrong, give the "
+        "COCO file with the names of the ids with --prompt-images"
     ]
 
 

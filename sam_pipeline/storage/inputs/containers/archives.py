@@ -39,7 +39,7 @@ def tables_in_order(
     Args:
         containers: the archives.
         index: gives what is in one of them.
-        on_skipped: called once for each archive with the number of None.
+        on_skipped: called once for each archive with how many of its files are no images.
 
     Raises:
         InputError: an archive cannot be read.

@@ -65,14 +65,15 @@ def parquet_images(containers: Iterable[SourceObject], source_options: SourceOpt
     """Plan every row of Parquet files as an image.
 
     An image is named `part.parquet#000000017`, so that the order of the URIs is that of the rows, in which they are
-    read, however many a file has or gets. Some footers are read at once.
+    read, however many a file has or gets. Several footers are read in parallel.
 
     Null images are found here only where the statistics say that a whole row group is null; the reader finds others.
 
     Args:
         containers: Parquet files, as a listing saw them.
-        source_options: column is the one with the images; by default the only one with bytes, or one of a usual name,
-            or the only one that begins as images do. Those in keep go into extra.
+        source_options: images.input_column names the column with the images. Default: the only one with bytes, else the
+            only one with a usual name, else the only one whose first values begin as images do. The columns in
+            images.keep go into extra.
 
     Yields:
         Tables of SOURCE_SCHEMA of at most 100,000 rows, in the order of the files and their rows. A file that is

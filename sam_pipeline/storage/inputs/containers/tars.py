@@ -69,8 +69,9 @@ def tar_images(
     whose extension is in `keep` go into the image's `extra`: JSON parsed, anything else as text. A file
     that is larger than 1 MiB, not UTF-8 or not JSON is null there; the log counts these, with the reason for one.
 
-    What an archive holds never raises. A sparse file becomes a row with `error`. Where an archive is damaged, cut, or
-    no tar archive at all, the members before the damage are followed by one row with `error` and the URI `container#`.
+    Nothing that an archive holds raises an error. A sparse file becomes a row with `error`. Where an archive is
+    damaged, cut, or no tar archive at all, the members before the damage are followed by one row with `error` and the
+    URI `container#`.
 
     Args:
         containers: the archives as listed.

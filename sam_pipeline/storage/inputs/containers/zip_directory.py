@@ -1,8 +1,8 @@
 """The directory at the end of a zip archive, record by record.
 
-The standard library's zipfile holds an object for each member, which of millions of them are gigabytes. What is read
-here is what zipfile reads, and what it refuses is refused. Names in UTF-8 beside the name are read as later versions of
-it read them.
+The standard library's zipfile holds an object for each member: gigabytes, if there are millions. This module reads what
+zipfile reads, and refuses what it refuses. It also reads Info-ZIP's extra field with the name in UTF-8, as later
+versions of zipfile do.
 """
 
 from __future__ import annotations

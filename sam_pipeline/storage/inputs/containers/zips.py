@@ -47,9 +47,9 @@ def zip_images(
     Members count as images by the suffix of their names; other files and hidden ones are skipped, hidden folders and
     links are passed over. Where members of an archive share a name, the second is called `name~2`, and so on.
 
-    What an archive holds never raises. A member that is encrypted, compressed otherwise than by deflate, or overlaps
-    another becomes a row with `error`. A file that is damaged, cut, or no zip archive at all gives one row with `error`
-    and the URI `container#`.
+    Nothing that an archive holds raises an error. A member that is encrypted, compressed otherwise than by deflate, or
+    overlaps another becomes a row with `error`. A file that is damaged, cut, or no zip archive at all gives one row
+    with `error` and the URI `container#`.
 
     Args:
         containers: the archives as listed.
@@ -93,8 +93,8 @@ def _survey(directory: ZipDirectory) -> tuple[array[int], bytes]:
     """Read a directory once, so that the rows can be made one by one when it is read again.
 
     Returns:
-        The offsets of every local header and, last, of the directory, ascending; and of each member 1 if its name may
-        be there twice, else 0: names are compared by 64 bits of theirs, since those of millions take much memory.
+        The offsets of every local header and, last, of the directory, ascending; and for each member a byte: 1 if
+        another may have its name, else 0. 64-bit hashes are compared, since millions of names take much memory.
     """
     offsets, hashes = array("q", [directory.start]), array("q")
     for entry in directory.entries():

@@ -43,7 +43,7 @@ _MAX_ICC_PROFILES = 100
 # The start of a scan in a JPEG: marker, length and number of components, in which libjpeg accepts nothing else.
 _SCAN = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 
-# Of a TIFF's extra samples, the first of which is alpha: multiplied with the colours, or not.
+# Values of the TIFF tag ExtraSamples that mean alpha: premultiplied (1), or not (2).
 _ALPHA_SAMPLES = (1, 2)
 
 _TURNS = {
@@ -77,7 +77,7 @@ class ImageHeader(NamedTuple):
     kind: str
     """Its format, as Pillow calls it; MPO is a JPEG with more pictures behind it."""
     orientation: int
-    """Of EXIF, 1 to 8; 1 is upright. Of a TIFF too, as it is stored."""
+    """EXIF orientation as the file stores it, also of a TIFF, which Pillow turns by itself: 1 to 8, 1 is upright."""
     size_hw: tuple[int, int]
     """Height and width of the upright image."""
 
@@ -119,7 +119,7 @@ def read_header(data: bytes, *, max_pixels: int) -> ImageHeader:
     _check_data(data)
     with _opened(data, max_pixels) as image:
         if image.format == "PNG" and "exif" not in image.info:
-            image.load()  # here, where an error is one
+            image.load()  # here: _orientation would suppress an error of it
         assert image.format is not None, "it was read from a file"
         orientation, (width, height) = _orientation(image), image.size
         # Pillow has changed sides already where a TIFF says so in a tag.
@@ -151,7 +151,7 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
 
 @contextmanager
 def _opened(data: bytes, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
-    """An image of which no pixel is decoded yet, once it was compared with the limits; see _own_rules.
+    """Open an image and compare it with the limits; no pixel is decoded yet. See _own_rules.
 
     Raises:
         _CutJpegError: a JPEG that ends before its end marker.

@@ -29,8 +29,8 @@ def possible_endings(data: bytes) -> Iterator[bytes]:
 
     Behind a complete scan a decoder passes over everything up to the end marker. Where the scan is cut, it decodes what
     follows as pixels: here random bits, of which the first differ from ending to ending, since only a few may be
-    missing. Where the scan has restart markers, the one that is due follows at once, since a decoder that waits for it
-    passes over all else.
+    missing. Where the scan has restart markers, the one that is due follows immediately, since a decoder that waits for
+    it passes over all else.
 
     Args:
         data: the file, which holds a scan.

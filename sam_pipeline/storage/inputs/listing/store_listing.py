@@ -16,8 +16,8 @@ from sam_pipeline.storage.inputs.listing.path_pattern import PathPattern
 
 _AT_ONCE = 16
 
-# Prefixes are listed each by itself where there are some, so that they are listed at once; where there are many, a
-# request for each would take longer than one listing of all.
+# Up to this many prefixes are listed one by one, in parallel; with more, a request for each would take longer than one
+# listing of all.
 _MAX_SPLIT = 2000
 _FEW = 16
 _MAX_LEVELS = 3

@@ -29,7 +29,7 @@ def coco_images(uri: str, source_options: SourceOptions) -> Iterator[pa.Table]:
 
     Args:
         uri: of the annotation file.
-        source_options: all but column are used.
+        source_options: storage is used, and of images keep, image_root and allow_http.
 
     Yields:
         Tables of SOURCE_SCHEMA with up to 65,536 rows, in the file's order.

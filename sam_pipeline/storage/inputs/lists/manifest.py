@@ -56,7 +56,7 @@ _MAX_VALUE_SHOWN = 60
 
 
 def manifest_images(uri: str, source_options: SourceOptions) -> Iterator[pa.Table]:
-    """Read a manifest from its beginning to its end, holding some thousand rows of it at a time.
+    """Read a manifest from its beginning to its end, holding one batch of its rows at a time.
 
     A name in it is a URI, an absolute path, or relative to image_root, or else to the manifest's folder. Of a text file
     every line that is not blank is a name; it counts as a table with one column, path. A row whose
@@ -104,7 +104,7 @@ def _wanted_columns(
 
     Args:
         uri: of the manifest, for messages.
-        source_options: column and keep are used.
+        source_options: images.input_column and images.keep are used.
         columns: by name, whether they hold text; None where that cannot be said.
         first_values: of a column, to be looked at where none is named.
 

@@ -1,4 +1,4 @@
-"""Reading the columns of a manifest that are wanted, from each of its formats, a few thousand rows at a time."""
+"""Reading the wanted columns of a manifest, in each of its formats, in batches of bounded size."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Reading some rows and columns of the results, a row group at a time.
 
-Not as a pyarrow dataset: that reads by threads of Arrow, also with use_threads=False, because of which a process that
-ends right after it may abort (see table_reading.file_opener). Here reading is over when whoever asked has the rows, and
-what may pass is tried again. A column of a row group is a request; on S3 that is half a second for a thousand images,
-and to make Python objects of their masks takes longer.
+Not as a pyarrow dataset: that reads in threads of Arrow, even with use_threads=False, and a process that ends right
+after it may abort (see table_reading.file_opener). Here all reading has ended when the caller gets the rows, and
+transient errors are retried. Each column of a row group is one request. On S3 that takes half a second for a thousand
+images; making Python objects of their masks takes longer.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class RowGroup:
 
 
 _Running = dict[tuple[str, ...], tuple[Iterator[pa.RecordBatch], int]]
-"""By columns, a reading of them that has begun, and which piece it gives next."""
+"""For each set of columns: the iterator that reads them, and the number of the piece that it yields next."""
 
 
 class _Piece(RowGroup):
@@ -135,7 +135,7 @@ class _Piece(RowGroup):
         self.num_rows = min(num_rows, whole.num_rows - number * num_rows)
 
     def _read_leaves(self, leaves: Sequence[str]) -> pa.Table:
-        # Taken out: a reading that fails is begun anew.
+        # Removed while it is used, so that after an error a retry begins anew.
         batches, place = self._running.pop(tuple(leaves), (None, 0))
         if batches is None or place > self._number:
             options = {"row_groups": [self.number], "columns": leaves, "use_threads": False}
@@ -166,14 +166,14 @@ def iterate_row_groups(
     last_id: int | None = None,
     on_read: Callable[[int], object] | None = None,
 ) -> Iterator[RowGroup]:
-    """The row groups of a snapshot, in the order of the files' smallest image_id; each is to be read at once.
+    """The row groups of a snapshot, in the order of the files' smallest image_id. Read each before the next.
 
     Args:
         table: the snapshot.
         storage_options: of fsspec.
         first_id: only files that may have images from this id on.
         last_id: only files that may have images up to this id.
-        on_read: is told of each reading how many bytes it took.
+        on_read: see file_opener.
 
     Raises:
         OutputError: a file is missing or damaged.

@@ -53,7 +53,7 @@ def check_not_filtered(output: str, metadata: Mapping[str, str]) -> None:
 
 
 def check_fingerprint(stored: Fingerprint, wanted: Fingerprint) -> None:
-    """Compare setting by setting; what decides nothing in either is no difference.
+    """Compare two fingerprints; a setting that has no effect in one of them is not compared.
 
     Raises:
         FingerprintMismatchError: naming each setting that differs.

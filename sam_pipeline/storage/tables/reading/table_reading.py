@@ -61,16 +61,16 @@ def file_opener(
     pre_buffer: bool = True,
     on_read: Callable[[int], object] | None = None,
 ) -> Callable[[DataFile], pq.ParquetFile]:
-    """What opens these files of a table, from any thread and without asking storage for their sizes.
+    """Return a function that opens these files of a table; any thread may call it, and it asks for no file's size.
 
     Args:
         table: the table.
         files: the ones to open.
         storage_options: of fsspec.
-        pre_buffer: ask for all columns and row groups at once; else each is a request, one after another. It is done by
-            threads of Arrow, which need Python once more to let go of a file; a process that ends meanwhile aborts
-            (pyarrow 26). So False where reading may be the last thing that a process does.
-        on_read: is told of each reading how many bytes it took, but for that of the footer.
+        pre_buffer: ask for all columns and row groups in parallel; else for one after another. Arrow's threads do this,
+            and call Python once more to release a file: a process that ends before that aborts (pyarrow 26). So False
+            where reading may be the last thing that a process does.
+        on_read: called with the number of bytes of each read, except that of the footer.
     """
     sizes = {file.path: file.size_bytes for file in files}
     filesystem = table_filesystem(table, storage_options, sizes)
@@ -97,7 +97,7 @@ def table_filesystem(table: Table, storage_options: StorageOptions, sizes: dict[
 
 
 def checked_opener(table: Table, storage_options: StorageOptions) -> Callable[[DataFile], pq.ParquetFile]:
-    """What opens files of a table from memory, once all their bytes are known to be those that were written.
+    """Return a function that fetches a file of a table, compares it with its checksum, and opens it from memory.
 
     Page checksums, which every reader looks at, leave out footers and the headers of pages. What is opened raises
     DamagedFileError for a file that is missing or altered, OutputError for one that cannot be fetched, and
@@ -143,7 +143,7 @@ def read_checked(
 
 @contextmanager
 def _damage_errors(name: str) -> Iterator[None]:
-    """Call whatever goes wrong in reading a file that is in memory damage of the file."""
+    """Turn any error in reading a file from memory into a DamagedFileError."""
     try:
         yield
     except Exception as error:
@@ -231,7 +231,7 @@ def read_image_rows(uri: str, image_ids: ImageIds, storage_options: StorageOptio
     if table is None:
         raise OutputError(f"the table disappeared: {uri}")
     wanted = pc.field("image_id").isin(pa.array(image_ids, pa.int64()))
-    if len(image_ids):  # which files and row groups hold them is told by the bounds
+    if len(image_ids):  # the bounds let files and row groups be skipped
         wanted &= (pc.field("image_id") >= int(image_ids[0])) & (pc.field("image_id") <= int(image_ids[-1]))
     scan = ds.ParquetFragmentScanOptions(pre_buffer=True, page_checksum_verification=True)
     with output_errors(uri):
