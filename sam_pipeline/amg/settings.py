@@ -9,7 +9,7 @@ from sam_pipeline.config.base import Settings, check_place
 from sam_pipeline.errors import ConfigError
 
 MAX_PIXELS = 100_000_000
-"""Of one image; as annotate has it."""
+"""Pixels of one image; as annotate has it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ class Target:
     path: Path
     """The file."""
     name: str
-    """Of its results; without .json."""
+    """Name of its results; without .json."""
 
 
 @dataclass(frozen=True)

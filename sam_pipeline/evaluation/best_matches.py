@@ -17,7 +17,7 @@ FOUND_AT = (0.5, 0.75)
 
 @dataclass(frozen=True)
 class BestMatches:
-    """Of the objects of one image or of many, crowds apart."""
+    """How well objects of one image or of many are matched, crowds apart."""
 
     num_objects: int
     sum_best_iou: float

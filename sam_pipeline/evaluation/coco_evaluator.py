@@ -20,7 +20,7 @@ from sam_pipeline.evaluation.settings import IouKind
 
 MAX_DETS = (1, 10, 100, 1000)
 SIZES = ("all", "small", "medium", "large")
-"""Of objects, as COCO divides them: at 32² and 96² pixels."""
+"""Sizes of objects, as COCO divides them: at 32² and 96² pixels."""
 
 # Smaller packs compress worse; larger ones keep more of the library's large objects unpacked.
 _IMAGES_IN_A_PACK = 16

@@ -84,7 +84,7 @@ class Evaluation:
     output: str
     ground_truth: str
     selection: Mapping[str, Any]
-    """Of the masks, by name; what is not there is as the run has it."""
+    """Settings that choose masks, by name; those not in it are as the run has them."""
     rank_by: str
     class_agnostic: bool
     counts: Counts

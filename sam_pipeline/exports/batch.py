@@ -15,7 +15,7 @@ from sam_pipeline.results.categories import Categories
 from sam_pipeline.results.selection.choosing import list_array, row_numbers
 
 COLUMNS = ("image_id", "uri", "height", "width", "extra", "masks")
-"""Of the results, what a batch is made of."""
+"""Columns of the results of which a batch is made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +28,9 @@ class Batch:
     images: pa.Table
     """image_id (from 0), uri, height, width and extra; B rows."""
     file_names: list[str]
-    """Of each image: a relative path that is safe to join, distinct."""
+    """A relative path for each image, safe to join; all differ."""
     stems: list[str]
-    """Of each image: the same without its suffix, distinct too; for formats that ask for it."""
+    """The same without suffixes; all differ too. For formats that ask for it."""
     masks: pa.StructArray
     """As they are stored (storage.tables.schema.MASK_TYPE), (N,)."""
     row: npt.NDArray[np.int64]

@@ -41,7 +41,7 @@ class Summary(Report):
     num_planned: int = 0
     """Images of the run."""
     num_missing: int = 0
-    """Of these, images that the run has not annotated yet."""
+    """Images among these that the run has not annotated yet."""
 
 
 def export(

@@ -20,7 +20,7 @@ from sam_pipeline.storage.tables.plan import existing_plan
 _MEMBER = re.compile(r"(\.(?:tar|tgz|tar\.\w+|zip|parquet|pq))#", re.IGNORECASE)
 # What no file name should hold, and what could be taken for one that was encoded, here or by the format yolo.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\\]|%(?=[0189][0-9A-F]|25|2E|2F|5C|7F|69mages/)")
-# Of a part of a path, on most disks. Shorter names are not looked at: a character has four bytes at most.
+# Bytes of a part of a path, on most disks. Shorter names are not looked at: a character has four bytes at most.
 _MOST_BYTES = 255
 _SHORT = _MOST_BYTES // 4
 _SUFFIX = re.compile(r"(?<=[^/])\.[^./]{1,5}$")

@@ -32,9 +32,9 @@ class Identity:
     run: str
     """The folder of the run."""
     table_id: str
-    """Of its results."""
+    """Id of the table of results."""
     settings: Mapping[str, Any]
-    """Of the export and the selection, by name, as JSON gives them back."""
+    """Settings of the export and the selection, by name, as JSON gives them back."""
 
 
 @dataclass(frozen=True)

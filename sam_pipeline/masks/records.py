@@ -56,7 +56,7 @@ class PromptedMaskRecord(MaskRecord):
     """The mask of a prompt; point_coords are its points, of which there may be none."""
 
     prompt_id: int
-    """Of the prompt."""
+    """The id of its prompt."""
     prompt_box: tuple[float, float, float, float] | None
     """The prompt's box: x, y, width, height in pixels of the original frame; clipped to the image."""
     point_labels: tuple[int, ...]

@@ -83,7 +83,7 @@ class Job:
     """A folder on a disk that held images as the run began; None: they are elsewhere."""
     backend: Backend
     table_id: str
-    """Of the results: MaskTable.id."""
+    """Id of the table of results: MaskTable.id."""
     is_sample: bool = False
     """Whether this is the sample of an estimate: its shards are removed as soon as they are written."""
 

@@ -51,7 +51,7 @@ def name(**ids: str) -> None:
 
 
 def ids() -> dict[str, str]:
-    """Those that were given."""
+    """The ids that were given."""
     return dict(_State.ids)
 
 

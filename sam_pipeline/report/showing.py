@@ -19,7 +19,7 @@ from sam_pipeline.results.results import Results
 from sam_pipeline.safety.clean_text import one_line
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-"""Of pictures, by the ending of the name."""
+"""Formats of pictures, by the ending of the name."""
 
 _MOST_LISTED = 5
 

@@ -60,28 +60,28 @@ class RunStatistics:
     num_without_masks: int
     """Images with status ok and no mask."""
     errors: tuple[ErrorGroup, ...]
-    """Of images that have another status than ok, the most frequent first."""
+    """Errors of images with another status than ok, the most frequent first."""
     prompt_errors: tuple[ErrorGroup, ...]
-    """Of prompts and regions that could not be used."""
+    """Errors of prompts and regions that could not be used, the most frequent first."""
     num_masks: int
     masks_per_image: Distribution
-    """Of images with status ok. Exact up to 100,000 masks, and to 1 % beyond."""
+    """Over images with status ok. Exact up to 100,000 masks, and to 1 % beyond."""
     area: Distribution
-    """Of masks, in pixels. Quantiles are within 2.3 %."""
+    """Over masks, in pixels. Quantiles are within 2.3 %."""
     predicted_iou: Distribution
-    """Of masks; quantiles within 0.001."""
+    """Over masks; quantiles within 0.001."""
     stability_score: Distribution
-    """Of masks; quantiles within 0.001."""
+    """Over masks; quantiles within 0.001."""
     coverage: Distribution
-    """Of images with status ok: the areas of an image's masks added up, as a share of the image. It is above 1 where
-    masks lie in one another. Quantiles are within 0.001 up to 10, and within 1 % beyond."""
+    """Over images with status ok: the areas of an image's masks added up, as a share of the image. Above 1 where masks
+    lie in one another. Quantiles are within 0.001 up to 10, and within 1 % beyond."""
     score: Distribution
-    """Of masks whose prompt has a score of the detector, of whatever range. Quantiles are as exact as those of
+    """The detector's score, of whatever range, over masks whose prompt has one. Quantiles are as exact as those of
     coverage."""
     box_iou: Distribution
-    """Of masks whose prompt has a box: its IoU with the mask's own box."""
+    """IoU of the prompt's box with the mask's own, over masks whose prompt has one."""
     categories: tuple[CategoryCount, ...]
-    """Of masks that have a category, the most frequent first."""
+    """Masks by category, the most frequent first; those without one are not counted."""
     curves: tuple[ThresholdCurve, ...]
     """What is left for each value of pred_iou_thresh and stability_score_thresh."""
 

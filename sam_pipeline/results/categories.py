@@ -39,7 +39,7 @@ class Categories:
 
     names: Mapping[int, str] = field(default_factory=dict)
     supercategories: Mapping[int, str] = field(default_factory=dict)
-    """Of those that have one."""
+    """Supercategories of those that have one."""
 
     @cached_property
     def shift(self) -> int:

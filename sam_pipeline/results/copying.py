@@ -19,7 +19,7 @@ from sam_pipeline.storage.tables.reading.table_reading import checked_opener, re
 from sam_pipeline.storage.tables.schema import PROMPTS_SCHEMA
 
 _PART_BYTES = 64 * 2**20
-# Of a plan, some tens of megabytes.
+# Rows of a plan: some tens of megabytes.
 _PART_IMAGES = 2**17
 
 

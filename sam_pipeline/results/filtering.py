@@ -58,7 +58,7 @@ class Filtered:
     num_pending: int = 0
     """Planned images of the source without a row, which have no place in the new run either."""
     version: int = 0
-    """Of the source's results."""
+    """Version of the source's table of results."""
     reading: Reading = field(default_factory=Reading)
     """Bytes that this start has read, and masks that it has dropped."""
 

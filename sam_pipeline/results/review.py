@@ -50,9 +50,9 @@ class Reviewed:
     rows: pa.Table
     """What is left of them."""
     num_images: int
-    """Of the images that the review drops, those that were met."""
+    """Images that the review drops and these rows had."""
     num_masks: int
-    """Of the masks that it drops of other images, those that were met."""
+    """Masks that the review drops of other images and these rows had."""
 
 
 @dataclass(frozen=True)

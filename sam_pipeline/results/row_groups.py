@@ -32,7 +32,7 @@ class Reading:
     """Counts what readers have read so far."""
 
     num_bytes: int = 0
-    """Of files, as they are stored."""
+    """Bytes of files, as they are stored."""
     dropped: Counter[str] = field(default_factory=Counter)
     """Masks of images that are wanted which the selection drops, by the first setting that drops them."""
 
@@ -46,7 +46,7 @@ class Request:
     """What is wanted of each row group."""
 
     schema: pa.Schema
-    """Of the results; of masks the fields that are wanted."""
+    """Schema of the results, with the fields of masks that are wanted."""
     columns: Sequence[str]
     where: pc.Expression | None
     """A condition on columns of the schema, as the selection shows them."""

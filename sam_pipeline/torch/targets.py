@@ -14,7 +14,7 @@ from sam_pipeline.results.categories import read_categories, used_category_ids
 from sam_pipeline.results.results import Results
 
 MASK_FIELDS = ("segmentation", "category_id")
-"""Of stored masks, what targets are made of."""
+"""Fields of stored masks of which targets are made."""
 
 Labels = Mapping[int | None, int]
 """The label of each stored category_id, and under None that of masks without one; all are at least 1."""

@@ -20,7 +20,7 @@ class ComparedCategories:
     """Categories as they are compared: those of the ground truth, or one for all."""
 
     names: Mapping[int, str]
-    """Of all that are compared, by id."""
+    """Names of all categories that are compared, by id."""
     of_masks: Mapping[int, int]
     """By category_id of a mask; nothing for those that the ground truth does not have."""
     class_agnostic: bool

@@ -18,7 +18,7 @@ from sam_pipeline.exports.places.upright_images import UprightImage, upright_ima
 from sam_pipeline.exports.report import Report
 from sam_pipeline.exports.texts.boxes import boxes_xywh
 
-# Of a row group: what a reader that wants one row has to read.
+# Rows of a row group: a reader that wants one row has to read them all.
 _MOST_IMAGES = 32
 _MOST_BYTES = 32 << 20
 

@@ -41,7 +41,7 @@ class _Labels:
 
     rows: list[str]
     ious: list[float]
-    """Of each mask with its polygons drawn again."""
+    """IoU of each mask with its polygons drawn again."""
     num_repeated: int
     """Rows that loaders drop, because an earlier one has the same class and box."""
     num_in_parts: int

@@ -30,7 +30,7 @@ class Original:
 
     uri: str
     path: str | None
-    """Of the file on this machine; None if it is elsewhere, or gone."""
+    """Path of the file on this machine; None if it is elsewhere, or gone."""
     size_bytes: int | None
     """As planned; None where only reading it would have told."""
 

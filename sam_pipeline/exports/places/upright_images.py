@@ -54,7 +54,7 @@ class UprightImage:
 
     data: bytes
     suffix: str
-    """Of its format, with a dot."""
+    """Suffix of its format, with a dot."""
     was_turned: bool
 
 

@@ -40,7 +40,7 @@ class ToImage(NamedTuple):
     values: Tensor
     """(N, T, H * D)."""
     queries: Tensor
-    """To the image tokens, (N, T, H * D) or (N, Q, H * D)."""
+    """Queries to the image tokens, (N, T, H * D) or (N, Q, H * D)."""
 
 
 class Read(NamedTuple):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 Edges = NDArray[np.int64]
 
 _MOST_CHARACTERS = 13
-"""Of one run length: five bits each."""
+"""Characters of one run length: five bits each."""
 
 
 @numba.njit(nogil=True, cache=True)

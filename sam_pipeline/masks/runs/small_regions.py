@@ -50,7 +50,7 @@ def drop_small_islands(mask: Runs, min_area: float) -> tuple[Runs, bool]:
 
 
 def _first_of_the_largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Of an (H, W) mask the largest region: of equals the one that OpenCV finds first, as the official code does."""
+    """The largest region of an (H, W) mask; of equals the one that OpenCV finds first, as the official code does."""
     _, regions, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     # Region 0 is what was not labelled.
     largest: NDArray[np.bool_] = regions == 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])

@@ -22,7 +22,7 @@ from sam_pipeline.model.networks.linear import Linear
 from sam_pipeline.model.networks.windows import window_partition, window_unpartition
 
 _ROWS_AT_ONCE = 16
-"""Of an inverted residual block, on CPUs."""
+"""Rows of a band of an inverted residual block, on CPUs."""
 
 
 class TinyViT(nn.Module):

@@ -30,7 +30,7 @@ class StageFigures:
     cpu_s_per_image: float
     """CPU seconds of its process meanwhile: without waiting for storage or a device."""
     images_per_s: float | None
-    """Of all workers, if they never waited for another stage. None: no image of the sample reached this stage."""
+    """All workers together, if they never waited for another stage. None: no image of the sample reached this stage."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Requests:
     """Requests to stores, as their prices tell them apart. Local files and web servers get none."""
 
     num_put: int = 0
-    """Those that write or list: PUT, LIST."""
+    """Requests that write or list: PUT, LIST."""
     num_get: int = 0
-    """Those that read: GET, HEAD."""
+    """Requests that read: GET, HEAD."""
 
 
 @dataclass(frozen=True)

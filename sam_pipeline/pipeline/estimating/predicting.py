@@ -37,7 +37,7 @@ class Measured:
     """For stopping Ray."""
     prices: PriceConfig
     cluster: Cluster
-    """That the sample had."""
+    """The one that the sample had."""
     resources: Resources
     """Its division."""
 

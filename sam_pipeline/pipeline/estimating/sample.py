@@ -165,7 +165,7 @@ def random_chunks(ids: npt.NDArray[np.int64], stretch: int, rows: int) -> npt.ND
 
 
 def num_places(num_images: int, stretch: int, read_tasks: int) -> int:
-    """Of how many stretches so many images are, when each reading task goes through one after another."""
+    """How many stretches these images come from, when each reading task goes through one after another."""
     return min(num_images, read_tasks + num_images // stretch)
 
 

@@ -60,7 +60,7 @@ class Cluster:
     smallest_node_memory_bytes: int
     """Memory of the worker machine that has the least, without what the object store takes."""
     smallest_object_store_bytes: int
-    """Of the worker machine that has the smallest one; 0 if none says."""
+    """The smallest object store of a worker machine; 0 if none says."""
     least_cpus_a_gpu: float
     """CPUs for each GPU of the machine with GPUs that has the fewest; 0 if there is none."""
     smallest_node_cpus: float

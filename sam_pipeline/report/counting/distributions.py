@@ -31,8 +31,8 @@ class Distribution:
     p95: float | None = None
     max: float | None = None
     edges: tuple[float, ...] = ()
-    """Of the bins of a histogram: a bin holds its lower edge, and not its upper one. Values beyond the first and last
-    edge are in the first and last bin."""
+    """Edges of the bins of a histogram: a bin holds its lower edge, and not its upper one. Values beyond the first and
+    last edge are in the first and last bin."""
     counts: tuple[int, ...] = ()
     """Values in each bin, one fewer than edges."""
 

@@ -23,12 +23,12 @@ class ErrorGroup:
     """Failures that have the same status, and the same message but for names and numbers."""
 
     status: str
-    """Of the images; of prompts that got no mask, their role: prompt or region."""
+    """Status of the images; for prompts that got no mask, their role: prompt or region."""
     message: str
     """With … for what differs."""
     num: int
     image_id: int
-    """Of the first of them, as an example."""
+    """The first of them, as an example."""
     uri: str
     error: str
     """The example's own message."""

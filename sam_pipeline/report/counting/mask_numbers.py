@@ -40,12 +40,12 @@ class MaskNumbers:
 
     @cached_property
     def num_pixels(self) -> NDArray[np.float64]:
-        """Of each image, (R,); NaN where its size is not known."""
+        """One value an image, (R,); NaN where its size is not known."""
         return _floats(self.rows["height"]) * _floats(self.rows["width"])
 
     @cached_property
     def num_masks(self) -> NDArray[np.int64]:
-        """Of each image, (R,)."""
+        """One value an image, (R,)."""
         counts: NDArray[np.int64] = np.bincount(self.row, minlength=self.rows.num_rows)
         return counts
 
@@ -60,7 +60,7 @@ class MaskNumbers:
 
     @property
     def category_id(self) -> pa.Array:
-        """Of each mask, (N,) int64; null where there is none."""
+        """One value a mask, (N,) int64; null where there is none."""
         return self._masks.field("category_id")
 
     @cached_property

@@ -13,7 +13,7 @@ from sam_pipeline.report.page.number_text import short_count
 
 WIDTH, HEIGHT = 400, 208
 LEFT, RIGHT, TOP, BOTTOM = 46, 392, 26, 180
-"""Of the frame that holds bars and lines; labels are around it."""
+"""Edges of the frame that holds bars and lines; labels are around it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Histogram:
     """A chart of a distribution."""
 
     key: str
-    """Of this chart alone, for ids in the page."""
+    """Name of this chart alone, for ids in the page."""
     title: str
     unit: str
     """What is counted: images or masks."""

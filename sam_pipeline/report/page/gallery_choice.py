@@ -15,7 +15,7 @@ from sam_pipeline.results.categories import Categories
 _OF_EACH_CATEGORY = 4
 _MOST_CATEGORIES = 10_000
 
-# Of the pictures of a page; what kinds without images leave goes to those at random.
+# Shares of the pictures of a page; what kinds without images leave goes to those at random.
 _SHARES = {"random": 3, "category": 2, "box": 1, "lowest": 1, "most": 1, "fewest": 1}
 _TITLES = {
     "random": "At random",
@@ -34,7 +34,7 @@ class Group:
     title: str
     image_ids: tuple[int, ...]
     names: tuple[str, ...] = ()
-    """Of the category for which each image is shown; empty in other groups."""
+    """Name of the category for which each image is shown; empty in other groups."""
 
 
 class GalleryChoice:

@@ -30,7 +30,7 @@ _MOST_OUTLINE_BYTES = 80_000
 _BYTES_BESIDE_OUTLINE = 250
 _QUALITIES = (80, 65, 50, 35, 20)
 _TOLERANCES = (1.0, 2.0, 4.0)
-# Of a category, in a label.
+# Letters of a category in a label.
 _MOST_LETTERS = 20
 _COLUMNS = ["image_id", "uri", "height", "width", "num_masks", "masks"]
 

@@ -38,7 +38,7 @@ class Location:
     length: int | None = None
     """In bytes; None in Parquet files. Of a member of a compressed tar archive it is the member's own size."""
     column: str | None = None
-    """Of a Parquet file: the path of the column, `bytes`, or `image.bytes` for a field of a struct."""
+    """Path of the column in a Parquet file: `bytes`, or `image.bytes` for a field of a struct."""
 
 
 @dataclass(frozen=True, slots=True)

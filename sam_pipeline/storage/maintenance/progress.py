@@ -26,7 +26,7 @@ class ErrorKind:
     """A status, "prompt" or "region"."""
     num: int
     example: str
-    """Of one of them: the URI of its image and the error."""
+    """The URI and the error of one such image."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RunState:
     errors: tuple[ErrorKind, ...] = ()
     """The most frequent first."""
     newest_start: Start | None = None
-    """Of annotate; None where no start has left a record."""
+    """The newest start of annotate; None where none has left a record."""
 
     def recent_rate(self) -> float | None:
         """Images a second over the last commits of one working period; None before there are two."""

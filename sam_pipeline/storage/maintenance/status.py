@@ -29,15 +29,15 @@ class Outcome:
     num_by_status: Mapping[str, int]
     num_masks: int
     failure: str = ""
-    """Of one image that failed: its URI and its error."""
+    """The URI and the error of one image that failed."""
     num_planned: Mapping[str, int] = field(default_factory=dict)
     """Prompts and regions by role, prompt or region."""
     num_unusable: Mapping[str, int] = field(default_factory=dict)
-    """Those of them that are in prompt_errors, by role."""
+    """Prompts and regions in prompt_errors, by role."""
     num_answered: int = 0
     """Prompts that have a mask."""
     unusable: str = ""
-    """Of one image with such a prompt: its URI and the error."""
+    """The URI of one image with such a prompt, and the error."""
 
     @property
     def num_images(self) -> int:

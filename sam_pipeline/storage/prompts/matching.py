@@ -32,7 +32,7 @@ class _Index:
     names: pa.Array
     """Each once."""
     image_ids: _Ids
-    """Of each name; _SEVERAL where more than one image has it."""
+    """The image of each name; _SEVERAL where more than one image has it."""
 
     def find(self, keys: pa.Array) -> _Ids:
         """The image_id of each key; _NONE or _SEVERAL."""

@@ -21,7 +21,7 @@ class PointGrids:
     layers: tuple[NDArray[np.float64], ...]
     """For the image and for each crop layer: (P, 2), x and y as shares of width and height."""
     sha256: str
-    """Of the numbers, however the file writes them."""
+    """Hash of the numbers, however the file writes them."""
 
 
 def read_point_grids(uri: str, num_layers: int, storage_options: StorageOptions) -> PointGrids:

@@ -47,7 +47,7 @@ KEYED_PROMPTS = pa.schema(
 names none. is_image_id: whether the file calls it an id of the image, as COCO does."""
 
 Row = dict[str, Any]
-"""Of KEYED_PROMPTS; what is not in it is null."""
+"""Columns of KEYED_PROMPTS; what is not in it is null."""
 
 MakeRow = Callable[[object, int, Mapping[str, Any]], Row]
 """(key, prompt_id, fields) → a row: prompt_values.prompt_row or region_row."""

@@ -26,7 +26,7 @@ _MOST_WORDS = 7
 _MOST_SHARE = 2
 
 _NAMES_OF_CLASSES = "classes.txt"
-# Of some hundred bytes each, asked for at once. A batch ends earlier where files are large.
+# Files of some hundred bytes each that are asked for in parallel. A batch ends earlier where files are large.
 _FILES_AT_ONCE = 256
 _BYTES_AT_ONCE = 64 << 20
 

@@ -52,7 +52,7 @@ class DataFile:
 
     @property
     def sha256(self) -> str | None:
-        """Of the file's bytes; None for a file that an earlier version wrote."""
+        """Checksum of the file's bytes; None for a file that an earlier version wrote."""
         return sha256_in_name(self.path)
 
 

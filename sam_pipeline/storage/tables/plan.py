@@ -49,7 +49,7 @@ class Plan:
     generation: int = 1
     """How often it was made: 1, or more where it was made anew."""
     version: int = field(default=0, compare=False)
-    """Of the table, when it was read."""
+    """Version of the table when it was read."""
     listing: Mapping[str, Any] | None = field(default=None, compare=False)
     """The settings of its listing that were given; None where they are not known: of an earlier version, or of a run
     that was filtered."""

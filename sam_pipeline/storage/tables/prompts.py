@@ -41,15 +41,15 @@ class Prompts:
     """What is frozen, without the prompts themselves."""
 
     sha256: str
-    """Of the prompts that the run began with."""
+    """Hash of the prompts that the run began with."""
     source: Source
-    """Of the last that were added."""
+    """Where the prompts that were added last came from."""
     num_images: int
     """The prompts of all images with an image_id below this are here."""
     num_prompts: int
     num_regions: int
     max_prompts: int
-    """Of an image."""
+    """Prompts of an image at most."""
     max_masks: int
     """Prompts of an image that hold a mask: these are large."""
     generation: int = 1
@@ -314,7 +314,7 @@ def _header(table: FencedTable) -> Prompts | None:
 
 
 def _sha256(prompts: pa.Table, at_once: int) -> str:
-    """Of the rows, however they are divided into chunks; only so many are copied at once."""
+    """Hash of the rows, however they are divided into chunks; only `at_once` rows are copied at a time."""
     digest = hashlib.sha256()
     for start in range(0, prompts.num_rows, at_once):
         (rows,) = prompts.slice(start, at_once).combine_chunks().to_batches()

@@ -48,7 +48,7 @@ class Committed:
     num_by_status: Counter[str] = field(default_factory=Counter)
     num_masks: int = 0
     num_bytes: int = 0
-    """Of its shards."""
+    """Bytes of its shards."""
 
     def add(self, shard: Shard) -> None:
         """Count a shard."""

@@ -52,9 +52,9 @@ class StartRecord(_Record):
     """When it took its epoch: ISO 8601, UTC."""
     user: str
     host: str
-    """Of the driver."""
+    """Name of the driver's machine."""
     versions: dict[str, str]
-    """Of sam_pipeline, python, ray and torch."""
+    """Versions of sam_pipeline, python, ray and torch."""
     model_type: str
     weights_sha256: str
     cluster: dict[str, Any] | None = None
@@ -63,7 +63,7 @@ class StartRecord(_Record):
     """The division of the cluster, by the names of pipeline.machines.resources.Resources."""
     ray_job_id: str | None = None
     submission_id: str | None = None
-    """Of `ray job submit`."""
+    """The id that `ray job submit` printed; None if the start is no such job."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class EndRecord(_Record):
     """Images that it committed, by status."""
     num_masks: int
     num_bytes: int
-    """Of the shards that it committed."""
+    """Bytes of the shards that it committed."""
     elapsed_s: float
     """From the division of the cluster to the end."""
     images_per_s: float
@@ -105,9 +105,9 @@ class Start:
     end: EndRecord | None
     """None while it runs; for good if it was killed or overtaken, or wrote no record."""
     num_images: int | None
-    """That it committed; None where neither a record nor the log was asked, or the log no longer says."""
+    """Images that it committed; None where neither a record nor the log was asked, or the log no longer says."""
     last_commit: datetime | None
-    """Of images, UTC; None if it has committed none, the log no longer says, or was not asked."""
+    """When it last committed images, UTC; None if it has not, or the log no longer says or was not asked."""
     is_newest: bool = False
     """Whether no later epoch is known; only such a start may still run. newest_start knows of starts alone, read_starts
     of `retry` and `vacuum` too."""

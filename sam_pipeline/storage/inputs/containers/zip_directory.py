@@ -60,7 +60,7 @@ class Entry(NamedTuple):
     attributes: int
     """External ones: in the upper 16 bits those of Unix."""
     offset: int
-    """Of the local header, in bytes from the beginning of the file. May be any number in a damaged archive."""
+    """Place of the local header, in bytes from the beginning of the file. May be any number in a damaged archive."""
 
 
 class ZipDirectory:

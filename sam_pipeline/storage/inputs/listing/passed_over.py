@@ -59,7 +59,7 @@ class PassedOver:
     """Each once: in a listing of all that is below a prefix they come with every file in them."""
     files: defaultdict[Kind, int] = field(default_factory=lambda: defaultdict(int))
     examples: dict[Kind, str] = field(default_factory=dict)
-    """Of files, of which there may be millions."""
+    """One name of each kind of file: there may be millions."""
 
     def add(self, kind: Kind, name: str) -> None:
         """Note a folder, or a file."""

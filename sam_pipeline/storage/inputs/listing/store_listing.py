@@ -47,7 +47,7 @@ class _StorePage:
     infos: list[Mapping[str, Any]]
     """Objects, in fsspec's form."""
     prefixes: list[str] = field(default_factory=list)
-    """Those below, each with a slash at its end."""
+    """Prefixes below, each with a slash at its end."""
     token: str | None = None
     tables: set[str] = field(default_factory=set)
     """Folders of Delta tables that it tells of, and nothing of what is in them."""

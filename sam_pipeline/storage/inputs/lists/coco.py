@@ -60,7 +60,7 @@ def coco_image_id(extra: str | None) -> int | str | None:
 
 
 def first_image_ids(images: object) -> dict[int | str, int | str]:
-    """Of each id in the `images` of a COCO file, the first id that names the same file, which is planned.
+    """For each id in the `images` of a COCO file, the first id that names the same file: that one is planned.
 
     Files list an image several times where it has several captions. What is planned goes by coco_url where http is
     allowed, so both names must be the same. An id that comes twice counts once.
