@@ -10,7 +10,7 @@ BIN := .venv/bin
 help:
 	@echo "make demo   install, fetch vit_t, annotate four photographs, draw the masks over them"
 	@echo "make test   install, run the test suite"
-	@echo "make soak   install, run the long fault tests: random kills, races, fuzzing (an hour and a half)"
+	@echo "make soak   install, run the long fault tests: random kills, races, fuzzing (two hours)"
 	@echo "make long   install, run all other long tests: vit_l and vit_h, all inputs, examples and Python versions (half an hour)"
 	@echo "make resume  install, measure what a resume over ten million images takes (five minutes)"
 	@echo "make redo   install, measure what a million changed images cost the driver (five minutes)"
