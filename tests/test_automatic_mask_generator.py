@@ -95,7 +95,7 @@ def test_masks_of_another_size_are_refused_by_the_generator(sam, image):
             return masks.repeat_interleave(2, -1).repeat_interleave(2, -2), iou_predictions
 
     sam.mask_decoder = Larger()
-    with pytest.raises(ValueError, match=r"logits of 32 x 32.*of \(56, 64\)"):
+    with pytest.raises(ValueError, match=r"logits must be 32 x 32.* gives \(56, 64\)"):
         SamAutomaticMaskGenerator(sam, **LOOSE).generate(image)
 
 

@@ -19,7 +19,8 @@ from tests.faults.proxy import Fault, RandomFaults, Rule, fault_proxy
 from tests.faults.test_storage_faults import COMMIT
 from tests.prometheus import FAST, GRAFANA, Prometheus, program_path, prometheus
 
-pytestmark = [pytest.mark.s3, pytest.mark.slow]
+# CI has promtool judge the rules, in tests/test_grafana.py.
+pytestmark = [pytest.mark.s3, pytest.mark.slow, pytest.mark.soak]
 
 ALERTS = (GRAFANA / "alerts.yaml").read_text()
 
@@ -140,7 +141,6 @@ def test_every_panel_has_an_answer_counts_are_those_of_the_rows_and_many_bad_ima
     assert totals(server, run, "storage_retries_total", "operation").keys() <= {"read", "write", "commit", "open"}
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("watched", [str], indirect=True)
 def test_an_engine_that_hangs_raises_the_alert_of_a_stall_and_no_other(watched, run):
     hanging = Instructions(poison={str(number): ["decode", "hang"] for number in range(NUM_IMAGES // 2, NUM_IMAGES)})
@@ -155,7 +155,6 @@ def test_an_engine_that_hangs_raises_the_alert_of_a_stall_and_no_other(watched, 
     wait_until(lambda: server.alerts() == {}, limit_s=60)
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("watched", [str], indirect=True)
 def test_storage_that_answers_no_commit_raises_the_alert_of_the_lag_before_the_run_gives_up(watched, proxied):
     run, proxy = proxied

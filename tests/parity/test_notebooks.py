@@ -104,12 +104,12 @@ def fewer_points(cell):
     return cell.replace("Generator(sam)", "Generator(sam, points_per_side=6)").replace("side=32", "side=4")
 
 
+@pytest.mark.soak  # the official generator takes minutes; CI compares with it in test_generator.py
 @pytest.mark.parametrize(
     "change",
     [
         pytest.param(fewer_points, id="fewer points"),
-        # The official generator alone takes minutes.
-        pytest.param(lambda cell: cell, id="as it stands", marks=[pytest.mark.slow, pytest.mark.soak]),
+        pytest.param(lambda cell: cell, id="as it stands", marks=pytest.mark.slow),
     ],
 )
 def test_the_notebook_of_the_generator_gives_the_same_values(folder, start, change):
