@@ -192,6 +192,13 @@ def _session(pid: int) -> int | None:
         return None
 
 
+def command_line(process: psutil.Process) -> str:
+    """Also the title that Ray gives a worker: the task or actor that it runs. Empty for a process that has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
+
+
 def _is_alive(process: psutil.Process) -> bool:
     try:
         return process.status() != psutil.STATUS_ZOMBIE

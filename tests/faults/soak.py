@@ -31,7 +31,7 @@ from deltalake.exceptions import TableNotFoundError
 from sam_pipeline.model.checkpoints import fetch_checkpoint
 from tests.clusters import ray_head, ray_node
 from tests.faults.fake_engine import Instructions, expected_masks, image_file, without_scores
-from tests.processes import Program, clean_env, starting
+from tests.processes import Program, clean_env, command_line, starting
 from tests.s3_server import run_s3_server
 
 ROOT = Path(__file__).parents[2]
@@ -146,7 +146,9 @@ class Soak:
         if kind == "driver":
             os.kill(driver_pid, signal.SIGKILL)
             return True
-        pids = [process.pid for process in self._workers() if any(title in _title(process) for title in TITLES[kind])]
+        pids = [
+            process.pid for process in self._workers() if any(title in command_line(process) for title in TITLES[kind])
+        ]
         if not pids:
             return False
         with suppress(ProcessLookupError):
@@ -178,13 +180,6 @@ class Soak:
             "starts": self.num_starts,
             "starts that failed by themselves": self.failed_starts,
         }
-
-
-def _title(process: psutil.Process) -> str:
-    """What Ray made a worker's title: the task or actor that it runs; empty for a process that ended."""
-    with suppress(psutil.NoSuchProcess):
-        return " ".join(process.cmdline())
-    return ""
 
 
 def main() -> None:

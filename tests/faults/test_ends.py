@@ -10,6 +10,7 @@ from tests.clusters import ray_head
 from tests.faults.conftest import ROOT
 from tests.faults.fake_engine import Instructions
 from tests.faults.local_run import NUM_IMAGES, LocalRun
+from tests.processes import command_line
 
 pytestmark = pytest.mark.slow
 
@@ -108,16 +109,14 @@ def test_on_a_cluster_a_run_that_ends_leaves_the_cluster_and_none_of_its_workers
             assert_ends(program, number, 1)
         ours = ("ray::Isolated", "ray::RunMonitor", "ray::MapBatches", "multiprocessing.spawn")
         deadline = time.monotonic() + NOTHING_LEFT_S
-        while left := [" ".join(each.cmdline()) for each in head.program.members() if is_one_of(each, ours)]:
+        while left := [
+            line for line in map(command_line, head.program.members()) if any(each in line for each in ours)
+        ]:
             assert time.monotonic() < deadline, left
             time.sleep(0.2)
         assert head.program.process.poll() is None
         assert len(head.program.members()) >= before
     run.assert_completed_by_another_start()
-
-
-def is_one_of(process, names):
-    return any(name in " ".join(process.cmdline()) for name in names)
 
 
 def assert_ends(program, number, times, send=None):
