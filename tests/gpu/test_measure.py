@@ -41,6 +41,7 @@ def bench(tmp_path):
     return Bench(DRY, tmp_path / "pack", tmp_path, tmp_path)
 
 
+@pytest.mark.soak  # a minute; run it before a GPU is borrowed, and after changes of what the steps measure
 @pytest.mark.weights
 def test_every_step_passes_dry_where_only_what_the_machine_has_can_be_imported(tmp_path):
     pack(tmp_path / "pack")
