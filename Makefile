@@ -30,9 +30,10 @@ demo: .venv/installed
 	$(BIN)/python jobs/demo.py demo
 
 # These run on two cores at once, each test with one thread: threads without a core wait for each other.
-UNITS := $(addprefix tests/,amg benchmarks cli config docs end_to_end/test_refusals.py evaluation exports gpu infra masks \
-	model parity pipeline process report results run safety storage torch utils test_automatic_mask_generator.py \
-	test_build_sam.py test_drawing.py test_official_names.py test_security.py)
+UNITS := $(addprefix tests/,amg benchmarks cli config docs end_to_end/test_refusals.py evaluation exports \
+	faults/test_fuzz_images.py faults/test_proxy.py gpu infra masks model parity pipeline process \
+	report results run safety storage torch utils test_automatic_mask_generator.py test_build_sam.py test_drawing.py \
+	test_official_names.py test_security.py)
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(UNITS)
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(UNITS))

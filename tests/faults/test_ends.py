@@ -12,7 +12,8 @@ from tests.faults.fake_engine import Instructions
 from tests.faults.local_run import NUM_IMAGES, LocalRun
 from tests.processes import command_line
 
-pytestmark = pytest.mark.slow
+# CI ends processes by signals in tests/process/, and kills runs in test_driver_kills.py.
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
 END_S = 3
 """From the signal to the end: `ray job stop` sends SIGKILL then."""
@@ -56,14 +57,10 @@ def in_the_isolation_pass(run, program):
 
 MOMENTS = [while_planning, while_ray_starts, in_mid_run, at_the_end, in_the_isolation_pass]
 
-IN_CI = [(in_mid_run, signal.SIGTERM, 2)]
-CASES = [(moment, number, times) for moment in MOMENTS for number in CODES for times in (1, 2)]
 
-
-@pytest.mark.parametrize(
-    ("moment", "number", "times"),
-    [pytest.param(*case, marks=[] if case in IN_CI else pytest.mark.soak) for case in CASES],
-)
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_signal_ends_a_run_fast_and_cleanly_and_the_next_start_completes_it(run, moment, number, times):
     hangs = (HANGING, "--image-timeout-s", 8) if moment is in_the_isolation_pass else ()
     program = run.annotate(*hangs)
@@ -72,7 +69,6 @@ def test_a_signal_ends_a_run_fast_and_cleanly_and_the_next_start_completes_it(ru
     run.assert_completed_by_another_start()
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("number", CODES)
 def test_a_signal_to_the_whole_process_group_does_the_same(run, number):
     """As from a terminal, by Ctrl-C or when it is closed."""
@@ -82,7 +78,6 @@ def test_a_signal_to_the_whole_process_group_does_the_same(run, number):
     run.assert_completed_by_another_start()
 
 
-@pytest.mark.soak
 def test_under_nohup_a_run_outlives_its_terminal(run):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -96,7 +91,6 @@ def test_under_nohup_a_run_outlives_its_terminal(run):
     assert "annotated now  24\n" in finished.stdout
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_on_a_cluster_a_run_that_ends_leaves_the_cluster_and_none_of_its_workers(run, start, base_env, number):
     with ray_head(start, base_env | {"PYTHONPATH": str(ROOT)}, num_cpus=2) as head:

@@ -94,6 +94,7 @@ def test_random_vit_is_official(model_type, images):
     assert_same_masks(ours, theirs, assert_same_embeddings(ours, theirs, images))
 
 
+@pytest.mark.soak  # the real weights are compared below
 @pytest.mark.weights
 def test_random_tiny_vit_is_mobile_sam(images):
     ours, theirs = random_pair("vit_t")
