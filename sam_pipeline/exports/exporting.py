@@ -140,7 +140,7 @@ def finish(job: Job, destination: Destination, marker: Marker, records: Sequence
         summary.merge(record.report)
     if job.review is not None:
         for what, number in (("images", job.review.num_images), ("masks", job.review.num_masks)):
-            num_missing = number - summary.found_of_review[what]
+            num_missing = number - summary.met_of_review[what]
             summary.warn(f"{what} that the review drops were not found: {_NOT_FOUND}", num_missing)
     return summary
 

@@ -157,7 +157,7 @@ def _wanted(job: Job, number: int, columns: Sequence[str], report: Report) -> It
             reviewed = job.review.apply(rows)
             report.images_left_out[_DROPPED] += reviewed.num_images
             report.masks_left_out[_DROPPED] += _num_masks(rows) - _num_masks(reviewed.rows)
-            report.found_of_review.update(images=reviewed.num_images, masks=reviewed.num_masks)
+            report.met_of_review.update(images=reviewed.num_images, masks=reviewed.num_masks)
             rows = reviewed.rows
         if not job.settings.keep_empty:
             wanted = rows.filter(pc.field("num_masks") > 0)

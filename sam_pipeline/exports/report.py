@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 _BINS = 2000
-_COUNTERS = ("images_left_out", "masks_left_out", "found_of_review", "warnings")
+# Notes of exports store these names: an export that an earlier version began goes on from them.
+_COUNTERS = ("images_left_out", "masks_left_out", "met_of_review", "warnings")
 
 
 @dataclass
@@ -66,7 +67,7 @@ class Report:
     """Images of the run that are not, by reason."""
     masks_left_out: Counter[str] = field(default_factory=Counter)
     """Masks of the exported images that are not, by reason."""
-    found_of_review: Counter[str] = field(default_factory=Counter)
+    met_of_review: Counter[str] = field(default_factory=Counter)
     """Images and masks that the review drops and the export found."""
     warnings: Counter[str] = field(default_factory=Counter)
     """Warnings about the export, by text: how many masks or images each concerns."""
@@ -89,7 +90,7 @@ class Report:
         self.num_masks += other.num_masks
         self.images_left_out.update(other.images_left_out)
         self.masks_left_out.update(other.masks_left_out)
-        self.found_of_review.update(other.found_of_review)
+        self.met_of_review.update(other.met_of_review)
         self.warnings.update(other.warnings)
         self.loss.merge(other.loss)
 

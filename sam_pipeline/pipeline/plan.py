@@ -29,7 +29,7 @@ from sam_pipeline.storage.tables.schema import IMAGES_SCHEMA
 
 logger = logging.getLogger(__name__)
 
-# Settings of how an input is listed. The plan keeps those that were given, and an extension takes them from it.
+# Settings of how an input is listed. The plan keeps those that were given, and --extend takes them from it.
 _KEPT = ("input_format", "input_column", "image_root", "keep", "allow_http", "include", "exclude")
 
 # Those of them that decide which image a name of a list means.
