@@ -25,6 +25,7 @@ from torch import Tensor
 
 from sam_pipeline.config import ResolvedPrecision
 from sam_pipeline.masks.decoder.batched_image_side import BatchedImageSide
+from sam_pipeline.masks.decoder.cpu.image_side import LowRankImageSide
 from sam_pipeline.masks.decoder.image_side import (
     AfterFirst,
     AfterSecond,
@@ -34,7 +35,6 @@ from sam_pipeline.masks.decoder.image_side import (
     SharedTokens,
     decoder_layers,
 )
-from sam_pipeline.masks.decoder.low_rank_image_side import LowRankImageSide
 from sam_pipeline.masks.decoder.token_side import (
     Read,
     TokenSide,

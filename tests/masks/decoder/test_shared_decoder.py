@@ -5,8 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sam_pipeline.masks.decoder import low_rank_image_side, shared_decoder
-from sam_pipeline.masks.decoder.low_rank_image_side import LowRankImageSide
+from sam_pipeline.masks.decoder import shared_decoder
 from sam_pipeline.masks.decoder.plain_decoder import PlainDecoder
 from sam_pipeline.masks.decoder.shared_decoder import SharedDecoder
 
@@ -47,15 +46,6 @@ def test_masks_and_scores_are_those_of_the_plain_networks(
     torch.testing.assert_close(decoded.low_res_masks, expected.low_res_masks, atol=LOGIT_TOLERANCE, rtol=1e-4)
 
 
-def test_tiles_do_not_show(tiny_sam, image_embedding, monkeypatch):
-    whole = decode(SharedDecoder(tiny_sam), image_embedding, points(5), torch.isfinite)
-    monkeypatch.setattr(low_rank_image_side, "_TILE", 24)
-    monkeypatch.setattr(LowRankImageSide, "prompts_at_once", 2)
-    tiled = decode(SharedDecoder(tiny_sam), image_embedding, points(5), torch.isfinite)
-    torch.testing.assert_close(tiled.low_res_masks, whole.low_res_masks, atol=LOGIT_TOLERANCE, rtol=1e-4)
-    torch.testing.assert_close(tiled.iou_predictions, whole.iou_predictions, atol=1e-5, rtol=1e-5)
-
-
 def test_only_wanted_masks_and_rows_are_upscaled(tiny_sam, image_embedding):
     prompts = points(6)
     everything = decode(SharedDecoder(tiny_sam), image_embedding, prompts, torch.isfinite)
@@ -90,10 +80,6 @@ def test_nothing_wanted_gives_scores_alone(tiny_sam, image_embedding):
     decoded = decode(SharedDecoder(tiny_sam), image_embedding, points(3), lambda iou: iou > 1e9)
     assert decoded.iou_predictions.shape == (3, 3)
     assert decoded.low_res_masks.shape == (0, 32, 32)
-
-
-def test_a_variance_that_rounding_made_negative_gives_a_number():
-    assert low_rank_image_side._rstd(torch.tensor([-1e-3, 0.0]), 1e-5).tolist() == pytest.approx([1e-5**-0.5] * 2)
 
 
 def test_attention_whose_shape_varies_is_not_planned_by_cudnn(tiny_sam, monkeypatch):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from sam_pipeline.masks.decoder.numba_functions import exp2, gelu
+from sam_pipeline.masks.decoder.cpu.functions import exp2, gelu
 
 
 @numba.vectorize(["float32(float32)"])

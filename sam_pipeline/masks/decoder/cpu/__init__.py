@@ -1,0 +1,1 @@
+"""The image side on a CPU, in numba kernels."""

@@ -1,0 +1,156 @@
+"""Products of matrices that fit into the caches, in numba kernels.
+
+A library's product of matrices this small loses a third of its time on calls and on moving operands, and its result
+goes through memory before the next step reads it. Here a block of the result stays in registers while one row of the
+right operand after the other is read. LLVM does not find this by itself, so it gets the block in its own terms.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import config, types
+from numba.core import cgutils, codegen
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+def _block_shape() -> tuple[int, int]:
+    """Numbers in a vector register, and rows of a block: two vectors a row leave some of 32 or 16 registers free."""
+    asked_for: str | None = config.CPU_FEATURES  # type: ignore[attr-defined]
+    features: str = codegen.get_host_cpu_features() if asked_for is None else asked_for  # type: ignore[no-untyped-call]
+    if "+avx512f" in features:
+        return 16, 8
+    return (8, 4) if "+avx2" in features else (4, 8)
+
+
+LANES, ROWS = _block_shape()
+"""Columns of right operands and results come in multiples of LANES, rows of left operands in multiples of ROWS."""
+
+_NUMBER, _INDEX, _VECTOR = ir.FloatType(), ir.IntType(64), ir.VectorType(ir.FloatType(), LANES)
+
+
+def _block(vectors: int, adds: bool) -> Any:
+    """A function of a, b, out, row and column, for numba kernels.
+
+    It computes rows `row` to `row + ROWS` and columns `column` to `column + vectors * LANES` of a @ b, and puts them
+    into the same place of `out`, or adds them to what is there.
+    """
+
+    def block(context: Any, a: Any, b: Any, out: Any, row: Any, column: Any) -> Any:
+        signature = types.void(a, b, out, types.int64, types.int64)
+        return signature, lambda context, builder, signature, args: _emit_block(
+            context, builder, signature, args, vectors, adds
+        )
+
+    return intrinsic(block)
+
+
+def _emit_block(context: Any, builder: Any, signature: Any, args: Any, vectors: int, adds: bool) -> Any:
+    """Code for a function that `_block` makes."""
+    a, b, out = (
+        context.make_array(matrix)(context, builder, arg)
+        for matrix, arg in zip(signature.args[:3], args[:3], strict=True)
+    )
+    row, column = args[3:]
+    depth = builder.extract_value(a.shape, 1)
+    a_rows = [_address(builder, a, builder.add(row, _INDEX(r)), _INDEX(0)) for r in range(ROWS)]
+    out_rows = [_vectors(builder, out, builder.add(row, _INDEX(r)), column, vectors) for r in range(ROWS)]
+    zero = ir.Constant(_VECTOR, [0.0] * LANES)
+    starts = [[_load(builder, place) if adds else zero for place in places] for places in out_rows]
+    before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("block")
+
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    k = builder.phi(_INDEX)
+    sums = [[builder.phi(_VECTOR) for _ in range(vectors)] for _ in range(ROWS)]
+    b_vectors = [_load(builder, place) for place in _vectors(builder, b, k, column, vectors)]
+    next_sums = []
+    for a_row, row_sums in zip(a_rows, sums, strict=True):
+        factor = _in_all_lanes(builder, builder.load(builder.gep(a_row, [k])))
+        next_sums.append([_fma(builder, factor, x, total) for x, total in zip(b_vectors, row_sums, strict=True)])
+    next_k = builder.add(k, _INDEX(1))
+    k.add_incoming(_INDEX(0), before)
+    k.add_incoming(next_k, loop)
+    for r in range(ROWS):
+        for v in range(vectors):
+            sums[r][v].add_incoming(starts[r][v], before)
+            sums[r][v].add_incoming(next_sums[r][v], loop)
+    builder.cbranch(builder.icmp_signed("<", next_k, depth), loop, after)
+
+    builder.position_at_end(after)
+    for places, totals in zip(out_rows, next_sums, strict=True):
+        for place, total in zip(places, totals, strict=True):
+            builder.store(total, place).align = 4
+    return context.get_dummy_value()
+
+
+def _address(builder: Any, matrix: Any, row: Any, column: Any) -> Any:
+    """Pointer to a number."""
+    bytes_before = builder.mul(row, builder.extract_value(matrix.strides, 0))
+    start = builder.gep(builder.bitcast(matrix.data, ir.IntType(8).as_pointer()), [bytes_before])
+    return builder.gep(builder.bitcast(start, _NUMBER.as_pointer()), [column])
+
+
+def _vectors(builder: Any, matrix: Any, row: Any, column: Any, number: int) -> list[Any]:
+    """Pointers to vectors that follow one another."""
+    start = _address(builder, matrix, row, column)
+    places = [builder.gep(start, [_INDEX(v * LANES)]) for v in range(number)]
+    return [builder.bitcast(place, _VECTOR.as_pointer()) for place in places]
+
+
+def _load(builder: Any, place: Any) -> Any:
+    """A vector from anywhere."""
+    vector = builder.load(place)
+    vector.align = 4
+    return vector
+
+
+def _in_all_lanes(builder: Any, number: Any) -> Any:
+    """The number in each place of a vector."""
+    undefined, lane = ir.Constant(_VECTOR, ir.Undefined), ir.IntType(32)
+    vector = builder.insert_element(undefined, number, lane(0))
+    return builder.shuffle_vector(vector, undefined, ir.Constant(ir.VectorType(lane, LANES), [0] * LANES))
+
+
+def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """A * b + c of vectors, rounded once."""
+    function = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+    name = f"llvm.fma.v{LANES}f32"
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), [a, b, c])  # type: ignore[no-untyped-call]
+
+
+_set_two, _set_one, _add_two, _add_one = _block(2, False), _block(1, False), _block(2, True), _block(1, True)
+
+
+@numba.njit(nogil=True, cache=True)
+def multiply(a: Floats, b: Floats, out: Floats) -> None:
+    """Multiply: out = a @ b.
+
+    Args:
+        a: (M, depth), M a multiple of ROWS, depth at least 1.
+        b: (depth, S), S a multiple of LANES. Here and in the others the numbers of a row are neighbours.
+        out: (at least M, at least S).
+    """
+    M, S = a.shape[0], b.shape[1]
+    for row in range(0, M, ROWS):
+        for column in range(0, S - LANES, 2 * LANES):
+            _set_two(a, b, out, row, column)
+        if S % (2 * LANES):
+            _set_one(a, b, out, row, S - LANES)
+
+
+@numba.njit(nogil=True, cache=True)
+def add_product(a: Floats, b: Floats, out: Floats) -> None:
+    """Add a @ b to `out`; arguments as of `multiply`."""
+    M, S = a.shape[0], b.shape[1]
+    for row in range(0, M, ROWS):
+        for column in range(0, S - LANES, 2 * LANES):
+            _add_two(a, b, out, row, column)
+        if S % (2 * LANES):
+            _add_one(a, b, out, row, S - LANES)

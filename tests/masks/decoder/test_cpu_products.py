@@ -1,0 +1,81 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sam_pipeline.masks.decoder.cpu.products import LANES, ROWS, add_product, multiply
+
+SEEDS = st.integers(0, 2**32)
+
+
+def part_of(whole, shape, offset):
+    """A view (shape) of a larger matrix, whose rows are not neighbours."""
+    return whole[offset : offset + shape[0], offset : offset + shape[1]]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 5), st.integers(1, 130), st.integers(1, 7), st.booleans(), st.integers(0, 5), SEEDS)
+def test_products_are_those_of_numpy_and_nothing_else_changes(row_blocks, depth, vectors, adds, offset, seed):
+    random = np.random.default_rng(seed)
+    M, S = row_blocks * ROWS, vectors * LANES
+    a, b, whole = (
+        random.standard_normal((rows + 9, columns + 9), np.float32)
+        for rows, columns in ((M, depth), (depth, S), (M, S))
+    )
+    a, b, out = part_of(a, (M, depth), offset), part_of(b, (depth, S), offset), part_of(whole, (M, S), offset)
+    before = whole.copy()
+    expected = a.astype(np.float64) @ b
+    if adds:
+        expected += out
+    (add_product if adds else multiply)(a, b, out)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=2e-6 * depth)
+    out[:] = part_of(before, out.shape, offset)
+    np.testing.assert_array_equal(whole, before)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_stays_in_its_row_and_column(value):
+    a, b = np.ones((ROWS, 9), np.float32), np.ones((9, 3 * LANES), np.float32)
+    out = np.empty((ROWS, 3 * LANES), np.float32)
+    a[1, 4] = value
+    multiply(a, b, out)
+    np.testing.assert_array_equal(out[1], np.full(3 * LANES, value))
+    assert (np.delete(out, 1, axis=0) == 9).all()
+    a[1, 4], b[2, LANES] = 1, value
+    multiply(a, b, out)
+    np.testing.assert_array_equal(out[:, LANES], np.full(ROWS, value))
+    assert (np.delete(out, LANES, axis=1) == 9).all()
+
+
+MULTIPLY = """
+import numpy as np
+from sam_pipeline.masks.decoder.cpu.products import LANES, ROWS, add_product, multiply
+random = np.random.default_rng(0)
+a = random.integers(-9, 9, (3 * ROWS, 50)).astype(np.float32)
+b = random.integers(-9, 9, (50, 5 * LANES)).astype(np.float32)
+out = np.empty((3 * ROWS, 5 * LANES), np.float32)
+multiply(a, b, out)
+assert (out == a @ b).all()
+add_product(a, b, out)
+assert (out == 2 * (a @ b)).all()
+print(LANES)
+"""
+
+
+@pytest.mark.parametrize(
+    ("processor", "features", "lanes"),
+    [("generic", "", 4), ("haswell", "+avx,+avx2,+fma", 8)],
+)
+def test_processors_without_the_vectors_of_this_one(processor, features, lanes, tmp_path):
+    environment = os.environ | {
+        "NUMBA_CPU_NAME": processor,
+        "NUMBA_CPU_FEATURES": features,
+        "NUMBA_CACHE_DIR": str(tmp_path),
+    }
+    printed = subprocess.run([sys.executable, "-c", MULTIPLY], env=environment, capture_output=True, text=True)
+    assert printed.returncode == 0, printed.stderr
+    assert int(printed.stdout) == lanes
