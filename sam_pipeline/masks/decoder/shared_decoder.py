@@ -226,7 +226,8 @@ def _image_sides(weights: ImageSideWeights, dtype: torch.dtype) -> list[ImageSid
     """The image sides for the device of the weights, with image tokens of that type, fastest first."""
     device = weights.key_pe.device
     if device.type == "cpu":
-        return [LowRankImageSide(weights), BatchedImageSide(weights, prompts_at_once=_CPU_PROMPTS_AT_ONCE)]
+        batched = BatchedImageSide(weights, prompts_at_once=_CPU_PROMPTS_AT_ONCE)
+        return [LowRankImageSide(weights), batched] if LowRankImageSide.takes(weights) else [batched]
     batched = BatchedImageSide(weights, dtype)
     if dtype == torch.float32 or device.type != "cuda":
         return [batched]  # exact float32 takes no tensor cores: cuBLAS is best at it

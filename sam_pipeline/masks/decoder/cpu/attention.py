@@ -1,29 +1,28 @@
 """Attention between the image tokens of prompts and their tokens on a CPU, a strip of image tokens at a time.
 
-From scores to attended values, all that is computed of a strip stays in the caches: only coefficients and standard
-deviations are kept. docs/decoder.md, "Low rank", derives what is computed; comments use its symbols. Image tokens are
-columns, so that neighbours in memory are treated alike and LLVM makes vector instructions. Everything is float32.
+What is computed of a strip, from scores to attended values, stays in the caches: only coefficients and standard
+deviations are kept. docs/decoder.md, "Low rank" and "Strips", derives what is computed; comments use its symbols. Image
+tokens are columns, so that neighbours in memory are treated alike and LLVM makes vector instructions. Everything is
+float32.
 
 Legend: N prompts, T tokens a prompt, Q of them that attend (all, or those that the output heads read), H heads, D
-channels a head, R = H * T, S image tokens a strip. T' is T with zeros to a multiple of ROWS, and D' and Q' likewise of
-LANES, see `products`. Scores are logarithms with base 2.
+channels a head, R = H * T, S image tokens a strip. T' and Q' are with zeros to a multiple of ROWS, D' and (H * Q)' to
+one of LANES, see `products`. Scores are logarithms with base 2.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from sam_pipeline.masks.decoder.cpu.compiling import kernel
 from sam_pipeline.masks.decoder.cpu.functions import exp2
 from sam_pipeline.masks.decoder.cpu.products import ROWS, Floats, add_product, multiply
 
 STRIP = 128
-"""Image tokens at once."""
+"""Image tokens at once: a power of two, for `_largest` and `_total`, and a multiple of LANES."""
 _ZERO, _ONE = np.float32(0), np.float32(1)
-
-_kernel = numba.njit(nogil=True, cache=True, fastmath={"contract"})
 
 
 class Tokens(NamedTuple):
@@ -34,7 +33,7 @@ class Tokens(NamedTuple):
     values: Floats
     """(N, H, T', D), in the second layer those of both layers, (N, 2, H, T', D)."""
     queries: Floats
-    """That attend to the image tokens afterwards, (N, H, T', D)."""
+    """That attend to the image tokens afterwards, (N, H, Q', D)."""
 
 
 class Attended(NamedTuple):
@@ -45,12 +44,12 @@ class Attended(NamedTuple):
     sums: Floats
     """Of the attention weights, (N, H * Q)."""
     own: Floats
-    """Coefficients of the vectors of each prompt times attention weights, (N, R or 2 * R, Q')."""
+    """Coefficients of the vectors of each prompt times attention weights, (N, R or 2 * R, (H * Q)')."""
     common: Floats
-    """Attention weights times the values that are shared, (N, H, T', D')."""
+    """Attention weights times the values that are shared, (N, H, Q', D')."""
 
 
-@_kernel
+@kernel
 def weigh_first(
     tokens: Tokens,
     gram: Floats,
@@ -70,7 +69,7 @@ def weigh_first(
     Args:
         tokens: keys and values of the first layer, queries of the second.
         gram: V V^T / C, (N, R, R).
-        query_vectors: V1 W_k^T q^T, (N, R, R).
+        query_vectors: q W_k V1^T, (N, R, R).
         columns: queries, `cross1`, keys and keys of the positions of the image tokens, (strips, 4, H, D, S).
         image_values: of Z1, (strips, H, S, D').
         squares: `SharedSquares.first`, (strips, S).
@@ -83,7 +82,7 @@ def weigh_first(
     """
     N, H = tokens.keys.shape[:2]
     R = H * T
-    # Products by head leave zeros behind the last head.
+    # The product of the last head may write up to ROWS - 1 rows of zeros behind its own.
     weights, products = np.zeros((R + ROWS, STRIP), np.float32), np.zeros((R + ROWS, STRIP), np.float32)
     scores, turned = np.zeros((R + ROWS, STRIP), np.float32), np.zeros((STRIP, attended.own.shape[2]), np.float32)
     variance = np.empty(STRIP, np.float32)
@@ -118,7 +117,7 @@ def weigh_first(
             _add_averages(scores, image_values[strip], T, attended.common[n])
 
 
-@_kernel
+@kernel
 def weigh_second(
     tokens: Tokens,
     key_vectors: Floats,
@@ -140,10 +139,10 @@ def weigh_second(
 
     Args:
         tokens: keys of the second layer, values of both, queries of the final attention.
-        key_vectors: V1 W_q^T k^T, (N, R, R).
+        key_vectors: k W_q V1^T, (N, R, R).
         gram1: V2 V2^T / C, its first R rows with what is below its diagonal, (N, R, 2 * R).
         gram2: V2 V2^T / C, the block of the second layer, (N, R, R).
-        query_vectors: V3 W_k^T q^T, (N, H * Q, 2 * R).
+        query_vectors: q W_k V3^T, (N, H * Q, 2 * R).
         columns: queries and queries of the positions, both of `cross2`, final keys and keys of the positions of the
             image tokens, (strips, 6, H, D, S).
         image_values: of Z3, (strips, H, S, D').
@@ -206,7 +205,7 @@ def weigh_second(
             _add_averages(scores, image_values[strip], Q, attended.common[n])
 
 
-@_kernel
+@kernel
 def _multiply_heads(x: Floats, columns: Floats, T: int, out: Floats) -> None:
     """Products within the heads of x (H, T', D) with columns (H, D, S): out (at least H * T + ROWS, S)."""
     # Zeros behind the tokens of a head fall into the rows of the next head, which is written after it.
@@ -214,14 +213,14 @@ def _multiply_heads(x: Floats, columns: Floats, T: int, out: Floats) -> None:
         multiply(x[head], columns[head], out[head * T :])
 
 
-@_kernel
+@kernel
 def _add_heads(x: Floats, columns: Floats, T: int, out: Floats) -> None:
     """The same, added to `out`."""
     for head in range(len(x)):
         add_product(x[head], columns[head], out[head * T :])
 
 
-@_kernel
+@kernel
 def _add_averages(weights: Floats, image_values: Floats, Q: int, common: Floats) -> None:
     """Add products within the heads of weights (at least H * Q + ROWS, S) with values (H, S, D') to (H, Q', D')."""
     rows = common.shape[1]
@@ -230,7 +229,7 @@ def _add_averages(weights: Floats, image_values: Floats, Q: int, common: Floats)
         add_product(weights[head * Q : head * Q + rows], image_values[head], common[head])
 
 
-@_kernel
+@kernel
 def _softmax_over_tokens(scores: Floats, H: int, T: int) -> None:
     """Softmax of scores (at least H * T, S) over the tokens of each head, in place."""
     largest, total = np.empty(STRIP, np.float32), np.empty(STRIP, np.float32)
@@ -251,7 +250,7 @@ def _softmax_over_tokens(scores: Floats, H: int, T: int) -> None:
         _scale(scores[first:], total, T)
 
 
-@_kernel
+@kernel
 def _online_softmax(scores: Floats, width: int, n: int, attended: Attended) -> None:
     """Turn scores of prompt n into attention weights over image tokens, relative to the largest score so far.
 
@@ -259,7 +258,7 @@ def _online_softmax(scores: Floats, width: int, n: int, attended: Attended) -> N
 
     Args:
         scores: (at least H * Q, S). Out: weights.
-        width: image tokens in the strip. Behind them weights are 2**-126.
+        width: image tokens in the strip. Behind them weights are 2**-126, too little to change a sum.
         n: which prompt.
         attended: in and out: its largest scores and sums.
     """
@@ -281,10 +280,10 @@ def _online_softmax(scores: Floats, width: int, n: int, attended: Attended) -> N
                 averages[channel] *= factor
         for k in range(STRIP):
             score[k] = exp2(score[k] - largest)
-        sums[query] += _total(score)
+        sums[query] += _total(score, halves)
 
 
-@_kernel
+@kernel
 def _largest(x: Floats, halves: Floats) -> np.float32:
     """The largest of x (S,), by halves, which LLVM makes vector instructions of; `halves` (S / 2,) is room for them."""
     length = STRIP // 2
@@ -298,23 +297,28 @@ def _largest(x: Floats, halves: Floats) -> np.float32:
     return largest
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc"})
-def _total(x: Floats) -> np.float32:
-    """The sum of x (S,), in any order, as vector instructions need it."""
-    total = _ZERO
-    for k in range(STRIP):
-        total += x[k]
+@kernel
+def _total(x: Floats, halves: Floats) -> np.float32:
+    """The sum of x (S,), likewise."""
+    length = STRIP // 2
+    for k in range(length):
+        halves[k] = x[k] + x[k + length]
+    while length > 1:
+        length //= 2
+        for k in range(length):
+            halves[k] += halves[k + length]
+    total: np.float32 = halves[0]
     return total
 
 
-@_kernel
+@kernel
 def _copy(x: Floats, out: Floats) -> None:
-    """Copy x (S,). An assignment to a slice would compile the message of an error with it, for seconds."""
+    """Copy x (S,). `out[:] = x` would also compile an error for arrays that do not fit, which takes seconds."""
     for k in range(STRIP):
         out[k] = x[k]
 
 
-@_kernel
+@kernel
 def _scale(x: Floats, factors: Floats, rows: int) -> None:
     """Multiply the first rows of x (at least rows, S) with factors (S,)."""
     for row in range(rows):
@@ -323,7 +327,7 @@ def _scale(x: Floats, factors: Floats, rows: int) -> None:
             values[k] *= factors[k]
 
 
-@_kernel
+@kernel
 def _turn(x: Floats, out: Floats, rows: int) -> None:
     """Transpose the first rows of x (at least rows, S) into out (S, at least rows)."""
     for row in range(rows):
@@ -332,7 +336,7 @@ def _turn(x: Floats, out: Floats, rows: int) -> None:
             out[k, row] = values[k]
 
 
-@_kernel
+@kernel
 def rstd(variance: np.float32, eps: np.float32) -> np.float32:
     """Reciprocal standard deviation. Rounding may make a variance near zero negative."""
     reciprocal: np.float32 = _ONE / np.sqrt(max(variance, _ZERO) + eps)

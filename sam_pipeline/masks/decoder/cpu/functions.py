@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
+from sam_pipeline.masks.decoder.cpu.compiling import kernel
 
 # 1.5 * 2**23: added to a small number, it leaves the nearest integer in the lowest bits.
 _ROUNDER = np.float32(12582912.0)
@@ -45,7 +46,7 @@ def _from_bits(context: Any, x: Any) -> Any:
     )
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@kernel
 def _polynomial(x: np.float32, c: tuple[np.float32, ...]) -> np.float32:
     y: np.float32 = c[0] * x + c[1]
     y = y * x + c[2]
@@ -55,17 +56,17 @@ def _polynomial(x: np.float32, c: tuple[np.float32, ...]) -> np.float32:
     return y * x + c[6]
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@kernel
 def exp2(x: np.float32) -> np.float32:
     """2**x within 2e-7 of its size for x from -126 to 127; for smaller x it is 2**-126. NaN for NaN."""
     x = max(x, _SMALLEST_EXPONENT)
     rounded = x + _ROUNDER
     y: np.float32 = _polynomial(x - (rounded - _ROUNDER), _EXP2)
-    # The integer part is added to the exponent of y.
-    return _from_bits(np.int32(_bits(y) + (_bits(rounded) << np.int32(23))))  # type: ignore[call-arg]
+    # 2 to the integer has the exponent 127 + the integer. An integer added to the exponent of y makes a number of NaN.
+    return y * _from_bits(np.int32((_bits(rounded) + np.int32(127)) << np.int32(23)))  # type: ignore[call-arg]
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract"})
+@kernel
 def gelu(x: np.float32) -> np.float32:
     """GELU within 3e-7: x Φ(x) = max(x, 0) - |x| Φ(-|x|). NaN for NaN."""
     z = min(abs(x), _LARGEST_Z)

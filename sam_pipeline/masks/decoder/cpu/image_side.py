@@ -1,12 +1,12 @@
 """The image side on a CPU: the image tokens of a prompt are never computed, see `low_rank`.
 
 Scores, averages and variances are computed from factors. docs/decoder.md, "Low rank", derives it; comments here use its
-symbols. Small matrices of the tokens are multiplied by torch; all that is as long as the image tokens in numba kernels,
-in strips. Image tokens are columns there.
+symbols. torch multiplies the small matrices of the tokens. numba kernels do all that has a number for each image token,
+strip by strip.
 
 Legend: N prompts, T tokens a prompt, Q of them that the output heads read, H heads, D channels a head, R = H * T, C
-channels, K image tokens, S image tokens a strip, h w rows and columns of the image embedding, M masks a prompt. T' and
-D' are T and D with zeros to the next multiple of ROWS and LANES.
+channels, K image tokens, S image tokens a strip, h w rows and columns of the image embedding, M masks a prompt. T' is T
+with zeros to a multiple of ROWS, and D' is D with zeros to one of LANES.
 """
 
 from __future__ import annotations
@@ -86,9 +86,13 @@ class LowRankImageSide:
     max_tokens: float = 24
     """R = 192: the products of R x R cost less than those of C x C only while R is below C = 256."""
 
+    @staticmethod
+    def takes(weights: ImageSideWeights) -> bool:
+        """Whether all rows come in multiples of ROWS, and channels in pairs. Those of the official models do."""
+        return weights.num_heads % ROWS == 0 and len(weights.up1[0]) % (2 * ROWS) == 0
+
     def __init__(self, weights: ImageSideWeights) -> None:
         self._num_heads = weights.num_heads
-        assert self._num_heads % ROWS == 0, f"{self._num_heads} heads: their rows fill no blocks of {ROWS}"
         self._low_rank = low_rank = LowRankWeights(weights)
         # Scores are divided by the root of D, and are logarithms with base 2 in the kernels.
         self._scales = [1 / (math.log(2) * score_root(attn)) for attn in weights.attentions]
@@ -218,7 +222,7 @@ class LowRankImageSide:
         return low_res_masks
 
     def _nothing_attended(self, N: int, Q: int, rows: int, image_values: Floats) -> Attended:
-        """To begin with; of Q queries a head and as many rows of coefficients."""
+        """Sums before the first strip, for Q queries a head and `rows` rows of coefficients."""
         H = self._num_heads
         return Attended(
             maxima=np.full((N, H * Q), -np.inf, np.float32),
@@ -287,5 +291,5 @@ def _centred_pixels(fine: Tensor) -> Tensor:
 
 
 def _up(number: int, multiple: int) -> int:
-    """The next multiple."""
+    """The smallest multiple that is not below the number."""
     return -(-number // multiple) * multiple

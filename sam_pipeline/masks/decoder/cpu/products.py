@@ -1,32 +1,41 @@
 """Products of matrices that fit into the caches, in numba kernels.
 
-A library's product of matrices this small loses a third of its time on calls and on moving operands, and its result
-goes through memory before the next step reads it. Here a block of the result stays in registers while one row of the
-right operand after the other is read. LLVM does not find this by itself, so it gets the block in its own terms.
+A library's product of matrices this small loses a third of its time or more on calls and on moving operands
+(benchmarks/LOG.md), and its result goes through memory before the next step reads it. Here a block of the result stays
+in registers while one row of the right operand after the other is read. LLVM does not find this by itself, so the block
+is written as LLVM's instructions.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import config, types
 from numba.core import cgutils, codegen
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from sam_pipeline.masks.decoder.cpu.compiling import kernel
 
 Floats = NDArray[np.float32]
 
 
 def _block_shape() -> tuple[int, int]:
-    """Numbers in a vector register, and rows of a block: two vectors a row leave some of 32 or 16 registers free."""
+    """Numbers in a vector register, and rows of a block.
+
+    The sums of a block, two vectors a row, and three operands take 19 of the 32 registers of AVX-512 and NEON, or 11 of
+    16.
+    """
     asked_for: str | None = config.CPU_FEATURES  # type: ignore[attr-defined]
     features: str = codegen.get_host_cpu_features() if asked_for is None else asked_for  # type: ignore[no-untyped-call]
     if "+avx512f" in features:
         return 16, 8
-    return (8, 4) if "+avx2" in features else (4, 8)
+    if "+avx2" in features:
+        return 8, 4
+    return (4, 8) if "+neon" in features else (4, 4)
 
 
 LANES, ROWS = _block_shape()
@@ -43,12 +52,18 @@ def _block(vectors: int, adds: bool) -> Any:
     """
 
     def block(context: Any, a: Any, b: Any, out: Any, row: Any, column: Any) -> Any:
+        if not all(_is_matrix(of) for of in (a, b, out)):
+            raise TypingError(f"products take float32 matrices whose rows are contiguous, not {a}, {b} and {out}")
         signature = types.void(a, b, out, types.int64, types.int64)
         return signature, lambda context, builder, signature, args: _emit_block(
             context, builder, signature, args, vectors, adds
         )
 
     return intrinsic(block)
+
+
+def _is_matrix(of: Any) -> bool:
+    return isinstance(of, types.Array) and of.dtype == types.float32 and of.ndim == 2 and of.layout in "CA"
 
 
 def _emit_block(context: Any, builder: Any, signature: Any, args: Any, vectors: int, adds: bool) -> Any:
@@ -62,7 +77,6 @@ def _emit_block(context: Any, builder: Any, signature: Any, args: Any, vectors: 
     a_rows = [_address(builder, a, builder.add(row, _INDEX(r)), _INDEX(0)) for r in range(ROWS)]
     out_rows = [_vectors(builder, out, builder.add(row, _INDEX(r)), column, vectors) for r in range(ROWS)]
     zero = ir.Constant(_VECTOR, [0.0] * LANES)
-    starts = [[_load(builder, place) if adds else zero for place in places] for places in out_rows]
     before, loop, after = builder.block, builder.append_basic_block("depth"), builder.append_basic_block("block")
 
     builder.branch(loop)
@@ -73,20 +87,22 @@ def _emit_block(context: Any, builder: Any, signature: Any, args: Any, vectors: 
     next_sums = []
     for a_row, row_sums in zip(a_rows, sums, strict=True):
         factor = _in_all_lanes(builder, builder.load(builder.gep(a_row, [k])))
-        next_sums.append([_fma(builder, factor, x, total) for x, total in zip(b_vectors, row_sums, strict=True)])
+        next_sums.append([_multiply_add(builder, factor, *pair) for pair in zip(b_vectors, row_sums, strict=True)])
     next_k = builder.add(k, _INDEX(1))
     k.add_incoming(_INDEX(0), before)
     k.add_incoming(next_k, loop)
     for r in range(ROWS):
         for v in range(vectors):
-            sums[r][v].add_incoming(starts[r][v], before)
+            sums[r][v].add_incoming(zero, before)
             sums[r][v].add_incoming(next_sums[r][v], loop)
     builder.cbranch(builder.icmp_signed("<", next_k, depth), loop, after)
 
     builder.position_at_end(after)
     for places, totals in zip(out_rows, next_sums, strict=True):
         for place, total in zip(places, totals, strict=True):
-            builder.store(total, place).align = 4
+            # What is there is added last: a long sum in parts is more exact.
+            result = builder.fadd(_load(builder, place), total) if adds else total
+            builder.store(result, place).align = 4
     return context.get_dummy_value()
 
 
@@ -118,39 +134,39 @@ def _in_all_lanes(builder: Any, number: Any) -> Any:
     return builder.shuffle_vector(vector, undefined, ir.Constant(ir.VectorType(lane, LANES), [0] * LANES))
 
 
-def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    """A * b + c of vectors, rounded once."""
+def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """A * b + c of vectors. `llvm.fma`, which rounds once, would call a function for each number on some processors."""
     function = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-    name = f"llvm.fma.v{LANES}f32"
+    name = f"llvm.fmuladd.v{LANES}f32"
     return builder.call(cgutils.get_or_insert_function(builder.module, function, name), [a, b, c])  # type: ignore[no-untyped-call]
 
 
 _set_two, _set_one, _add_two, _add_one = _block(2, False), _block(1, False), _block(2, True), _block(1, True)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def multiply(a: Floats, b: Floats, out: Floats) -> None:
     """Multiply: out = a @ b.
 
     Args:
-        a: (M, depth), M a multiple of ROWS, depth at least 1.
-        b: (depth, S), S a multiple of LANES. Here and in the others the numbers of a row are neighbours.
-        out: (at least M, at least S).
+        a: (rows, depth), rows a multiple of ROWS, depth at least 1.
+        b: (depth, columns), columns a multiple of LANES. Here and in the others the numbers of a row are neighbours.
+        out: (at least rows, at least columns).
     """
-    M, S = a.shape[0], b.shape[1]
-    for row in range(0, M, ROWS):
-        for column in range(0, S - LANES, 2 * LANES):
+    rows, columns = a.shape[0], b.shape[1]
+    for row in range(0, rows, ROWS):
+        for column in range(0, columns - LANES, 2 * LANES):
             _set_two(a, b, out, row, column)
-        if S % (2 * LANES):
-            _set_one(a, b, out, row, S - LANES)
+        if columns % (2 * LANES):
+            _set_one(a, b, out, row, columns - LANES)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def add_product(a: Floats, b: Floats, out: Floats) -> None:
     """Add a @ b to `out`; arguments as of `multiply`."""
-    M, S = a.shape[0], b.shape[1]
-    for row in range(0, M, ROWS):
-        for column in range(0, S - LANES, 2 * LANES):
+    rows, columns = a.shape[0], b.shape[1]
+    for row in range(0, rows, ROWS):
+        for column in range(0, columns - LANES, 2 * LANES):
             _add_two(a, b, out, row, column)
-        if S % (2 * LANES):
-            _add_one(a, b, out, row, S - LANES)
+        if columns % (2 * LANES):
+            _add_one(a, b, out, row, columns - LANES)

@@ -9,19 +9,17 @@ columns of the image embedding.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from sam_pipeline.masks.decoder.cpu.attention import STRIP, rstd
+from sam_pipeline.masks.decoder.cpu.compiling import kernel
 from sam_pipeline.masks.decoder.cpu.functions import gelu
 from sam_pipeline.masks.decoder.cpu.products import Floats, multiply
 
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
-_kernel = numba.njit(nogil=True, cache=True, fastmath={"contract"})
 
-
-@_kernel
+@kernel
 def upscale(
     vectors: Floats,
     coefficients: Floats,
@@ -44,11 +42,12 @@ def upscale(
     order of rows, then columns.
 
     Args:
-        vectors: V3 W_up, (4 * F, 2 * R). Here and in `shared` and `bias` the channels of a pixel have the mean zero.
+        vectors: (V3 W_up)^T, (4 * F, 2 * R). The mean over the channels of each pixel is zero, here and in `shared` and
+            `bias`.
         coefficients: (strips, 2 * R, S).
         rstd1: r1, (strips, S).
         rstd2: r2, (strips, S).
-        shared: Z3 W_up, (strips, 4 * F, S).
+        shared: (Z3 W_up)^T, (strips, 4 * F, S).
         bias: (4 * F,).
         norm_weight: (F,).
         norm_bias: (F,).
@@ -73,7 +72,7 @@ def upscale(
             _store(logits, first, last, pixel, w, low_res_masks)
 
 
-@_kernel
+@kernel
 def _finish_first(
     fine: Floats,
     shared: Floats,
@@ -103,7 +102,7 @@ def _finish_first(
                 values[k] = gelu(values[k] * (scale[k] * weight) + constant)
 
 
-@_kernel
+@kernel
 def _finish_second(finest: Floats, bias: Floats, hyper_in: Floats, logits: Floats) -> None:
     """GELU of the second transposed convolution, and its products with the hypernetworks.
 
@@ -130,7 +129,7 @@ def _finish_second(finest: Floats, bias: Floats, hyper_in: Floats, logits: Float
                     sums[k] += factor0 * value0[k] + factor1 * value1[k]
 
 
-@_kernel
+@kernel
 def _store(logits: Floats, first: int, last: int, pixel: int, w: int, low_res_masks: Floats) -> None:
     """Put logits (4, M, S) of tokens `first` to `last`, 2 x 2 pixels of one of theirs, into low_res_masks."""
     for finest in range(4):
