@@ -21,8 +21,19 @@ POISON = {
     28: ("encode", "raise"),
     33: ("decode", "lose"),
 }
+ERRORS = {
+    3: "the process was ended by signal 11 (SIGSEGV) while reading the image",
+    8: "the process was ended by signal 11 (SIGSEGV) while encoding it",
+    13: "the process was ended by signal 11 (SIGSEGV) while finding its masks",
+    18: "MemoryError: Unable to allocate",
+    23: "the process took more than 4 s and was killed while finding its masks",
+    28: "RuntimeError: image 28 is poison",
+    33: "AcceleratorError: CUDA error: an illegal memory access was encountered",
+}
+"""How the errors of their rows begin."""
 
 
+@pytest.mark.soak  # pipeline/workers/test_isolation.py loses a device too
 def test_a_gpu_that_fails_once_costs_no_image(run, cluster, tmp_path):
     once = {stage: tmp_path / stage for stage in ("encode", "decode")}
     for file in once.values():
@@ -36,23 +47,22 @@ def test_a_gpu_that_fails_once_costs_no_image(run, cluster, tmp_path):
     assert len(list(run.log.iterdir())) == 4, "an encoder and a decoder, each started twice, and nothing tried alone"
 
 
-def test_poison_images_end_as_rows_that_say_why_and_all_others_are_done(run, cluster):
-    instructions = Instructions(poison={str(number): fault for number, fault in POISON.items()})
+@pytest.mark.parametrize(
+    "numbers", [pytest.param(tuple(POISON), id="all", marks=pytest.mark.soak), pytest.param((3, 8), id="two")]
+)
+def test_poison_images_end_as_rows_that_say_why_and_all_others_are_done(run, cluster, numbers):
+    instructions = Instructions(poison={str(number): POISON[number] for number in numbers})
     finished = run.annotate(*LIMITS, address=cluster, instructions=instructions).wait()
     assert finished.exit_code == 0, finished.stderr
     # Of each worker that dies Ray says so; where the summary is, it says nothing.
     assert "Ray: " in finished.stderr
     assert finished.stdout.startswith("output ")
     assert "retries remaining" not in finished.stdout
-    run.assert_complete(but=dict.fromkeys(POISON, "worker_crashed"))
+    run.assert_complete(but=dict.fromkeys(numbers, "worker_crashed"))
     errors = {row["image_id"]: row["error"] for row in run.rows() if row["error"]}
-    assert errors[3] == "the process was ended by signal 11 (SIGSEGV) while reading the image"
-    assert errors[8] == "the process was ended by signal 11 (SIGSEGV) while encoding it"
-    assert errors[13] == "the process was ended by signal 11 (SIGSEGV) while finding its masks"
-    assert errors[18].startswith("MemoryError: Unable to allocate")
-    assert errors[23] == "the process took more than 4 s and was killed while finding its masks"
-    assert errors[28] == "RuntimeError: image 28 is poison"
-    assert errors[33].startswith("AcceleratorError: CUDA error: an illegal memory access was encountered")
+    assert errors.keys() == set(numbers)
+    for number in numbers:
+        assert errors[number].startswith(ERRORS[number])
 
 
 def test_where_nothing_works_the_run_stops_and_says_so(run, cluster):

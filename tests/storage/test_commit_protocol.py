@@ -361,7 +361,7 @@ class Protocol(RuleBasedStateMachine):
 @pytest.mark.slow
 @pytest.mark.usefixtures("_stepped_storage")
 @pytest.mark.parametrize(  # two for two cores
-    ("first", "num_examples"), [(1, 500), (2, 500), pytest.param(3, 2000, marks=pytest.mark.soak)]
+    ("first", "num_examples"), [(1, 150), (2, 150), pytest.param(3, 3000, marks=pytest.mark.soak)]
 )
 def test_whatever_happens_between_two_calls_no_image_is_lost_or_doubled(first, num_examples):
     run_state_machine_as_test(

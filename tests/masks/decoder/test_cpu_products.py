@@ -87,9 +87,10 @@ print(LANES, ROWS)
     ("processor", "features", "block"),
     [
         ("generic", "", "4 4"),
-        ("ivybridge", "+avx", "4 4"),
         ("haswell", "+avx,+avx2,+fma", "8 4"),
-        ("x86-64", "+avx,+avx2", "8 4"),
+        # A quarter of a minute each; what they have in common with one of the above is more than half.
+        pytest.param("ivybridge", "+avx", "4 4", marks=pytest.mark.soak),
+        pytest.param("x86-64", "+avx,+avx2", "8 4", marks=pytest.mark.soak),
     ],
 )
 def test_processors_without_the_vectors_of_this_one(processor, features, block, tmp_path):
