@@ -88,8 +88,9 @@ class LowRankImageSide:
 
     @staticmethod
     def takes(weights: ImageSideWeights) -> bool:
-        """Whether all rows come in multiples of ROWS, and channels in pairs. Those of the official models do."""
-        return weights.num_heads % ROWS == 0 and len(weights.up1[0]) % (2 * ROWS) == 0
+        """Whether all rows come in multiples of ROWS, and the last channels, C / 8, in pairs: those of SAM do."""
+        C = len(weights.up1[0])
+        return weights.num_heads % ROWS == 0 and C % (2 * ROWS) == 0 and C % 16 == 0
 
     def __init__(self, weights: ImageSideWeights) -> None:
         self._num_heads = weights.num_heads
