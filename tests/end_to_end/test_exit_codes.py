@@ -66,7 +66,6 @@ def test_a_run_without_an_image_that_is_ok_ends_with_1_and_can_be_planned_anew(a
     assert start("verify", tmp_path / "out").wait().exit_code == 0
 
 
-@pytest.mark.soak  # what ends with 1 without Ray is in tests/cli
 def test_a_run_in_which_no_prompt_has_a_mask_ends_with_1(annotate, start, tmp_path):
     for number in range(3):
         save(tmp_path, number)

@@ -80,7 +80,7 @@ def stop(pid, stopped):
     stopped.append(pid)
 
 
-@pytest.mark.soak  # test_commit_protocol.py has every order of two drivers
+@pytest.mark.soak  # test_commit_protocol.py has random orders of two drivers
 def test_of_two_drivers_at_once_one_ends_and_the_other_says_that_it_was_overtaken(run, cluster):
     programs = [run.annotate(*ROOM_FOR_TWO, address=cluster) for _ in range(2)]
     finished = [program.wait() for program in programs]

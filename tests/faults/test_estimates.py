@@ -89,7 +89,6 @@ def test_of_a_run_that_was_killed_what_is_left_is_estimated_and_its_epoch_stays(
     run.assert_complete()
 
 
-@pytest.mark.soak  # an estimate against a run is in the soak as well
 def test_a_sample_of_broken_images_is_told(run, cluster):
     bucket = run.s3.create_bucket()
     for number in range(5):

@@ -47,6 +47,7 @@ def test_a_gpu_that_fails_once_costs_no_image(run, cluster, tmp_path):
     assert len(list(run.log.iterdir())) == 4, "an encoder and a decoder, each started twice, and nothing tried alone"
 
 
+# All of them take a minute. The two end workers that read and that encode; others are in pipeline/workers.
 @pytest.mark.parametrize(
     "numbers", [pytest.param(tuple(POISON), id="all", marks=pytest.mark.soak), pytest.param((3, 8), id="two")]
 )

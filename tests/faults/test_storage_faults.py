@@ -79,7 +79,7 @@ def test_an_outage_shorter_than_the_limit_is_waited_for(proxied, cluster):
     run.assert_complete()
 
 
-@pytest.mark.soak  # pipeline/test_inputs.py has the same without Ray
+@pytest.mark.soak  # pipeline/test_inputs.py and workers/test_stages.py have it without Ray
 def test_objects_changed_and_deleted_after_planning_end_as_rows(own_images, cluster):
     run, bucket = own_images
     planned = run.plan().wait()

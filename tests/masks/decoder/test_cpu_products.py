@@ -88,7 +88,7 @@ print(LANES, ROWS)
     [
         ("generic", "", "4 4"),
         ("haswell", "+avx,+avx2,+fma", "8 4"),
-        # A quarter of a minute each; what they have in common with one of the above is more than half.
+        # Each takes a quarter of a minute and has the block of one above.
         pytest.param("ivybridge", "+avx", "4 4", marks=pytest.mark.soak),
         pytest.param("x86-64", "+avx,+avx2", "8 4", marks=pytest.mark.soak),
     ],

@@ -29,6 +29,7 @@ def _block_shape() -> tuple[int, int]:
     The sums of a block, two vectors a row, and three operands take 19 of the 32 registers of AVX-512 and NEON, or 11 of
     16.
     """
+    # numba makes its settings when it is imported, and has no types for its core.
     asked_for: str | None = config.CPU_FEATURES  # type: ignore[attr-defined]
     features: str = codegen.get_host_cpu_features() if asked_for is None else asked_for  # type: ignore[no-untyped-call]
     if "+avx512f" in features:
@@ -138,7 +139,8 @@ def _multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """A * b + c of vectors. `llvm.fma`, which rounds once, would call a function for each number on some processors."""
     function = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
     name = f"llvm.fmuladd.v{LANES}f32"
-    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), [a, b, c])  # type: ignore[no-untyped-call]
+    intrinsic_function = cgutils.get_or_insert_function(builder.module, function, name)  # type: ignore[no-untyped-call]
+    return builder.call(intrinsic_function, [a, b, c])
 
 
 _set_two, _set_one, _add_two, _add_one = _block(2, False), _block(1, False), _block(2, True), _block(1, True)
